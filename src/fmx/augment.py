@@ -1,0 +1,75 @@
+"""Augmentations of whole batches: uint8 (B, C, H, W) in and out, drawn anew for each image, on the images' device."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["RandomCrop", "RandomErasing", "RandomHorizontalFlip"]
+
+
+class RandomHorizontalFlip(nn.Module):
+    """Mirrors each image left to right with a given probability."""
+
+    def __init__(self, *, prob: float) -> None:
+        super().__init__()
+        self.prob = _probability(prob, "augment.prob")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape and type."""
+        mirrored = torch.rand(len(images), device=images.device) < self.prob
+        return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
+
+
+class RandomCrop(nn.Module):
+    """Shifts each image by up to `padding` pixels in each direction; what comes in from outside is black."""
+
+    def __init__(self, *, padding: int) -> None:
+        super().__init__()
+        if padding < 0:
+            raise ValueError(f"augment.padding must be at least 0 pixels, got {padding}")
+        self.padding = padding
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape and type."""
+        size, (_, _, height, width) = len(images), images.shape
+        padded = nn.functional.pad(images, [self.padding] * 4)
+        top, left = torch.randint(2 * self.padding + 1, (2, size, 1), device=images.device)
+        rows = (top + torch.arange(height, device=images.device)).view(size, 1, height, 1)
+        columns = (left + torch.arange(width, device=images.device)).view(size, 1, 1, width)
+        image = torch.arange(size, device=images.device).view(size, 1, 1, 1)
+        channel = torch.arange(images.shape[1], device=images.device).view(1, -1, 1, 1)
+        return padded[image, channel, rows, columns]
+
+
+class RandomErasing(nn.Module):
+    """Blacks out a random rectangle of each image with a given probability (Zhong et al., 2020, arXiv:1708.04896).
+
+    area: smallest and largest share of the image; aspect: smallest and largest height over width, drawn on a log scale.
+    """
+
+    def __init__(self, *, prob: float, area: Sequence[float], aspect: Sequence[float]) -> None:
+        super().__init__()
+        self.prob = _probability(prob, "augment.prob")
+        self.area = (area[0], area[1])
+        self.log_aspect = (float(torch.tensor(aspect[0]).log()), float(torch.tensor(aspect[1]).log()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape and type."""
+        size, (_, _, height, width), device = len(images), images.shape, images.device
+        chance, area, aspect, y, x = torch.rand(5, size, 1, device=device)
+        area = (self.area[0] + area * (self.area[1] - self.area[0])) * height * width  # pixels
+        aspect = (self.log_aspect[0] + aspect * (self.log_aspect[1] - self.log_aspect[0])).exp()
+        tall, wide = (area * aspect).sqrt().clamp(max=height), (area / aspect).sqrt().clamp(max=width)
+        top, left = y * (height - tall), x * (width - wide)
+        row, column = torch.arange(height, device=device), torch.arange(width, device=device)
+        inside_rows = (row >= top.round()) & (row < (top + tall).round())  # (B, H)
+        inside_columns = (column >= left.round()) & (column < (left + wide).round())  # (B, W)
+        erased = inside_rows[:, None, :, None] & inside_columns[:, None, None, :] & (chance < self.prob)[:, :, None, None]
+        return images.masked_fill(erased, 0)
+
+
+def _probability(prob: float, key: str) -> float:
+    if not 0 <= prob <= 1:
+        raise ValueError(f"{key} must be from 0 to 1, got {prob}")
+    return prob

@@ -1,0 +1,134 @@
+"""From a composed configuration to objects: the only caller of hydra.utils.instantiate."""
+
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Trainer, seed_everything
+from torch import nn
+
+from fmx.classifier import Classifier
+from fmx.datamodule import ImageDataModule
+from fmx.errors import ConfigError, FmxError
+from fmx.hardware import describe_device, resolve_precision
+from fmx.record import Record
+
+__all__ = ["Experiment", "build", "meta_network"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The parts of one run, ready to fit."""
+
+    run_dir: Path
+    record: Record
+    data: ImageDataModule
+    classifier: Classifier
+    trainer: Trainer
+    select: str  # which checkpoint is tested: best or last
+    seed: int
+
+
+def build(cfg: DictConfig, record: Record) -> Experiment:
+    """Instantiate what the configuration names, record it, and say in a few lines what will run.
+
+    Raises ConfigError for values that do not fit together, DataError for data that is missing or damaged.
+    """
+    # Lightning's advice about workers and its own deprecations are not the reader's business.
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    net = _network(cfg)
+    schedule = make(cfg.schedule)
+    with record.timed("data_s"):
+        data = make(cfg.data, augment=make(cfg.augment), seed=cfg.seed)
+    if not isinstance(data, ImageDataModule):
+        raise ConfigError(f"data._target_ must make an fmx.datamodule.ImageDataModule, not {type(data).__name__}")
+    classifier = Classifier(
+        net=net,
+        loss=make(cfg.loss),
+        optimizer=make(cfg.optim),
+        schedule=schedule,
+        metrics=make(cfg.metrics),
+        class_names=data.class_names,
+    )
+    trainer = _trainer(cfg, net)
+    record.update(
+        device=describe_device(trainer),
+        data={"name": data.name, "sizes": data.sizes(), **data.fingerprints()},
+        params=sum(p.numel() for p in net.parameters()),
+    )
+    _announce(record, cfg.model.name)
+    return Experiment(
+        run_dir=record.run_dir,
+        record=record,
+        data=data,
+        classifier=classifier,
+        trainer=trainer,
+        select=cfg.select,
+        seed=cfg.seed,
+    )
+
+
+def make(node: Any, **extra: Any) -> Any:
+    """Instantiate one node into plain objects; what a constructor says of its values becomes a ConfigError."""
+    try:
+        return instantiate(node, _convert_="all", **extra)
+    except InstantiationException as error:
+        cause = error.__cause__
+        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, FmxError):
+            raise cause from None
+        if isinstance(cause, ValueError | TypeError):
+            key = node._get_full_key(None) if OmegaConf.is_config(node) else ""  # noqa: SLF001
+            raise ConfigError(f"{key}: {cause}" if key else str(cause)) from error
+        raise
+
+
+def meta_network(node: Mapping[str, Any]) -> nn.Module:
+    """The network of a resolved `model.net` node, without memory for weights: what cannot be built shows at once."""
+    with torch.device("meta"):
+        return _module(make(dict(node)))
+
+
+def _module(net: Any) -> nn.Module:
+    if not isinstance(net, nn.Module):
+        raise ConfigError(f"model.net._target_ must make a torch.nn.Module, not {type(net).__name__}")
+    return net
+
+
+def _network(cfg: DictConfig) -> nn.Module:
+    """The network, its convolutions in the memory format that is faster for them."""
+    formats = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+    return _module(make(cfg.model.net)).to(memory_format=formats[cfg.memory_format])
+
+
+def _trainer(cfg: DictConfig, net: nn.Module) -> Trainer:
+    trainer = make(
+        cfg.trainer,
+        precision=resolve_precision(cfg.trainer.precision, accelerator=cfg.trainer.accelerator, net=net),
+        callbacks=[make(node) for node in cfg.callbacks.values()],
+        logger=[make(node) for node in cfg.logger.values()],
+        default_root_dir=cfg.run_dir,
+    )
+    assert isinstance(trainer, Trainer)
+    return trainer
+
+
+def _announce(record: Record, model: str) -> None:
+    """Say in two lines what will run, on what, and where it writes."""
+    if not record.writes:
+        return
+    data, device = record.contents["data"], record.contents["device"]
+    sizes = " / ".join(f"{count:,} {part}" for part, count in data["sizes"].items())
+    log.info("%s, %s parameters · %s, %s", model, f"{record.contents['params']:,}", data["name"], sizes)
+    log.info("%s, %s threads, %s · %s", device["name"], device["threads"], device["precision"], record.run_dir)

@@ -1,0 +1,1 @@
+"""The Lightning callbacks that `conf/callbacks/` names."""

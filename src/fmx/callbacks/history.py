@@ -1,0 +1,73 @@
+"""history.csv: one row a validation, and steps.csv on request."""
+
+import csv
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from fmx.classifier import Classifier
+
+__all__ = ["COLUMNS", "History"]
+
+COLUMNS = ["epoch", "step", "lr", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "seconds"]
+STEP_COLUMNS = ["step", "loss", "accuracy"]
+
+
+class History(Callback):
+    """Appends a row to history.csv after each validation, or after each epoch where nothing is held out.
+
+    `epoch` counts from 1 and `step` counts optimizer steps; `seconds` passed since the row before. Metrics beyond the
+    usual ones add columns. every_step: also write the loss and accuracy of each training step to steps.csv.
+    """
+
+    def __init__(self, *, every_step: bool) -> None:
+        self.every_step = every_step
+        self._row_began = 0.0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock, and the list of steps where one is wanted."""
+        self._row_began = time.perf_counter()
+        if self.every_step:
+            assert isinstance(pl_module, Classifier)
+            pl_module.tally.steps = []
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the row of this validation."""
+        if not trainer.sanity_checking:
+            self._write_row(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the row of this epoch where no validation does."""
+        if not trainer.enable_validation:
+            self._write_row(trainer, pl_module)
+
+    def _write_row(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        now = time.perf_counter()
+        metrics = {key: f"{float(value):.8g}" for key, value in trainer.callback_metrics.items() if "/" in key}
+        row = metrics | {
+            "epoch": str(trainer.current_epoch + 1),
+            "step": str(trainer.global_step),
+            "lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.8g}",
+            "seconds": f"{now - self._row_began:.4f}",
+        }
+        self._row_began = now
+        if not trainer.is_global_zero:
+            return
+        extra = [key for key in metrics if key not in COLUMNS]
+        columns = COLUMNS + extra
+        append(Path(trainer.default_root_dir) / "history.csv", columns, [[row.get(name, "") for name in columns]])
+        if self.every_step and isinstance(pl_module, Classifier) and pl_module.tally.steps:
+            rows = [[step + 1, f"{loss:.8g}", f"{accuracy:.6g}"] for step, loss, accuracy in pl_module.tally.steps]
+            pl_module.tally.steps.clear()
+            append(Path(trainer.default_root_dir) / "steps.csv", STEP_COLUMNS, rows)
+
+
+def append(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Append rows to a CSV file, with a header where the file is new."""
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if file.tell() == 0:
+            writer.writerow(columns)
+        writer.writerows(rows)

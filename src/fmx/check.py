@@ -1,0 +1,160 @@
+"""The configuration's checks, made before a run directory exists and before any data is loaded."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from fmx.errors import ConfigError, FmxError
+from fmx.exits import Refusal
+from fmx.hydra_errors import nearest
+
+__all__ = ["Check", "check_values"]
+
+
+class Check(Callback):
+    """The Hydra callback that refuses a wrong configuration before Hydra makes the run directory."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Check one run's configuration, first without any heavy import, then against its targets' signatures."""
+        try:
+            check(config)
+        except FmxError as error:
+            raise Refusal(error) from error
+
+
+def check(config: DictConfig) -> None:
+    """Raise ConfigError for the first thing that is wrong in a composed configuration.
+
+    Names and values come first and need no heavy import; then the targets are imported and their signatures bound.
+    """
+    plain = {key: value for key, value in OmegaConf.to_container(config, resolve=False).items() if key != "hydra"}  # type: ignore[union-attr]
+    unknown = next((key for key in plain if key not in ROOT_KEYS), None)
+    if unknown is not None:
+        raise ConfigError(
+            f"the configuration has no key {unknown!r}{nearest(str(unknown), ROOT_KEYS)} Keys: {', '.join(ROOT_KEYS)} "
+            "(values of your own go into vars: +vars.NAME=VALUE)"
+        )
+    resolved = OmegaConf.to_container(OmegaConf.masked_copy(config, list(plain)), resolve=True)
+    assert isinstance(resolved, dict)
+    check_values(resolved)
+    from fmx.targets import check_targets
+
+    check_targets(resolved)
+
+
+ROOT_KEYS = [
+    "data", "model", "augment", "loss", "optim", "schedule", "metrics", "trainer", "callbacks", "logger",
+    "seed", "select", "memory_format", "resume", "run_dir", "vars",
+]  # fmt: skip
+
+
+class Rule:
+    """What a value must be: a predicate and the words for it."""
+
+    def __init__(self, expected: str, holds: Callable[[Any], bool]) -> None:
+        self.expected = expected
+        self.holds = holds
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def whole(at_least: int, *, or_none: bool = False) -> Rule:
+    """A whole number that is not smaller than `at_least`."""
+    return Rule(
+        f"a whole number of at least {at_least}{' or null' if or_none else ''}",
+        lambda value: (or_none and value is None)
+        or (isinstance(value, int) and not isinstance(value, bool) and value >= at_least),
+    )
+
+
+def above(bound: float) -> Rule:
+    """A number greater than `bound`."""
+    return Rule(f"a number greater than {bound:g}", lambda value: _is_number(value) and value > bound)
+
+
+def between(low: float, high: float, *, below: bool = False) -> Rule:
+    """A number from `low` to `high`, the upper end left out if `below`."""
+    return Rule(
+        f"a number from {low:g} to {'below ' if below else ''}{high:g}" if math.isfinite(high) else f"a number of at least {low:g}",
+        lambda value: _is_number(value) and low <= value and (value < high if below else value <= high),
+    )
+
+
+def one_of(*choices: Any) -> Rule:
+    """One of the given values."""
+    return Rule(f"one of {', '.join(map(str, choices))}", lambda value: any(value == c and type(value) is type(c) for c in choices))
+
+
+def _validation(value: Any) -> bool:
+    if isinstance(value, str):
+        return value in {"test", "none"}
+    return whole(1).holds(value) or (isinstance(value, float) and 0 < value < 1)
+
+
+def _share_or_count(value: Any) -> bool:
+    return whole(1).holds(value) or (isinstance(value, float) and 0 < value <= 1)
+
+
+def _normalize(value: Any) -> bool:
+    return value in {"dataset", "unit"} if isinstance(value, str) else isinstance(value, list) and len(value) == 2  # noqa: PLR2004
+
+
+def _devices(value: Any) -> bool:
+    return value == "auto" or whole(1).holds(value) or (isinstance(value, list) and all(whole(0).holds(v) for v in value))
+
+
+FLAG = one_of(True, False)  # noqa: FBT003
+SHARE_OR_COUNT = Rule("a share of the batches (0 < share <= 1, with a decimal point) or a count", _share_or_count)
+RULES: Mapping[str, Rule] = {
+    "seed": whole(0),
+    "select": one_of("best", "last"),
+    "memory_format": one_of("channels_last", "contiguous"),
+    "data.batch_size": whole(1),
+    "data.eval_batch_size": whole(1),
+    "data.num_workers": whole(0),
+    "data.split_seed": whole(0),
+    "data.num_classes": whole(2),
+    "data.in_channels": whole(1),
+    "data.image_size": whole(1),
+    "data.shuffle": FLAG,
+    "data.drop_last": FLAG,
+    "data.split": one_of("stratified", "tail"),
+    "data.validation": Rule("a count of images, a fraction between 0 and 1, 'test' or 'none'", _validation),
+    "data.normalize": Rule("dataset, unit or [mean, std]", _normalize),
+    "optim.lr": above(0),
+    "optim.weight_decay": between(0, math.inf),
+    "optim.momentum": between(0, 1, below=True),
+    "schedule.interval": one_of("step", "epoch"),
+    "schedule.warmup_epochs": between(0, math.inf),
+    "schedule.warmup_steps": whole(0),
+    "loss.label_smoothing": between(0, 1, below=True),
+    "trainer.max_epochs": whole(1),
+    "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
+    "trainer.devices": Rule("a count, a list of indices or 'auto'", _devices),
+    "trainer.num_nodes": whole(1),
+    "trainer.precision": one_of("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"),
+    "trainer.deterministic": one_of(True, False, "warn"),  # noqa: FBT003
+    "trainer.check_val_every_n_epoch": whole(1, or_none=True),
+    "trainer.val_check_interval": SHARE_OR_COUNT,
+    "trainer.limit_train_batches": SHARE_OR_COUNT,
+    "trainer.limit_val_batches": SHARE_OR_COUNT,
+    "trainer.limit_test_batches": SHARE_OR_COUNT,
+    "trainer.accumulate_grad_batches": whole(1),
+}
+
+
+def check_values(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError for the first well-known key whose value is of the wrong type or out of range."""
+    for key, rule in RULES.items():
+        node: Any = config
+        for part in key.split("."):
+            node = node.get(part, rule) if isinstance(node, Mapping) else rule
+        if node is rule:  # a user's own optimizer need not have a momentum
+            continue
+        if not rule.holds(node):
+            raise ConfigError(f"{key} must be {rule.expected}, got {node!r}")

@@ -1,0 +1,63 @@
+"""Where the configuration comes from, and the resolvers that its YAML files use."""
+
+import os
+import secrets
+from datetime import datetime
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from fmx.errors import DataError
+
+__all__ = ["CONF_DIR", "register_resolvers"]
+
+
+def _conf_dir() -> Path:
+    """The packaged `fmx/conf` of an installed wheel if it exists, else the repository's `conf/`."""
+    package = Path(__file__).resolve().parent
+    packaged = package / "conf"
+    return packaged if packaged.is_dir() else package.parents[1] / "conf"
+
+
+CONF_DIR = _conf_dir()
+
+
+def _stamp() -> str:
+    """The time and six random digits: runs that start in the same second never share a folder."""
+    return f"{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(3)}"
+
+
+def _run_dir() -> str:
+    """The run directory that Hydra made for this job; before there is one (--cfg job), a word for it."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return "<run directory>"
+    runtime = HydraConfig.get().runtime
+    return "<run directory>" if OmegaConf.is_missing(runtime, "output_dir") else str(runtime.output_dir)
+
+
+def _subfolders(folder: str) -> list[str]:
+    """The sorted names of the folders in `folder`: the classes of an image folder."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise DataError(
+            f"no image folder at {folder} ({error.strerror}): data=image_folder expects one folder a class in "
+            f"DIR/train and in DIR/test; name it with data.root=DIR"
+        ) from None
+    if not names:
+        raise DataError(f"{folder} has no class folders: put the images of each class in a folder of its own")
+    return names
+
+
+def register_resolvers() -> None:
+    """Make `${stamp:}`, `${run_dir:}`, `${subfolders:DIR}` and `${count:LIST}` known to OmegaConf; safe to repeat."""
+    for name, resolver, use_cache in [
+        ("stamp", _stamp, True),
+        ("run_dir", _run_dir, False),
+        ("subfolders", _subfolders, False),
+        ("count", len, False),
+    ]:
+        OmegaConf.register_new_resolver(name, resolver, replace=True, use_cache=use_cache)

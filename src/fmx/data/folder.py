@@ -1,0 +1,137 @@
+"""Images in folders, one folder a class: the layout for sets that do not fit in memory."""
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fmx.errors import ConfigError, DataError
+
+__all__ = ["ImageFolder"]
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow runs no other program for these
+MODES = {1: "L", 3: "RGB"}
+MAX_PIXELS = 64 * 10**6
+
+
+class ImageFolder(Dataset[tuple[Tensor, int]]):
+    """The images `folder/CLASS/*` as (uint8 (C, S, S), label), decoded when asked for, sorted by class and name.
+
+    Every image becomes grey (`in_channels` 1) or RGB (3) and is stretched to `image_size` (S) on both sides,
+    bilinear with antialiasing. The orientation a camera noted is applied; what is transparent becomes black;
+    16-bit grey keeps its upper 8 bits; of several frames the first counts. Hidden files, other files and
+    deeper folders are passed over. An image of 64 million pixels, the most allowed, needs XX GB to decode.
+
+    Raises:
+        DataError: when built, if a class is missing, empty or unknown, or a link leads outside `folder`;
+            when asked for an image that cannot be decoded, with its name.
+    """
+
+    def __init__(self, *, folder: str, class_names: Sequence[str], image_size: int, in_channels: int) -> None:
+        if in_channels not in MODES:
+            raise ConfigError(f"data.in_channels must be 1 (grey) or 3 (RGB), got {in_channels}")
+        self.folder = Path(folder)
+        self.class_names = list(class_names)
+        self.image_size = image_size
+        self.mode = MODES[in_channels]
+        self.files: list[str] = []  # relative to the folder
+        labels: list[int] = []
+        digest = blake2b(repr((self.class_names, image_size, in_channels)).encode(), digest_size=16)
+        _check_classes(self.folder, self.class_names)
+        for label, name in enumerate(self.class_names):
+            images = list(_images(self.folder, name))
+            if not images:
+                raise DataError(
+                    f"{self.folder / name} holds no images ({' '.join(SUFFIXES)}); "
+                    "add some, or remove this class from the train and the test folder"
+                )
+            for file, num_bytes in images:
+                digest.update(f"{file}\0{num_bytes}\0".encode(errors="surrogateescape"))
+                self.files.append(file)
+                labels.append(label)
+        self.labels = torch.tensor(labels, dtype=torch.int64)  # (N,)
+        self._fingerprint = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        path = self.folder / self.files[index]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about odd metadata; what matters raises
+                pixels = _read(path, self.mode, self.image_size)
+        except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+            raise DataError(f"{path} cannot be used as an image: {error}; replace or remove it") from error
+        return torch.from_numpy(pixels), int(self.labels[index])
+
+    def fingerprint(self) -> str:
+        """Hash classes, file names, file sizes and the shape asked for; the pixels are not read."""
+        return self._fingerprint
+
+
+def _check_classes(folder: Path, class_names: list[str]) -> None:
+    try:
+        with os.scandir(folder) as entries:
+            found = {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be read: {error.strerror}; data.root=DIR must name a folder with "
+            "train/CLASS/*.png and test/CLASS/*.png (or .jpg and so on)"
+        ) from error
+    for problem, names in [
+        ("lacks a folder for", set(class_names) - found),
+        ("has folders that are no class of the train folder (data.class_names):", found - set(class_names)),
+        ("has class folders with unprintable names:", {name for name in found if not name.isprintable()}),
+    ]:
+        if names:
+            raise DataError(
+                f"{folder} {problem} {', '.join(map(repr, sorted(names)))}; "
+                "train and test need one folder for each class, with the same names"
+            )
+
+
+def _images(folder: Path, class_name: str) -> Iterator[tuple[str, int]]:
+    """Yield (path relative to `folder`, bytes) of the images of one class, sorted by name."""
+    inside = os.path.realpath(folder) + os.sep
+    with os.scandir(folder / class_name) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.startswith(".") or not entry.name.lower().endswith(SUFFIXES):
+                continue
+            if not os.path.realpath(entry.path).startswith(inside):
+                raise DataError(f"{entry.path} leads outside {folder}; put a copy there instead of a link")
+            if entry.is_file():
+                yield f"{class_name}/{entry.name}", entry.stat().st_size
+
+
+def _read(path: Path, mode: str, image_size: int) -> NDArray[np.uint8]:
+    with Image.open(path, formats=FORMATS) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
+        # JPEG decodes straight to about twice the wanted size, several times faster for photographs.
+        image.draft(None, (2 * image_size, 2 * image_size))
+        ImageOps.exif_transpose(image, in_place=True)
+        picture = _convert(image, mode).resize((image_size, image_size), Image.Resampling.BILINEAR)
+    if picture.mode == "RGBA":
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture).convert(mode)
+    pixels = np.array(picture).reshape(image_size, image_size, -1)  # (S, S, C)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (C, S, S)
+
+
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    """Bring any Pillow mode to `mode`, or to RGBA where transparency remains to be resolved after resizing."""
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range; save it with 8 bits")
+    if image.mode.startswith("I"):  # Pillow itself would clip 16 bits at 255
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    target = "RGBA" if image.has_transparency_data else mode
+    return image if image.mode == target else image.convert(target)

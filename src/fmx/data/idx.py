@@ -1,0 +1,138 @@
+"""IDX files, the format of MNIST and its relatives: http://yann.lecun.com/exdb/mnist/."""
+
+import gzip
+import math
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+from hashlib import file_digest, md5
+from io import BufferedReader
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from fmx.data.arrays import ImageArrays
+from fmx.data.download import fetch
+from fmx.errors import DataError
+
+__all__ = ["IdxFile", "load_idx"]
+
+BLOCK_BYTES = 2**18
+MAX_BYTES = 2**32  # what belongs in memory; more is a case for data=image_folder
+MAX_DEFLATE_RATIO = 1032  # no deflate stream grows more than this: https://zlib.net/zlib_tech.html
+
+
+class IdxFile(TypedDict):
+    """A file as the configuration names it: without `.gz`, with the MD5 sums of both forms (None: any)."""
+
+    name: str
+    md5: str | None
+    gz_md5: str | None
+
+
+def load_idx(
+    *,
+    folder: str,
+    images: IdxFile,
+    labels: IdxFile,
+    image_size: int,
+    num_classes: int,
+    mirrors: Sequence[str],
+    instead: Sequence[str],
+) -> ImageArrays:
+    """Read a pair of IDX files: extracted ones if they are there, else `.gz`, else `.gz` from a mirror.
+
+    What is there is only read, so the folder may be read-only; a `.gz` is unpacked in memory. `instead` lists
+    what to suggest when a file is missing and cannot be fetched. Memory stays at the size of the arrays, and
+    they are made only if the header and the length of the file agree that they can be that large.
+
+    Returns:
+        images uint8 (N, 1, image_size, image_size), labels int64 (N,) below num_classes, in file order.
+
+    Raises:
+        DataError: a file is missing, damaged, or does not fit the other one or the configuration.
+    """
+    label_path, label_md5 = _locate(Path(folder), labels, mirrors, instead)
+    image_path, image_md5 = _locate(Path(folder), images, mirrors, instead)
+    y = _read(label_path, label_md5, item_shape=()).long()  # (N,)
+    x = _read(image_path, image_md5, item_shape=(image_size, image_size))  # (N, H, W)
+    if len(x) != len(y):
+        raise DataError(f"{image_path} holds {len(x):,} images, but {label_path.name} {len(y):,} labels")
+    if len(wrong := (y >= num_classes).nonzero()):
+        position = int(wrong[0])
+        raise DataError(
+            f"{label_path}: label {int(y[position])} at position {position:,} is outside "
+            f"0..{num_classes - 1}; check data.num_classes"
+        )
+    return ImageArrays(images=x.unsqueeze(1), labels=y)
+
+
+def _locate(
+    folder: Path, file: IdxFile, mirrors: Sequence[str], instead: Sequence[str]
+) -> tuple[Path, str | None]:
+    plain, packed = folder / file["name"], folder / f"{file['name']}.gz"
+    if plain.exists():
+        return plain, file["md5"]
+    if not packed.exists():
+        fetch(packed, mirrors=mirrors, checksum=file["gz_md5"], instead=instead)
+    return packed, file["gz_md5"]
+
+
+def _read(path: Path, checksum: str | None, *, item_shape: tuple[int, ...]) -> Tensor:
+    try:
+        with path.open("rb") as file:
+            _check_sum(path, file, checksum)
+            num_bytes = os.fstat(file.fileno()).st_size
+            if path.suffix != ".gz":
+                return _parse(path, file, item_shape, at_most=num_bytes)
+            with gzip.GzipFile(fileobj=file) as stream:
+                return _parse(path, stream, item_shape, at_most=num_bytes * MAX_DEFLATE_RATIO)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}; if damaged, delete it to fetch it again") from error
+
+
+def _check_sum(path: Path, file: BufferedReader, expected: str | None) -> None:
+    if expected is None:
+        return
+    found = file_digest(file, lambda: md5(usedforsecurity=False)).hexdigest()
+    if found != expected:
+        raise DataError(
+            f"{path} is damaged or another file: its MD5 sum is {found}, not {expected};\n"
+            f"delete it to fetch it again, or, if it is yours, set its "
+            f"{'gz_md5' if path.suffix == '.gz' else 'md5'} to null"
+        )
+    file.seek(0)
+
+
+def _parse(
+    path: Path, stream: BufferedReader | gzip.GzipFile, item_shape: tuple[int, ...], *, at_most: int
+) -> Tensor:
+    """Read header and items: uint8 (N, *item_shape). The file can hold `at_most` bytes, header included."""
+    num_dims = 1 + len(item_shape)
+    header = stream.read(4 * (1 + num_dims))
+    magic = bytes([0, 0, 0x08, num_dims])  # 0x08: unsigned bytes
+    if header[:4] != magic or len(header) < 4 * (1 + num_dims):
+        raise DataError(
+            f"{path} is no IDX file of bytes in {num_dims} dimensions: it starts with "
+            f"'{header.hex(' ', 4)}', not with '{magic.hex()}' and {num_dims} lengths"
+        )
+    shape = struct.unpack_from(f">{num_dims}I", header, 4)
+    if shape[1:] != item_shape:
+        found, wanted = (" x ".join(map(str, sides)) for sides in (shape[1:], item_shape))
+        raise DataError(f"{path} holds images of {found} pixels, but data.image_size asks for {wanted}")
+    num_bytes = math.prod(shape)
+    if not 0 < num_bytes <= min(at_most - len(header), MAX_BYTES):
+        raise DataError(f"{path}: the header says {shape[0]:,} items, which its length does not allow")
+    items = torch.empty(shape, dtype=torch.uint8)
+    view, filled = items.numpy().data.cast("B"), 0
+    while filled < num_bytes and (count := stream.readinto(view[filled : filled + BLOCK_BYTES])):
+        filled += count
+    if filled < num_bytes or stream.read(1):
+        raise DataError(
+            f"{path} is {'shorter' if filled < num_bytes else 'longer'} than the {shape[0]:,} items that "
+            "its header says; delete it to fetch it again"
+        )
+    return items

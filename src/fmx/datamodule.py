@@ -1,0 +1,230 @@
+"""The data of a run: official training and test set, a held-out validation set, normalisation, augmentation, loaders."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from fmx.data.arrays import ImageArrays
+from fmx.data.loader import ArrayLoader, Order, image_loader
+from fmx.data.split import split_validation
+from fmx.errors import ConfigError, DataError
+
+__all__ = ["ImageDataModule", "Normalize"]
+
+Source = ImageArrays | Dataset[tuple[Tensor, int]]
+Loader = ArrayLoader | DataLoader[tuple[Tensor, int]]
+Part = Literal["train", "val", "test"]
+
+
+class Normalize(nn.Module):
+    """Turns uint8 pixels (B, C, H, W) into floats: (pixel / 255 - mean) / std, a mean and a std a channel."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, *, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        centre, spread = torch.tensor(mean).view(1, -1, 1, 1), torch.tensor(std).view(1, -1, 1, 1)
+        self.register_buffer("scale", 1 / (255 * spread), persistent=False)
+        self.register_buffer("shift", -centre / spread, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map uint8 (B, C, H, W) to float32 of the same shape."""
+        return torch.addcmul(self.shift, images, self.scale)
+
+
+class ImageDataModule(LightningDataModule):
+    """Splits, normalises, augments and serves one data set.
+
+    train, test: ImageArrays, or a map-style dataset of (uint8 (C, H, W), int) pairs that knows its `labels`.
+    mean, std: a number a channel, of pixels in 0..1. `class_names` is a list, or a language of `translations`.
+    Raises ConfigError for values that do not fit together, and DataError for data that is not what the YAML says.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        root: str,
+        train: Source,
+        test: Source,
+        class_names: Sequence[str] | str,
+        translations: Mapping[str, Sequence[str]],
+        num_classes: int,
+        in_channels: int,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        normalize: str | Sequence[Any],
+        validation: int | float | str,
+        split: str,
+        split_seed: int,
+        batch_size: int,
+        eval_batch_size: int,
+        shuffle: bool,
+        drop_last: bool,
+        num_workers: int,
+        augment: nn.Module,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.root = root
+        self.num_classes = num_classes
+        self.input_shape = (in_channels, image_size, image_size)
+        self.class_names = _names(class_names, translations, num_classes)
+        self.sources: dict[Part, Source] = {"train": train, "test": test, "val": test if validation == "test" else train}
+        for part in ("train", "test"):
+            _check_source(self.sources[part], part, self.input_shape, num_classes)
+        self.validation = validation
+        self.normalize = _normalization(normalize, mean, std, in_channels)
+        self.augment = augment
+        self.indices: dict[Part, Tensor] = {"test": torch.arange(len(_labels(test)))}
+        if validation == "test":
+            self.indices |= {"train": torch.arange(len(_labels(train))), "val": self.indices["test"]}
+        else:
+            try:
+                kept, held_out = split_validation(_labels(train), validation=validation, split=split, seed=split_seed)
+            except ValueError as error:
+                raise ConfigError(f"data.validation={validation}: {error}") from None
+            self.indices |= {"train": kept, "val": held_out}
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.num_workers = num_workers
+        self.seed = seed
+        self.predict_part: Part = "test"
+        if drop_last and len(self.indices["train"]) < batch_size:
+            raise ConfigError(
+                f"data.batch_size={batch_size} with data.drop_last=true leaves no batch of the "
+                f"{len(self.indices['train'])} training images; make it smaller"
+            )
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether any images are held out (or the test set stands in for them)."""
+        return len(self.indices["val"]) > 0
+
+    def sizes(self) -> dict[str, int]:
+        """The number of images of each part."""
+        return {part: len(self.indices[part]) for part in ("train", "val", "test")}
+
+    def labels(self, part: Part) -> Tensor:
+        """The labels of one part, int64 (N,), in the order in which `loader` serves it."""
+        return _labels(self.sources[part])[self.indices[part]]
+
+    def fingerprints(self) -> dict[str, str]:
+        """Content hashes: of the training and test arrays as they are on disk, and of which images are held out."""
+        digest = hashlib.blake2b(digest_size=16)
+        for part in ("train", "test"):
+            digest.update(self.sources[part].fingerprint().encode())  # type: ignore[union-attr]
+        held_out = hashlib.blake2b(self.indices["val"].numpy().tobytes(), digest_size=16)
+        return {"fingerprint": digest.hexdigest(), "split_fingerprint": held_out.hexdigest()}
+
+    def train_dataloader(self) -> Loader:
+        """Shuffled training batches of this rank."""
+        return self._loader("train", self._order("train", shuffle=self.shuffle), device=self._device())
+
+    def val_dataloader(self) -> Loader | list[Loader]:
+        """Validation batches of this rank; an empty list where nothing is held out."""
+        return self._loader("val", self._order("val", shuffle=False), device=self._device()) if self.has_validation else []
+
+    def predict_dataloader(self) -> Loader:
+        """The whole of `predict_part` in order, whatever the number of processes that trained."""
+        order = Order(self.indices[self.predict_part], shuffle=False, seed=0, rank=0, world_size=1, equal_shares=False)
+        return self._loader(self.predict_part, order, device=self._device())
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """Augment (training alone) and normalise a batch on the training device."""
+        images, labels = batch
+        if self.trainer is not None and self.trainer.training:
+            images = self.augment(images)
+        return self.normalize(images), labels
+
+    def _device(self) -> torch.device:
+        """The trainer's device, to which what works on batches is moved."""
+        assert self.trainer is not None
+        device: torch.device = self.trainer.strategy.root_device
+        self.normalize.to(device)
+        self.augment.to(device)
+        return device
+
+    def _order(self, part: Part, *, shuffle: bool) -> Order:
+        assert self.trainer is not None
+        return Order(
+            self.indices[part],
+            shuffle=shuffle,
+            seed=self.seed,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+            equal_shares=part == "train",
+        )
+
+    def _loader(self, part: Part, order: Order, *, device: torch.device) -> Loader:
+        training = part == "train"
+        return image_loader(
+            self.sources[part],
+            order,
+            batch_size=self.batch_size if training else self.eval_batch_size,
+            drop_last=self.drop_last and training,
+            num_workers=self.num_workers,
+            device=device,
+        )
+
+
+def _labels(source: Source) -> Tensor:
+    labels: Tensor = source.labels  # type: ignore[union-attr]
+    return labels
+
+
+def _names(class_names: Sequence[str] | str, translations: Mapping[str, Sequence[str]], num_classes: int) -> list[str]:
+    """The class names, looked up in the translations where a language is given."""
+    if isinstance(class_names, str):
+        if class_names not in translations:
+            known = ", ".join(translations) or "none for this data set"
+            raise ConfigError(f"data.class_names={class_names} is no list and no known language; languages: {known}")
+        class_names = translations[class_names]
+    if len(class_names) != num_classes:
+        raise ConfigError(f"data.class_names has {len(class_names)} names for data.num_classes={num_classes}")
+    if len(set(class_names)) < num_classes:
+        raise ConfigError(f"data.class_names names a class twice: {', '.join(class_names)}")
+    return list(class_names)
+
+
+def _normalization(
+    normalize: str | Sequence[Any], mean: Sequence[float], std: Sequence[float], in_channels: int
+) -> Normalize:
+    """`dataset`: its own mean and std; `unit`: pixels in 0..1; [mean, std]: numbers, or lists with one a channel."""
+    if normalize == "unit":
+        mean, std = [0.0], [1.0]
+    elif normalize != "dataset":
+        mean, std = ([v] if isinstance(v, int | float) else list(v) for v in normalize)
+    if {len(mean), len(std)} - {1, in_channels} or min(std) <= 0:
+        raise ConfigError(
+            f"data.normalize: mean {list(mean)} and std {list(std)} must have one number, or one for each of the "
+            f"{in_channels} channels, and std must be above 0"
+        )
+    return Normalize(mean=mean, std=std)
+
+
+def _check_source(source: Source, part: str, shape: tuple[int, int, int], num_classes: int) -> None:
+    """Compare what was loaded with what the YAML says of it."""
+    if not isinstance(source, ImageArrays) and not hasattr(source, "labels"):
+        raise ConfigError(f"data.{part} must give fmx.data.arrays.ImageArrays, or a dataset with an attribute `labels`")
+    labels = _labels(source)
+    if isinstance(source, ImageArrays) and tuple(source.images.shape[1:]) != shape:
+        raise DataError(
+            f"data.{part} has images of shape {tuple(source.images.shape[1:])}, but data.in_channels and "
+            f"data.image_size say {shape}"
+        )
+    if len(labels) == 0:
+        raise DataError(f"data.{part} has no images")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise DataError(f"data.{part} has a label {low if low < 0 else high}, but data.num_classes={num_classes}")

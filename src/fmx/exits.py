@@ -1,0 +1,64 @@
+"""How a command ends: one or two plain lines and an exit code instead of a traceback."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fmx.errors import FmxError
+
+__all__ = ["Interrupted", "Refusal", "plain_exits"]
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
+
+
+class Refusal(BaseException):
+    """An FmxError on its way through Hydra, which would turn an Exception in a callback into a warning."""
+
+    def __init__(self, error: FmxError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class Interrupted(BaseException):
+    """The process was asked to stop by a signal; its exit code is 128 plus the signal's number."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+@contextmanager
+def plain_exits() -> Iterator[None]:
+    """Turn every expected error into plain lines on stderr and DESIGN's exit code; our own bugs keep a traceback.
+
+    Hydra prints and exits by itself unless HYDRA_FULL_ERROR is set, so it is set while Hydra runs.
+    """
+    wants_traceback = os.environ.get(FULL_ERROR, "0") not in {"", "0"}
+    os.environ[FULL_ERROR] = "1"
+    try:
+        yield
+    except Interrupted as interrupted:
+        sys.exit(128 + interrupted.signum)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (Refusal, Exception) as raised:
+        error = _expected(raised)
+        if error is None or wants_traceback:
+            raise
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)
+    finally:
+        os.environ[FULL_ERROR] = "1" if wants_traceback else "0"
+
+
+def _expected(raised: BaseException) -> FmxError | None:
+    """The plain error that stands behind an exception, or None where it is a bug."""
+    if isinstance(raised, Refusal):
+        return raised.error
+    if isinstance(raised, FmxError):
+        return raised
+    from fmx.hydra_errors import translate
+
+    return translate(raised)

@@ -1,0 +1,56 @@
+"""What this machine computes with, and how well."""
+
+import platform
+import resource
+import sys
+from collections.abc import Mapping
+
+import torch
+from pytorch_lightning import Trainer
+
+__all__ = ["describe_device", "peak_memory_mb", "resolve_precision"]
+
+
+def resolve_precision(precision: str, *, accelerator: str, net: torch.nn.Module) -> str:
+    """Replace `auto` by the fastest precision that costs no accuracy: bf16-mixed where the hardware multiplies bf16.
+
+    On a CPU that means AMX or AVX512-BF16, and a network with convolutions: small matrix products do not repay the
+    casts. Anything but `auto` is returned as it is.
+    """
+    if precision != "auto":
+        return precision
+    if accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    convolutional = any(isinstance(module, torch.nn.Conv2d) for module in net.modules())
+    return "bf16-mixed" if accelerator in {"auto", "cpu"} and _cpu_multiplies_bf16() and convolutional else "32-true"
+
+
+def _cpu_multiplies_bf16() -> bool:
+    capabilities: Mapping[str, object] = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def describe_device(trainer: Trainer) -> dict[str, object]:
+    """The record's `device`: accelerator, name, precision, threads, and the number of processes."""
+    root = trainer.strategy.root_device
+    return {
+        "accelerator": root.type,
+        "name": torch.cuda.get_device_name(root) if root.type == "cuda" else _cpu_name(),
+        "precision": str(trainer.precision),
+        "threads": torch.get_num_threads(),
+        "processes": trainer.world_size,
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
+            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def peak_memory_mb() -> float:
+    """The most memory that this process ever held in RAM, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)  # bytes on macOS, KiB on Linux

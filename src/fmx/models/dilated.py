@@ -1,0 +1,40 @@
+"""The avgpool network with dilated convolutions."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from fmx.models.avgpool import average_pooled
+from fmx.models.fully_connected import fully_connected
+from fmx.models.sizes import flattened_size
+
+__all__ = ["Dilated"]
+
+
+class Dilated(nn.Module):
+    """The layers of avgpool with gaps between the taps of each kernel, which sees further for the same cost.
+
+    Maps (B, in_channels, image_size, image_size) to logits (B, num_classes).
+    ValueError: the image is too small.
+    Dilated convolutions: Yu and Koltun, Multi-Scale Context Aggregation by Dilated Convolutions, 2016.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        image_size: int,
+        widths: Sequence[int],
+        dilation: int,
+        hidden_sizes: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.features = average_pooled(in_channels, widths, dilation=dilation)  # (B, 512)
+        num_features = flattened_size(self.features, in_channels, image_size, model="dilated")
+        self.head = fully_connected(num_features, hidden_sizes, num_classes)  # 512-256-128-10
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (B, num_classes)."""
+        logits: Tensor = self.head(self.features(x))
+        return logits

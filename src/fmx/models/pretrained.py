@@ -1,0 +1,91 @@
+"""Any of torchvision's classification networks, made to fit the channels and the classes of the data."""
+
+from pathlib import Path
+from typing import Self
+
+from torch import Tensor, nn
+
+from fmx.models.sizes import output_shape, positive
+from fmx.models.torchvision_net import (
+    adapt_first_convolution,
+    adapt_head,
+    find_weights,
+    head,
+    smallest_image,
+    torchvision_net,
+)
+from fmx.models.weights_file import load_weights_file
+
+__all__ = ["Pretrained"]
+
+
+class Pretrained(nn.Module):
+    """A torchvision network that takes `in_channels` and gives `num_classes`.
+
+    Maps (B, in_channels, image_size, image_size) to logits (B, num_classes).
+
+    architecture: its name in torchvision.models, such as resnet18; auxiliary heads are left out.
+    weights: None for random ones; a name that torchvision has, such as DEFAULT or IMAGENET1K_V1; or a file
+        with a state dict of the architecture, from torchvision or from a run. The first convolution is
+        adapted to the channels, and the last layer is made anew unless it has the right number of classes.
+    freeze: train the last layer alone; batch norm then keeps its stored mean and variance.
+    resize: the width in pixels that images are brought to first, or None to take them as they are.
+
+    ValueError: unknown architecture or weights, or images of a size that the network cannot take.
+    DataError: the weights cannot be fetched or read, or do not fit.
+    """
+
+    def __init__(
+        self,
+        *,
+        architecture: str,
+        in_channels: int,
+        num_classes: int,
+        image_size: int,
+        weights: str | None,
+        freeze: bool,
+        resize: int | None,
+    ) -> None:
+        super().__init__()
+        self.freeze = freeze
+        self.resize = None if resize is None else positive("resize", resize)
+        named_weights = find_weights(architecture, weights)
+        self.net = torchvision_net(architecture, named_weights)
+        adapt_first_convolution(self.net, in_channels)
+        adapt_head(self.net, num_classes)
+        _check_image_size(self.net, architecture, in_channels, self.resize or image_size)
+        if weights is not None and named_weights is None:
+            load_weights_file(self.net, Path(weights).expanduser(), architecture)
+        if freeze:
+            self.net.requires_grad_(requires_grad=False)
+            head(self.net)[1].requires_grad_(requires_grad=True)
+        self.train()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (B, num_classes)."""
+        if self.resize is not None:
+            size = (self.resize, self.resize)
+            x = nn.functional.interpolate(x, size, mode="bilinear", antialias=x.shape[-1] > self.resize)
+        logits: Tensor = self.net(x)
+        return logits
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT002, the signature is that of nn.Module
+        """Set the mode; the batch norm of a frozen backbone stays in eval mode, where no batch changes it."""
+        super().train(mode)
+        if self.freeze:
+            for module in self.net.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+
+def _check_image_size(net: nn.Module, architecture: str, in_channels: int, image_size: int) -> None:
+    try:
+        output_shape(net, in_channels, image_size)
+    except (RuntimeError, AssertionError) as error:  # the second is that of the vision transformers
+        needed = getattr(
+            net, "image_size", smallest_image(architecture)
+        )  # some transformers take one size alone
+        raise ValueError(
+            f"'{architecture}' cannot take images of {image_size} pixels; use model.net.resize={needed}"
+        ) from error

@@ -1,0 +1,148 @@
+"""torchvision's networks and the weights it names, and how their first and last layers are changed."""
+
+import pickle
+import socket
+from difflib import get_close_matches
+from http.client import HTTPException
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fmx.errors import DataError
+
+__all__ = [
+    "adapt_first_convolution",
+    "adapt_head",
+    "adapt_kernel",
+    "find_weights",
+    "first_convolution",
+    "head",
+    "smallest_image",
+    "torchvision_net",
+]
+
+DOWNLOAD_TIMEOUT_S = 15.0
+
+
+def find_weights(architecture: str, weights: str | None) -> Any:
+    """Return torchvision's entry for these weights, or None where `weights` is None or a file.
+
+    ValueError: no such architecture (it names the nearest), or no such weights (it names all there are).
+    """
+    from torchvision import models  # takes seconds, and no other model needs it
+
+    architectures = models.list_models(module=models)
+    if architecture not in architectures:
+        near = get_close_matches(architecture, architectures, cutoff=0.4)
+        hint = f"nearest: {', '.join(near)}" if near else f"choose one of {', '.join(architectures)}"
+        raise ValueError(f"torchvision has no architecture '{architecture}'; {hint}")
+    if weights is None:
+        return None
+    known = models.get_model_weights(architecture)
+    name = weights.removeprefix(f"{known.__name__}.")
+    if name in known.__members__:
+        return known[name]
+    if Path(weights).expanduser().is_file():
+        return None
+    raise ValueError(
+        f"weights '{weights}' is neither a file nor a name that torchvision has for '{architecture}'; "
+        f"use {', '.join(known.__members__)}, a file, or model.net.weights=null"
+    )
+
+
+def torchvision_net(architecture: str, named_weights: Any) -> nn.Module:
+    """Return the network for 3 channels and 1000 classes, without auxiliary heads, random or as published.
+
+    DataError: there is no network to fetch the weights from, or what came is damaged.
+    """
+    from torchvision import models
+
+    # These two warn about a slow initialisation unless it is chosen or declined.
+    options = {"init_weights": False} if architecture in {"googlenet", "inception_v3"} else {}
+    if named_weights is None:
+        net: nn.Module = models.get_model(architecture, weights=None, **options)
+    else:
+        net = _download(architecture, named_weights, options)
+    for auxiliary in ("aux1", "aux2", "AuxLogits"):
+        if hasattr(net, auxiliary):
+            setattr(net, auxiliary, None)
+    for flag in ("aux_logits", "transform_input"):  # the second would index three channels
+        if hasattr(net, flag):
+            setattr(net, flag, False)
+    return net
+
+
+def _download(architecture: str, named_weights: Any, options: dict[str, bool]) -> nn.Module:
+    from torchvision import models
+
+    timeout_s = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(
+        DOWNLOAD_TIMEOUT_S
+    )  # torch.hub sets none: a silent firewall would hold us for ever
+    try:
+        net: nn.Module = models.get_model(architecture, weights=named_weights, **options)
+    except (OSError, HTTPException, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        url = named_weights.url
+        cached = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+        raise DataError(
+            f"cannot get the weights {named_weights} of torchvision ({error}); "
+            f"save {url} as {cached}, or use model.net.weights=FILE or model.net.weights=null"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout_s)
+    return net
+
+
+def smallest_image(architecture: str) -> int:
+    """Return the width in pixels of the smallest images that torchvision states for an architecture."""
+    from torchvision import models
+
+    smallest: int = max(models.get_model_weights(architecture)["DEFAULT"].meta["min_size"])
+    return smallest
+
+
+def first_convolution(net: nn.Module) -> tuple[str, nn.Conv2d]:
+    """Return the layer that takes the image, with its name."""
+    return next((name, layer) for name, layer in net.named_modules() if isinstance(layer, nn.Conv2d))
+
+
+def head(net: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
+    """Return the layer that makes the logits, with its name: a convolution in SqueezeNet, else linear."""
+    layers = [item for item in net.named_modules() if isinstance(item[1], nn.Linear | nn.Conv2d)]
+    name, layer = layers[-1]
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    return name, layer
+
+
+def adapt_first_convolution(net: nn.Module, in_channels: int) -> None:
+    """Make `net` take images of `in_channels`."""
+    _, layer = first_convolution(net)
+    layer.in_channels = in_channels
+    layer.weight = nn.Parameter(adapt_kernel(layer.weight.detach(), in_channels))
+
+
+def adapt_kernel(kernel: Tensor, in_channels: int) -> Tensor:
+    """Return a kernel (O, in_channels, H, W) that answers to images much as `kernel` (O, C, H, W) does.
+
+    One channel gets the sum over the C, which is exact for a gray image; more take the C in turn, scaled by
+    C / in_channels. After adapt_input_conv of R. Wightman's timm.
+    """
+    old_channels = kernel.shape[1]
+    if in_channels == 1:
+        return kernel.sum(1, keepdim=True)
+    in_turn = kernel.repeat(1, ceil(in_channels / old_channels), 1, 1)[:, :in_channels]
+    return in_turn * (old_channels / in_channels)
+
+
+def adapt_head(net: nn.Module, num_classes: int) -> None:
+    """Make `net` give `num_classes` logits; a layer that does already keeps its weights."""
+    name, layer = head(net)
+    if len(layer.weight) == num_classes:
+        return
+    if isinstance(layer, nn.Linear):
+        net.set_submodule(name, nn.Linear(layer.in_features, num_classes, bias=layer.bias is not None))
+    else:
+        net.set_submodule(name, nn.Conv2d(layer.in_channels, num_classes, kernel_size=1))

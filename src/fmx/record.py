@@ -1,0 +1,115 @@
+"""run.json: what a run was, what it ran on, how it went."""
+
+import json
+import logging
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from fmx.errors import FmxError
+from fmx.exits import Interrupted, Refusal
+
+__all__ = ["Record", "recording", "write_json"]
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ["torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy", "fmx"]
+
+
+class Record:
+    """The contents of run.json, written anew (whole, never half) at each update.
+
+    `writes` is False in the other processes of a distributed run: one process keeps the record.
+    """
+
+    def __init__(self, run_dir: Path, *, writes: bool) -> None:
+        self.run_dir = run_dir
+        self.writes = writes
+        self.contents: dict[str, Any] = {}
+
+    def update(self, **fields: Any) -> None:
+        """Set top-level fields; a mapping is merged into what is there."""
+        for name, value in fields.items():
+            old = self.contents.get(name)
+            self.contents[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, Mapping) else value
+        if self.writes:
+            write_json(self.run_dir / "run.json", self.contents)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the seconds that a part of the run takes to `timing`."""
+        began = time.perf_counter()
+        yield
+        self.update(timing={name: round(time.perf_counter() - began, 3)})
+
+
+@contextmanager
+def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
+    """Keep run.json true while a run goes on: running, then completed, failed or interrupted.
+
+    started: time.time() when the process began.
+    """
+    run_dir = Path(cfg.run_dir)
+    record = Record(run_dir, writes=int(os.environ.get("LOCAL_RANK", "0")) == 0)
+    record.update(
+        status="running",
+        command=shlex.join([Path(sys.executable).name, "-m", "fmx.run", *sys.argv[1:]]),
+        overrides=list(HydraConfig.get().overrides.task),
+        seed=cfg.seed,
+        pid=os.getpid(),
+        started=time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
+        git=_git(),
+        versions=_versions(),
+        timing={"startup_s": round(time.time() - started, 3)},
+        error=None,
+    )
+    try:
+        yield record
+    except (Interrupted, KeyboardInterrupt):
+        record.update(status="interrupted")
+        log.warning("interrupted; the run so far is in %s", run_dir)
+        raise
+    except FmxError as error:
+        record.update(status="failed", error=str(error))
+        raise Refusal(error) from error
+    except BaseException as error:
+        record.update(status="failed", error=f"{type(error).__name__}: {error}")
+        raise
+    record.update(status="completed")
+
+
+def write_json(path: Path, contents: object) -> None:
+    """Write a JSON file under a temporary name, then rename it: a reader sees the old one or the new one."""
+    temporary = path.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(contents, indent=2, ensure_ascii=False, allow_nan=True) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _git() -> dict[str, object] | None:
+    """The commit of the working directory, and whether it holds changes; None outside a repository."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

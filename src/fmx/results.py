@@ -1,0 +1,63 @@
+"""What a finished run leaves behind: figures, the classification report, predictions, metrics.json and the last lines."""
+
+import logging
+import os
+from pathlib import Path
+
+import pandas as pd
+from sklearn.metrics import classification_report
+
+from fmx.build import Experiment
+from fmx.hardware import peak_memory_mb
+from fmx.record import write_json
+from fmx.scoring import Scores
+
+__all__ = ["report"]
+
+log = logging.getLogger(__name__)
+
+
+def report(experiment: Experiment, scores: Scores) -> float:
+    """Write the results into the run directory, print the summary, and return the figure that sweeps compare."""
+    run_dir, figures = experiment.run_dir, scores.metrics
+    scores.predictions.save(run_dir / "predictions.npz")
+    write_json(run_dir / "metrics.json", figures)
+    _write_report(experiment, scores)
+    _draw(experiment, scores)
+    experiment.record.update(peak_memory_mb=peak_memory_mb())
+    test = figures["test"]
+    chosen = {"val": "on validation", "test": "ON THE TEST SET", "last": "nothing: the last epoch"}[figures["selected_on"]]
+    log.info("test accuracy %.2f %%  loss %.4f  macro-F1 %.4f  (checkpoint chosen %s)",
+             100 * test["accuracy"], test["loss"], test["macro_f1"], chosen)  # fmt: skip
+    log.info("%s", run_dir)
+    return float((figures["val"] or test)["accuracy"])
+
+
+def _write_report(experiment: Experiment, scores: Scores) -> None:
+    """report.txt: scikit-learn's classification report of the test set."""
+    names = experiment.data.class_names
+    text = classification_report(
+        scores.predictions.labels.numpy(),
+        scores.predictions.logits.argmax(1).numpy(),
+        labels=range(len(names)),
+        target_names=names,
+        digits=4,
+        zero_division=0.0,
+    )
+    (experiment.run_dir / "report.txt").write_text(text, encoding="utf-8")
+
+
+def _draw(experiment: Experiment, scores: Scores) -> None:
+    """figures/: see fmx.figures."""
+
+
+def link_latest(run_dir: Path) -> None:
+    """Point `latest`, beside the folder of all runs (outputs/latest), to the newest run or sweep."""
+    home = next((parent.parent for parent in run_dir.parents if parent.name in {"runs", "sweeps"}), None)
+    if home is None:  # a folder of the user's own choice
+        return
+    link = home / "latest"
+    if link.is_symlink() or not link.exists():
+        temporary = home / f".latest.{os.getpid()}"
+        temporary.symlink_to(os.path.relpath(run_dir, home))
+        temporary.replace(link)

@@ -1,0 +1,58 @@
+"""Learning-rate schedules: any torch scheduler, its length filled in, behind an optional linear warm-up."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LinearLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+
+from fmx.errors import ConfigError
+
+__all__ = ["Schedule"]
+
+# What torch's schedulers call their length; null in the YAML means "as long as the training".
+LENGTHS = ("total_steps", "T_max", "total_iters")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Makes the schedulers of a run once its length is known.
+
+    scheduler: a partial of a torch scheduler that lacks its optimizer, or None for a constant rate. interval: when it
+    steps, `step` or `epoch` (a plateau scheduler steps at each validation). The warm-up rises linearly over
+    `warmup_epochs` epochs, or over `warmup_steps` steps, and multiplies the schedule.
+    """
+
+    scheduler: Callable[..., LRScheduler] | None
+    interval: str
+    warmup_epochs: float
+    warmup_steps: int
+
+    def __post_init__(self) -> None:
+        rises = isinstance(self.scheduler, partial) and self.scheduler.func is OneCycleLR
+        if rises and (self.warmup_epochs or self.warmup_steps):
+            raise ConfigError("schedule=onecycle rises by itself: set schedule.scheduler.pct_start and no warm-up")
+
+    def __call__(self, optimizer: Optimizer, *, steps_per_epoch: int, epochs: int, total_steps: int) -> list[dict[str, Any]]:
+        """Return Lightning's scheduler entries for a training of `total_steps` optimizer steps."""
+        entries: list[dict[str, Any]] = []
+        warmup = round(self.warmup_epochs * steps_per_epoch) or self.warmup_steps
+        if self.scheduler is not None:
+            length = total_steps if self.interval == "step" else epochs
+            scheduler = self._with_length(length)(optimizer)
+            entries.append({"scheduler": scheduler, "interval": self.interval, "name": "lr"})
+            if isinstance(scheduler, ReduceLROnPlateau):
+                entries[0] |= {"monitor": "val/loss", "interval": "epoch"}
+        if warmup:
+            # torch's other schedulers are chainable: each multiplies the rate that the one before left.
+            rise = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
+            entries.append({"scheduler": rise, "interval": "step", "name": "warmup"})
+        return entries
+
+    def _with_length(self, length: int) -> Callable[..., LRScheduler]:
+        """Fill in the length where the YAML left it null."""
+        given = self.scheduler.keywords if isinstance(self.scheduler, partial) else {}
+        assert self.scheduler is not None
+        return partial(self.scheduler, **{name: length for name in LENGTHS if name in given and given[name] is None})

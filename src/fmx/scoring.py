@@ -1,0 +1,100 @@
+"""The final figures: predictions of one checkpoint in float32, and what every metric says of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import Trainer
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from fmx.build import Experiment
+from fmx.checkpoint import load_weights
+from fmx.classifier import Classifier
+from fmx.datamodule import ImageDataModule, Part
+
+__all__ = ["Predictions", "Scores", "predict", "score", "test"]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of one part of the data."""
+
+    labels: Tensor  # int64 (N,)
+    logits: Tensor  # float32 (N, K)
+    indices: Tensor  # int64 (N,), positions in the official set
+
+    def save(self, path: Path) -> None:
+        """Write predictions.npz."""
+        np.savez(path, labels=self.labels.numpy(), logits=self.logits.numpy(), indices=self.indices.numpy())
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The figures of metrics.json, and the test predictions that they come from."""
+
+    metrics: dict[str, Any]
+    predictions: Predictions
+
+
+def test(experiment: Experiment, checkpoint: Path) -> Scores:
+    """Load the chosen checkpoint, score it on validation, and for the one time on the test set."""
+    classifier, data = experiment.classifier, experiment.data
+    load_weights(classifier, checkpoint)
+    figures: dict[str, Any] = {"val": None}
+    with experiment.record.timed("test_s"):
+        if data.has_validation:
+            figures["val"] = score(predict(classifier, data, "val", experiment.trainer), classifier)
+        predictions = predict(classifier, data, "test", experiment.trainer)
+        figures["test"] = score(predictions, classifier)
+    chosen_by_validation = data.has_validation and checkpoint.stem == "best"
+    figures["selected_on"] = ("test" if data.validation == "test" else "val") if chosen_by_validation else "last"
+    figures["validation"] = data.validation
+    return Scores(figures, predictions)
+
+
+def predict(classifier: Classifier, data: ImageDataModule, part: Part, trained_by: Trainer) -> Predictions:
+    """Run a classifier over one part of the data, on one device, in float32 whatever the training's precision was."""
+    device = trained_by.strategy.root_device
+    trainer = Trainer(
+        accelerator="gpu" if device.type == "cuda" else device.type,
+        devices=[device.index or 0] if device.type != "cpu" else 1,
+        precision="32-true",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        limit_predict_batches=trained_by.limit_test_batches if part == "test" else trained_by.limit_val_batches,
+    )
+    data.predict_part = part
+    batches = trainer.predict(classifier, datamodule=data)
+    assert batches is not None
+    logits, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))  # type: ignore[arg-type]
+    return Predictions(labels=labels, logits=logits, indices=data.indices[part][: len(labels)])
+
+
+def score(predictions: Predictions, classifier: Classifier) -> dict[str, Any]:
+    """Return loss, accuracy, macro_f1, per_class and whatever else the metrics group holds, as plain numbers."""
+    metrics: MetricCollection = classifier.val_metrics.clone().cpu()
+    metrics.reset()
+    metrics.update(predictions.logits, predictions.labels)
+    with torch.inference_mode():
+        loss = classifier.loss.cpu().eval()(predictions.logits, predictions.labels)
+    return {"loss": float(loss)} | _plain(metrics.compute(), classifier.class_names)
+
+
+def _plain(values: Mapping[str, Tensor], class_names: Sequence[str]) -> dict[str, Any]:
+    """A number for each scalar, a mapping by class name for each vector with one value a class."""
+    plain: dict[str, Any] = {}
+    for name, value in values.items():
+        if value.numel() == 1:
+            plain[name] = float(value)
+        elif value.ndim == 1 and len(value) == len(class_names):
+            plain[name] = dict(zip(class_names, value.tolist(), strict=True))
+        else:
+            plain[name] = value.tolist()
+    return plain
