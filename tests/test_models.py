@@ -1,4 +1,4 @@
-"""Every network under conf/model: shapes, gradients, sizes, learning; and what `pretrained` does with weights."""
+"""Every network under conf/model: shapes, gradients, sizes, learning; and the weights of `pretrained`."""
 
 import re
 import subprocess
@@ -8,6 +8,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
@@ -33,7 +34,10 @@ def build(name, *, in_channels=1, num_classes=10, image_size=28, **changes):
     data = {"in_channels": in_channels, "num_classes": num_classes, "image_size": image_size}
     cfg = OmegaConf.create({"data": data, "model": OmegaConf.load(CONF / f"{name}.yaml")})
     assert cfg.model.name == name
-    return instantiate(cfg.model.net, **changes, _convert_="all")
+    try:
+        return instantiate(cfg.model.net, **changes, _convert_="all")
+    except InstantiationException as error:
+        raise error.__cause__ from None  # what the model itself said
 
 
 def assert_gradients(model):
@@ -133,7 +137,7 @@ def test_a_too_small_image_is_answered_with_the_smallest_size(name):
 
 
 def test_the_smallest_size_grows_with_the_kernel():
-    with pytest.raises(ValueError, match=r"at least 40 .* got 28; use model=mlp or data.image_size=40"):
+    with pytest.raises(ValueError, match=r"at least 44 .* got 28; use model=mlp or data.image_size=44"):
         build("three_conv", kernel_size=11)
 
 
@@ -205,7 +209,7 @@ def test_random_weights_take_any_channels_and_classes(architecture):
     assert_gradients(model)
 
 
-@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "densenet121", "mnasnet0_5"])
+@pytest.mark.parametrize("architecture", ["resnet18", "squeezenet1_1", "googlenet", "mnasnet0_5"])
 def test_a_weights_file_of_torchvision_keeps_all_but_the_last_layer(architecture, tmp_path):
     net = stock(architecture)
     torch.save(net.state_dict(), tmp_path / "rgb.pth")  # that of googlenet holds two auxiliary heads
@@ -216,7 +220,7 @@ def test_a_weights_file_of_torchvision_keeps_all_but_the_last_layer(architecture
     assert same(kept, theirs)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ["squeezenet1_1", "shufflenet_v2_x0_5"])
 def test_saved_weights_come_back_whole(architecture, tmp_path):
     model = pretrained(architecture)
     torch.save(model.state_dict(), tmp_path / "own.pth")
@@ -284,16 +288,14 @@ def test_a_frozen_backbone_keeps_its_other_layers_in_train_mode():
 
 
 def test_images_are_resized_inside():
-    model = pretrained("alexnet", image_size=28, resize=64).eval()
-    images = torch.randn(2, 1, 28, 28)
-    larger = nn.functional.interpolate(images, (64, 64), mode="bilinear")
+    model = pretrained("squeezenet1_1", image_size=8, resize=32).eval()  # which could not take 8 x 8
+    images = torch.randn(2, 1, 8, 8)
+    larger = nn.functional.interpolate(images, (32, 32), mode="bilinear")
     torch.testing.assert_close(model(images), model.net(larger))
     assert pretrained("squeezenet1_1", image_size=64, resize=32)(torch.randn(2, 1, 64, 64)).shape == (2, 10)
 
 
-@pytest.mark.parametrize(
-    ("architecture", "needed"), [("alexnet", 63), ("vit_b_32", 224), ("densenet121", 29)]
-)
+@pytest.mark.parametrize(("architecture", "needed"), [("vit_b_32", 224), ("densenet121", 29)])
 def test_a_size_that_the_network_cannot_take_is_answered_with_one_that_it_can(architecture, needed):
     message = f"'{architecture}' cannot take images of 28 pixels; use model.net.resize={needed}$"
     with pytest.raises(ValueError, match=message):

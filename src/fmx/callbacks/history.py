@@ -18,8 +18,8 @@ STEP_COLUMNS = ["step", "loss", "accuracy"]
 class History(Callback):
     """Appends a row to history.csv after each validation, or after each epoch where nothing is held out.
 
-    `epoch` counts from 1 and `step` counts optimizer steps; `seconds` passed since the row before. Metrics beyond the
-    usual ones add columns. every_step: also write the loss and accuracy of each training step to steps.csv.
+    `epoch` counts from 1 and `step` counts optimizer steps; `seconds` passed since the row before. A metric of your own
+    adds a column. every_step: also write the loss and accuracy of each training step to steps.csv.
     """
 
     def __init__(self, *, every_step: bool) -> None:
@@ -55,7 +55,7 @@ class History(Callback):
         self._row_began = now
         if not trainer.is_global_zero:
             return
-        extra = [key for key in metrics if key not in COLUMNS]
+        extra = [key for key in metrics if key not in {*COLUMNS, "val/macro_f1"}]
         columns = COLUMNS + extra
         append(Path(trainer.default_root_dir) / "history.csv", columns, [[row.get(name, "") for name in columns]])
         if self.every_step and isinstance(pl_module, Classifier) and pl_module.tally.steps:

@@ -1,0 +1,51 @@
+# `make help` lists the targets. Only Python >= 3.11 and make are needed: everything else goes into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help setup demo run test check tensorboard bench recipes clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fmx needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[onnx,search,slurm,dev]'
+	@touch $@
+
+setup: $(INSTALLED)  ## make .venv with fmx and everything it uses
+
+demo: setup  ## train on the digits inside scikit-learn: no download, under a minute
+	$(BIN)/python -m fmx.run data=digits model=lenet augment=none trainer.max_epochs=20
+	@echo
+	@echo "Next: look at outputs/latest/figures/, or type"
+	@echo "  make tensorboard                                        curves and pictures in the browser"
+	@echo "  $(BIN)/fmx data=digits model=mlp optim=sgd              other parts, by name"
+	@echo "  $(BIN)/fmx --help                                       all of them"
+
+run: setup  ## the default run on Fashion-MNIST (make run ARGS='model=dilated optim=adam')
+	$(BIN)/python -m fmx.run $(ARGS)
+
+test: setup  ## the tests; FMX_DATA_ROOT=DIR adds those on the real data
+	$(BIN)/python -m pytest -n auto
+
+check: setup  ## formatting, lint, types and tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n auto
+
+tensorboard: setup  ## look at all runs in the browser, from this machine alone
+	$(BIN)/tensorboard --logdir outputs --host 127.0.0.1
+
+bench: setup  ## measure what the README claims
+	$(BIN)/python benchmarks/run_all.py
+
+recipes: setup  ## the published recipes, three seeds each, and the README's table of them
+	$(BIN)/python benchmarks/recipes.py
+
+clean:  ## remove .venv and caches; outputs/ stays
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache .mypy_cache
