@@ -372,4 +372,5 @@ def test_a_file_that_holds_no_weights_is_refused(damage, tmp_path):
         path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(DataError, match=re.escape(str(path))) as error:
         pretrained("squeezenet1_1", weights=str(path))
+    assert str(error.value).endswith("FILE), or use model.net.weights=null")
     assert "\n" not in str(error.value)

@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 
 def missing(path: Path, *, reason: str, instead: Sequence[str]) -> DataError:
     """Build the error for a file that is not there: what is wrong and why, then every way out."""
-    ways = ["the folder that has it: data.root=DIR or FMX_DATA_ROOT=DIR", *instead]
-    return DataError(f"{path} is missing{reason}.\nWays out: {'; '.join(ways)}.")
+    ways = ["data.root=DIR (or FMX_DATA_ROOT=DIR) for the folder that has it", *instead]
+    return DataError(f"{path} is missing{reason}.\nWays out: {', or '.join(ways)}.")
 
 
 def fetch(path: Path, *, mirrors: Sequence[str], checksum: str | None, instead: Sequence[str]) -> None:

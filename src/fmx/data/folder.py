@@ -128,7 +128,7 @@ def _read(path: Path, mode: str, image_size: int) -> NDArray[np.uint8]:
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
-    """Bring any Pillow mode to `mode`, or to RGBA where transparency remains to be resolved after resizing."""
+    """Bring any Pillow mode to `mode`, or to RGBA if there is transparency to be resolved after resizing."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range; save it with 8 bits")
     if image.mode.startswith("I"):  # Pillow itself would clip 16 bits at 255

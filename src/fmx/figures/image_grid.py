@@ -10,18 +10,17 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from fmx.figures.lettering import Lettering
-from fmx.figures.palette import DPI, GREY, INK, LARGE, PALE, TEXT
+from fmx.figures.page import HEADER, MARGIN, page
+from fmx.figures.palette import INK, PALE, TEXT
 
-__all__ = ["Caption", "Images", "Tile", "image_grid", "page", "picture"]
+__all__ = ["Caption", "Images", "Tile", "image_grid", "picture"]
 
 COLUMNS = 8
 SIDE = 1.0  # of a picture; all lengths are in inches
-GAP = 0.16
+GAP = 0.2
+TEXT_WIDTH = 1.14
 LINE = 0.145  # from one line of text to the next
-MARGIN = 0.2
-HEADER = 0.65
 MAX_LINES = 3
-MIN_WIDTH = 4.6  # for the title
 RGB = 3
 
 
@@ -54,14 +53,14 @@ def image_grid(tiles: Sequence[Tile], lettering: Lettering, *, title: str, subti
         [
             (line, caption.color)
             for caption in tile.captions
-            for line in lettering.wrapped(caption.text, width=SIDE + GAP / 3, size=TEXT, max_lines=MAX_LINES)
+            for line in lettering.wrapped(caption.text, width=TEXT_WIDTH, size=TEXT, max_lines=MAX_LINES)
         ]
         for tile in tiles
     ]
     rows = [slice(first, first + COLUMNS) for first in range(0, len(tiles), COLUMNS)]
     heights = [SIDE + GAP + LINE * (max(map(len, texts[row])) + 0.5) for row in rows]
     width = 2 * MARGIN - GAP + (SIDE + GAP) * min(len(tiles), COLUMNS)
-    figure, axes = page(max(width, MIN_WIDTH), HEADER + sum(heights), lettering, title=title, subtitle=subtitle)
+    figure, axes = page(width, HEADER + sum(heights), lettering, title=title, subtitle=subtitle)
     for row, top in zip(rows, HEADER + np.cumsum([0, *heights]), strict=False):
         for column, (tile, lines) in enumerate(zip(tiles[row], texts[row], strict=True)):
             left = MARGIN + column * (SIDE + GAP)
@@ -72,24 +71,13 @@ def image_grid(tiles: Sequence[Tile], lettering: Lettering, *, title: str, subti
     return figure
 
 
-def page(width: float, height: float, lettering: Lettering, *, title: str, subtitle: str) -> tuple[Figure, Axes]:
-    """Start a figure with a title and one invisible Axes, whose coordinates are inches from the top left corner."""
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, width), ylim=(height, 0))
-    axes.set_axis_off()
-    axes.text(MARGIN, 0.28, title, va="baseline", **lettering.style(LARGE))
-    axes.text(MARGIN, 0.47, subtitle, va="baseline", **lettering.style(TEXT, GREY))
-    return figure, axes
-
-
 def picture(axes: Axes, image: Any, *, left: float, top: float, side: float, frame: str | None = None) -> None:
     """Draw an image (C, H, W) into the middle of a square of `side` inches; colours where C is 3, else the mean as grey."""
     pixels = np.asarray(image)
-    pixels = pixels.transpose(1, 2, 0) if len(pixels) == RGB else pixels.mean(axis=0)
-    height, width = (side * n / max(pixels.shape[:2]) for n in pixels.shape[:2])
+    if len(pixels) != RGB:
+        pixels = np.broadcast_to(pixels.mean(axis=0).astype(np.uint8), (RGB, *pixels.shape[1:]))
+    height, width = (side * n / max(pixels.shape[1:]) for n in pixels.shape[1:])
     left, top = left + (side - width) / 2, top + (side - height) / 2
-    extent = (left, left + width, top + height, top)
-    axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=extent, aspect="auto")
+    axes.imshow(pixels.transpose(1, 2, 0), extent=(left, left + width, top + height, top), aspect="auto")
     thickness = 2.5 if frame else 0.5
-    axes.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor=frame or PALE, linewidth=thickness))
+    axes.add_artist(Rectangle((left, top), width, height, fill=False, edgecolor=frame or PALE, linewidth=thickness))

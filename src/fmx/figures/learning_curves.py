@@ -1,35 +1,66 @@
 """How loss and accuracy went while a model was trained."""
 
-from typing import Any
+from math import inf, nan
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator
 
 from fmx.figures.palette import BLUE, DPI, GREY, INK, LARGE, PALE, TEXT, VERMILION
 
 __all__ = ["learning_curves"]
 
-PARTS = {"train": ("training", BLUE, "-"), "val": ("validation", VERMILION, "-")}
-MAX_MARKERS = 40
+PARTS = {"train": ("training", BLUE), "val": ("validation", VERMILION)}
+MAX_MARKERS = 40  # beyond, the points of a curve run together
 
 
 def learning_curves(history: pd.DataFrame, chosen_step: int | None) -> Figure:
     """Draw loss and accuracy by epoch, or by step where there were several validations an epoch.
 
-    history: the columns of history.csv, a row a validation; values may be missing, and accuracy is in 0..1.
+    history: the columns of history.csv, a row a validation; values may be missing, accuracies are in 0..1.
     chosen_step: the step of the row whose checkpoint was chosen; None, or a step without a row, marks nothing.
     """
     history = history.drop_duplicates("step", keep="last").sort_values("step")
     x = "epoch" if history["epoch"].is_unique else "step"
     chosen = history[history["step"] == chosen_step]
-    figure = Figure(figsize=(8.4, 3.3), dpi=DPI, facecolor="white")
-    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        _panel(axes, history, chosen, x, name)
-    figure.axes[1].yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=" %"))
-    figure.subplots_adjust(left=0.075, right=0.985, bottom=0.14, top=0.80, wspace=0.2)
-    handles = [...]
+    figure = Figure(figsize=(8.4, 3.5), dpi=DPI, facecolor="white")
+    loss, accuracy = figure.subplots(1, 2)
+    _panel(loss, history, chosen, x, "loss")
+    _panel(accuracy, history, chosen, x, "accuracy")
+    accuracy.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
+    handles = {str(line.get_label()): line for line in loss.lines + accuracy.lines}
+    figure.legend(handles.values(), handles.keys(), loc="upper right", ncols=3, frameon=False, fontsize=TEXT)
+    figure.subplots_adjust(left=0.07, right=0.985, bottom=0.13, top=0.81, wspace=0.2)
     return figure
+
+
+def _panel(axes: Axes, history: pd.DataFrame, chosen: pd.DataFrame, x: str, name: str) -> None:
+    axes.set_title(name.capitalize(), loc="left", fontsize=LARGE, color=INK)
+    axes.set_xlabel(x, fontsize=TEXT, color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.tick_params(labelsize=TEXT, color=PALE, labelcolor=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(PALE)
+    axes.grid(color=PALE, linewidth=0.5, alpha=0.6)
+    for part, (label, color) in PARTS.items():
+        # A loss that overflowed would leave the axis without limits.
+        points = history[[x, f"{part}/{name}"]].astype(float).replace([inf, -inf], nan).dropna()
+        if len(points):
+            marker = "o" if len(points) <= MAX_MARKERS else ""
+            axes.plot(*points.to_numpy().T, color=color, label=label, linewidth=1.4, marker=marker, markersize=3)
+    if not axes.lines:
+        axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes, color=GREY, fontsize=TEXT)
+    elif len(chosen):
+        _mark(axes, chosen.iloc[0], x, name)
+
+
+def _mark(axes: Axes, row: "pd.Series[float]", x: str, name: str) -> None:
+    """Ring the point of the chosen checkpoint: on the validation curve where there is one."""
+    at, value = row[x], row[f"val/{name}"]
+    if pd.isna(value):
+        value = row[f"train/{name}"]
+    axes.plot([at], [value], "o", markersize=8, markerfacecolor="none", color=INK, label="chosen checkpoint", zorder=3)
+    shown = f"{100 * value:.2f} %" if name == "accuracy" else f"{value:.4f}"
+    axes.set_title(f"{shown} at {x} {at:,.0f}", loc="right", fontsize=TEXT, color=INK)

@@ -6,9 +6,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from fmx.figures.image_grid import Caption, Images, Tile, image_grid, page
+from fmx.figures.image_grid import Caption, Images, Tile, image_grid
 from fmx.figures.lettering import Lettering
-from fmx.figures.palette import BLUE, GREY, VERMILION
+from fmx.figures.page import HEADER, page
+from fmx.figures.palette import BLUE, VERMILION
 
 __all__ = ["mistakes", "predictions"]
 
@@ -42,13 +43,13 @@ def mistakes(images: Images, labels: ArrayLike, logits: ArrayLike, class_names: 
 
     images: uint8 (N, C, H, W), C 1 or 3; labels: integers (N,); logits (N, K). With no mistakes the figure says so.
     """
-    labels, probs = np.asarray(labels), _softmax(np.asarray(logits))
-    predicted = probs.argmax(axis=1)
+    labels, logits = np.asarray(labels), np.asarray(logits)
+    predicted, probs = logits.argmax(axis=1), _softmax(logits)
     lettering = Lettering(class_names)
     wrong = np.flatnonzero(predicted != labels)
     if not len(wrong):
         title = f"No mistakes: all {len(labels):,} test images are named right"
-        return page(5, 0.7, lettering, title=title, subtitle="")[0]
+        return page(0, HEADER, lettering, title=title, subtitle="")[0]
     worst = wrong[np.argsort(-probs[wrong, predicted[wrong]], kind="stable")][:NUM_SHOWN]
     tiles = []
     for index in worst:
@@ -74,7 +75,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _percent(probability: float) -> str:
-    # A wrong answer is never quite certain, and a right one never quite excluded.
+    # The space does not break. A wrong answer is never quite certain, and the right one never quite excluded.
     if probability > 0.9995:
-        return ">99.9 %"
-    return "<0.1 %" if probability < 0.0005 else f"{100 * probability:.1f} %"
+        return ">99.9\N{NO-BREAK SPACE}%"
+    return "<0.1\N{NO-BREAK SPACE}%" if probability < 0.0005 else f"{100 * probability:.1f}\N{NO-BREAK SPACE}%"

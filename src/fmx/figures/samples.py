@@ -6,8 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from fmx.figures.image_grid import Caption, Images, Tile, image_grid, page, picture
+from fmx.figures.image_grid import Caption, Images, Tile, image_grid, picture
 from fmx.figures.lettering import Lettering
+from fmx.figures.page import HEADER, MARGIN, page
 from fmx.figures.palette import GREY, TEXT
 
 __all__ = ["samples"]
@@ -15,7 +16,7 @@ __all__ = ["samples"]
 MAX_ROWS = 10
 PER_ROW = 8
 MAX_TILES = 48
-SIDE, GAP, LEFT, TOP = 0.72, 0.08, 0.2, 0.65  # inches
+SIDE, GAP, NAME_GAP = 0.72, 0.08, 0.15  # inches
 NAME_WIDTH = 1.7
 
 
@@ -42,17 +43,17 @@ def samples(images: Images, labels: ArrayLike, class_names: Sequence[str]) -> Fi
 def _rows(images: Images, labels: np.ndarray, lettering: Lettering) -> Figure:
     lines = [lettering.wrapped(name, width=NAME_WIDTH, size=TEXT, max_lines=3) for name in lettering.names]
     name_width = max(lettering.width(line, TEXT) for name in lines for line in name)
-    first = LEFT + name_width + 0.15
+    first = MARGIN + name_width + NAME_GAP
     figure, axes = page(
-        first + PER_ROW * (SIDE + GAP) + 0.15,
-        TOP + len(lines) * (SIDE + GAP) + 0.15,
+        first + PER_ROW * (SIDE + GAP) - GAP + MARGIN,
+        HEADER + len(lines) * (SIDE + GAP) - GAP + MARGIN,
         lettering,
         title="Training images",
         subtitle=f"{len(labels):,} images in all",
     )
     for label, name in enumerate(lines):
-        top = TOP + label * (SIDE + GAP)
-        axes.text(first - 0.15, top + SIDE / 2, "\n".join(name), ha="right", va="center", **lettering.style(TEXT))
+        top = HEADER + label * (SIDE + GAP)
+        axes.text(first - NAME_GAP, top + SIDE / 2, "\n".join(name), ha="right", va="center", **lettering.style(TEXT))
         chosen = _spread(np.flatnonzero(labels == label), PER_ROW)
         for column, index in enumerate(chosen):
             picture(axes, images[int(index)], left=first + column * (SIDE + GAP), top=top, side=SIDE)

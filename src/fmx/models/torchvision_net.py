@@ -79,9 +79,7 @@ def _download(architecture: str, named_weights: Any, options: dict[str, bool]) -
     from torchvision import models
 
     timeout_s = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(
-        DOWNLOAD_TIMEOUT_S
-    )  # torch.hub sets none: a silent firewall would hold us for ever
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)  # torch.hub sets none; a silent firewall would hold us
     try:
         net: nn.Module = models.get_model(architecture, weights=named_weights, **options)
     except (OSError, HTTPException, EOFError, RuntimeError, pickle.UnpicklingError) as error:
@@ -111,10 +109,10 @@ def first_convolution(net: nn.Module) -> tuple[str, nn.Conv2d]:
 
 def head(net: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
     """Return the layer that makes the logits, with its name: a convolution in SqueezeNet, else linear."""
-    layers = [item for item in net.named_modules() if isinstance(item[1], nn.Linear | nn.Conv2d)]
-    name, layer = layers[-1]
-    assert isinstance(layer, nn.Linear | nn.Conv2d)
-    return name, layer
+    layers = [
+        (name, layer) for name, layer in net.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)
+    ]
+    return layers[-1]
 
 
 def adapt_first_convolution(net: nn.Module, in_channels: int) -> None:

@@ -1,7 +1,7 @@
 """A file of weights for a torchvision network."""
 
-import pickle
 import re
+import warnings
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from fmx.models.torchvision_net import adapt_kernel, first_convolution, head
 __all__ = ["load_weights_file"]
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
-UNREADABLE = (OSError, EOFError, LookupError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError)
+REMEDY = "write one with torch.save(model.state_dict(), FILE), or use model.net.weights=null"
 
 
 def load_weights_file(net: nn.Module, path: Path, architecture: str) -> None:
@@ -48,14 +48,14 @@ def load_weights_file(net: nn.Module, path: Path, architecture: str) -> None:
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"cannot read the weights in {path}: {reason}") from error
+        with warnings.catch_warnings(action="ignore"):  # torch warns of odd bytes before it fails on them
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes raise nearly anything
+        raise DataError(f"{path} cannot be read as weights ({type(error).__name__}); {REMEDY}") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]  # a checkpoint of Lightning
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise DataError(f"{path} holds no state dict; save one with torch.save(model.state_dict(), FILE)")
+        raise DataError(f"{path} holds no state dict; {REMEDY}")
     return content
 
 
