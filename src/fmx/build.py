@@ -2,10 +2,10 @@
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from hydra.errors import InstantiationException
@@ -47,7 +47,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     seed_everything(cfg.seed, workers=True, verbose=False)
     net = _network(cfg)
-    schedule = make(cfg.schedule)
+    optimizer, schedule = _optimizer(cfg), make(cfg.schedule)
     with record.timed("data_s"):
         data = make(cfg.data, augment=make(cfg.augment), seed=cfg.seed)
     if not isinstance(data, ImageDataModule):
@@ -55,7 +55,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     classifier = Classifier(
         net=net,
         loss=make(cfg.loss),
-        optimizer=make(cfg.optim),
+        optimizer=optimizer,
         schedule=schedule,
         metrics=make(cfg.metrics),
         class_names=data.class_names,
@@ -110,6 +110,16 @@ def _network(cfg: DictConfig) -> nn.Module:
     """The network, its convolutions in the memory format that is faster for them."""
     formats = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
     return _module(make(cfg.model.net)).to(memory_format=formats[cfg.memory_format])
+
+
+def _optimizer(cfg: DictConfig) -> Callable[..., torch.optim.Optimizer]:
+    """The optimizer that lacks its parameters; values that it refuses show now, not when training starts."""
+    optimizer = make(cfg.optim)
+    try:
+        optimizer([nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optim: {cfg.optim._target_} refuses its values: {error}") from error  # noqa: SLF001
+    return cast("Callable[..., torch.optim.Optimizer]", optimizer)
 
 
 def _trainer(cfg: DictConfig, net: nn.Module) -> Trainer:

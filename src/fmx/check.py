@@ -6,10 +6,11 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError
 
 from fmx.errors import ConfigError, FmxError
 from fmx.exits import Refusal
-from fmx.hydra_errors import nearest
+from fmx.hydra_errors import nearest, translate
 
 __all__ = ["Check", "check_values"]
 
@@ -21,8 +22,11 @@ class Check(Callback):
         """Check one run's configuration, first without any heavy import, then against its targets' signatures."""
         try:
             check(config)
-        except FmxError as error:
-            raise Refusal(error) from error
+        except Exception as error:
+            plain = error if isinstance(error, FmxError) else translate(error)
+            if plain is None:
+                raise
+            raise Refusal(plain) from error
 
 
 def check(config: DictConfig) -> None:
@@ -37,7 +41,13 @@ def check(config: DictConfig) -> None:
             f"the configuration has no key {unknown!r}{nearest(str(unknown), ROOT_KEYS)} Keys: {', '.join(ROOT_KEYS)} "
             "(values of your own go into vars: +vars.NAME=VALUE)"
         )
-    resolved = OmegaConf.to_container(OmegaConf.masked_copy(config, list(plain)), resolve=True)
+    try:
+        resolved = OmegaConf.to_container(OmegaConf.masked_copy(config, list(plain)), resolve=True)
+    except InterpolationKeyError:
+        from fmx.targets import check_keys
+
+        check_keys(plain)  # a mistyped key is the likely reason why an interpolation leads nowhere
+        raise
     assert isinstance(resolved, dict)
     check_values(resolved)
     from fmx.targets import check_targets

@@ -91,7 +91,7 @@ class ImageDataModule(LightningDataModule):
             try:
                 kept, held_out = split_validation(_labels(train), validation=validation, split=split, seed=split_seed)
             except ValueError as error:
-                raise ConfigError(f"data.validation={validation}: {error}") from None
+                raise ConfigError(str(error)) from None
             self.indices |= {"train": kept, "val": held_out}
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size

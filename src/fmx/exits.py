@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from fmx.errors import FmxError
 
-__all__ = ["Interrupted", "Refusal", "plain_exits"]
+__all__ = ["Interrupted", "Refusal", "plain_exits", "plain_message"]
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
@@ -47,10 +47,15 @@ def plain_exits() -> Iterator[None]:
         error = _expected(raised)
         if error is None or wants_traceback:
             raise
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{plain_message(error)}\n")
         sys.exit(error.exit_code)
     finally:
         os.environ[FULL_ERROR] = "1" if wants_traceback else "0"
+
+
+def plain_message(error: FmxError) -> str:
+    """The error's own words: a worker process of a DataLoader wraps them in its traceback."""
+    return str(error).rpartition("fmx.errors.DataError: ")[2].strip()
 
 
 def _expected(raised: BaseException) -> FmxError | None:

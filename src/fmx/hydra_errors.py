@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -26,18 +26,24 @@ def translate(raised: BaseException) -> FmxError | None:
         return _missing_member(raised)
     if isinstance(raised, OverrideParseException):
         return ConfigError(f"cannot read the override {raised.override!r}: write KEY=VALUE, for example optim.lr=0.01")
-    cause: BaseException | None = raised
-    while cause is not None:  # a resolver of ours may have raised the plain error already
+    chain = list(_chain(raised))
+    for cause in chain:  # a resolver of ours may have raised the plain error already
         if isinstance(cause, FmxError):
             return cause
+    for cause in chain:
         if isinstance(cause, OmegaConfBaseException):
             return _bad_key(cause, raised)
-        cause = cause.__cause__
     if isinstance(raised, ConfigCompositionException) and (group := re.match(r"Could not override '([^']+)'", str(raised))):
         return ConfigError(f"{group[1]!r} is no group or key{nearest(group[1], _groups())} Groups: {', '.join(_groups())}")
     if isinstance(raised, HydraException):
         return ConfigError(" ".join(str(raised).split()))
     return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _groups() -> list[str]:
@@ -61,12 +67,13 @@ def _bad_key(cause: OmegaConfBaseException, raised: BaseException) -> FmxError:
     if isinstance(cause, MissingMandatoryValue):
         return ConfigError(f"{key} has no value: give it one with {key}=VALUE")
     if isinstance(cause, InterpolationResolutionError):
-        return ConfigError(f"{key}: {' '.join(str(cause.msg).split())}")
+        return ConfigError(f"{key}: {' '.join(str(cause).partition('full_key')[0].split())}")
     if "is not in struct" in str(cause.msg):
-        last, siblings = key.rpartition(".")[2], list(cause.parent_node or [])
-        where = key.rpartition(".")[0] or "the configuration"
+        where, _, last = key.rpartition(".")
+        siblings = [str(name) for name in cause.parent_node or [] if name != "hydra" and not str(name).startswith("_")]
+        hint = f" (a key that the target takes but the YAML does not list: +{key}=VALUE)" if where else ""
         return ConfigError(
-            f"{key}: {where} has no key {last!r}{nearest(last, map(str, siblings))} "
-            f"Keys: {', '.join(map(str, siblings))} (a key that the target takes but the YAML does not list: +{key}=VALUE)"
+            f"{key}: {where or 'the configuration'} has no key {last!r}{nearest(last, siblings)} "
+            f"Keys: {', '.join(siblings)}{hint}"
         )
-    return ConfigError(" ".join(f"{raised} {cause.msg if raised is not cause else ''}".split()))
+    return ConfigError(" ".join(f"{raised} {cause if raised is not cause else ''}".partition("full_key")[0].split()))

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from fmx.errors import FmxError
-from fmx.exits import Interrupted, Refusal
+from fmx.exits import Interrupted, Refusal, plain_message
 
 __all__ = ["Record", "recording", "write_json"]
 
@@ -80,7 +80,7 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
         log.warning("interrupted; the run so far is in %s", run_dir)
         raise
     except FmxError as error:
-        record.update(status="failed", error=str(error))
+        record.update(status="failed", error=plain_message(error))
         raise Refusal(error) from error
     except BaseException as error:
         record.update(status="failed", error=f"{type(error).__name__}: {error}")

@@ -10,11 +10,12 @@ from typing import Any
 from fmx.errors import ConfigError
 from fmx.hydra_errors import nearest
 
-__all__ = ["check_targets", "locate"]
+__all__ = ["check_keys", "check_targets", "locate"]
 
 HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 # What build hands to a target itself; any other required parameter must stand in the YAML.
 FROM_BUILD = {"data": {"augment", "seed"}}
+MANY = 20  # parameters; more are not listed in a message
 SCALARS = (int, float, bool, str)
 
 
@@ -34,18 +35,25 @@ def locate(path: str, key: str) -> Callable[..., Any]:
             reason = "" if getattr(error, "name", None) == ".".join(parts[: length + 1]) else f" ({error})"
             raise ConfigError(
                 f"{key}: cannot import _target_ {path!r}: {head} has no {parts[length]!r}{reason}"
-                f"{nearest(parts[length], dir(found) if length else [])}"
-                + ("" if length else "; is the folder that holds it on PYTHONPATH?")
+                + (nearest(parts[length], dir(found)) if length else "; is the folder that holds it on PYTHONPATH?")
             ) from None
     if not callable(found):
         raise ConfigError(f"{key}: _target_ {path!r} is {type(found).__name__}, not a class or a function")
     return typing.cast("Callable[..., Any]", found)
 
 
+def check_keys(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a target that cannot be imported or does not take a key that it is given."""
+    for key, node in _target_nodes(config, ""):
+        _known_keys(_parameters(node, key), key, node)
+
+
 def check_targets(config: Mapping[str, Any]) -> None:
     """Raise ConfigError for a target that cannot be imported, takes other keys, or does not fit the data or machine."""
     for key, node in _target_nodes(config, ""):
-        _bind(locate(str(node["_target_"]), key), key, node)
+        parameters = _parameters(node, key)
+        _known_keys(parameters, key, node)
+        _bind(parameters, key, node)
     _check_accelerator(config["trainer"])
     _check_model(config["model"])
 
@@ -62,20 +70,30 @@ def _target_nodes(node: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]
         yield from _target_nodes(child, f"{key}.{name}" if key else str(name))
 
 
-def _bind(target: Callable[..., Any], key: str, node: Mapping[str, Any]) -> None:
+Parameters = Mapping[str, inspect.Parameter]
+
+
+def _parameters(node: Mapping[str, Any], key: str) -> Parameters:
+    """The parameters of a node's target; none where a built-in callable does not tell them."""
+    target = locate(str(node["_target_"]), key)
     try:
-        signature = inspect.signature(target)
-    except ValueError:  # a few built-in callables have none
+        return inspect.signature(target).parameters
+    except ValueError:
+        return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
+
+
+def _known_keys(parameters: Parameters, key: str, node: Mapping[str, Any]) -> None:
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
-    parameters = signature.parameters
+    for name in node:
+        if name not in parameters and name not in HYDRA_KEYS:
+            takes = f" It takes: {', '.join(parameters)}" if len(parameters) <= MANY else ""
+            raise ConfigError(f"{key}.{name}: {node['_target_']} takes no {name!r}{nearest(name, parameters)}{takes}")
+
+
+def _bind(parameters: Parameters, key: str, node: Mapping[str, Any]) -> None:
+    """Required parameters are there, and plain values are of the annotated type."""
     given = {name: value for name, value in node.items() if name not in HYDRA_KEYS}
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        takes = [name for name in parameters if name != "self"]
-        for name in given:
-            if name not in parameters:
-                raise ConfigError(
-                    f"{key}.{name}: {node['_target_']} takes no {name!r}{nearest(name, takes)} It takes: {', '.join(takes)}"
-                )
     if not node.get("_partial_") and not node.get("_args_"):
         needed = {n for n, p in parameters.items() if p.default is p.empty and p.kind not in {p.VAR_POSITIONAL, p.VAR_KEYWORD}}
         missing = sorted(needed - given.keys() - FROM_BUILD.get(key, set()))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -70,8 +70,10 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about odd metadata; what matters raises
                 pixels = _read(path, self.mode, self.image_size)
+        except UnidentifiedImageError as error:
+            raise DataError(f"{path} is no image of a known kind; replace or remove it") from error
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-            raise DataError(f"{path} cannot be used as an image: {error}; replace or remove it") from error
+            raise DataError(f"{path} cannot be read as an image: {error}; replace or remove it") from error
         return torch.from_numpy(pixels), int(self.labels[index])
 
     def fingerprint(self) -> str:

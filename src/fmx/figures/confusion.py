@@ -18,9 +18,10 @@ __all__ = ["confusion_matrix"]
 
 MAX_NUMBERED = 20  # classes up to which the cells say their numbers
 MAX_NAMED = 100  # classes up to which each is named
-CELLS = {10: 0.64, MAX_NUMBERED: 0.5, 40: 0.24, MAX_NAMED: 0.115}  # inches a cell, for up to so many classes
+LARGE_CELLS = {10: 0.64, MAX_NUMBERED: 0.5}  # inches, for up to so many classes
+SMALL_CELL = 0.24
 MIN_SIDE, MAX_SIDE = 2.4, 11.5
-NAME_WIDTH, NAME_HEIGHT = 1.9, 0.13
+NAME_WIDTH, NAME_HEIGHT = 2.3, 0.13
 PAD, AXIS_LABEL, BAR, BAR_LABELS = 0.1, 0.2, 0.13, 0.5
 TICKS = [0, 0.01, 0.05, 0.1, 0.25, 0.5, 1]
 DARK = 0.35  # the share from which a cell is too dark for dark text
@@ -51,8 +52,8 @@ def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, class_names: Seque
 def _layout(lettering: Lettering, subtitle: str) -> tuple[Figure, Axes, Axes]:
     """Place a square Axes with class names on two sides and a narrow one to its right, on a page that fits them."""
     num_classes = len(lettering.names)
-    cell = next((size for limit, size in CELLS.items() if num_classes <= limit), MAX_SIDE / num_classes)
-    side = max(cell * num_classes, MIN_SIDE)
+    cell = next((size for limit, size in LARGE_CELLS.items() if num_classes <= limit), SMALL_CELL)
+    side = min(max(cell * num_classes, MIN_SIDE), MAX_SIDE)
     size = TEXT if num_classes <= MAX_NUMBERED else SMALL
     named = range(0, num_classes, ceil(num_classes / MAX_NAMED))
     names = [lettering.shortened(lettering.names[k], width=NAME_WIDTH, size=size) for k in named]
@@ -66,12 +67,13 @@ def _layout(lettering: Lettering, subtitle: str) -> tuple[Figure, Axes, Axes]:
     bottom = (height - HEADER - side) / height
     axes = figure.add_axes((left / width, bottom, side / width, side / height))
     bar = figure.add_axes(((left + side + PAD) / width, bottom, BAR / width, side / height))
-    style: dict[str, Any] = lettering.style(size)
-    axes.set_yticks(named, names, **style)
-    axes.set_xticks(
-        named, names, rotation=angle, rotation_mode="anchor", ha="right" if angle else "center", va="center_baseline", **style
-    )
-    axes.tick_params(length=0)
+    axes.set(xticks=[], yticks=[])
+    style = lettering.style(size)
+    for k, name in zip(named, names, strict=True):
+        middle, base = (k + 0.5) * side / num_classes, HEADER + side + PAD / 2
+        sheet.text(left - PAD / 2, HEADER + middle, name, ha="right", va="center", **style)
+        slant = {"rotation": angle, "rotation_mode": "anchor", "ha": "right" if angle else "center"}
+        sheet.text(left + middle, base, name, va="center" if angle > 45 else "top", **slant, **style)
     sheet.text(left + side / 2, height - MARGIN, "predicted", ha="center", va="baseline", **lettering.style(TEXT, GREY))
     sheet.text(MARGIN, HEADER + side / 2, "true", rotation=90, va="center", **lettering.style(TEXT, GREY))
     return figure, axes, bar

@@ -26,13 +26,13 @@ def drawable(class_names: Sequence[str], english: Sequence[str] | None) -> list[
     if not missing:
         return list(class_names)
     instead = [f"class {label}" for label in range(len(class_names))] if english is None else list(english)
-    package = "fonts-noto-cjk" if any(unicodedata.name(c, "").startswith(EAST_ASIAN) for c in missing) else "fonts-noto-core"
+    east_asian = any(unicodedata.name(c, "").startswith(EAST_ASIAN) for c in missing)
     log.warning(
         "no installed font has %s%s, so the figures name the classes %s; the Debian package %s brings one",
         " ".join(c.encode(errors="backslashreplace").decode() for c in sorted(missing)[:SHOWN]),
         " ..." if len(missing) > SHOWN else "",
         ", ".join([*instead[:2], "..."]),
-        package,
+        "fonts-noto-cjk" if east_asian else "fonts-noto-core",
     )
     return instead
 

@@ -31,14 +31,14 @@ def learning_curves(history: pd.DataFrame, chosen_step: int | None) -> Figure:
     accuracy.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     handles = {str(line.get_label()): line for line in loss.lines + accuracy.lines}
     figure.legend(handles.values(), handles.keys(), loc="upper right", ncols=3, frameon=False, fontsize=TEXT)
-    figure.subplots_adjust(left=0.07, right=0.985, bottom=0.13, top=0.81, wspace=0.2)
+    figure.subplots_adjust(left=0.07, right=0.97, bottom=0.13, top=0.81, wspace=0.2)
     return figure
 
 
 def _panel(axes: Axes, history: pd.DataFrame, chosen: pd.DataFrame, x: str, name: str) -> None:
     axes.set_title(name.capitalize(), loc="left", fontsize=LARGE, color=INK)
     axes.set_xlabel(x, fontsize=TEXT, color=INK)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.tick_params(labelsize=TEXT, color=PALE, labelcolor=INK)
     axes.spines[["top", "right"]].set_visible(False)

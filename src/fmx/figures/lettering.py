@@ -16,7 +16,7 @@ __all__ = ["Lettering"]
 POINTS_PER_INCH = 72
 MEASURED_AT = 100  # points
 SLACK = 1.03  # glyphs are moved to whole pixels, which makes some texts a little wider
-BREAKS_AFTER = frozenset(" -_/.,")
+BREAKS_AFTER = frozenset(" -_/")
 
 
 class Lettering:

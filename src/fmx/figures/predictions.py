@@ -55,14 +55,14 @@ def mistakes(images: Images, labels: ArrayLike, logits: ArrayLike, class_names: 
     for index in worst:
         true, said = labels[index], predicted[index]
         captions = [
-            Caption(f"{lettering.names[true]} {_percent(probs[index, true])}"),
-            Caption(f"✗ {lettering.names[said]} {_percent(probs[index, said])}", VERMILION),
+            Caption(f"{lettering.names[true]}: {_percent(probs[index, true])}"),
+            Caption(f"✗ {lettering.names[said]}: {_percent(probs[index, said])}", VERMILION),
         ]
         tiles.append(Tile(images[int(index)], captions))
     return image_grid(
         tiles,
         lettering,
-        title=f"The worst {len(tiles)} of {len(wrong):,} mistakes in {len(labels):,} test images",
+        title=f"Mistakes: the worst {len(tiles)} of {len(wrong):,} in {len(labels):,} test images",
         subtitle="the true name and the predicted one (✗), with the model's probabilities",
     )
 
