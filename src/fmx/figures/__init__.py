@@ -1,1 +1,1 @@
-"""The pictures of a run: functions of plain values that return a matplotlib Figure, without pyplot's global state."""
+"""The pictures of a run: functions of plain values that return a matplotlib Figure and touch no global state."""

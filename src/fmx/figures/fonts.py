@@ -5,7 +5,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
-from matplotlib.font_manager import FontEntry, FontProperties, findfont, findSystemFonts, fontManager, get_font
+from matplotlib import font_manager
+from matplotlib.font_manager import FontEntry, FontProperties, findfont, fontManager
 
 __all__ = ["BASE_FAMILY", "drawable", "family_for"]
 
@@ -18,7 +19,7 @@ SHOWN = 5
 
 
 def drawable(class_names: Sequence[str], english: Sequence[str] | None) -> list[str]:
-    """Return the class names if the fonts have their characters, else the English ones, with a warning in the log.
+    """Return the class names if fonts have all their characters, else the English ones, with a warning logged.
 
     english: the names to draw instead, or None where there are none: then it is `class 0`, `class 1`, ...
     """
@@ -41,10 +42,15 @@ def family_for(text: str) -> tuple[str | None, frozenset[str]]:
     """Find the font family that has most of the characters that the base family lacks.
 
     Returns:
-        The family, None where the base family is enough or nothing helps; and the characters that neither has.
+        The family, None where the base family is enough or nothing helps; the characters that neither has.
     """
-    characters = frozenset(c for c in text if not c.isascii() and not c.isspace())
+    characters = frozenset(c for c in text if not c.isascii() and not _is_blank(c))
     return _search(characters) if characters else (None, characters)
+
+
+def _is_blank(character: str) -> bool:
+    """Whether nothing is drawn for a character: spaces, control characters, marks that steer the layout."""
+    return character.isspace() or unicodedata.category(character) in {"Cc", "Cf"}
 
 
 @cache
@@ -72,8 +78,8 @@ def _candidates(characters: frozenset[str]) -> Iterator[str]:
         return
     known = {entry.fname for entry in fontManager.ttflist}
     yield from _with_any(characters, fontManager.ttflist)
-    # matplotlib remembers its list of fonts for good, so a font that was installed on our advice is not in it.
-    for path in sorted(set(findSystemFonts()) - known):
+    # matplotlib keeps its list of fonts for good: one that was installed on our advice is not in it.
+    for path in sorted(set(font_manager.findSystemFonts()) - known):
         try:
             fontManager.addfont(path)
         except (OSError, RuntimeError, NotImplementedError) as error:  # damaged, or only bitmaps
@@ -89,7 +95,7 @@ def _with_any(characters: frozenset[str], entries: Iterable[FontEntry]) -> Itera
 
 
 def _unlikeliness(entry: FontEntry) -> tuple[bool | str, ...]:
-    """Sort upright regular fonts first, of these simplified Chinese (a CJK font has one face a country), then sans."""
+    """Sort key: upright regular fonts, then simplified Chinese (a CJK font has a face a country), then sans."""
     plain = entry.style == "normal" and entry.weight == REGULAR
     return (not plain, "CJK SC" not in entry.name, "Sans" not in entry.name, "Mono" in entry.name, entry.name)
 
@@ -98,7 +104,7 @@ def _unlikeliness(entry: FontEntry) -> tuple[bool | str, ...]:
 def _charmap(path: str) -> frozenset[int]:
     """The code points that a font file has glyphs for; none where the file is gone or damaged."""
     try:
-        return frozenset(get_font(path).get_charmap())
+        return frozenset(font_manager.get_font(path).get_charmap())
     except (OSError, RuntimeError) as error:
         log.debug("font %s is left out: %s", path, error)
         return frozenset()

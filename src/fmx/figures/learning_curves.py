@@ -19,41 +19,46 @@ def learning_curves(history: pd.DataFrame, chosen_step: int | None) -> Figure:
     """Draw loss and accuracy by epoch, or by step where there were several validations an epoch.
 
     history: the columns of history.csv, a row a validation; values may be missing, accuracies are in 0..1.
-    chosen_step: the step of the row whose checkpoint was chosen; None, or a step without a row, marks nothing.
+    chosen_step: the step of the row whose checkpoint was chosen; None, or one without a row, marks nothing.
     """
     history = history.drop_duplicates("step", keep="last").sort_values("step")
     x = "epoch" if history["epoch"].is_unique else "step"
     chosen = history[history["step"] == chosen_step]
     figure = Figure(figsize=(8.4, 3.5), dpi=DPI, facecolor="white")
-    loss, accuracy = figure.subplots(1, 2)
-    _panel(loss, history, chosen, x, "loss")
-    _panel(accuracy, history, chosen, x, "accuracy")
-    accuracy.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
-    handles = {str(line.get_label()): line for line in loss.lines + accuracy.lines}
+    panels = figure.subplots(1, 2)
+    for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
+        _prepare(axes, x, name)
+        _draw_curves(axes, history, x, name)
+        if len(chosen) and axes.lines:
+            _mark(axes, chosen.iloc[0], x, name)
+    handles = {str(line.get_label()): line for axes in panels for line in axes.lines}
     figure.legend(handles.values(), handles.keys(), loc="upper right", ncols=3, frameon=False, fontsize=TEXT)
     figure.subplots_adjust(left=0.07, right=0.97, bottom=0.13, top=0.81, wspace=0.2)
     return figure
 
 
-def _panel(axes: Axes, history: pd.DataFrame, chosen: pd.DataFrame, x: str, name: str) -> None:
+def _prepare(axes: Axes, x: str, name: str) -> None:
     axes.set_title(name.capitalize(), loc="left", fontsize=LARGE, color=INK)
     axes.set_xlabel(x, fontsize=TEXT, color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter("{x:,.0f}")
+    if name == "accuracy":
+        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.5g} %")
     axes.tick_params(labelsize=TEXT, color=PALE, labelcolor=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(PALE)
     axes.grid(color=PALE, linewidth=0.5, alpha=0.6)
+
+
+def _draw_curves(axes: Axes, history: pd.DataFrame, x: str, name: str) -> None:
     for part, (label, color) in PARTS.items():
         # A loss that overflowed would leave the axis without limits.
         points = history[[x, f"{part}/{name}"]].astype(float).replace([inf, -inf], nan).dropna()
         if len(points):
-            marker = "o" if len(points) <= MAX_MARKERS else ""
-            axes.plot(*points.to_numpy().T, color=color, label=label, linewidth=1.4, marker=marker, markersize=3)
+            style = {"marker": "o" if len(points) <= MAX_MARKERS else "", "markersize": 3, "linewidth": 1.4}
+            axes.plot(*points.to_numpy().T, label=label, color=color, **style)
     if not axes.lines:
         axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes, color=GREY, fontsize=TEXT)
-    elif len(chosen):
-        _mark(axes, chosen.iloc[0], x, name)
 
 
 def _mark(axes: Axes, row: "pd.Series[float]", x: str, name: str) -> None:
@@ -61,6 +66,7 @@ def _mark(axes: Axes, row: "pd.Series[float]", x: str, name: str) -> None:
     at, value = row[x], row[f"val/{name}"]
     if pd.isna(value):
         value = row[f"train/{name}"]
-    axes.plot([at], [value], "o", markersize=8, markerfacecolor="none", color=INK, label="chosen checkpoint", zorder=3)
+    ring = {"marker": "o", "markersize": 8, "markerfacecolor": "none", "linestyle": "", "zorder": 3}
+    axes.plot([at], [value], label="chosen checkpoint", color=INK, **ring)
     shown = f"{100 * value:.2f} %" if name == "accuracy" else f"{value:.4f}"
     axes.set_title(f"{shown} at {x} {at:,.0f}", loc="right", fontsize=TEXT, color=INK)

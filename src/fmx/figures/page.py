@@ -8,20 +8,23 @@ from fmx.figures.palette import DPI, GREY, LARGE, TEXT
 
 __all__ = ["HEADER", "MARGIN", "page"]
 
-MARGIN = 0.2  # inches, like HEADER
+MARGIN = 0.2  # inches, like all lengths of the figures
 HEADER = 0.65
 
 
-def page(width: float, height: float, lettering: Lettering, *, title: str, subtitle: str) -> tuple[Figure, Axes]:
-    """Start a figure with a title and one invisible Axes, whose coordinates are inches from the top left corner.
+def page(
+    width: float, height: float, lettering: Lettering, *, title: str, subtitle: str
+) -> tuple[Figure, Axes]:
+    """Start a figure with a title and an invisible Axes whose coordinates are inches from the top left corner.
 
-    It becomes wider where the title needs it.
+    The figure becomes wider where the title needs it.
     """
-    width = max(width, 2 * MARGIN + max(lettering.width(title, LARGE), lettering.width(subtitle, TEXT)))
+    title_width = max(lettering.width(title, size=LARGE), lettering.width(subtitle, size=TEXT))
+    width = max(width, title_width + 2 * MARGIN)
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
-    axes.text(MARGIN, 0.28, title, va="baseline", **lettering.style(LARGE))
-    axes.text(MARGIN, 0.47, subtitle, va="baseline", **lettering.style(TEXT, GREY))
+    lettering.write(axes, MARGIN, 0.28, title, size=LARGE)
+    lettering.write(axes, MARGIN, 0.47, subtitle, color=GREY)
     return figure, axes

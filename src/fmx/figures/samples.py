@@ -1,10 +1,11 @@
 """What the training images look like."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from fmx.figures.image_grid import Caption, Images, Tile, image_grid, picture
 from fmx.figures.lettering import Lettering
@@ -21,47 +22,43 @@ NAME_WIDTH = 1.7
 
 
 def samples(images: Images, labels: ArrayLike, class_names: Sequence[str]) -> Figure:
-    """Draw training images by class: a row for each of up to 10 classes, else one image of each of up to 48 classes.
+    """Draw training images: a row for each of up to 10 classes, else an image of each of up to 48 classes.
 
-    images: uint8 (N, C, H, W), C 1 or 3; labels: integers (N,). The images of a class are spread evenly over the set.
+    images: uint8 (N, C, H, W); labels: integers in 0..K-1 (N,). The choice is spread evenly over the set.
     """
-    labels = np.asarray(labels)
-    lettering = Lettering(class_names)
+    labels, lettering = np.asarray(labels), Lettering(class_names)
     if len(class_names) <= MAX_ROWS:
         return _rows(images, labels, lettering)
-    classes = _spread(np.unique(labels), MAX_TILES)
-    tiles = [Tile(images[int(np.argmax(labels == k))], [Caption(lettering.names[k])]) for k in classes]
-    shown = "each" if len(tiles) == len(class_names) else f"{len(tiles)}"
-    return image_grid(
-        tiles,
-        lettering,
-        title="Training images",
-        subtitle=f"one image of {shown} of {len(class_names)} classes; {len(labels):,} images in all",
-    )
+    classes, first = np.unique(labels, return_index=True)
+    chosen = _spread(np.arange(len(classes)), MAX_TILES)
+    tiles = [
+        Tile(images[int(index)], [Caption(lettering.names[label])])
+        for label, index in zip(classes[chosen], first[chosen], strict=True)
+    ]
+    subtitle = f"one of each of {len(tiles)} of {len(class_names)} classes; {len(labels):,} images in all"
+    return image_grid(tiles, lettering, title="Training images", subtitle=subtitle)
 
 
-def _rows(images: Images, labels: np.ndarray, lettering: Lettering) -> Figure:
-    lines = [lettering.wrapped(name, width=NAME_WIDTH, size=TEXT, max_lines=3) for name in lettering.names]
-    name_width = max(lettering.width(line, TEXT) for name in lines for line in name)
-    first = MARGIN + name_width + NAME_GAP
-    figure, axes = page(
-        first + PER_ROW * (SIDE + GAP) - GAP + MARGIN,
-        HEADER + len(lines) * (SIDE + GAP) - GAP + MARGIN,
-        lettering,
-        title="Training images",
-        subtitle=f"{len(labels):,} images in all",
-    )
-    for label, name in enumerate(lines):
+def _rows(images: Images, labels: NDArray[Any], lettering: Lettering) -> Figure:
+    names = [lettering.wrapped(name, width=NAME_WIDTH, size=TEXT, max_lines=3) for name in lettering.names]
+    first = MARGIN + NAME_GAP + max(lettering.width(line, size=TEXT) for name in names for line in name)
+    width = first + PER_ROW * (SIDE + GAP) - GAP + MARGIN
+    height = HEADER + len(names) * (SIDE + GAP) - GAP + MARGIN
+    subtitle = f"{len(labels):,} images in all"
+    figure, axes = page(width, height, lettering, title="Training images", subtitle=subtitle)
+    for label, name in enumerate(names):
         top = HEADER + label * (SIDE + GAP)
-        axes.text(first - NAME_GAP, top + SIDE / 2, "\n".join(name), ha="right", va="center", **lettering.style(TEXT))
+        middle = top + SIDE / 2
+        lettering.write(axes, first - NAME_GAP, middle, "\n".join(name), ha="right", va="center")
         chosen = _spread(np.flatnonzero(labels == label), PER_ROW)
         for column, index in enumerate(chosen):
             picture(axes, images[int(index)], left=first + column * (SIDE + GAP), top=top, side=SIDE)
         if not len(chosen):
-            axes.text(first, top + SIDE / 2, "no images", va="center", **lettering.style(TEXT, GREY))
+            lettering.write(axes, first, middle, "no images", color=GREY, va="center")
     return figure
 
 
-def _spread(items: np.ndarray, num: int) -> np.ndarray:
-    """At most `num` items, evenly spaced."""
-    return items[np.linspace(0, len(items) - 1, min(num, len(items))).astype(int)]
+def _spread(items: NDArray[Any], num: int) -> NDArray[Any]:
+    """At most `num` of the items, evenly spaced."""
+    positions = np.linspace(0, len(items) - 1, min(num, len(items))).astype(int)
+    return np.take(items, positions)
