@@ -20,7 +20,7 @@ from fmx.errors import ConfigError, FmxError
 from fmx.hardware import describe_device, resolve_precision
 from fmx.record import Record
 
-__all__ = ["Experiment", "build", "meta_network"]
+__all__ = ["Experiment", "build", "build_classifier", "build_data", "meta_network"]
 
 log = logging.getLogger(__name__)
 
@@ -46,25 +46,14 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     # Lightning's advice about workers and its own deprecations are not the reader's business.
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     seed_everything(cfg.seed, workers=True, verbose=False)
-    net = _network(cfg)
-    optimizer, schedule = _optimizer(cfg), make(cfg.schedule)
+    classifier = build_classifier(cfg)
     with record.timed("data_s"):
-        data = make(cfg.data, augment=make(cfg.augment), seed=cfg.seed)
-    if not isinstance(data, ImageDataModule):
-        raise ConfigError(f"data._target_ must make an fmx.datamodule.ImageDataModule, not {type(data).__name__}")
-    classifier = Classifier(
-        net=net,
-        loss=make(cfg.loss),
-        optimizer=optimizer,
-        schedule=schedule,
-        metrics=make(cfg.metrics),
-        class_names=data.class_names,
-    )
-    trainer = _trainer(cfg, net)
+        data = build_data(cfg)
+    trainer = _trainer(cfg, classifier.net)
     record.update(
         device=describe_device(trainer),
         data={"name": data.name, "sizes": data.sizes(), **data.fingerprints()},
-        params=sum(p.numel() for p in net.parameters()),
+        params=sum(p.numel() for p in classifier.net.parameters()),
     )
     _announce(record, cfg.model.name)
     return Experiment(
@@ -76,6 +65,26 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
         select=cfg.select,
         seed=cfg.seed,
     )
+
+
+def build_classifier(cfg: DictConfig) -> Classifier:
+    """The network with its loss, optimizer, schedule and metrics."""
+    net = _network(cfg)
+    return Classifier(
+        net=net,
+        loss=make(cfg.loss),
+        optimizer=_optimizer(cfg),
+        schedule=make(cfg.schedule),
+        metrics=make(cfg.metrics),
+    )
+
+
+def build_data(cfg: DictConfig) -> ImageDataModule:
+    """The data set with its splits, normalisation, augmentation and loaders."""
+    data = make(cfg.data, augment=make(cfg.augment), seed=cfg.seed)
+    if not isinstance(data, ImageDataModule):
+        raise ConfigError(f"data._target_ must make an fmx.datamodule.ImageDataModule, not {type(data).__name__}")
+    return data
 
 
 def make(node: Any, **extra: Any) -> Any:

@@ -1,7 +1,7 @@
 """The LightningModule: a network, a loss, an optimizer, a schedule and metrics, logged leanly."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -35,7 +35,6 @@ class Classifier(LightningModule):
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         schedule: Schedule,
         metrics: Mapping[str, Metric],
-        class_names: Sequence[str],
     ) -> None:
         super().__init__()
         self.net = net
@@ -45,7 +44,6 @@ class Classifier(LightningModule):
         self.val_metrics = MetricCollection(dict(metrics))
         self.val_loss = MeanMetric(nan_strategy="disable")
         self.tally = Tally()
-        self.class_names = class_names
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, C, H, W) to logits (B, K)."""

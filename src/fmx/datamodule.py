@@ -14,7 +14,7 @@ from fmx.data.loader import ArrayLoader, Order, image_loader
 from fmx.data.split import split_validation
 from fmx.errors import ConfigError, DataError
 
-__all__ = ["ImageDataModule", "Normalize"]
+__all__ = ["ImageDataModule", "Normalize", "Part", "Pictures", "names_of_classes", "normalization"]
 
 Source = ImageArrays | Dataset[tuple[Tensor, int]]
 Loader = ArrayLoader | DataLoader[tuple[Tensor, int]]
@@ -77,12 +77,13 @@ class ImageDataModule(LightningDataModule):
         self.root = root
         self.num_classes = num_classes
         self.input_shape = (in_channels, image_size, image_size)
-        self.class_names = _names(class_names, translations, num_classes)
+        self.class_names = names_of_classes(class_names, translations, num_classes)
+        self.english_names = list(translations["en"]) if "en" in translations else None
         self.sources: dict[Part, Source] = {"train": train, "test": test, "val": test if validation == "test" else train}
         for part in ("train", "test"):
             _check_source(self.sources[part], part, self.input_shape, num_classes)
         self.validation = validation
-        self.normalize = _normalization(normalize, mean, std, in_channels)
+        self.normalize = normalization(normalize, mean, std, in_channels)
         self.augment = augment
         self.indices: dict[Part, Tensor] = {"test": torch.arange(len(_labels(test)))}
         if validation == "test":
@@ -118,6 +119,10 @@ class ImageDataModule(LightningDataModule):
     def labels(self, part: Part) -> Tensor:
         """The labels of one part, int64 (N,), in the order in which `loader` serves it."""
         return _labels(self.sources[part])[self.indices[part]]
+
+    def pictures(self, part: Part) -> "Pictures":
+        """The images of one part as they are on disk, read one by one when they are asked for."""
+        return Pictures(self.sources[part], self.indices[part])
 
     def fingerprints(self) -> dict[str, str]:
         """Content hashes: of the training and test arrays as they are on disk, and of which images are held out."""
@@ -178,12 +183,27 @@ class ImageDataModule(LightningDataModule):
         )
 
 
+class Pictures:
+    """A sequence of uint8 images (C, H, W), each read when it is asked for."""
+
+    def __init__(self, source: Source, indices: Tensor) -> None:
+        self.source = source
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> Tensor:
+        index = int(self.indices[position])
+        return self.source.images[index] if isinstance(self.source, ImageArrays) else self.source[index][0]
+
+
 def _labels(source: Source) -> Tensor:
     labels: Tensor = source.labels  # type: ignore[union-attr]
     return labels
 
 
-def _names(class_names: Sequence[str] | str, translations: Mapping[str, Sequence[str]], num_classes: int) -> list[str]:
+def names_of_classes(class_names: Sequence[str] | str, translations: Mapping[str, Sequence[str]], num_classes: int) -> list[str]:
     """The class names, looked up in the translations where a language is given."""
     if isinstance(class_names, str):
         if class_names not in translations:
@@ -197,7 +217,7 @@ def _names(class_names: Sequence[str] | str, translations: Mapping[str, Sequence
     return list(class_names)
 
 
-def _normalization(
+def normalization(
     normalize: str | Sequence[Any], mean: Sequence[float], std: Sequence[float], in_channels: int
 ) -> Normalize:
     """`dataset`: its own mean and std; `unit`: pixels in 0..1; [mean, std]: numbers, or lists with one a channel."""

@@ -10,6 +10,7 @@ from torch.distributed import destroy_process_group, is_initialized
 from fmx.build import Experiment
 from fmx.callbacks.checkpoints import checkpoint_dir
 from fmx.checkpoint import load_checkpoint
+from fmx.gallery import Gallery
 
 __all__ = ["fit"]
 
@@ -19,6 +20,9 @@ log = logging.getLogger(__name__)
 def fit(experiment: Experiment) -> Path:
     """Train, record how it went, and return the checkpoint that `select` chooses."""
     trainer, record = experiment.trainer, experiment.record
+    record.link_latest()
+    if record.writes:
+        Gallery(experiment.run_dir, experiment.data, trainer.loggers).draw_samples()
     seed_everything(experiment.seed, workers=True, verbose=False)  # building must not change what training draws
     with record.timed("fit_s"):
         trainer.fit(experiment.classifier, datamodule=experiment.data)

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from fmx.errors import FmxError
 from fmx.exits import Interrupted, Refusal, plain_message
@@ -53,6 +54,19 @@ class Record:
         self.update(timing={name: round(time.perf_counter() - began, 3)})
 
 
+    def link_latest(self) -> None:
+        """Point `latest`, beside the folder of all runs (outputs/latest), to this run or the sweep that it is part of."""
+        homes = [parent for parent in self.run_dir.parents if parent.name in {"runs", "sweeps"}]
+        if not homes or not self.writes:  # a folder of the user's own choice
+            return
+        home = homes[0]
+        newest = self.run_dir.relative_to(home).parts[0]
+        link, temporary = home.parent / "latest", home.parent / f".latest.{os.getpid()}"
+        if link.is_symlink() or not link.exists():
+            temporary.symlink_to(Path(home.name, newest))
+            temporary.replace(link)
+
+
 @contextmanager
 def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
     """Keep run.json true while a run goes on: running, then completed, failed or interrupted.
@@ -67,12 +81,16 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
         overrides=list(HydraConfig.get().overrides.task),
         seed=cfg.seed,
         pid=os.getpid(),
+        host=socket.gethostname(),
         started=time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
         git=_git(),
         versions=_versions(),
         timing={"startup_s": round(time.time() - started, 3)},
         error=None,
     )
+    if record.writes:
+        (run_dir / ".hydra").mkdir(exist_ok=True)
+        OmegaConf.save(OmegaConf.to_container(cfg, resolve=True), run_dir / ".hydra" / "resolved.yaml")
     try:
         yield record
     except (Interrupted, KeyboardInterrupt):

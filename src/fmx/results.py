@@ -1,13 +1,12 @@
 """What a finished run leaves behind: figures, the classification report, predictions, metrics.json and the last lines."""
 
 import logging
-import os
-from pathlib import Path
 
 import pandas as pd
 from sklearn.metrics import classification_report
 
 from fmx.build import Experiment
+from fmx.gallery import Gallery
 from fmx.hardware import peak_memory_mb
 from fmx.record import write_json
 from fmx.scoring import Scores
@@ -23,7 +22,9 @@ def report(experiment: Experiment, scores: Scores) -> float:
     scores.predictions.save(run_dir / "predictions.npz")
     write_json(run_dir / "metrics.json", figures)
     _write_report(experiment, scores)
-    _draw(experiment, scores)
+    history = pd.read_csv(run_dir / "history.csv")
+    gallery = Gallery(run_dir, experiment.data, experiment.trainer.loggers)
+    gallery.draw_results(history, experiment.record.contents["best"]["step"], scores.predictions)
     experiment.record.update(peak_memory_mb=peak_memory_mb())
     test = figures["test"]
     chosen = {"val": "on validation", "test": "ON THE TEST SET", "last": "nothing: the last epoch"}[figures["selected_on"]]
@@ -45,19 +46,3 @@ def _write_report(experiment: Experiment, scores: Scores) -> None:
         zero_division=0.0,
     )
     (experiment.run_dir / "report.txt").write_text(text, encoding="utf-8")
-
-
-def _draw(experiment: Experiment, scores: Scores) -> None:
-    """figures/: see fmx.figures."""
-
-
-def link_latest(run_dir: Path) -> None:
-    """Point `latest`, beside the folder of all runs (outputs/latest), to the newest run or sweep."""
-    home = next((parent.parent for parent in run_dir.parents if parent.name in {"runs", "sweeps"}), None)
-    if home is None:  # a folder of the user's own choice
-        return
-    link = home / "latest"
-    if link.is_symlink() or not link.exists():
-        temporary = home / f".latest.{os.getpid()}"
-        temporary.symlink_to(os.path.relpath(run_dir, home))
-        temporary.replace(link)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from fmx.build import Experiment
 from fmx.checkpoint import load_weights
 from fmx.classifier import Classifier
 from fmx.datamodule import ImageDataModule, Part
+from fmx.errors import DataError
 
 __all__ = ["Predictions", "Scores", "predict", "score", "test"]
 
@@ -26,6 +28,18 @@ class Predictions:
     labels: Tensor  # int64 (N,)
     logits: Tensor  # float32 (N, K)
     indices: Tensor  # int64 (N,), positions in the official set
+
+    @classmethod
+    def load(cls, path: Path) -> "Predictions":
+        """Read predictions.npz; DataError where it is missing or damaged."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                labels, logits, indices = (torch.from_numpy(arrays[k]) for k in ("labels", "logits", "indices"))
+        except (OSError, KeyError, ValueError, TypeError, EOFError, BadZipFile) as error:
+            raise DataError(f"{path} cannot be read as predictions: {error}") from error
+        if logits.ndim != 2 or labels.shape != indices.shape or len(labels) != len(logits):  # noqa: PLR2004
+            raise DataError(f"{path}: labels {tuple(labels.shape)} and logits {tuple(logits.shape)} do not fit together")
+        return cls(labels=labels, logits=logits, indices=indices)
 
     def save(self, path: Path) -> None:
         """Write predictions.npz."""
@@ -42,23 +56,29 @@ class Scores:
 
 def test(experiment: Experiment, checkpoint: Path) -> Scores:
     """Load the chosen checkpoint, score it on validation, and for the one time on the test set."""
-    classifier, data = experiment.classifier, experiment.data
+    classifier, data, trainer = experiment.classifier, experiment.data, experiment.trainer
+    device = trainer.strategy.root_device
     load_weights(classifier, checkpoint)
     figures: dict[str, Any] = {"val": None}
     with experiment.record.timed("test_s"):
         if data.has_validation:
-            figures["val"] = score(predict(classifier, data, "val", experiment.trainer), classifier)
-        predictions = predict(classifier, data, "test", experiment.trainer)
-        figures["test"] = score(predictions, classifier)
+            held_out = predict(classifier, data, "val", device=device, limit=trainer.limit_val_batches)
+            figures["val"] = score(held_out, classifier, data.class_names)
+        predictions = predict(classifier, data, "test", device=device, limit=trainer.limit_test_batches)
+        figures["test"] = score(predictions, classifier, data.class_names)
     chosen_by_validation = data.has_validation and checkpoint.stem == "best"
     figures["selected_on"] = ("test" if data.validation == "test" else "val") if chosen_by_validation else "last"
     figures["validation"] = data.validation
     return Scores(figures, predictions)
 
 
-def predict(classifier: Classifier, data: ImageDataModule, part: Part, trained_by: Trainer) -> Predictions:
-    """Run a classifier over one part of the data, on one device, in float32 whatever the training's precision was."""
-    device = trained_by.strategy.root_device
+def predict(
+    classifier: Classifier, data: ImageDataModule, part: Part, *, device: torch.device, limit: float = 1.0
+) -> Predictions:
+    """Run a classifier over one part of the data, on one device, in float32 whatever the training's precision was.
+
+    limit: the share or count of batches, as Lightning's limit_predict_batches.
+    """
     trainer = Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
         devices=[device.index or 0] if device.type != "cpu" else 1,
@@ -68,7 +88,7 @@ def predict(classifier: Classifier, data: ImageDataModule, part: Part, trained_b
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        limit_predict_batches=trained_by.limit_test_batches if part == "test" else trained_by.limit_val_batches,
+        limit_predict_batches=limit,
     )
     data.predict_part = part
     batches = trainer.predict(classifier, datamodule=data)
@@ -77,14 +97,14 @@ def predict(classifier: Classifier, data: ImageDataModule, part: Part, trained_b
     return Predictions(labels=labels, logits=logits, indices=data.indices[part][: len(labels)])
 
 
-def score(predictions: Predictions, classifier: Classifier) -> dict[str, Any]:
+def score(predictions: Predictions, classifier: Classifier, class_names: Sequence[str]) -> dict[str, Any]:
     """Return loss, accuracy, macro_f1, per_class and whatever else the metrics group holds, as plain numbers."""
     metrics: MetricCollection = classifier.val_metrics.clone().cpu()
     metrics.reset()
     metrics.update(predictions.logits, predictions.labels)
     with torch.inference_mode():
         loss = classifier.loss.cpu().eval()(predictions.logits, predictions.labels)
-    return {"loss": float(loss)} | _plain(metrics.compute(), classifier.class_names)
+    return {"loss": float(loss)} | _plain(metrics.compute(), class_names)
 
 
 def _plain(values: Mapping[str, Tensor], class_names: Sequence[str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ SHOWN = 5
 
 
 def drawable(class_names: Sequence[str], english: Sequence[str] | None) -> list[str]:
-    """Return the class names if fonts have all their characters, else the English ones, with a warning logged.
+    """Return the class names if fonts have all characters, else the English ones, and log a warning.
 
     english: the names to draw instead, or None where there are none: then it is `class 0`, `class 1`, ...
     """
@@ -95,7 +95,7 @@ def _with_any(characters: frozenset[str], entries: Iterable[FontEntry]) -> Itera
 
 
 def _unlikeliness(entry: FontEntry) -> tuple[bool | str, ...]:
-    """Sort key: upright regular fonts, then simplified Chinese (a CJK font has a face a country), then sans."""
+    """Sort upright regular fonts first, of these simplified Chinese (CJK fonts have a face a country)."""
     plain = entry.style == "normal" and entry.weight == REGULAR
     return (not plain, "CJK SC" not in entry.name, "Sans" not in entry.name, "Mono" in entry.name, entry.name)
 

@@ -24,7 +24,7 @@ RGB = 3
 
 
 class Images(Protocol):
-    """Images by position, each uint8 (C, H, W): a tensor or array on the CPU, or what reads them one by one."""
+    """Images by position, uint8 (C, H, W): a tensor or array on the CPU, or what reads them one by one."""
 
     def __getitem__(self, index: int, /) -> Any: ...
 
@@ -67,14 +67,15 @@ def image_grid(tiles: Sequence[Tile], lettering: Lettering, *, title: str, subti
 def picture(
     axes: Axes, image: Any, *, left: float, top: float, side: float, frame: str | None = None
 ) -> None:
-    """Draw an image (C, H, W) in the middle of a square: in colour where C is 3, else the channels' mean in grey."""
+    """Draw an image (C, H, W) in the middle of a square: in colour where C is 3, else the mean as grey."""
     pixels = np.asarray(image)
     if len(pixels) != RGB:
         pixels = np.broadcast_to(pixels.mean(axis=0).astype(np.uint8), (RGB, *pixels.shape[1:]))
     height, width = (side * n / max(pixels.shape[1:]) for n in pixels.shape[1:])
     left, top = left + (side - width) / 2, top + (side - height) / 2
-    axes.imshow(pixels.transpose(1, 2, 0), extent=(left, left + width, top + height, top), aspect="auto")
-    outline = {"edgecolor": frame or PALE, "linewidth": 2.5 if frame else 0.5}
+    extent = (left, left + width, top + height, top)
+    axes.imshow(pixels.transpose(1, 2, 0), extent=extent, origin="upper", aspect="auto")
+    outline: dict[str, Any] = {"edgecolor": frame or PALE, "linewidth": 2.5 if frame else 0.5}
     axes.add_artist(Rectangle((left, top), width, height, fill=False, **outline))
 
 

@@ -32,7 +32,7 @@ def learning_curves(history: pd.DataFrame, chosen_step: int | None) -> Figure:
         if len(chosen) and axes.lines:
             _mark(axes, chosen.iloc[0], x, name)
     handles = {str(line.get_label()): line for axes in panels for line in axes.lines}
-    figure.legend(handles.values(), handles.keys(), loc="upper right", ncols=3, frameon=False, fontsize=TEXT)
+    figure.legend(handles=[*handles.values()], loc="upper right", ncols=3, frameon=False, fontsize=TEXT)
     figure.subplots_adjust(left=0.07, right=0.97, bottom=0.13, top=0.81, wspace=0.2)
     return figure
 
@@ -55,8 +55,9 @@ def _draw_curves(axes: Axes, history: pd.DataFrame, x: str, name: str) -> None:
         # A loss that overflowed would leave the axis without limits.
         points = history[[x, f"{part}/{name}"]].astype(float).replace([inf, -inf], nan).dropna()
         if len(points):
-            style = {"marker": "o" if len(points) <= MAX_MARKERS else "", "markersize": 3, "linewidth": 1.4}
-            axes.plot(*points.to_numpy().T, label=label, color=color, **style)
+            marker = "o" if len(points) <= MAX_MARKERS else ""
+            (line,) = axes.plot(*points.to_numpy().T, label=label, color=color, marker=marker)
+            line.set(linewidth=1.4, markersize=3)
     if not axes.lines:
         axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes, color=GREY, fontsize=TEXT)
 
@@ -66,7 +67,7 @@ def _mark(axes: Axes, row: "pd.Series[float]", x: str, name: str) -> None:
     at, value = row[x], row[f"val/{name}"]
     if pd.isna(value):
         value = row[f"train/{name}"]
-    ring = {"marker": "o", "markersize": 8, "markerfacecolor": "none", "linestyle": "", "zorder": 3}
-    axes.plot([at], [value], label="chosen checkpoint", color=INK, **ring)
+    (ring,) = axes.plot([at], [value], "o", label="chosen checkpoint", color=INK, zorder=3)
+    ring.set(markersize=8, markerfacecolor="none")
     shown = f"{100 * value:.2f} %" if name == "accuracy" else f"{value:.4f}"
     axes.set_title(f"{shown} at {x} {at:,.0f}", loc="right", fontsize=TEXT, color=INK)

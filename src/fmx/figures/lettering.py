@@ -32,11 +32,19 @@ class Lettering:
         self.names = ["".join(_plain(c, missing) for c in name).strip() for name in names]
 
     def write(
-        self, axes: Axes, x: float, y: float, text: str, *, size: float = TEXT, color: str = INK, **properties: Any
+        self,
+        axes: Axes,
+        x: float,
+        y: float,
+        text: str,
+        *,
+        size: float = TEXT,
+        color: str = INK,
+        **properties: Any,
     ) -> None:
         """Write text at data coordinates; `$` and `_` mean themselves."""
-        font = {"fontsize": size, "fontfamily": list(self.families), "parse_math": False}
-        axes.text(x, y, text, color=color, **(font | properties))
+        properties |= {"fontfamily": list(self.families), "parse_math": False, "usetex": False}
+        axes.text(x, y, text, fontsize=size, color=color, **properties)
 
     def width(self, text: str, *, size: float) -> float:
         """How wide a line of text is."""
@@ -49,7 +57,8 @@ class Lettering:
     def wrapped(self, text: str, *, width: float, size: float, max_lines: int) -> list[str]:
         """Break text into lines, and shorten it in the middle where these are too many."""
         lines = self._broken(text, width, size)
-        kept = min(len(text), 1 + int(len(text) * max_lines * width / max(self.width(text, size=size), width)))
+        space = max_lines * width / max(self.width(text, size=size), width)  # as a part of what it takes
+        kept = min(len(text), 1 + int(len(text) * space))
         while len(lines) > max_lines and kept > 1:
             kept -= 1
             lines = self._broken(f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}", width, size)
@@ -65,7 +74,7 @@ class Lettering:
 
 
 def _split(line: str) -> tuple[str, str]:
-    """Split a line that its last character made too long: after a space or dash, else before that character."""
+    """Split a line that its last character made too long: after a space or a dash, else before it."""
     before_last = max(1, len(line) - 1)
     at = max((k + 1 for k, c in enumerate(line[:-1]) if c in BREAKS_AFTER), default=before_last)
     at = at if 3 * at >= len(line) else before_last  # no line with a stub alone

@@ -15,7 +15,7 @@ HEADER = 0.65
 def page(
     width: float, height: float, lettering: Lettering, *, title: str, subtitle: str
 ) -> tuple[Figure, Axes]:
-    """Start a figure with a title and an invisible Axes whose coordinates are inches from the top left corner.
+    """Start a figure with a title and an invisible Axes, in inches from the top left corner.
 
     The figure becomes wider where the title needs it.
     """

@@ -14,12 +14,12 @@ from fmx.figures.palette import BLUE, VERMILION
 
 __all__ = ["mistakes", "predictions"]
 
-MAX_TILES = 40
+MAX_TILES = 32
 ROUNDING = 0.0005
 
 
 def predictions(images: Images, labels: ArrayLike, logits: ArrayLike, class_names: Sequence[str]) -> Figure:
-    """Draw up to 40 test images, evenly spaced over the set, with their true and predicted names.
+    """Draw up to 32 test images, evenly spaced over the set, with their true and predicted names.
 
     images: uint8 (N, C, H, W); labels: integers in 0..K-1 (N,); logits (N, K).
     """
@@ -39,7 +39,7 @@ def predictions(images: Images, labels: ArrayLike, logits: ArrayLike, class_name
 
 
 def mistakes(images: Images, labels: ArrayLike, logits: ArrayLike, class_names: Sequence[str]) -> Figure:
-    """Draw up to 40 test images that are named wrongly, those first where the wrong name is most probable.
+    """Draw up to 32 test images that are named wrongly, those first where the wrong name is most probable.
 
     images: uint8 (N, C, H, W); labels: integers in 0..K-1 (N,); logits (N, K).
     """
@@ -67,7 +67,8 @@ def _softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     """Probabilities (N, K); nan where a model that diverged gives logits that are not finite."""
     with np.errstate(invalid="ignore"):
         powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-        return np.divide(powers, powers.sum(axis=1, keepdims=True))
+        probs: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return probs
 
 
 def _percent(probability: float) -> str:

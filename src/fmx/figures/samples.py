@@ -35,7 +35,7 @@ def samples(images: Images, labels: ArrayLike, class_names: Sequence[str]) -> Fi
         Tile(images[int(index)], [Caption(lettering.names[label])])
         for label, index in zip(classes[chosen], first[chosen], strict=True)
     ]
-    subtitle = f"one of each of {len(tiles)} of {len(class_names)} classes; {len(labels):,} images in all"
+    subtitle = f"{len(tiles)} of {len(class_names)} classes, an image each; {len(labels):,} images in all"
     return image_grid(tiles, lettering, title="Training images", subtitle=subtitle)
 
 

@@ -1,0 +1,55 @@
+"""The figures of a run: PNG files in figures/, and the same in TensorBoard."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+
+from fmx.datamodule import ImageDataModule
+from fmx.figures.confusion import confusion_matrix
+from fmx.figures.fonts import drawable
+from fmx.figures.learning_curves import learning_curves
+from fmx.figures.predictions import mistakes, predictions
+from fmx.figures.samples import samples
+from fmx.scoring import Predictions
+
+__all__ = ["Gallery"]
+
+DPI = 110
+
+
+class Gallery:
+    """Draws one run's figures and hands each to its folder and to every TensorBoard logger."""
+
+    def __init__(self, run_dir: Path, data: ImageDataModule, loggers: Iterable[Logger]) -> None:
+        self.folder = run_dir / "figures"
+        self.data = data
+        self.names = drawable(data.class_names, data.english_names)
+        self.writers = [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
+
+    def draw_samples(self) -> None:
+        """Draw training images, before training."""
+        self._show("samples", samples(self.data.pictures("train"), self.data.labels("train"), self.names), step=0)
+
+    def draw_results(self, history: pd.DataFrame, chosen_step: int, test: Predictions) -> None:
+        """Draw the learning curves with the chosen checkpoint marked, and what the model says of the test set."""
+        pictures, predicted = self.data.pictures("test"), test.logits.argmax(1)
+        figures = {
+            "learning_curves": learning_curves(history, chosen_step),
+            "confusion_matrix": confusion_matrix(test.labels, predicted, self.names),
+            "predictions": predictions(pictures, test.labels, test.logits, self.names),
+            "mistakes": mistakes(pictures, test.labels, test.logits, self.names),
+        }
+        for name, figure in figures.items():
+            self._show(name, figure, step=chosen_step)
+
+    def _show(self, name: str, figure: Figure, *, step: int) -> None:
+        self.folder.mkdir(exist_ok=True)
+        FigureCanvasAgg(figure)  # TensorBoard and savefig both draw on it
+        figure.set_dpi(DPI)
+        figure.savefig(self.folder / f"{name}.png")
+        for writer in self.writers:
+            writer.add_figure(name, figure, global_step=step, close=False)

@@ -1,0 +1,112 @@
+"""Run directories read back: what a command needs to know of a run, from its files alone."""
+
+import json
+import os
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from fmx.errors import DataError
+
+__all__ = ["Run", "find_runs", "open_run"]
+
+FINISHED = "completed"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory. `status` is run.json's, but `interrupted` where it says running and its process is gone."""
+
+    path: Path
+    record: dict[str, Any]
+    status: str
+
+    @property
+    def config(self) -> DictConfig:
+        """The run's whole configuration as it was resolved then."""
+        path = self.path / ".hydra" / "resolved.yaml"
+        try:
+            config = OmegaConf.load(path)
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise DataError(f"{path} cannot be read as a configuration: {error}") from error
+        if not isinstance(config, DictConfig):
+            raise DataError(f"{path} is no configuration of a run")
+        config.run_dir = str(self.path)
+        return config
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """metrics.json: val, test, selected_on, validation."""
+        return _read_json(self.path / "metrics.json")
+
+    def checkpoint(self, name: str) -> Path:
+        """The path of a checkpoint: `best`, `last`, or a file's own path."""
+        path = self.path / "checkpoints" / f"{name}.ckpt" if name in {"best", "last"} else Path(name)
+        if not path.is_file():
+            there = sorted(p.stem for p in (self.path / "checkpoints").glob("*.ckpt"))
+            raise DataError(f"there is no checkpoint {path}; {self.path} has {', '.join(there) or 'none'}")
+        return path
+
+
+def open_run(path: str | Path, *, finished: bool = True) -> Run:
+    """Read a run directory; DataError where it is none, or, with `finished`, where the run did not complete."""
+    path = Path(path)
+    if not (path / "run.json").is_file():
+        what = "does not exist" if not path.exists() else "has no run.json"
+        raise DataError(f"{path} is not a run directory: it {what}. Runs are in outputs/runs/; the newest is outputs/latest")
+    record = _read_json(path / "run.json")
+    run = Run(path=path.resolve(), record=record, status=_status(record))
+    if finished and run.status != FINISHED:
+        reason = f": {record['error']}" if record.get("error") else ""
+        raise DataError(f"{path} is not finished: its status is {run.status}{reason}")
+    return run
+
+
+def find_runs(patterns: Iterable[str]) -> list[Path]:
+    """Every run directory among and below the given folders and globs, each once, in a stable order."""
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        folders = sorted(glob(pattern)) or [pattern]  # noqa: PTH207
+        before = len(found)
+        for folder in map(Path, folders):
+            for record in [folder / "run.json"] if (folder / "run.json").is_file() else sorted(folder.rglob("run.json")):
+                found[record.parent] = None
+        if len(found) == before and not any((Path(f) / "run.json").is_file() for f in folders):
+            raise DataError(f"{pattern} holds no run directory; runs are in outputs/runs/, sweeps in outputs/sweeps/")
+    return list(found)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if not isinstance(contents, dict):
+        raise DataError(f"{path} does not hold a JSON object")
+    return contents
+
+
+def _status(record: dict[str, Any]) -> str:
+    """run.json's status; a run that says it is running on this machine but has no process was interrupted."""
+    status = str(record.get("status"))
+    if status == "running" and record.get("host") == socket.gethostname() and not _is_alive(record.get("pid")):
+        return "interrupted"
+    return status
+
+
+def _is_alive(pid: object) -> bool:
+    if not isinstance(pid, int) or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
