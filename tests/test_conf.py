@@ -1,0 +1,89 @@
+"""Every YAML under conf/ is composed, its values are checked and its targets' signatures are bound."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from fmx.check import check_values
+from fmx.composition import CONF_DIR, register_resolvers
+from fmx.targets import check_targets
+
+register_resolvers()
+
+DESIGN = {
+    "data": "fashion_mnist mnist kmnist fashion_mnist_csv image_folder digits",
+    "model": "mlp lenet two_conv three_conv avgpool dilated dropout_cnn resnet20 pretrained",
+    "optim": "adam adamw sgd rmsprop",
+    "schedule": "constant step cosine onecycle plateau",
+    "augment": "none flip crop_flip erasing",
+    "loss": "cross_entropy nll",
+    "trainer": "default cpu gpu ddp smoke",
+    "metrics": "default",
+    "callbacks": "default",
+    "logger": "default",
+    "experiment": "three_conv_adam dilated_adam avgpool_adam lenet_mnist dropout_cnn_adam mlp_sgd",
+}
+MEMBERS = sorted(
+    (path.parent.relative_to(CONF_DIR).as_posix(), path.stem)
+    for path in CONF_DIR.rglob("*.yaml")
+    if path.parent != CONF_DIR and not path.stem.startswith("_") and "hydra" not in path.parts
+)
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+def test_the_names_of_the_design_are_there():
+    assert len(MEMBERS) >= sum(len(names.split()) for names in DESIGN.values())
+    for group, names in DESIGN.items():
+        assert set(names.split()) <= {name for g, name in MEMBERS if g == group}
+
+
+@pytest.mark.parametrize(("group", "name"), MEMBERS, ids=lambda value: str(value))
+def test_member_composes_and_its_targets_take_its_keys(group: str, name: str, tmp_path: Path, monkeypatch):
+    for part in ("train", "test"):
+        (tmp_path / part / "one").mkdir(parents=True)
+        (tmp_path / part / "two").mkdir()
+    monkeypatch.setenv("FMX_DATA_ROOT", str(tmp_path))
+    if (group, name) == ("trainer", "gpu"):
+        monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    value = f"[default,{name}]" if group == "callbacks" and name != "default" else name
+    config: Any = OmegaConf.to_container(composed(f"{group}={value}"), resolve=True)
+    check_values(config)
+    check_targets(config)
+
+
+def test_every_yaml_says_what_it_is():
+    files = list(CONF_DIR.rglob("*.yaml"))
+    assert len(files) > 40
+    for path in files:
+        assert path.read_text(encoding="utf-8").startswith("#"), path
+
+
+def test_every_experiment_states_its_command():
+    experiments = list((CONF_DIR / "experiment").glob("*.yaml"))
+    assert len(experiments) >= 6
+    for path in experiments:
+        assert f"# python -m fmx.run experiment={path.stem}" in path.read_text(encoding="utf-8"), path
+
+
+def test_constructors_have_no_defaults_of_their_own():
+    from fmx import augment, losses, schedule
+    from fmx.datamodule import ImageDataModule
+
+    targets = [
+        value
+        for module in (augment, losses, schedule)
+        for name, value in vars(module).items()
+        if name in module.__all__ and inspect.isclass(value)
+    ]
+    assert len(targets) >= 6
+    for target in [*targets, ImageDataModule]:
+        for parameter in inspect.signature(target).parameters.values():
+            assert parameter.default is parameter.empty, f"{target.__name__}.{parameter.name}"
