@@ -1,10 +1,13 @@
 """What the tests share: real commands in real processes, and who needs which machine."""
 
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,8 +35,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def command() -> Command:
-    """Run `python -m fmx.MODULE ARGUMENTS` as a person would, in a folder of its own; the result has all its output."""
+def cold_command() -> Command:
+    """Run `python -m fmx.MODULE ARGUMENTS` exactly as a person would; costs the seconds of its imports."""
 
     def run(
         *arguments: str,
@@ -53,6 +56,50 @@ def command() -> Command:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    """Run `python -m fmx.MODULE ARGUMENTS` in a process of its own, forked from one that has the imports behind it."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    server = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("warm_process.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def run(
+        *arguments: str,
+        cwd: Path,
+        module: str = "run",
+        env: dict[str, str] | None = None,
+        timeout_s: float = 300,
+    ) -> subprocess.CompletedProcess[str]:
+        request = {
+            "module": f"fmx.{module}",
+            "arguments": arguments,
+            "cwd": str(cwd),
+            "env": os.environ | (env or {}),
+            "stdout": str(outputs / "stdout"),
+            "stderr": str(outputs / "stderr"),
+        }
+        assert server.stdin is not None
+        assert server.stdout is not None
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        pid = json.loads(server.stdout.readline())["pid"]
+        killer = threading.Timer(timeout_s, os.kill, (pid, signal.SIGKILL))
+        killer.start()
+        code = json.loads(server.stdout.readline())["returncode"]
+        killer.cancel()
+        texts = [(outputs / name).read_text(encoding="utf-8") for name in ("stdout", "stderr")]
+        return subprocess.CompletedProcess(["fmx", module, *arguments], code, *texts)
+
+    yield run
+    server.stdin.close()  # type: ignore[union-attr]
+    server.wait(30)
+    server.stdout.close()  # type: ignore[union-attr]
 
 
 @pytest.fixture(scope="session")

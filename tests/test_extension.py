@@ -138,3 +138,23 @@ class Fake(Dataset):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]["accuracy"] == 1.0
+
+
+def test_a_torchvision_data_set_runs_by_yaml_alone(command, tmp_path):
+    fake = (
+        "{_target_: fmx.data.collected.collect, in_channels: 1, image_size: 12, dataset: {_target_: "
+        "torchvision.datasets.FakeData, size: 40, image_size: [3, 20, 16], num_classes: 2, random_offset: SEED}}"
+    )
+    path = tmp_path / "my" / "data" / "noise.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        YAML["data/stripes.yaml"]
+        .replace("name: stripes", "name: noise")
+        .replace("{_target_: mine.stripes, num_images: 200, seed: 1}", fake.replace("SEED", "0"))
+        .replace("{_target_: mine.stripes, num_images: 100, seed: 2}", fake.replace("SEED", "99"))
+    )
+    done = command(
+        "--config-dir", "my", "data=noise", "model=mlp", "trainer=smoke", "hydra.run.dir=run", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["data"]["sizes"]["test"] == 40

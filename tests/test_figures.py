@@ -5,7 +5,6 @@ import logging
 import os
 import subprocess
 import sys
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -95,19 +94,18 @@ def check_layout(figure):
     """Nothing is empty, outside the page, or on top of something else (by more than a pixel's rounding)."""
     drawn = draw(figure)
     assert drawn.std() > 1
-    kept = [text for text in texts(figure) if text.get_rotation() % 90 == 0]
-    for text in texts(figure):
-        box = text.get_window_extent()
-        assert box.x0 >= 0, text
-        assert box.y0 >= 0, text
+    found = [(text, text.get_window_extent()) for text in texts(figure)]
+    for text, box in found:
+        assert min(box.x0, box.y0) >= 0, text
         assert box.x1 <= drawn.shape[1], text
         assert box.y1 <= drawn.shape[0], text
-    boxes = [(text.get_text(), text.get_window_extent()) for text in kept]
-    boxes += [("a picture", image.get_window_extent()) for image in pictures(figure)]
-    for (name, a), (other, b) in combinations(boxes, 2):
-        across = min(a.x1, b.x1) - max(a.x0, b.x0)
-        along = min(a.y1, b.y1) - max(a.y0, b.y0)
-        assert min(across, along) < 1.5, (name, other)
+    # The boxes of slanted texts overlap where the texts do not.
+    found = [(text, box) for text, box in found if text.get_rotation() % 90 == 0]
+    found += [(image, image.get_window_extent()) for image in pictures(figure)]
+    low, high = np.array([box.min for _, box in found]), np.array([box.max for _, box in found])
+    shared = np.minimum(high, high[:, None]) - np.maximum(low, low[:, None])  # (N, N, 2) pixels
+    pairs = np.argwhere(np.triu(shared.min(axis=2) > 1.5, k=1))
+    assert not [(found[a][0], found[b][0]) for a, b in pairs]
 
 
 def frame_of(figure, image):
@@ -271,7 +269,8 @@ def test_curves_mark_nothing_where_there_is_no_such_row(chosen):
 def test_curves_from_the_file_itself_of_a_resumed_run():
     rows = history()
     file = io.StringIO()
-    pd.concat([rows[:6], rows[5:]]).to_csv(file, index=False)  # the epoch that was cut off is there twice
+    cut_off = rows[5:6].assign(**{"train/loss": 9.0})
+    pd.concat([rows[:5], cut_off, rows[5:]]).to_csv(file, index=False)
     file.seek(0)
     figure = learning_curves(pd.read_csv(file), 600)
     assert np.allclose(curves(figure.axes[0])["training"], rows[["epoch", "train/loss"]])
@@ -325,6 +324,27 @@ def test_confusion_matrix_drops_the_numbers_beyond_twenty_classes_and_names_beyo
         said = words(confusion_matrix(labels, logits.argmax(axis=1), names))
         assert ("0" in said) == numbered
         assert sum(word in names for word in said) == 2 * named
+
+
+@pytest.mark.parametrize("num_classes", [10, 30])
+def test_confusion_matrix_has_the_names_next_to_their_rows_and_columns(num_classes):
+    _, labels, logits = data(num_classes)
+    names = [f"the name of {k}" for k in range(num_classes)]
+    figure = confusion_matrix(labels, logits.argmax(axis=1), names)
+    draw(figure)
+    axes = next(axes for axes in figure.axes if axes.images)
+    place = axes.transData.inverted()
+    for label, name in enumerate(names):
+        at_row, at_column = (text for text in axes.texts if text.get_text() == name)
+        box = at_row.get_window_extent()
+        left, row = place.transform((box.x1, (box.y0 + box.y1) / 2))
+        assert -1 < left < -0.5
+        assert row == pytest.approx(label, abs=0.2)
+        box = at_column.get_window_extent()
+        column, _ = place.transform(((box.x0 + box.x1) / 2 if num_classes > 20 else box.x1, box.y1))
+        assert column == pytest.approx(label, abs=0.2)
+    first, last = (place.inverted().transform((0, row))[1] for row in (0, num_classes - 1))
+    assert first > last  # pixels count from below
 
 
 def test_confusion_matrix_with_a_class_without_images_and_small_integers():

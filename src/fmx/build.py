@@ -36,6 +36,8 @@ class Experiment:
     trainer: Trainer
     select: str  # which checkpoint is tested: best or last
     seed: int
+    hparams: dict[str, Any]  # the choices that tell this run from others, for tables
+    yaml: str  # the configuration as text, for the reader
 
 
 def build(cfg: DictConfig, record: Record) -> Experiment:
@@ -64,6 +66,8 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
         trainer=trainer,
         select=cfg.select,
         seed=cfg.seed,
+        hparams=_hparams(cfg, record.contents["overrides"]),
+        yaml=OmegaConf.to_yaml(cfg, resolve=True),
     )
 
 
@@ -141,6 +145,14 @@ def _trainer(cfg: DictConfig, net: nn.Module) -> Trainer:
     )
     assert isinstance(trainer, Trainer)
     return trainer
+
+
+def _hparams(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
+    """The main choices, and whatever the command line set."""
+    keys = ["optim.lr", "data.batch_size", "trainer.max_epochs", "seed"]
+    keys += [key for key in (text.lstrip("+").partition("=")[0] for text in overrides) if "." in key]
+    hparams: dict[str, Any] = {"model": cfg.model.name, "data": cfg.data.name, "optim": cfg.optim._target_.rpartition(".")[2]}  # noqa: SLF001
+    return hparams | {key: value for key in keys if (value := OmegaConf.select(cfg, key)) is not None}
 
 
 def _announce(record: Record, model: str) -> None:

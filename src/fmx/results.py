@@ -3,8 +3,10 @@
 import logging
 
 import pandas as pd
+from pytorch_lightning.loggers import TensorBoardLogger
 from sklearn.metrics import classification_report
 
+from fmx import tensorboard_views as views
 from fmx.build import Experiment
 from fmx.gallery import Gallery
 from fmx.hardware import peak_memory_mb
@@ -24,7 +26,9 @@ def report(experiment: Experiment, scores: Scores) -> float:
     _write_report(experiment, scores)
     history = pd.read_csv(run_dir / "history.csv")
     gallery = Gallery(run_dir, experiment.data, experiment.trainer.loggers)
-    gallery.draw_results(history, experiment.record.contents["best"]["step"], scores.predictions)
+    step = experiment.record.contents["best"]["step"]
+    gallery.draw_results(history, step, scores.predictions)
+    _fill_tensorboard(experiment, scores, gallery.names, step=step)
     experiment.record.update(peak_memory_mb=peak_memory_mb())
     test = figures["test"]
     chosen = {"val": "on validation", "test": "ON THE TEST SET", "last": "nothing: the last epoch"}[figures["selected_on"]]
@@ -32,6 +36,18 @@ def report(experiment: Experiment, scores: Scores) -> float:
              100 * test["accuracy"], test["loss"], test["macro_f1"], chosen)  # fmt: skip
     log.info("%s", run_dir)
     return float((figures["val"] or test)["accuracy"])
+
+
+def _fill_tensorboard(experiment: Experiment, scores: Scores, class_names: list[str], *, step: int) -> None:
+    """What TensorBoard shows beside scalars and figures."""
+    for logger in experiment.trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            views.show_config(logger, experiment.yaml)
+            views.show_graph(logger, experiment.classifier.net, experiment.data.input_shape)
+            views.show_pr_curves(logger, scores.predictions, class_names, step=step)
+            views.show_embedding(logger, scores.predictions, experiment.data.pictures("test"), class_names, step=step)
+            views.show_hparams(logger, experiment.hparams, scores.metrics)
+            logger.finalize("success")
 
 
 def _write_report(experiment: Experiment, scores: Scores) -> None:

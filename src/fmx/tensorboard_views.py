@@ -1,0 +1,78 @@
+"""What TensorBoard shows of a run beside scalars and figures: text, graph, precision and recall, an embedding, hparams."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor, nn
+
+from fmx.datamodule import Pictures
+from fmx.scoring import Predictions
+
+__all__ = ["show_config", "show_embedding", "show_graph", "show_hparams", "show_pr_curves"]
+
+MAX_POINTS = 1000  # of the embedding; its sprite holds one picture each
+SPRITE_SIDE = 28  # pixels
+
+
+def show_config(logger: TensorBoardLogger, yaml: str) -> None:
+    """The composed configuration, in the Text tab."""
+    logger.experiment.add_text("config", "\n".join(f"    {line}" for line in yaml.splitlines()), 0)
+
+
+def show_graph(logger: TensorBoardLogger, net: nn.Module, input_shape: tuple[int, int, int]) -> None:
+    """The network's operations, in the Graphs tab; nothing where it cannot be traced."""
+    parameter = next(net.parameters(), torch.zeros(0))
+    was_training = net.training
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing is what TensorBoard's writer still does, deprecated or not
+        try:
+            logger.experiment.add_graph(net.eval(), torch.zeros(1, *input_shape, device=parameter.device))
+        except RuntimeError:
+            pass  # a network with control flow has no graph to show
+        finally:
+            net.train(was_training)
+
+
+def show_pr_curves(logger: TensorBoardLogger, test: Predictions, class_names: Sequence[str], *, step: int) -> None:
+    """Precision and recall of each class against the rest on the test set, in the PR Curves tab."""
+    probabilities = test.logits.softmax(1)
+    for index, name in enumerate(class_names):
+        logger.experiment.add_pr_curve(name, test.labels == index, probabilities[:, index], step)
+
+
+def show_embedding(
+    logger: TensorBoardLogger, test: Predictions, pictures: Pictures, class_names: Sequence[str], *, step: int
+) -> None:
+    """Test images where the model's logits put them, with sprites, in the Projector tab."""
+    chosen = torch.linspace(0, len(test.labels) - 1, min(MAX_POINTS, len(test.labels))).long()
+    sprites = torch.stack([_sprite(pictures[int(position)]) for position in chosen])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.experiment.add_embedding(
+            test.logits[chosen],
+            metadata=[class_names[label] for label in test.labels[chosen].tolist()],
+            label_img=sprites,
+            global_step=step,
+            tag="test",
+        )
+
+
+def show_hparams(logger: TensorBoardLogger, hparams: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
+    """The run's choices and its final figures, a row of the HParams tab and a line of its parallel coordinates."""
+    final = {
+        f"final/{part}_{name}": value
+        for part in ("val", "test")
+        for name, value in (figures[part] or {}).items()
+        if isinstance(value, float)
+    }
+    plain = {key: value if isinstance(value, int | float | bool | str) else str(value) for key, value in hparams.items()}
+    logger.log_hyperparams(plain, final)
+
+
+def _sprite(picture: Tensor) -> Tensor:
+    """A picture uint8 (C, H, W) as a small square float (3 or 1, S, S) in 0..1."""
+    small = nn.functional.interpolate(picture[None].float() / 255, size=(SPRITE_SIDE, SPRITE_SIDE), mode="area")[0]
+    return small if len(small) in {1, 3} else small[:1]

@@ -1,0 +1,70 @@
+"""The learning rate, step by step, against its formula."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch.optim import SGD
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, StepLR
+
+from fmx.errors import ConfigError
+from fmx.schedule import Schedule
+
+STEPS, EPOCHS = 40, 4
+
+
+def rates(schedule: Schedule) -> list[float]:
+    """The rate that each of the training's steps uses."""
+    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    entries = schedule(optimizer, steps_per_epoch=STEPS // EPOCHS, epochs=EPOCHS, total_steps=STEPS)
+    used = []
+    for step in range(1, STEPS + 1):
+        used.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        for entry in entries:
+            if entry["interval"] == "step" or step % (STEPS // EPOCHS) == 0:
+                entry["scheduler"].step(*([1.0] if "monitor" in entry else []))
+    return used
+
+
+def schedule(scheduler=None, interval="step", warmup_epochs=0.0, warmup_steps=0) -> Schedule:
+    return Schedule(scheduler=scheduler, interval=interval, warmup_epochs=warmup_epochs, warmup_steps=warmup_steps)
+
+
+def test_constant_stays():
+    assert rates(schedule()) == pytest.approx([0.1] * STEPS)
+
+
+def test_cosine_ends_at_zero_with_its_length_filled_in():
+    expected = [0.05 * (1 + math.cos(math.pi * step / STEPS)) for step in range(STEPS)]
+    assert rates(schedule(partial(CosineAnnealingLR, T_max=None))) == pytest.approx(expected)
+
+
+def test_step_falls_by_epochs():
+    expected = [0.1 * 0.5 ** (step // 20) for step in range(STEPS)]
+    assert rates(schedule(partial(StepLR, step_size=2, gamma=0.5), "epoch")) == pytest.approx(expected)
+
+
+def test_onecycle_computes_its_own_total():
+    used = rates(schedule(partial(OneCycleLR, max_lr=0.1, total_steps=None, pct_start=0.25)))
+    assert max(used) == pytest.approx(0.1)
+    assert used.index(max(used)) == 9
+    assert used[-1] < 1e-4
+
+
+def test_plateau_falls_when_nothing_gets_better():
+    used = rates(schedule(partial(ReduceLROnPlateau, mode="min", factor=0.1, patience=1), "epoch"))
+    assert used[0] == pytest.approx(0.1)
+    assert used[-1] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("warmup", [{"warmup_epochs": 0.5}, {"warmup_steps": 5}])
+def test_warm_up_multiplies_the_schedule(warmup):
+    expected = [0.05 * (1 + math.cos(math.pi * step / STEPS)) * min(1, (step + 1) / 6) for step in range(STEPS)]
+    assert rates(schedule(partial(CosineAnnealingLR, T_max=None), **warmup)) == pytest.approx(expected)
+
+
+def test_onecycle_refuses_a_second_warm_up():
+    with pytest.raises(ConfigError, match="pct_start"):
+        schedule(partial(OneCycleLR, max_lr=0.1, total_steps=None), warmup_epochs=1)

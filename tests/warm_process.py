@@ -1,0 +1,64 @@
+"""Runs commands in processes forked from one that has imported the heavy packages: real processes, started at once.
+
+Reads a JSON request a line from standard input and answers with a JSON line {"returncode": …}. Each command gets its
+own working folder, environment, output files and arguments, as if `python -m fmx.MODULE` had been typed.
+"""
+
+import importlib
+import json
+import os
+import runpy
+import signal
+import sys
+import traceback
+
+HEAVY = ["torch", "pytorch_lightning", "torchmetrics", "pandas", "sklearn.metrics", "matplotlib", "fmx.results"]
+
+
+def child(request: dict) -> None:
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        file = os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, descriptor)
+    sys.stdin = open(os.devnull)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    sys.path[0] = request["cwd"]
+    sys.path[1:1] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.argv = [request["module"], *request["arguments"]]
+    code = 0
+    try:
+        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def main() -> None:
+    for name in HEAVY:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        request = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            child(request)
+        answers.write(json.dumps({"pid": pid}) + "\n")
+        answers.flush()
+        _, status = os.waitpid(pid, 0)
+        answers.write(json.dumps({"returncode": os.waitstatus_to_exitcode(status)}) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    answers = os.fdopen(os.dup(1), "w")
+    main()
