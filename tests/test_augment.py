@@ -10,7 +10,11 @@ IMAGES = torch.arange(64 * 2 * 6 * 8, dtype=torch.int64).remainder(250).add(1).t
 
 @pytest.mark.parametrize(
     "augment",
-    [RandomHorizontalFlip(prob=0.5), RandomCrop(padding=2), RandomErasing(prob=1.0, area=[0.1, 0.3], aspect=[0.5, 2])],
+    [
+        RandomHorizontalFlip(prob=0.5),
+        RandomCrop(padding=2),
+        RandomErasing(prob=1.0, area=[0.1, 0.3], aspect=[0.5, 2]),
+    ],
     ids=lambda module: type(module).__name__,
 )
 def test_shape_and_type_stay_and_images_differ_in_what_is_drawn(augment):

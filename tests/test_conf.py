@@ -45,7 +45,7 @@ def test_the_names_of_the_design_are_there():
         assert set(names.split()) <= {name for g, name in MEMBERS if g == group}
 
 
-@pytest.mark.parametrize(("group", "name"), MEMBERS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("group", "name"), MEMBERS, ids=str)
 def test_member_composes_and_its_targets_take_its_keys(group: str, name: str, tmp_path: Path, monkeypatch):
     for part in ("train", "test"):
         (tmp_path / part / "one").mkdir(parents=True)

@@ -35,9 +35,7 @@ LABELS = np.arange(100, dtype=np.uint8) % 3
 
 def configured(name, **changes):
     """The sources and figures of a member of conf/data."""
-    config = OmegaConf.merge(
-        OmegaConf.load(CONF / "_loader.yaml"), OmegaConf.load(CONF / f"{name}.yaml"), changes
-    )
+    config = OmegaConf.merge(OmegaConf.load(CONF / "_loader.yaml"), OmegaConf.load(CONF / f"{name}.yaml"), changes)
     return OmegaConf.create({"data": config}).data
 
 
@@ -187,9 +185,7 @@ def mirror(tmp_path, monkeypatch):
         def log_message(self, *_):
             pass
 
-    with http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Quiet, directory=folder)
-    ) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield folder, f"http://127.0.0.1:{server.server_port}/"
@@ -313,9 +309,7 @@ def test_missing_csv_names_the_ways_out(tmp_path):
 
 
 def folder(path, **changes):
-    return ImageFolder(
-        folder=str(path), **{"class_names": ["a", "b"], "image_size": 4, "in_channels": 3} | changes
-    )
+    return ImageFolder(folder=str(path), **{"class_names": ["a", "b"], "image_size": 4, "in_channels": 3} | changes)
 
 
 @pytest.fixture
@@ -387,9 +381,7 @@ def test_rows_stay_rows_and_the_camera_orientation_is_applied(tmp_path):
 
 def png_claiming(width, height):
     def chunk(kind, content):
-        return (
-            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        )
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")

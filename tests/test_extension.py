@@ -119,7 +119,7 @@ def test_a_dataset_that_is_not_held_in_memory_runs(command, tmp_path):
     path.write_text(YAML["data/stripes.yaml"].replace("mine.stripes, num_images: 200, seed: 1", "own.Fake, size: 60")
                     .replace("mine.stripes, num_images: 100, seed: 2", "own.Fake, size: 20")
                     .replace("name: stripes", "name: fake"))  # fmt: skip
-    (tmp_path / "own.py").write_text('''
+    (tmp_path / "own.py").write_text("""
 import torch
 from torch.utils.data import Dataset
 
@@ -131,7 +131,7 @@ class Fake(Dataset):
     def __getitem__(self, index):
         label = int(self.labels[index])
         return torch.full((1, 12, 12), 250 * label, dtype=torch.uint8), label
-''')
+""")
     done = command(
         "--config-dir", "my", "data=fake", "model=mlp", "trainer.max_epochs=2", "hydra.run.dir=run", "data.num_workers=1",
         cwd=tmp_path, env={"PYTHONPATH": os.fspath(tmp_path)},
@@ -153,8 +153,6 @@ def test_a_torchvision_data_set_runs_by_yaml_alone(command, tmp_path):
         .replace("{_target_: mine.stripes, num_images: 200, seed: 1}", fake.replace("SEED", "0"))
         .replace("{_target_: mine.stripes, num_images: 100, seed: 2}", fake.replace("SEED", "99"))
     )
-    done = command(
-        "--config-dir", "my", "data=noise", "model=mlp", "trainer=smoke", "hydra.run.dir=run", cwd=tmp_path
-    )
+    done = command("--config-dir", "my", "data=noise", "model=mlp", "trainer=smoke", "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((tmp_path / "run" / "run.json").read_text())["data"]["sizes"]["test"] == 40

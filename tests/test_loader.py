@@ -33,7 +33,9 @@ def test_training_ranks_take_equal_shares_and_evaluating_ranks_see_no_image_twic
     assert len({len(share.indices()) for share in training}) == 1
     assert all(len(share) == len(share.indices()) for share in training)
     assert set(torch.cat([share.indices() for share in training]).tolist()) == set(range(23))
-    evaluating = [order(rank=rank, world_size=world_size, equal_shares=False, shuffle=False) for rank in range(world_size)]
+    evaluating = [
+        order(rank=rank, world_size=world_size, equal_shares=False, shuffle=False) for rank in range(world_size)
+    ]
     assert sorted(torch.cat([share.indices() for share in evaluating]).tolist()) == list(range(23))
     assert all(len(share) == len(share.indices()) for share in evaluating)
 

@@ -105,9 +105,7 @@ def test_resnet20_has_twenty_layers():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_batch_of_one(name):
-    model = build(
-        name, image_size=64
-    )  # at 28 x 28 resnet18 ends in one pixel, whose batch norm needs two images
+    model = build(name, image_size=64)  # at 28 x 28 resnet18 ends in one pixel, whose batch norm needs two images
     assert model.train()(torch.randn(1, 1, 64, 64)).shape == (1, 10)
     model = build(name)
     assert model.eval()(torch.randn(1, 1, 28, 28)).shape == (1, 10)
@@ -352,9 +350,7 @@ def test_no_network_is_answered_with_the_ways_out(tmp_path, monkeypatch):
 
 def test_a_file_of_another_architecture_is_refused(tmp_path):
     torch.save(stock("shufflenet_v2_x1_0").state_dict(), tmp_path / "other.pth")
-    with pytest.raises(
-        DataError, match=r"other.pth do not fit 'shufflenet_v2_x0_5': .* \(and \d+ more\); use"
-    ):
+    with pytest.raises(DataError, match=r"other.pth do not fit 'shufflenet_v2_x0_5': .* \(and \d+ more\); use"):
         pretrained("shufflenet_v2_x0_5", weights=str(tmp_path / "other.pth"))
     with pytest.raises(DataError, match="do not fit 'squeezenet1_1': it lacks"):
         pretrained("squeezenet1_1", weights=str(tmp_path / "other.pth"))

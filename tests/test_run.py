@@ -80,7 +80,16 @@ def test_record_tells_the_whole_story(digits_run):
 
 def test_history_has_a_row_an_epoch(digits_run):
     rows = history(digits_run)
-    assert list(rows[0]) == ["epoch", "step", "lr", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "seconds"]
+    assert list(rows[0]) == [
+        "epoch",
+        "step",
+        "lr",
+        "train/loss",
+        "train/accuracy",
+        "val/loss",
+        "val/accuracy",
+        "seconds",
+    ]
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
     assert float(rows[-1]["train/loss"]) < float(rows[0]["train/loss"])
     val = json.loads((digits_run / "metrics.json").read_text())["val"]
@@ -151,7 +160,11 @@ def test_validation_by_steps_writes_a_row_each_time_and_keeps_every_step(command
     assert all(0 <= float(row["accuracy"]) <= 1 for row in steps)
 
 
-@pytest.mark.parametrize("sweep", [["model=glob(*)", "optim=glob(*)"], ["schedule=glob(*)", "augment=glob(*)", "loss=glob(*)"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "sweep",
+    [["model=glob(*)", "optim=glob(*)"], ["schedule=glob(*)", "augment=glob(*)", "loss=glob(*)"]],
+    ids=" ".join,
+)
 def test_all_parts_run_with_each_other(command, tmp_path, sweep):
     from fmx.composition import CONF_DIR
 
@@ -161,7 +174,14 @@ def test_all_parts_run_with_each_other(command, tmp_path, sweep):
         assert len(members) >= 2
         expected *= len(members)
     done = command(
-        "-m", *sweep, "data=digits", "trainer=smoke", "logger=none", "hydra.sweep.dir=sweep", cwd=tmp_path, timeout_s=900
+        "-m",
+        *sweep,
+        "data=digits",
+        "trainer=smoke",
+        "logger=none",
+        "hydra.sweep.dir=sweep",
+        cwd=tmp_path,
+        timeout_s=900,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     records = [json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/run.json")]
@@ -207,7 +227,11 @@ def test_a_wheel_carries_the_configuration(tmp_path):
     root = Path(__file__).parents[1]
     if not shutil.which("git") or not (root / "pyproject.toml").exists():
         pytest.fail("the tests run from a checkout")
-    subprocess.run([sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, root], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, root],
+        check=True,
+        capture_output=True,
+    )
     (wheel,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"
     shutil.unpack_archive(wheel, site, "zip")

@@ -12,7 +12,15 @@ import signal
 import sys
 import traceback
 
-HEAVY = ["torch", "pytorch_lightning", "torchmetrics", "pandas", "sklearn.metrics", "matplotlib", "fmx.results"]
+HEAVY = [
+    "torch",
+    "pytorch_lightning",
+    "torchmetrics",
+    "pandas",
+    "sklearn.metrics",
+    "matplotlib",
+    "fmx.results",
+]
 
 
 def child(request: dict) -> None:
@@ -22,7 +30,7 @@ def child(request: dict) -> None:
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         file = os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, descriptor)
-    sys.stdin = open(os.devnull)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
@@ -36,7 +44,7 @@ def child(request: dict) -> None:
         if isinstance(stop.code, str):
             print(stop.code, file=sys.stderr)
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - what Python itself would print
         traceback.print_exc()
         code = 1
     sys.stdout.flush()

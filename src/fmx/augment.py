@@ -65,7 +65,9 @@ class RandomErasing(nn.Module):
         row, column = torch.arange(height, device=device), torch.arange(width, device=device)
         inside_rows = (row >= top.round()) & (row < (top + tall).round())  # (B, H)
         inside_columns = (column >= left.round()) & (column < (left + wide).round())  # (B, W)
-        erased = inside_rows[:, None, :, None] & inside_columns[:, None, None, :] & (chance < self.prob)[:, :, None, None]
+        erased = (
+            inside_rows[:, None, :, None] & inside_columns[:, None, None, :] & (chance < self.prob)[:, :, None, None]
+        )
         return images.masked_fill(erased, 0)
 
 

@@ -151,7 +151,11 @@ def _hparams(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
     """The main choices, and whatever the command line set."""
     keys = ["optim.lr", "data.batch_size", "trainer.max_epochs", "seed"]
     keys += [key for key in (text.lstrip("+").partition("=")[0] for text in overrides) if "." in key]
-    hparams: dict[str, Any] = {"model": cfg.model.name, "data": cfg.data.name, "optim": cfg.optim._target_.rpartition(".")[2]}  # noqa: SLF001
+    hparams: dict[str, Any] = {
+        "model": cfg.model.name,
+        "data": cfg.data.name,
+        "optim": cfg.optim._target_.rpartition(".")[2],
+    }
     return hparams | {key: value for key in keys if (value := OmegaConf.select(cfg, key)) is not None}
 
 

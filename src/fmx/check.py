@@ -77,8 +77,10 @@ def whole(at_least: int, *, or_none: bool = False) -> Rule:
     """A whole number that is not smaller than `at_least`."""
     return Rule(
         f"a whole number of at least {at_least}{' or null' if or_none else ''}",
-        lambda value: (or_none and value is None)
-        or (isinstance(value, int) and not isinstance(value, bool) and value >= at_least),
+        lambda value: (
+            (or_none and value is None)
+            or (isinstance(value, int) and not isinstance(value, bool) and value >= at_least)
+        ),
     )
 
 
@@ -90,14 +92,19 @@ def above(bound: float) -> Rule:
 def between(low: float, high: float, *, below: bool = False) -> Rule:
     """A number from `low` to `high`, the upper end left out if `below`."""
     return Rule(
-        f"a number from {low:g} to {'below ' if below else ''}{high:g}" if math.isfinite(high) else f"a number of at least {low:g}",
+        f"a number from {low:g} to {'below ' if below else ''}{high:g}"
+        if math.isfinite(high)
+        else f"a number of at least {low:g}",
         lambda value: _is_number(value) and low <= value and (value < high if below else value <= high),
     )
 
 
 def one_of(*choices: Any) -> Rule:
     """One of the given values."""
-    return Rule(f"one of {', '.join(map(str, choices))}", lambda value: any(value == c and type(value) is type(c) for c in choices))
+    return Rule(
+        f"one of {', '.join(map(str, choices))}",
+        lambda value: any(value == c and type(value) is type(c) for c in choices),
+    )
 
 
 def _validation(value: Any) -> bool:
@@ -115,7 +122,9 @@ def _normalize(value: Any) -> bool:
 
 
 def _devices(value: Any) -> bool:
-    return value == "auto" or whole(1).holds(value) or (isinstance(value, list) and all(whole(0).holds(v) for v in value))
+    return (
+        value == "auto" or whole(1).holds(value) or (isinstance(value, list) and all(whole(0).holds(v) for v in value))
+    )
 
 
 FLAG = one_of(True, False)  # noqa: FBT003

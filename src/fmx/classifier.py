@@ -133,7 +133,8 @@ class Tally:
             )
         counts = torch.tensor([len(labels) for labels in labels_list], dtype=torch.float64)
         hits = torch.cat(logits_list).argmax(1) == torch.cat(labels_list)
-        right = torch.stack([part.sum() for part in hits.split([len(labels) for labels in labels_list])]).double().cpu()
+        parts = torch.split(hits, [len(labels) for labels in labels_list])
+        right = torch.stack([part.sum() for part in parts]).double().cpu()
         self._sums += torch.stack([(losses * counts).sum(), right.sum(), counts.sum()])
         if self.steps is not None:
             accuracies = (right / counts).tolist()

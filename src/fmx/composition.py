@@ -2,8 +2,10 @@
 
 import os
 import secrets
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -54,10 +56,11 @@ def _subfolders(folder: str) -> list[str]:
 
 def register_resolvers() -> None:
     """Make `${stamp:}`, `${run_dir:}`, `${subfolders:DIR}` and `${count:LIST}` known to OmegaConf; safe to repeat."""
-    for name, resolver, use_cache in [
+    resolvers: list[tuple[str, Callable[..., Any], bool]] = [
         ("stamp", _stamp, True),
         ("run_dir", _run_dir, False),
         ("subfolders", _subfolders, False),
         ("count", len, False),
-    ]:
+    ]
+    for name, resolver, use_cache in resolvers:
         OmegaConf.register_new_resolver(name, resolver, replace=True, use_cache=use_cache)

@@ -1,4 +1,4 @@
-"""The data of a run: official training and test set, a held-out validation set, normalisation, augmentation, loaders."""
+"""The data of a run: training, validation and test images, normalisation, augmentation and loaders."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -61,7 +61,7 @@ class ImageDataModule(LightningDataModule):
         mean: Sequence[float],
         std: Sequence[float],
         normalize: str | Sequence[Any],
-        validation: int | float | str,
+        validation: float | str,
         split: str,
         split_seed: int,
         batch_size: int,
@@ -79,7 +79,11 @@ class ImageDataModule(LightningDataModule):
         self.input_shape = (in_channels, image_size, image_size)
         self.class_names = names_of_classes(class_names, translations, num_classes)
         self.english_names = list(translations["en"]) if "en" in translations else None
-        self.sources: dict[Part, Source] = {"train": train, "test": test, "val": test if validation == "test" else train}
+        self.sources: dict[Part, Source] = {
+            "train": train,
+            "test": test,
+            "val": test if validation == "test" else train,
+        }
         for part in ("train", "test"):
             _check_source(self.sources[part], part, self.input_shape, num_classes)
         self.validation = validation
@@ -138,7 +142,9 @@ class ImageDataModule(LightningDataModule):
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """Validation batches of this rank; an empty list where nothing is held out."""
-        return self._loader("val", self._order("val", shuffle=False), device=self._device()) if self.has_validation else []
+        return (
+            self._loader("val", self._order("val", shuffle=False), device=self._device()) if self.has_validation else []
+        )
 
     def predict_dataloader(self) -> Loader:
         """The whole of `predict_part` in order, whatever the number of processes that trained."""
@@ -206,10 +212,16 @@ def _labels(source: Source) -> Tensor:
 def _fingerprint(source: Source) -> str:
     """The source's own content hash; of a dataset that has none, the labels'."""
     own = getattr(source, "fingerprint", None)
-    return str(own()) if own is not None else hashlib.blake2b(_labels(source).numpy().tobytes(), digest_size=16).hexdigest()
+    return (
+        str(own())
+        if own is not None
+        else hashlib.blake2b(_labels(source).numpy().tobytes(), digest_size=16).hexdigest()
+    )
 
 
-def names_of_classes(class_names: Sequence[str] | str, translations: Mapping[str, Sequence[str]], num_classes: int) -> list[str]:
+def names_of_classes(
+    class_names: Sequence[str] | str, translations: Mapping[str, Sequence[str]], num_classes: int
+) -> list[str]:
     """The class names, looked up in the translations where a language is given."""
     if isinstance(class_names, str):
         if class_names not in translations:

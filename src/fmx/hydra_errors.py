@@ -4,9 +4,16 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from traceback import walk_tb
 
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
-from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from omegaconf.errors import (
+    InterpolationKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+from yaml import MarkedYAMLError
 
 from fmx.composition import CONF_DIR
 from fmx.errors import ConfigError, FmxError
@@ -33,10 +40,12 @@ def translate(raised: BaseException) -> FmxError | None:
     for cause in chain:
         if isinstance(cause, OmegaConfBaseException):
             return _bad_key(cause, raised)
-    if isinstance(raised, ConfigCompositionException) and (group := re.match(r"Could not override '([^']+)'", str(raised))):
-        return ConfigError(f"{group[1]!r} is no group or key{nearest(group[1], _groups())} Groups: {', '.join(_groups())}")
-    if isinstance(raised, HydraException):
-        return ConfigError(" ".join(str(raised).split()))
+        if isinstance(cause, MarkedYAMLError) and (mark := cause.problem_mark or cause.context_mark):
+            return ConfigError(f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: {cause.problem}")
+    if isinstance(raised, InstantiationException):
+        return _failed_target(raised)
+    if isinstance(raised, HydraException) or _raised_by_hydra(raised):
+        return _composition(" ".join(str(raised).split()))
     return None
 
 
@@ -53,12 +62,18 @@ def _groups() -> list[str]:
 def _missing_member(raised: MissingConfigException) -> ConfigError:
     """`model=dilatd`: the nearest member of the group, and all of them."""
     group, _, name = str(raised.missing_cfg_file or "").rpartition("/")
-    if not raised.options:
+    searched = [Path(root) / group for root in re.findall(r"path=file://(.+)", str(raised))]
+    options = raised.options or [file.stem for folder in searched for file in folder.glob("*.yaml")]
+    if not group or not options:
         return ConfigError(
             f"there is no group {group or name!r}{nearest(group or name, _groups())} Groups: {', '.join(_groups())}"
         )
-    members = [Path(option).name for option in raised.options if not option.startswith("_")]
-    return ConfigError(f"{group}={name}: there is no {group} {name!r}{nearest(name, members)} Choices: {', '.join(members)}")
+    parent = re.match(r"In '([^']+)'", str(raised))
+    where = f"{parent[1]}: " if parent and parent[1] not in {"config", "hydra/config"} else ""
+    members = sorted(Path(option).name for option in options if not option.startswith("_"))
+    return ConfigError(
+        f"{where}{group}={name}: there is no {group} {name!r}{nearest(name, members)} Choices: {', '.join(members)}"
+    )
 
 
 def _bad_key(cause: OmegaConfBaseException, raised: BaseException) -> FmxError:
@@ -66,14 +81,48 @@ def _bad_key(cause: OmegaConfBaseException, raised: BaseException) -> FmxError:
     key = str(cause.full_key or cause.key or "")
     if isinstance(cause, MissingMandatoryValue):
         return ConfigError(f"{key} has no value: give it one with {key}=VALUE")
+    if isinstance(cause, InterpolationKeyError):
+        wanted = re.search(r"'([^']+)'", str(cause.msg))
+        return ConfigError(f"{key} refers to {wanted[1] if wanted else '?'}, which does not exist")
     if isinstance(cause, InterpolationResolutionError):
         return ConfigError(f"{key}: {' '.join(str(cause).partition('full_key')[0].split())}")
     if "is not in struct" in str(cause.msg):
         where, _, last = key.rpartition(".")
         siblings = [str(name) for name in cause.parent_node or [] if name != "hydra" and not str(name).startswith("_")]
-        hint = f" (a key that the target takes but the YAML does not list: +{key}=VALUE)" if where else ""
+        keys = f" Keys: {', '.join(siblings)}" if siblings else ""
+        add = f" (+{where}.KEY=VALUE adds one that the YAML does not list)" if where else ""
         return ConfigError(
-            f"{key}: {where or 'the configuration'} has no key {last!r}{nearest(last, siblings)} "
-            f"Keys: {', '.join(siblings)}{hint}"
+            f"{key}: {where or 'the configuration'} has no key {last!r}{nearest(last, siblings)}{keys}{add}"
         )
     return ConfigError(" ".join(f"{raised} {cause if raised is not cause else ''}".partition("full_key")[0].split()))
+
+
+def _failed_target(raised: InstantiationException) -> ConfigError:
+    """A constructor that raised something unforeseen, which may be a bug in it."""
+    said, _, key = str(raised).partition("full_key: ")
+    return ConfigError(
+        f"{f'{key.strip()}: ' if key else ''}{' '.join(said.split())} (HYDRA_FULL_ERROR=1 shows the traceback)"
+    )
+
+
+def _raised_by_hydra(raised: BaseException) -> bool:
+    """Hydra also refuses configurations with a plain ValueError or TypeError of its own."""
+    if not isinstance(raised, ValueError | TypeError) or raised.__traceback__ is None:
+        return False
+    frame = list(walk_tb(raised.__traceback__))[-1][0]
+    return str(frame.f_globals.get("__name__")).startswith("hydra.")
+
+
+def _composition(said: str) -> ConfigError:
+    """What Hydra says of groups, defaults lists and overrides."""
+    if group := re.match(r"(?:In '([^']+)': )?Could not override '([^']+)'", said):
+        where = f"{group[1]}: " if group[1] else ""
+        return ConfigError(
+            f"{where}{group[2]!r} is no group or key{nearest(group[2], _groups())} Groups: {', '.join(_groups())}"
+        )
+    if kind := re.match(r"Config group override must be a string or a list. Got (\w+)", said):
+        got = "null" if kind[1] == "NoneType" else f"a value of type {kind[1]}"
+        return ConfigError(f"a group takes the name of a member, such as model=mlp, but one override gives it {got}")
+    if override := re.match(r"Ambiguous value for argument '(\S+)'", said):
+        return ConfigError(f"{override[1]} gives several values: add -m to run them all, or write [A,B] for one list")
+    return ConfigError(said)

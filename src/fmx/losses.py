@@ -1,4 +1,4 @@
-"""Losses on logits. What shapes the training alone (weights, smoothing) is off in eval mode, so that figures compare."""
+"""Losses on logits; what shapes the training alone (weights, smoothing) is off in eval mode, so figures compare."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,9 @@ class CrossEntropy(nn.Module):
 
     def __init__(self, *, weight: Sequence[float] | None, label_smoothing: float) -> None:
         super().__init__()
-        self.register_buffer("weight", None if weight is None else torch.tensor(weight, dtype=torch.float32), persistent=False)
+        self.register_buffer(
+            "weight", None if weight is None else torch.tensor(weight, dtype=torch.float32), persistent=False
+        )
         self.label_smoothing = label_smoothing
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -40,7 +42,9 @@ class NLL(nn.Module):
 
     def __init__(self, *, weight: Sequence[float] | None) -> None:
         super().__init__()
-        self.register_buffer("weight", None if weight is None else torch.tensor(weight, dtype=torch.float32), persistent=False)
+        self.register_buffer(
+            "weight", None if weight is None else torch.tensor(weight, dtype=torch.float32), persistent=False
+        )
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss of the batch, a scalar."""

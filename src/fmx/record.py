@@ -24,7 +24,16 @@ __all__ = ["Record", "recording", "write_json"]
 
 log = logging.getLogger(__name__)
 
-PACKAGES = ["torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy", "fmx"]
+PACKAGES = [
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "torchmetrics",
+    "hydra-core",
+    "omegaconf",
+    "numpy",
+    "fmx",
+]
 
 
 class Record:
@@ -53,9 +62,8 @@ class Record:
         yield
         self.update(timing={name: round(time.perf_counter() - began, 3)})
 
-
     def link_latest(self) -> None:
-        """Point `latest`, beside the folder of all runs (outputs/latest), to this run or the sweep that it is part of."""
+        """Point outputs/latest, beside the folder of all runs, to this run or the sweep that it is part of."""
         homes = [parent for parent in self.run_dir.parents if parent.name in {"runs", "sweeps"}]
         if not homes or not self.writes:  # a folder of the user's own choice
             return
@@ -117,7 +125,9 @@ def _git() -> dict[str, object] | None:
     """The commit of the working directory, and whether it holds changes; None outside a repository."""
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
-        status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=10)
+        status = subprocess.run(
+            ["git", "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=10
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from fmx.build import build_classifier, build_data
 from fmx.checkpoint import load_weights
@@ -13,8 +14,9 @@ from fmx.composition import register_resolvers
 from fmx.datamodule import ImageDataModule
 from fmx.errors import DataError
 from fmx.run_dir import Run
+from fmx.targets import locate
 
-__all__ = ["restore_classifier", "restore_data", "trusted_config"]
+__all__ = ["check_trusted", "restore_classifier", "restore_data", "trusted_config"]
 
 TRUSTED = ("fmx", "torch", "torchvision", "torchmetrics", "pytorch_lightning")
 
@@ -24,16 +26,40 @@ def trusted_config(run: Run, allow: Iterable[str] = ()) -> DictConfig:
 
     allow: packages that the user trusts beside fmx's own (--allow mypkg).
     """
-    config = run.config
-    trusted = {*TRUSTED, *allow}
-    for target in _targets(OmegaConf.to_container(config, resolve=False)):
-        if not isinstance(target, str) or target.partition(".")[0] not in trusted:
-            raise DataError(
-                f"{run.path} names the target {target!r}, which is not from {', '.join(sorted(trusted))}; "
-                f"if you trust it, add --allow {str(target).partition('.')[0]}"
-            )
     register_resolvers()
+    config = run.config
+    try:
+        OmegaConf.resolve(config)  # so that a target which an interpolation makes is seen as well
+    except OmegaConfBaseException as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"the configuration of {run.path} cannot be resolved: {reason}") from error
+    check_trusted(config, run, allow)
     return config
+
+
+def check_trusted(config: DictConfig, run: Run, allow: Iterable[str] = ()) -> None:
+    """DataError for the first target of a resolved configuration that is not from a trusted package.
+
+    Where it is defined counts too: `torch.os.system` is named after torch, but is Python's own.
+    """
+    trusted = {*TRUSTED, *allow}
+    targets = list(_targets(OmegaConf.to_container(config, resolve=False)))
+    for target in targets:  # all names first: nothing is imported for a configuration that names a wrong one
+        if not isinstance(target, str) or target.partition(".")[0] not in trusted:
+            raise _distrust(run, target, str(target), trusted)
+    for target in targets:
+        home = str(getattr(locate(target, str(run.path)), "__module__", None))
+        if home.partition(".")[0] not in trusted:
+            raise _distrust(run, target, home, trusted)
+
+
+def _distrust(run: Run, target: object, home: str, trusted: Iterable[str]) -> DataError:
+    package = home.partition(".")[0]
+    really = "" if str(target).partition(".")[0] == package else f"is really from {package}, which "
+    return DataError(
+        f"{run.path} names the target {target!r}: it {really}is not one of {', '.join(sorted(trusted))}; "
+        f"if you trust it, add --allow {package}"
+    )
 
 
 def restore_classifier(config: DictConfig, checkpoint: Path) -> Classifier:

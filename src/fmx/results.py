@@ -1,4 +1,4 @@
-"""What a finished run leaves behind: figures, the classification report, predictions, metrics.json and the last lines."""
+"""What a finished run leaves behind: predictions, metrics, the classification report, figures, the last lines."""
 
 import logging
 
@@ -31,7 +31,9 @@ def report(experiment: Experiment, scores: Scores) -> float:
     _fill_tensorboard(experiment, scores, gallery.names, step=step)
     experiment.record.update(peak_memory_mb=peak_memory_mb())
     test = figures["test"]
-    chosen = {"val": "on validation", "test": "ON THE TEST SET", "last": "nothing: the last epoch"}[figures["selected_on"]]
+    chosen = {"val": "on validation", "test": "ON THE TEST SET", "last": "nothing: the last epoch"}[
+        figures["selected_on"]
+    ]
     log.info("test accuracy %.2f %%  loss %.4f  macro-F1 %.4f  (checkpoint chosen %s)",
              100 * test["accuracy"], test["loss"], test["macro_f1"], chosen)  # fmt: skip
     log.info("%s", run_dir)

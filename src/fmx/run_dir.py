@@ -45,6 +45,20 @@ class Run:
         """metrics.json: val, test, selected_on, validation."""
         return _read_json(self.path / "metrics.json")
 
+    def recorded(self, *keys: str) -> Any:
+        """A value of run.json by its keys; DataError where the record does not have it."""
+        value: Any = self.record
+        for key in keys:
+            if not isinstance(value, dict) or key not in value:
+                raise DataError(f"{self.path / 'run.json'} does not say {'.'.join(keys)}")
+            value = value[key]
+        return value
+
+    @property
+    def tested(self) -> str:
+        """The checkpoint that the run's figures are of: `best` or `last`."""
+        return Path(str(self.recorded("best", "checkpoint"))).stem
+
     def checkpoint(self, name: str) -> Path:
         """The path of a checkpoint: `best`, `last`, or a file's own path."""
         path = self.path / "checkpoints" / f"{name}.ckpt" if name in {"best", "last"} else Path(name)
@@ -59,7 +73,9 @@ def open_run(path: str | Path, *, finished: bool = True) -> Run:
     path = Path(path)
     if not (path / "run.json").is_file():
         what = "does not exist" if not path.exists() else "has no run.json"
-        raise DataError(f"{path} is not a run directory: it {what}. Runs are in outputs/runs/; the newest is outputs/latest")
+        raise DataError(
+            f"{path} is not a run directory: it {what}. Runs are in outputs/runs/; the newest is outputs/latest"
+        )
     record = _read_json(path / "run.json")
     run = Run(path=path.resolve(), record=record, status=_status(record))
     if finished and run.status != FINISHED:
@@ -75,7 +91,9 @@ def find_runs(patterns: Iterable[str]) -> list[Path]:
         folders = sorted(glob(pattern)) or [pattern]  # noqa: PTH207
         before = len(found)
         for folder in map(Path, folders):
-            for record in [folder / "run.json"] if (folder / "run.json").is_file() else sorted(folder.rglob("run.json")):
+            for record in (
+                [folder / "run.json"] if (folder / "run.json").is_file() else sorted(folder.rglob("run.json"))
+            ):
                 found[record.parent] = None
         if len(found) == before and not any((Path(f) / "run.json").is_file() for f in folders):
             raise DataError(f"{pattern} holds no run directory; runs are in outputs/runs/, sweeps in outputs/sweeps/")

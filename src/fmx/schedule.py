@@ -35,7 +35,9 @@ class Schedule:
         if rises and (self.warmup_epochs or self.warmup_steps):
             raise ConfigError("schedule=onecycle rises by itself: set schedule.scheduler.pct_start and no warm-up")
 
-    def __call__(self, optimizer: Optimizer, *, steps_per_epoch: int, epochs: int, total_steps: int) -> list[dict[str, Any]]:
+    def __call__(
+        self, optimizer: Optimizer, *, steps_per_epoch: int, epochs: int, total_steps: int
+    ) -> list[dict[str, Any]]:
         """Return Lightning's scheduler entries for a training of `total_steps` optimizer steps."""
         entries: list[dict[str, Any]] = []
         warmup = round(self.warmup_epochs * steps_per_epoch) or self.warmup_steps

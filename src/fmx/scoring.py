@@ -38,7 +38,9 @@ class Predictions:
         except (OSError, KeyError, ValueError, TypeError, EOFError, BadZipFile) as error:
             raise DataError(f"{path} cannot be read as predictions: {error}") from error
         if logits.ndim != 2 or labels.shape != indices.shape or len(labels) != len(logits):  # noqa: PLR2004
-            raise DataError(f"{path}: labels {tuple(labels.shape)} and logits {tuple(logits.shape)} do not fit together")
+            raise DataError(
+                f"{path}: labels {tuple(labels.shape)} and logits {tuple(logits.shape)} do not fit together"
+            )
         return cls(labels=labels, logits=logits, indices=indices)
 
     def save(self, path: Path) -> None:
@@ -93,7 +95,7 @@ def predict(
     data.predict_part = part
     batches = trainer.predict(classifier, datamodule=data)
     assert batches is not None
-    logits, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))  # type: ignore[arg-type]
+    logits, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     return Predictions(labels=labels, logits=logits, indices=data.indices[part][: len(labels)])
 
 

@@ -27,8 +27,10 @@ def locate(path: str, key: str) -> Callable[..., Any]:
     found: Any = None
     for length in range(len(parts)):
         try:
-            found = getattr(found, parts[length]) if length and hasattr(found, parts[length]) else importlib.import_module(
-                ".".join(parts[: length + 1])
+            found = (
+                getattr(found, parts[length])
+                if length and hasattr(found, parts[length])
+                else importlib.import_module(".".join(parts[: length + 1]))
             )
         except ImportError as error:
             head = ".".join(parts[:length]) or "Python's path"
@@ -95,7 +97,9 @@ def _bind(parameters: Parameters, key: str, node: Mapping[str, Any]) -> None:
     """Required parameters are there, and plain values are of the annotated type."""
     given = {name: value for name, value in node.items() if name not in HYDRA_KEYS}
     if not node.get("_partial_") and not node.get("_args_"):
-        needed = {n for n, p in parameters.items() if p.default is p.empty and p.kind not in {p.VAR_POSITIONAL, p.VAR_KEYWORD}}
+        needed = {
+            n for n, p in parameters.items() if p.default is p.empty and p.kind not in {p.VAR_POSITIONAL, p.VAR_KEYWORD}
+        }
         missing = sorted(needed - given.keys() - FROM_BUILD.get(key, set()))
         if missing:
             raise ConfigError(f"{key}: {node['_target_']} also needs {', '.join(missing)}: add {key}.{missing[0]}")

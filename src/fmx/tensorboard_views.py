@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run beside scalars and figures: text, graph, precision and recall, an embedding, hparams."""
+"""What TensorBoard shows beside scalars and figures: text, graph, precision and recall, an embedding, hparams."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -68,7 +68,9 @@ def show_hparams(logger: TensorBoardLogger, hparams: Mapping[str, Any], figures:
         for name, value in (figures[part] or {}).items()
         if isinstance(value, float)
     }
-    plain = {key: value if isinstance(value, int | float | bool | str) else str(value) for key, value in hparams.items()}
+    plain = {
+        key: value if isinstance(value, int | float | bool | str) else str(value) for key, value in hparams.items()
+    }
     logger.log_hyperparams(plain, final)
 
 

@@ -21,7 +21,11 @@ class BestCheckpoint(ModelCheckpoint):
 
     def __init__(self, *, monitor: str, mode: str) -> None:
         super().__init__(
-            filename="best", monitor=monitor, mode=mode, auto_insert_metric_name=False, enable_version_counter=False
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
         )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

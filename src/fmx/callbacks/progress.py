@@ -50,9 +50,11 @@ class Progress(Callback):
             return
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
         parts = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {trainer.global_step}"]
-        for part in ("train", "val"):
-            if f"{part}/loss" in metrics:
-                parts.append(f"{part} loss {metrics[f'{part}/loss']:.4f} acc {metrics[f'{part}/accuracy']:.2%}")
+        parts += [
+            f"{part} loss {metrics[f'{part}/loss']:.4f} acc {metrics[f'{part}/accuracy']:.2%}"
+            for part in ("train", "val")
+            if f"{part}/loss" in metrics
+        ]
         line = "  ".join(parts)
         if self._bar is None:
             log.info(line)

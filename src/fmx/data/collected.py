@@ -43,4 +43,6 @@ def _pixels(picture: Any, in_channels: int, image_size: int) -> Tensor:
         return torch.from_numpy(np.array(square)).reshape(image_size, image_size, in_channels).permute(2, 0, 1)
     if isinstance(picture, Tensor) and picture.dtype == torch.uint8:
         return picture
-    raise DataError(f"the dataset gives {type(picture).__name__} where a PIL image or a uint8 tensor (C, H, W) is needed")
+    raise DataError(
+        f"the dataset gives {type(picture).__name__} where a PIL image or a uint8 tensor (C, H, W) is needed"
+    )

@@ -47,9 +47,7 @@ def load_csv(*, file: str, image_size: int, num_classes: int, instead: Sequence[
     )
 
 
-def _read(
-    path: Path, stream: BufferedReader, *, num_pixels: int, num_classes: int
-) -> tuple[bytearray, bytearray]:
+def _read(path: Path, stream: BufferedReader, *, num_pixels: int, num_classes: int) -> tuple[bytearray, bytearray]:
     names = ["label", *(f"pixel{number}" for number in range(1, num_pixels + 1))]
     max_line_bytes = 16 * len(names)  # so that a line without an end is not read to its end
     columns = _read_header(path, stream.readline(max_line_bytes), names)

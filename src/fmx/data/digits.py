@@ -12,9 +12,7 @@ from fmx.errors import ConfigError
 __all__ = ["load_digits"]
 
 
-def load_digits(
-    *, part: Literal["train", "test"], num_test: int, test_seed: int, image_size: int
-) -> ImageArrays:
+def load_digits(*, part: Literal["train", "test"], num_test: int, test_seed: int, image_size: int) -> ImageArrays:
     """Take one part of the 1,797 digits of 8 x 8 pixels in 0..16, enlarged bilinearly and scaled to 0..255.
 
     The set has no official test part, so `num_test` images are drawn from it, stratified by digit and seeded.

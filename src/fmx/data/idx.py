@@ -70,9 +70,7 @@ def load_idx(
     return ImageArrays(images=x.unsqueeze(1), labels=y)
 
 
-def _locate(
-    folder: Path, file: IdxFile, mirrors: Sequence[str], instead: Sequence[str]
-) -> tuple[Path, str | None]:
+def _locate(folder: Path, file: IdxFile, mirrors: Sequence[str], instead: Sequence[str]) -> tuple[Path, str | None]:
     plain, packed = folder / file["name"], folder / f"{file['name']}.gz"
     if plain.exists():
         return plain, file["md5"]
@@ -107,9 +105,7 @@ def _check_sum(path: Path, file: BufferedReader, expected: str | None) -> None:
     file.seek(0)
 
 
-def _parse(
-    path: Path, stream: BufferedReader | gzip.GzipFile, item_shape: tuple[int, ...], *, at_most: int
-) -> Tensor:
+def _parse(path: Path, stream: BufferedReader | gzip.GzipFile, item_shape: tuple[int, ...], *, at_most: int) -> Tensor:
     """Read header and items: uint8 (N, *item_shape). The file can hold `at_most` bytes, header included."""
     num_dims = 1 + len(item_shape)
     header = stream.read(4 * (1 + num_dims))

@@ -37,7 +37,7 @@ class Order(Sampler[int]):
         self.epoch = epoch
 
     def indices(self) -> Tensor:
-        """This rank's images in this epoch's order, int64."""
+        """Return the images of this rank in the order of this epoch, int64."""
         order = self.all_indices
         if self.shuffle:
             generator = torch.Generator().manual_seed((self.seed << 20) + self.epoch)
@@ -75,12 +75,12 @@ class ArrayLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         order = self.sampler.indices().to(self.images.device)
-        for chunk in order.split(self.batch_size)[: len(self)]:
+        for chunk in torch.split(order, self.batch_size)[: len(self)]:
             yield self.images.index_select(0, chunk), self.labels.index_select(0, chunk)
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.sampler), self.batch_size)
-        return full + (rest > 0 and not self.drop_last)
+        return full + int(rest > 0 and not self.drop_last)
 
 
 def image_loader(

@@ -10,9 +10,7 @@ from torch import Tensor
 __all__ = ["split_validation"]
 
 
-def split_validation(
-    labels: Tensor, *, validation: float | str, split: str, seed: int
-) -> tuple[Tensor, Tensor]:
+def split_validation(labels: Tensor, *, validation: float | str, split: str, seed: int) -> tuple[Tensor, Tensor]:
     """Divide the positions of `labels` (int64 (N,)) into training and validation, both sorted int64.
 
     `validation` is a count from 1, a fraction between 0 and 1 (rounded up, as Keras does) or `none`. `split`
@@ -51,8 +49,7 @@ def _count(validation: float | str, num_images: int) -> int:
         count = validation
     else:
         raise ValueError(
-            "data.validation must be a count from 1, a fraction between 0 and 1, 'test' or 'none', "
-            f"got {validation!r}"
+            f"data.validation must be a count from 1, a fraction between 0 and 1, 'test' or 'none', got {validation!r}"
         )
     if count >= num_images:
         raise ValueError(

@@ -89,9 +89,7 @@ def _write_names(
         lettering.write(axes, label, len(names) - 0.5 + gap, names[label], size=size, **below)
 
 
-def _write_numbers(
-    axes: Axes, counts: NDArray[np.int64], shares: NDArray[np.float64], lettering: Lettering
-) -> None:
+def _write_numbers(axes: Axes, counts: NDArray[np.int64], shares: NDArray[np.float64], lettering: Lettering) -> None:
     """Write the count and the percentage into each cell, and a pale 0 into the empty ones."""
     end = len(counts) - 0.5
     axes.hlines(np.arange(0.5, end), -0.5, end, color="white", linewidth=1)

@@ -64,9 +64,7 @@ def image_grid(tiles: Sequence[Tile], lettering: Lettering, *, title: str, subti
     return figure
 
 
-def picture(
-    axes: Axes, image: Any, *, left: float, top: float, side: float, frame: str | None = None
-) -> None:
+def picture(axes: Axes, image: Any, *, left: float, top: float, side: float, frame: str | None = None) -> None:
     """Draw an image (C, H, W) in the middle of a square: in colour where C is 3, else the mean as grey."""
     pixels = np.asarray(image)
     if len(pixels) != RGB:

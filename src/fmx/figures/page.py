@@ -12,9 +12,7 @@ MARGIN = 0.2  # inches, like all lengths of the figures
 HEADER = 0.65
 
 
-def page(
-    width: float, height: float, lettering: Lettering, *, title: str, subtitle: str
-) -> tuple[Figure, Axes]:
+def page(width: float, height: float, lettering: Lettering, *, title: str, subtitle: str) -> tuple[Figure, Axes]:
     """Start a figure with a title and an invisible Axes, in inches from the top left corner.
 
     The figure becomes wider where the title needs it.

@@ -32,14 +32,15 @@ class DropoutCNN(nn.Module):
         super().__init__()
         first, second = positive_list("widths", widths, count=2)
         kernel = positive("kernel_size", kernel_size)
+        # ReLU and max-pooling commute: after the pooling there is a quarter of the values to look at.
         self.features = nn.Sequential(
             nn.Conv2d(in_channels, first, kernel),  # (B, 32, 24, 24)
-            nn.ReLU(),
             nn.MaxPool2d(2),  # (B, 32, 12, 12)
+            nn.ReLU(),
             nn.Dropout(dropout_prob),
             nn.Conv2d(first, second, kernel),  # (B, 64, 8, 8)
-            nn.ReLU(),
             nn.MaxPool2d(2),  # (B, 64, 4, 4)
+            nn.ReLU(),
             nn.Dropout(dropout_prob),
             nn.Flatten(),  # (B, 1024)
         )

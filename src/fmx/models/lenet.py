@@ -29,13 +29,14 @@ class LeNet(nn.Module):
     ) -> None:
         super().__init__()
         first, second = positive_list("widths", widths, count=2)
+        # ReLU and max-pooling commute: after the pooling there is a quarter of the values to look at.
         self.features = nn.Sequential(
             nn.Conv2d(in_channels, first, kernel_size=3, padding=2),  # (B, 6, 30, 30)
-            nn.ReLU(),
             nn.MaxPool2d(2),  # (B, 6, 15, 15)
-            nn.Conv2d(first, second, kernel_size=5),  # (B, 16, 11, 11)
             nn.ReLU(),
+            nn.Conv2d(first, second, kernel_size=5),  # (B, 16, 11, 11)
             nn.MaxPool2d(2),  # (B, 16, 5, 5)
+            nn.ReLU(),
             nn.Flatten(),  # (B, 400)
         )
         num_features = flattened_size(self.features, in_channels, image_size, model="lenet")

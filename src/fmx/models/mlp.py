@@ -16,9 +16,7 @@ class MLP(nn.Module):
     conf/model/mlp.yaml at 28 x 28, whose layers are those of A. Géron, Hands-On Machine Learning, chapter 10.
     """
 
-    def __init__(
-        self, *, in_channels: int, num_classes: int, image_size: int, hidden_sizes: Sequence[int]
-    ) -> None:
+    def __init__(self, *, in_channels: int, num_classes: int, image_size: int, hidden_sizes: Sequence[int]) -> None:
         super().__init__()
         self.features = nn.Flatten()  # (B, 784)
         self.head = fully_connected(in_channels * image_size**2, hidden_sizes, num_classes)  # 784-300-100-10

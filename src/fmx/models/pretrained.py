@@ -83,9 +83,7 @@ def _check_image_size(net: nn.Module, architecture: str, in_channels: int, image
     try:
         output_shape(net, in_channels, image_size)
     except (RuntimeError, AssertionError) as error:  # the second is that of the vision transformers
-        needed = getattr(
-            net, "image_size", smallest_image(architecture)
-        )  # some transformers take one size alone
+        needed = getattr(net, "image_size", smallest_image(architecture))  # some transformers take one size alone
         raise ValueError(
             f"'{architecture}' cannot take images of {image_size} pixels; use model.net.resize={needed}"
         ) from error

@@ -30,15 +30,16 @@ class ThreeConv(nn.Module):
         super().__init__()
         first, second, third = positive_list("widths", widths, count=3)
         kernel = positive("kernel_size", kernel_size)
+        # ReLU and max-pooling commute: after the pooling there is a quarter of the values to look at.
         self.features = nn.Sequential(
             nn.Conv2d(in_channels, first, kernel),  # (B, 24, 26, 26)
             nn.ReLU(),
             nn.Conv2d(first, second, kernel),  # (B, 48, 24, 24)
-            nn.ReLU(),
             nn.MaxPool2d(2),  # (B, 48, 12, 12)
-            nn.Conv2d(second, third, kernel),  # (B, 96, 10, 10)
             nn.ReLU(),
+            nn.Conv2d(second, third, kernel),  # (B, 96, 10, 10)
             nn.MaxPool2d(2),  # (B, 96, 5, 5)
+            nn.ReLU(),
             nn.Flatten(),  # (B, 2400)
         )
         num_features = flattened_size(self.features, in_channels, image_size, model="three_conv")

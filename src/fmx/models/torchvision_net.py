@@ -109,9 +109,7 @@ def first_convolution(net: nn.Module) -> tuple[str, nn.Conv2d]:
 
 def head(net: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
     """Return the layer that makes the logits, with its name: a convolution in SqueezeNet, else linear."""
-    layers = [
-        (name, layer) for name, layer in net.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)
-    ]
+    layers = [(name, layer) for name, layer in net.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     return layers[-1]
 
 

@@ -30,13 +30,14 @@ class TwoConv(nn.Module):
         super().__init__()
         first, second = positive_list("widths", widths, count=2)
         kernel = positive("kernel_size", kernel_size)
+        # ReLU and max-pooling commute: after the pooling there is a quarter of the values to look at.
         self.features = nn.Sequential(
             nn.Conv2d(in_channels, first, kernel),  # (B, 12, 26, 26)
-            nn.ReLU(),
             nn.MaxPool2d(2),  # (B, 12, 13, 13)
-            nn.Conv2d(first, second, kernel),  # (B, 24, 11, 11)
             nn.ReLU(),
+            nn.Conv2d(first, second, kernel),  # (B, 24, 11, 11)
             nn.MaxPool2d(2),  # (B, 24, 5, 5)
+            nn.ReLU(),
             nn.Flatten(),  # (B, 600)
         )
         num_features = flattened_size(self.features, in_channels, image_size, model="two_conv")

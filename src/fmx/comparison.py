@@ -1,0 +1,208 @@
+"""Two models, or two groups of seeds, side by side: what differs in what they are and in what they say."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fmx.errors import DataError
+from fmx.intervals import Interval, mcnemar, newcombe, paired_t, welch_t
+from fmx.leaderboard import differing
+from fmx.outcomes import Outcome, Unfinished, by_configuration, newest_of_each_seed, outcome
+from fmx.run_dir import find_runs, open_run
+from fmx.settings import ABSENT, show
+from fmx.stored_predictions import StoredPredictions, Verdicts, read_predictions, verdicts
+
+__all__ = [
+    "Accuracy",
+    "ClassSides",
+    "Differences",
+    "Side",
+    "by_class",
+    "changed",
+    "check_same_test_set",
+    "compare_accuracy",
+    "differences",
+    "read_side",
+    "sides",
+]
+
+SECTIONS = {"environment": ("versions", "device", "git", "host"), "data": ("data",)}
+Differences = dict[str, list[tuple[str, str, str]]]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two: a single run, or several seeds of one configuration, by seed."""
+
+    pattern: str
+    runs: Sequence[Outcome]
+    predictions: Sequence[StoredPredictions]
+    repeated: Sequence[Unfinished]
+
+    @cached_property
+    def verdicts(self) -> Verdicts:
+        """What most of the runs say of each test image."""
+        return verdicts(self.predictions)
+
+    @property
+    def accuracies(self) -> list[float]:
+        """The test accuracy of each run."""
+        return [float(each.right.mean()) for each in self.predictions]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Test accuracies, and how far B is above A.
+
+    test: what the p-value is from, empty where it is from what the interval is from.
+    """
+
+    a: float
+    b: float
+    difference: float
+    interval: Interval
+    interval_method: str
+    p_value: float
+    test: str
+
+
+@dataclass(frozen=True)
+class ClassSides:
+    """How many test images of a class there are, each names right, and each alone names right."""
+
+    name: str
+    images: int
+    right_a: int
+    right_b: int
+    only_a: int
+    only_b: int
+
+
+def read_side(pattern: str) -> Side:
+    """Read a run directory, or the runs below a folder or glob.
+
+    DataError where there is none, where one did not complete, or where they are of several configurations.
+    """
+    runs = [open_run(path) for path in find_runs([pattern])]
+    outcomes, repeated = newest_of_each_seed([outcome(run, show(str(run.path))) for run in runs])
+    groups = by_configuration(outcomes)
+    if len(groups) > 1:
+        keys = differing([group[0].settings for group in groups]) or ["data"]
+        raise DataError(
+            f"{pattern} holds {len(groups)} configurations, which differ in {', '.join(keys)}; name the runs of one, "
+            f"for example with a glob: '{runs[0].path.parent}/[012]'"
+        )
+    predictions = [read_predictions(each.run.path) for each in groups[0]]
+    return Side(pattern, groups[0], predictions, repeated)
+
+
+def differences(a: Side, b: Side) -> Differences:
+    """The settings, parts of the environment and of the data that are not the same: name, A's value, B's value."""
+    found: Differences = {"configuration": _told_differently(a, b)}
+    for section, fields in SECTIONS.items():
+        facts = [[_flat({name: run.run.record.get(name) for name in fields}) for run in side.runs] for side in (a, b)]
+        names = sorted({name for side in facts for run in side for name in run})
+        rows = [(name, *(_joined(run.get(name, ABSENT) for run in side) for side in facts)) for name in names]
+        found[section] = [(name, of_a, of_b) for name, of_a, of_b in rows if of_a != of_b]
+    return found
+
+
+def check_same_test_set(a: Side, b: Side) -> None:
+    """DataError with the reason where not all runs were tested on the same images."""
+    first = a.runs[0]
+    for run in [*a.runs, *b.runs]:
+        if not first.data_fingerprint or run.data_fingerprint != first.data_fingerprint:
+            of_a, of_b = (f"{each.data} {each.data_fingerprint or 'of unknown contents'}" for each in (first, run))
+            raise DataError(f"the accuracies do not compare, for the data sets differ: {of_a}, {of_b}")
+    labels, indices = a.predictions[0].labels, a.predictions[0].indices
+    for predictions in [*a.predictions, *b.predictions]:
+        for name, ours, theirs in [("images", indices, predictions.indices), ("labels", labels, predictions.labels)]:
+            if not np.array_equal(ours, theirs):
+                raise DataError(
+                    f"the accuracies do not compare, for the test sets differ: not the same {name} "
+                    f"({len(ours):,} and {len(theirs):,} predictions)"
+                )
+
+
+def compare_accuracy(a: Side, b: Side) -> Accuracy:
+    """Test B's accuracy less A's: over the images for two single runs, over the seeds for two groups.
+
+    DataError where one side is a single run and the other is not.
+    """
+    of_a, of_b = a.accuracies, b.accuracies
+    if len(of_a) == len(of_b) == 1:
+        both, only_a, only_b, neither = sides(a.verdicts, b.verdicts)
+        return Accuracy(
+            a=of_a[0],
+            b=of_b[0],
+            difference=(only_b - only_a) / (both + only_a + only_b + neither),
+            interval=newcombe(both, only_a, only_b, neither),
+            interval_method="Newcombe's method 10 for pairs, over the test images",
+            p_value=mcnemar(only_a, only_b),
+            test="McNemar's exact test",
+        )
+    if min(len(of_a), len(of_b)) == 1:
+        raise DataError(
+            f"a single run and a group of seeds do not compare: A has {len(of_a)} and B has {len(of_b)}; "
+            "name one run each, or several each"
+        )
+    same_seeds = [run.seed for run in a.runs] == [run.seed for run in b.runs]
+    found = (paired_t if same_seeds else welch_t)(of_a, of_b)
+    name = "Student's t for pairs of the same seed" if same_seeds else "Welch's t, for the seeds are not the same"
+    means = [float(np.mean(values)) for values in (of_a, of_b)]
+    return Accuracy(means[0], means[1], found.difference, found.interval, name, found.p_value, "")
+
+
+def sides(a: Verdicts, b: Verdicts) -> tuple[int, int, int, int]:
+    """How many test images both name right, A alone, B alone, neither."""
+    cells = (a.right & b.right, a.right & ~b.right, ~a.right & b.right, ~a.right & ~b.right)
+    both, only_a, only_b, neither = (int(cell.sum()) for cell in cells)
+    return both, only_a, only_b, neither
+
+
+def changed(a: Side, b: Side) -> tuple[list[int], list[int]]:
+    """The indices in the test set of the images that A alone names right, and B alone."""
+    indices, right_a, right_b = a.predictions[0].indices, a.verdicts.right, b.verdicts.right
+    return indices[right_a & ~right_b].tolist(), indices[right_b & ~right_a].tolist()
+
+
+def by_class(a: Side, b: Side) -> list[ClassSides]:
+    """Count for each class how many of its test images A and B name right."""
+    labels = a.predictions[0].labels
+    right_a, right_b = a.verdicts.right, b.verdicts.right
+    parts = [np.ones_like(right_a), right_a, right_b, right_a & ~right_b, right_b & ~right_a]
+    counts = np.stack([np.bincount(labels[part], minlength=labels.max() + 1) for part in parts], axis=1)
+    names = _class_names(a.runs[0], len(counts))
+    return [ClassSides(names[label], *map(int, row)) for label, row in enumerate(counts)]
+
+
+def _class_names(run: Outcome, at_least: int) -> list[str]:
+    test = run.run.metrics["test"]
+    names = [show(name) for name in test["per_class"]] if isinstance(test.get("per_class"), dict) else []
+    return names if len(names) >= at_least else [f"class {label}" for label in range(at_least)]
+
+
+def _told_differently(a: Side, b: Side) -> list[tuple[str, str, str]]:
+    first, second = a.runs[0].settings, b.runs[0].settings
+    groups = sorted({*first.choices, *second.choices})
+    keys = sorted(({*first.values} - first.following) | ({*second.values} - second.following))
+    rows = [(key, first.told(key), second.told(key)) for key in [*(g for g in groups if "/" not in g), *keys]]
+    seeds = [", ".join(run.seed for run in side.runs) for side in (a, b)]
+    return [row for row in [*rows, ("seed", seeds[0], seeds[1])] if row[1] != row[2]]
+
+
+def _joined(values: Iterable[str]) -> str:
+    return ", ".join(sorted(set(values)))
+
+
+def _flat(contents: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in contents.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = show(value)
+    return flat

@@ -1,0 +1,200 @@
+"""`fmx export`: a trained model as one file for other programs, proven to say the same."""
+
+import argparse
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fmx.errors import DataError
+from fmx.exits import plain_exits
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from torch import nn
+
+    from fmx.datamodule import ImageDataModule
+    from fmx.onnx_model import Logits
+    from fmx.parity import Evidence
+    from fmx.run_dir import Run
+    from fmx.signature import Signature
+
+__all__ = ["main"]
+
+DESCRIPTION = """\
+Write a run's model as one file for other programs, with a model card beside it (FILE.md).
+
+onnx         for onnxruntime and the like; any number of images at a time; classes, input size and
+             normalisation are in the file's metadata: `fmx predict FILE.onnx IMAGE…` needs nothing else
+torchscript  for C++ and for Python without fmx
+state_dict   the network's weights alone, for torch.load(..., weights_only=True)
+
+With the normalisation inside (the default) the input is uint8 pixels (N, C, H, W) from 0 to 255; outside, it
+is float32 that the caller has normalised. The file is kept only if it gives every test image the class that
+the run gave it; where the data set is not at hand, random images stand in for it, and the card says so.
+"""
+EXAMPLES = """\
+examples:
+  fmx export outputs/latest
+  fmx export outputs/latest --format torchscript --out clothes.pt
+  fmx export outputs/latest --normalise outside --opset 20 --force
+"""
+SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript.pt", "state_dict": ".state_dict.pt"}
+OPSETS = range(18, 100)  # below, torch's exporter has no operators
+NUM_RANDOM = 256
+
+
+def main() -> None:
+    """Run the command line and end with one of fmx's exit codes."""
+    with plain_exits():
+        export(_arguments())
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="fmx export",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a finished run's directory")
+    parser.add_argument("--format", choices=list(SUFFIXES), default="onnx", help="(onnx)")
+    parser.add_argument(
+        "--normalise",
+        "--normalize",
+        choices=["inside", "outside"],
+        help="whether the file normalises pixels itself (inside)",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="(MODEL_DATA with the format's suffix, here)")
+    parser.add_argument("--opset", type=int, help="ONNX operator set (18)")
+    parser.add_argument("--checkpoint", metavar="best|last|FILE", help="other weights than those that were tested")
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
+    parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help="trust code the run names")
+    args = parser.parse_args()
+    if args.opset is not None and (args.format != "onnx" or args.opset not in OPSETS):
+        parser.error("--opset is for ONNX, a number from 18")
+    if args.format == "state_dict" and args.normalise == "inside":
+        parser.error("a state_dict holds weights alone: the normalisation stays outside")
+    if args.format == "onnx" and args.out is not None and args.out.suffix != ".onnx":
+        parser.error(f"--out: an ONNX file is called something.onnx, not {args.out.name}")
+    return args
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write the file and its card, once the file is proven."""
+    if args.format == "onnx":
+        from fmx.onnx_model import require
+
+        require("onnx", "onnxscript", "onnxruntime")
+    from omegaconf import OmegaConf
+
+    from fmx.model_card import model_card
+    from fmx.new_file import new_file, refuse_existing
+    from fmx.parity import prove
+    from fmx.pixel_net import PixelNet, torch_logits
+    from fmx.restore import restore_classifier, trusted_config
+    from fmx.run_dir import open_run
+    from fmx.signature import signature_of
+
+    run = open_run(args.run)
+    config = trusted_config(run, args.allow)
+    outside = args.normalise == "outside" or args.format == "state_dict"
+    signature = signature_of(config, normalize="outside" if outside else "inside")
+    file = args.out or Path(_file_name(signature) + SUFFIXES[args.format])
+    card = file.with_name(f"{file.name}.md")
+    for path in (file, card):
+        refuse_existing(path, force=args.force)
+    checkpoint = args.checkpoint or run.tested
+    net = restore_classifier(config, run.checkpoint(checkpoint)).net
+    whole = PixelNet(signature.normalization(), net)
+    evidence = _evidence(run, config, torch_logits(whole), tested=checkpoint == run.tested)
+    with new_file(file, force=args.force) as written, new_file(card, force=args.force) as page:
+        exported = _write(net if outside else whole, signature, written, args)
+        agreement = prove(exported, evidence)
+        text = model_card(
+            run=run,
+            signature=signature,
+            file=file.name,
+            contents=written.read_bytes(),
+            form=args.format,
+            network=OmegaConf.to_container(config.model.net),
+            checkpoint=checkpoint,
+            agreement=agreement,
+            command=shlex.join(["fmx", "export", *sys.argv[1:]]),
+        )
+        page.write_text(text, encoding="utf-8")
+    print(f"{file}: {signature.model} as {args.format}, {file.stat().st_size:,} bytes")
+    print(agreement)
+    print(f"{card}: what it takes, what it says, how good it is")
+
+
+def _file_name(signature: "Signature") -> str:
+    """Model and data as a name that stays in this folder, whatever characters they have."""
+    return re.sub(r"[^\w-]+", "_", f"{signature.model}_{signature.data}")
+
+
+def _write(module: "nn.Module", signature: "Signature", path: Path, args: argparse.Namespace) -> "Logits":
+    """Write one of the formats and read it back as a function from pixels to logits."""
+    if args.format == "onnx":
+        from fmx.onnx_model import DEFAULT_OPSET, open_onnx, write_onnx
+
+        write_onnx(module, signature, path, opset=args.opset or DEFAULT_OPSET)
+        return open_onnx(path)[1]
+    if args.format == "torchscript":
+        from fmx.torchscript import open_torchscript, write_torchscript
+
+        write_torchscript(module, signature, path)
+        return open_torchscript(path, signature)
+    from fmx.state_dict import open_state_dict, write_state_dict
+
+    write_state_dict(module, path)
+    return open_state_dict(module, signature, path)
+
+
+def _evidence(run: "Run", config: "DictConfig", own: "Logits", *, tested: bool) -> "Evidence":
+    """The run's predictions of its test set; where they will not do, what `own` says of it or of random images."""
+    import torch
+
+    from fmx.datamodule import Pictures
+    from fmx.parity import Evidence, answers
+    from fmx.scoring import Predictions
+
+    data = _data_at_hand(run, config)
+    if data is None:
+        shape = (NUM_RANDOM, config.data.in_channels, config.data.image_size, config.data.image_size)
+        noise = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        return Evidence(list(noise), "random images", answers(own, list(noise)))
+    if not tested:
+        return Evidence(data.pictures("test"), "test images", answers(own, data.pictures("test")))
+    said = Predictions.load(run.path / "predictions.npz")
+    labels, count = data.labels("test"), len(said.labels)
+    if not torch.equal(said.labels, labels[:count]) or said.logits.shape[1] != data.num_classes:
+        raise DataError(f"{run.path / 'predictions.npz'} is not of this run's test set")
+    images = Pictures(data.sources["test"], data.indices["test"][:count])
+    from_gpu = run.recorded("device", "accelerator") != "cpu"
+    return Evidence(images, "test images", said.logits.numpy(), from_gpu=from_gpu)
+
+
+def _data_at_hand(run: "Run", config: "DictConfig") -> "ImageDataModule | None":
+    """The run's data set as it was then, if it is on this machine; else None, and a line that says why."""
+    from fmx.restore import restore_data
+
+    config = config.copy()
+    for part in (config.data.train, config.data.test):
+        if "mirrors" in part:
+            part.mirrors = []  # an export fetches nothing
+    try:
+        data = restore_data(config)
+    except DataError as error:
+        reason = str(error).partition("\n")[0]
+    else:
+        if data.fingerprints()["fingerprint"] == run.recorded("data", "fingerprint"):
+            return data
+        reason = f"{config.data.root} holds other images than the run was trained and tested on"
+    print(f"proven on random images alone, because the test set is not at hand: {reason}", file=sys.stderr)
+    return None
+
+
+if __name__ == "__main__":
+    main()

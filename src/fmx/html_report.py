@@ -1,0 +1,185 @@
+"""A leaderboard as one HTML file: sortable table, charts and the best run's pictures, without a request to anywhere."""
+
+import csv
+import shlex
+from base64 import b64encode
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from fmx.intervals import Spread, student_t
+from fmx.leaderboard import Leaderboard, Row
+from fmx.leaderboard_text import ON_TEST, cells, headings, notes, unfinished_table
+from fmx.outcomes import Outcome
+from fmx.settings import show
+
+__all__ = ["html_report"]
+
+TEMPLATES = Path(__file__).parent / "templates"
+CURVES = {
+    "val/accuracy": "validation accuracy",
+    "val/loss": "validation loss",
+    "train/accuracy": "training accuracy",
+    "train/loss": "training loss",
+}
+MAX_DRAWN = 16  # configurations: beyond, neither colours nor lines can be told apart
+PICTURES = {"confusion_matrix": "Confusion matrix", "mistakes": "Mistakes"}
+PNG = b"\x89PNG\r\n\x1a\n"
+MAX_PICTURE = 8_000_000  # bytes
+MAX_HISTORY = 20_000_000
+
+
+def html_report(board: Leaderboard) -> str:
+    """One page with everything inside: plotly.js, the figures as JSON, the pictures as data URIs.
+
+    Names are escaped, and the page's own policy allows these scripts alone and no address at all.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
+    scripts = [get_plotlyjs().strip(), (TEMPLATES / "report.js").read_text(encoding="utf-8").strip()]
+    best = board.rows[0] if board.rows else None
+    return environment.get_template("report.html.j2").render(
+        title=_title(board),
+        scripts=scripts,
+        hashes=[b64encode(sha256(script.encode()).digest()).decode() for script in scripts],
+        style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        headings=headings(board),
+        num_keys=len(board.columns),
+        rows=cells(board),
+        notes=notes(board),
+        num_drawn=min(len(board.rows), MAX_DRAWN),
+        charts=_plain({"curves": CURVES, "onTest": ON_TEST, "rows": [_drawn(row) for row in board.rows[:MAX_DRAWN]]}),
+        best=best,
+        best_settings=sorted((key, show(value)) for key, value in best.runs[0].settings.values.items()) if best else [],
+        command=_command(best.best_run) if best else "",
+        pictures=_pictures(best.best_run) if best else [],
+        unfinished=unfinished_table(board) if board.unfinished else None,
+    )
+
+
+def _title(board: Leaderboard) -> str:
+    num_runs = sum(len(row.runs) for row in board.rows)
+    data = sorted({run.data for row in board.rows for run in row.runs})
+    runs, configurations = _counted(num_runs, "run"), _counted(len(board.rows), "configuration")
+    return f"{runs} of {configurations}{' on ' if data else ''}{', '.join(data)}"
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def _drawn(row: Row) -> dict[str, Any]:
+    """What the charts need of a configuration."""
+    return {
+        "label": row.label,
+        "onTest": row.on_test,
+        "val": _drawn_spread(row.val_accuracy),
+        "test": _drawn_spread(row.test_accuracy),
+        "params": row.params,
+        "seconds": _drawn_spread(row.train_seconds),
+        "curves": _curves(row.runs),
+    }
+
+
+def _drawn_spread(spread: Spread | None) -> dict[str, Any] | None:
+    if spread is None:
+        return None
+    low, high = spread.interval or (None, None)
+    return {
+        "values": spread.values,
+        "mean": spread.mean,
+        "std": spread.std,
+        "low": low,
+        "high": high,
+        "method": spread.method,
+    }
+
+
+def _curves(runs: Iterable[Outcome]) -> dict[str, dict[str, Any]]:
+    """Mean and standard deviation over the seeds that got as far, by epoch, of each column of history.csv."""
+    points: dict[str, dict[float, list[float]]] = {name: {} for name in CURVES}
+    for run in runs:
+        for epoch, row in _history(run.run.path / "history.csv"):
+            for name in CURVES:
+                if (value := _float(row.get(name))) is not None:
+                    points[name].setdefault(epoch, []).append(value)
+    drawn: dict[str, dict[str, Any]] = {}
+    for name, by_epoch in points.items():
+        spreads = {epoch: student_t(by_epoch[epoch]) for epoch in sorted(by_epoch)}
+        if spreads:
+            drawn[name] = {
+                "epoch": list(spreads),
+                "mean": [spread.mean for spread in spreads.values()],
+                "std": [spread.std for spread in spreads.values()],
+            }
+    return drawn
+
+
+def _history(path: Path) -> list[tuple[float, dict[str, str]]]:
+    """The rows of history.csv with their place in epochs, the last of each step; none where it cannot be read."""
+    try:
+        if path.stat().st_size > MAX_HISTORY:
+            return []
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = {_float(row.get("step")): row for row in csv.DictReader(file)}
+    except (OSError, ValueError, csv.Error):
+        return []
+    epochs = [_float(row.get("epoch")) for row in rows.values()]
+    if not rows or None in epochs or None in rows:
+        return []
+    if len(set(epochs)) == len(epochs):
+        return list(zip(epochs, rows.values(), strict=True))  # type: ignore[arg-type]
+    steps_per_epoch = max(rows) / max(epochs)  # type: ignore[type-var, operator]
+    return [(round(step / steps_per_epoch, 6), row) for step, row in rows.items()]  # type: ignore[operator]
+
+
+def _float(text: object) -> float | None:
+    try:
+        value = float(str(text))
+    except ValueError:
+        return None
+    return value if isfinite(value) else None
+
+
+def _command(run: Outcome) -> str:
+    """The command line of this one run; a sweep's own names all its jobs."""
+    overrides = run.run.record.get("overrides")
+    return shlex.join(["python", "-m", "fmx.run", *map(show, overrides)]) if isinstance(overrides, list) else ""
+
+
+def _pictures(run: Outcome) -> list[tuple[str, str]]:
+    """Title and data URI of a run's figures, as far as they are there and are PNG."""
+    found = []
+    for name, title in PICTURES.items():
+        path = run.run.path / "figures" / f"{name}.png"
+        try:
+            if path.stat().st_size > MAX_PICTURE:
+                continue
+            contents = path.read_bytes()
+        except OSError:
+            continue
+        if contents.startswith(PNG):
+            found.append((title, f"data:image/png;base64,{b64encode(contents).decode()}"))
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows no numbers that are not finite: they become null."""
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _plain(child) for key, child in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(child) for child in value]
+    return value

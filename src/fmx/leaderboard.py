@@ -1,0 +1,187 @@
+"""A leaderboard: a row for each configuration without its seed, from the files of its runs alone."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import inf, isnan
+from pathlib import Path
+from typing import NamedTuple
+
+from fmx.errors import DataError
+from fmx.intervals import Spread, student_t, wilson
+from fmx.outcomes import Outcome, Unfinished, by_configuration, read_outcomes
+from fmx.settings import ABSENT, Settings
+from fmx.stored_predictions import read_predictions
+
+__all__ = ["Column", "Leaderboard", "Row", "differing", "leaderboard", "write_leaderboard"]
+
+DATA, FINGERPRINT = "data", "data fingerprint"
+UNTOLD = {"experiment"}  # a recipe says nothing that its keys do not say
+
+
+class Column(NamedTuple):
+    """A setting in which configurations differ: its dotted key, or the name of a group, and its heading."""
+
+    key: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration: what sets it apart, by column key, and its figures over seeds. Accuracies are shares of 1."""
+
+    rank: int | None
+    settings: dict[str, str]
+    runs: Sequence[Outcome]
+    val_accuracy: Spread | None
+    test_accuracy: Spread
+    test_macro_f1: Spread | None
+    params: int | None
+    train_seconds: Spread | None
+    on_test: bool
+
+    @property
+    def label(self) -> str:
+        """What sets the configuration apart, in one line; its model where nothing does."""
+        first = self.runs[0]
+        told = [value for key, value in self.settings.items() if key != FINGERPRINT]
+        return " · ".join(told) or first.settings.told("model")
+
+    @property
+    def best_run(self) -> Outcome:
+        """The seed with the best validation accuracy; the first one where nothing was held out."""
+        return max(self.runs, key=lambda run: _or_lowest(run.val_accuracy))
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Configurations, best first by mean validation accuracy within each data set, and the runs without figures."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    unfinished: Sequence[Unfinished]
+
+
+def leaderboard(folders: Iterable[Path], *, below: Path | None = None) -> Leaderboard:
+    """Read run directories and rank their configurations.
+
+    below: the folder that the runs' names start from; without it they are named as they are given.
+    """
+    outcomes, unfinished = read_outcomes(folders, below=below)
+    groups = by_configuration(outcomes)
+    configurations = {group[0].configuration: group[0].settings for group in groups}
+    attempts = {other.settings.fingerprint: other.settings for other in unfinished if other.settings}
+    keys = differing([*configurations.values(), *attempts.values()])
+    columns = _columns(keys, groups)
+    rows = [_row(group, [column.key for column in columns]) for group in groups]
+    return Leaderboard(columns, _ranked(rows), unfinished)
+
+
+def write_leaderboard(sweep_dir: Path) -> None:
+    """Write leaderboard.csv, .md and .html of all runs below a sweep directory, each whole or not at all.
+
+    Cheap enough for after every job: about ten milliseconds a run. Raises DataError where the disk refuses.
+    """
+    from fmx.html_report import html_report
+    from fmx.leaderboard_text import to_csv, to_markdown
+    from fmx.new_file import new_file
+
+    folders = [record.parent for record in sorted(sweep_dir.rglob("run.json"))]
+    board = leaderboard(folders, below=sweep_dir)
+    for suffix, write in {"csv": to_csv, "md": to_markdown, "html": html_report}.items():
+        with new_file(sweep_dir / f"leaderboard.{suffix}", force=True) as file:
+            file.write_text(write(board), encoding="utf-8", newline="\n")
+
+
+def differing(configurations: Sequence[Settings]) -> list[str]:
+    """What sets configurations apart: group names, and the dotted keys that do not follow from a group's choice."""
+    groups = sorted({group for each in configurations for group in each.choices if "/" not in group} - UNTOLD)
+    varied = [group for group in groups if len({each.choices.get(group) for each in configurations}) > 1]
+    keys = sorted({key for each in configurations for key in each.values if key not in each.following})
+    found: list[str] = []
+    for key in keys:
+        group = key.partition(".")[0]
+        cause = group if group in varied else None
+        told: dict[str | None, set[str]] = {}
+        for each in configurations:
+            told.setdefault(each.choices.get(cause) if cause else None, set()).add(repr(each.values.get(key, ABSENT)))
+        if any(len(values) > 1 for values in told.values()):
+            found.append(key)
+    return varied + found
+
+
+def _columns(keys: Sequence[str], groups: Sequence[Sequence[Outcome]]) -> list[Column]:
+    """Name columns by the last part of their key where that is enough; tell data sets apart where settings do not."""
+    data = {(group[0].data, group[0].data_fingerprint) for group in groups}
+    if len(data) > 1 and DATA not in keys:
+        keys = [DATA, *keys]
+    if len({name for name, _ in data}) < len(data):
+        keys = [FINGERPRINT, *keys]
+    last = [key.rpartition(".")[2] for key in keys]
+    return [Column(key, name if last.count(name) == 1 else key) for key, name in zip(keys, last, strict=True)]
+
+
+def _row(runs: Sequence[Outcome], keys: Sequence[str]) -> Row:
+    first = runs[0]
+    test = student_t([run.test_accuracy for run in runs])
+    return Row(
+        rank=None,
+        settings={key: _told(first, key) for key in keys},
+        runs=runs,
+        val_accuracy=_spread([run.val_accuracy for run in runs]),
+        test_accuracy=test if len(runs) > 1 else _of_one_model(test, first),
+        test_macro_f1=_spread([run.test_macro_f1 for run in runs]),
+        params=first.params,
+        train_seconds=_spread([run.train_seconds for run in runs]),
+        on_test=any(run.on_test for run in runs),
+    )
+
+
+def _told(run: Outcome, key: str) -> str:
+    if key == FINGERPRINT:
+        return run.data_fingerprint[:8]
+    if key == DATA:
+        return run.settings.choices.get(DATA, run.data)
+    return run.settings.told(key)
+
+
+def _spread(values: Sequence[float | None]) -> Spread | None:
+    """None where a run lacks the figure: a mean of the others would pass for that of all."""
+    known = [value for value in values if value is not None]
+    return student_t(known) if len(known) == len(values) else None
+
+
+def _of_one_model(test: Spread, run: Outcome) -> Spread:
+    """A single seed says nothing of seeds, but the test set is a sample as well."""
+    try:
+        right = read_predictions(run.run.path).right
+    except DataError:
+        return test
+    return replace(test, interval=wilson(int(right.sum()), len(right)), method="wilson")
+
+
+def _ranked(rows: Iterable[Row]) -> list[Row]:
+    """Order rows by data set, and rank those that validated: on images of their own first, on the test set after."""
+    ordered = sorted(rows, key=_standing)
+    ranks: dict[tuple[str, str], int] = {}
+    ranked = []
+    for row in ordered:
+        data = (row.runs[0].data, row.runs[0].data_fingerprint)
+        ranks[data] = ranks.get(data, 0) + 1
+        ranked.append(replace(row, rank=ranks[data] if row.val_accuracy else None))
+    return ranked
+
+
+def _standing(row: Row) -> tuple[str, str, bool, bool, float, str]:
+    accuracy = _or_lowest(row.val_accuracy.mean if row.val_accuracy else None)
+    return (
+        row.runs[0].data,
+        row.runs[0].data_fingerprint,
+        not row.val_accuracy,
+        row.on_test,
+        -accuracy,
+        row.label,
+    )
+
+
+def _or_lowest(accuracy: float | None) -> float:
+    return -inf if accuracy is None or isnan(accuracy) else accuracy

@@ -1,0 +1,204 @@
+"""A leaderboard as text: the cells that all tables show, as CSV for scripts, Markdown, LaTeX."""
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from fmx.intervals import Spread
+from fmx.leaderboard import Leaderboard, Row
+from fmx.outcomes import Unfinished
+
+__all__ = ["Cell", "cells", "headings", "notes", "to_csv", "to_latex", "to_markdown", "unfinished_table"]
+
+FIGURES = [
+    "validation accuracy %",
+    "95 % interval",
+    "test accuracy %",
+    "95 % interval",
+    "macro-F1",
+    "parameters",
+    "training s",
+]
+ON_TEST, ONE_MODEL, NOTHING = "†", "ʷ", "–"
+
+
+class Cell(NamedTuple):
+    """What a table shows, and the number behind it to sort by, if it is one."""
+
+    text: str
+    value: float | int | None = None
+
+
+def headings(board: Leaderboard) -> list[str]:
+    """The column heads of every table for people."""
+    return ["", *(column.name for column in board.columns), "n", *FIGURES]
+
+
+def cells(board: Leaderboard) -> list[list[Cell]]:
+    """The rows of every table for people, a cell for each of `headings`."""
+    return [_cells(row) for row in board.rows]
+
+
+def notes(board: Leaderboard) -> list[str]:
+    """Say in sentences what the figures are, how they are ranked, and which do not compare."""
+    several = any(len(row.runs) > 1 for row in board.rows)
+    said = [
+        "Best first by mean validation accuracy. Test accuracy is reported and ranks nothing.",
+        "Accuracies and macro-F1 are means ± standard deviations (n − 1) over the n seeds of a configuration.",
+    ]
+    if several:
+        said.append("95 % interval: of the mean, Student's t over the seeds; it is not cut off at 100 %.")
+    if any(row.test_accuracy.method == "wilson" for row in board.rows):
+        said.append(f"{ONE_MODEL} A single seed: Wilson's interval of this one model on the test images, not of seeds.")
+    if any(row.on_test for row in board.rows):
+        said.append(f"{ON_TEST} Validated on the test set, which flatters both accuracies: ranked after the others.")
+    if any(not row.val_accuracy for row in board.rows):
+        said.append("Configurations without validation figures have no rank and come last.")
+    if len({(row.runs[0].data, row.runs[0].data_fingerprint) for row in board.rows}) > 1:
+        said.append("Each data set is ranked for itself.")
+    if board.unfinished:
+        counts = Counter(other.status for other in board.unfinished)
+        said.append(f"Not in the table: {', '.join(f'{count} {status}' for status, count in sorted(counts.items()))}.")
+    return said
+
+
+def unfinished_table(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the runs that are not in the leaderboard."""
+    heads = ["run", "status", *(column.name for column in board.columns), "seed", "error"]
+    return heads, [
+        [other.name, other.status, *_attempt(other, board), other.seed, other.error] for other in board.unfinished
+    ]
+
+
+def to_csv(board: Leaderboard) -> str:
+    """A line a configuration with full precision, accuracies as shares of 1, and a line a run without figures."""
+    keys = [column.key for column in board.columns]
+    spreads = ["val_accuracy", "test_accuracy", "test_macro_f1"]
+    figures = [f"{name}_{part}" for name in spreads for part in ("mean", "std", "low", "high")]
+    tail = [
+        "test_accuracy_interval",
+        "params",
+        "train_seconds_mean",
+        "train_seconds_std",
+        "validated_on_test",
+    ]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["rank", *keys, "n", "seeds", *figures, *tail, "runs", "status", "error"])
+    for row in board.rows:
+        numbers = [number for name in spreads for number in _numbers(getattr(row, name))]
+        seconds = _numbers(row.train_seconds)[:2]
+        writer.writerow([
+            row.rank, *row.settings.values(), len(row.runs), ";".join(run.seed for run in row.runs), *numbers,
+            row.test_accuracy.method, row.params, *seconds, "yes" if row.on_test else "no",
+            ";".join(run.name for run in row.runs), "completed", "",
+        ])  # fmt: skip
+    blank = [""] * (len(figures) + len(tail))
+    for other in board.unfinished:
+        writer.writerow(["", *_attempt(other, board), 0, other.seed, *blank, other.name, other.status, other.error])
+    return text.getvalue()
+
+
+def to_markdown(board: Leaderboard) -> str:
+    """A table, its notes, and a table of the runs without figures."""
+    left = [column.name for column in board.columns]
+    rows = [[cell.text for cell in row] for row in cells(board)]
+    parts = [
+        _markdown_table(headings(board), rows, left=left),
+        "\n".join(f"- {_markdown(note)}" for note in notes(board)),
+    ]
+    if board.unfinished:
+        heads, others = unfinished_table(board)
+        parts.append(_markdown_table(heads, others, left=heads))
+    return "\n\n".join(parts) + "\n"
+
+
+def to_latex(board: Leaderboard) -> str:
+    r"""A booktabs tabular with its notes beneath; it needs \usepackage{booktabs} alone."""
+    num_keys = len(board.columns)
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        f"\\begin{{tabular}}{{r{'l' * num_keys}r{'r' * len(FIGURES)}}}",
+        "\\toprule",
+        " & ".join(map(_latex, headings(board))) + " \\\\",
+        "\\midrule",
+        *(" & ".join(_latex(cell.text) for cell in row) + " \\\\" for row in cells(board)),
+        "\\bottomrule",
+        "\\end{tabular}",
+        "\\par\\smallskip",
+        *(f"{{\\footnotesize {_latex(note)}\\par}}" for note in notes(board)),
+        *(f"% {other.status}: {other.name} {other.error}" for other in board.unfinished),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(row: Row) -> list[Cell]:
+    mark = ON_TEST if row.on_test else ""
+    return [
+        Cell(NOTHING if row.rank is None else str(row.rank), row.rank),
+        *map(Cell, row.settings.values()),
+        Cell(str(len(row.runs)), len(row.runs)),
+        _mean(row.val_accuracy, 100, 2, mark),
+        _interval(row.val_accuracy),
+        _mean(row.test_accuracy, 100, 2, mark),
+        _interval(row.test_accuracy),
+        _mean(row.test_macro_f1, 1, 4),
+        Cell(NOTHING if row.params is None else f"{row.params:,}", row.params),
+        _mean(row.train_seconds, 1, 1),
+    ]
+
+
+def _mean(spread: Spread | None, scale: float, digits: int, mark: str = "") -> Cell:
+    if spread is None:
+        return Cell(NOTHING)
+    text = f"{scale * spread.mean:.{digits}f}"
+    if spread.std is not None:
+        text += f" ± {scale * spread.std:.{digits}f}"
+    return Cell(text + mark, spread.mean)
+
+
+def _interval(spread: Spread | None) -> Cell:
+    if spread is None or spread.interval is None:
+        return Cell(NOTHING)
+    low, high = spread.interval
+    mark = ONE_MODEL if spread.method == "wilson" else ""
+    return Cell(f"{100 * low:.2f} to {100 * high:.2f}{mark}", low)
+
+
+def _numbers(spread: Spread | None) -> list[float | None]:
+    """Mean, standard deviation and the ends of the interval."""
+    if spread is None:
+        return [None] * 4
+    return [spread.mean, spread.std, *(spread.interval or [None, None])]
+
+
+def _attempt(other: Unfinished, board: Leaderboard) -> list[str]:
+    return [other.settings.told(column.key) if other.settings else "" for column in board.columns]
+
+
+def _markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, left: Iterable[str]) -> str:
+    left = set(left)
+    rules = [":--" if head in left else "--:" for head in heads]
+    lines = [[_markdown(text) for text in heads], rules, *([_markdown(text) for text in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _markdown(text: str) -> str:
+    """Text that Markdown shows as it is: neither markup nor HTML nor the end of a cell."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"[\\`*\[\]|~#$>]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)  # max_epochs is no emphasis
+
+
+LATEX = str.maketrans({
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "±": r"$\pm$", "−": "$-$", "–": "--", "·": r"$\cdot$", ON_TEST: r"\dag{}", ONE_MODEL: r"\textsuperscript{w}",
+})  # fmt: skip
+
+
+def _latex(text: str) -> str:
+    return text.translate(LATEX)

@@ -1,0 +1,141 @@
+"""The page that goes with an exported model: what it takes, what it says, and how good it is."""
+
+import hashlib
+import html
+import re
+from importlib import metadata
+from typing import Any
+
+from fmx.run_dir import Run
+from fmx.signature import Signature
+from fmx.table import printable
+
+__all__ = ["model_card"]
+
+PACKAGES = {
+    "onnx": ["torch", "onnx", "onnxscript", "onnxruntime", "fmx"],
+    "torchscript": ["torch", "fmx"],
+    "state_dict": ["torch", "fmx"],
+}
+USE = {
+    "onnx": """\
+```python
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession("{file}")
+logits, = session.run(None, {{"{input}": images}})  # images: {dtype} (N, {shape})
+```
+
+or `fmx predict {file} IMAGE…`, which needs this file alone.
+""",
+    "torchscript": """\
+```python
+import torch
+model = torch.jit.load("{file}")
+logits = model(images)  # images: {dtype} (N, {shape})
+```
+
+The classes and the input are in the extra file `fmx.json` inside.
+""",
+    "state_dict": """\
+```python
+import torch
+net.load_state_dict(torch.load("{file}", weights_only=True))  # net: the {model} below, in eval mode
+```
+
+The network: `{network}`
+""",
+}
+
+
+def model_card(
+    *,
+    run: Run,
+    signature: Signature,
+    file: str,
+    contents: bytes,
+    form: str,
+    network: Any,
+    checkpoint: str,
+    agreement: str,
+    command: str,
+) -> str:
+    """Return the Markdown page of an exported file.
+
+    form: onnx, torchscript or state_dict; network: the part of the configuration that it is built from;
+    agreement: how the file was proven; command: what wrote it.
+    """
+    facts = {
+        "run": _code(run.path.name),
+        "parameters": f"{run.recorded('params'):,}",
+        "checkpoint": _code(checkpoint),
+        **_figures(run, checkpoint),
+        "data": f"{_text(signature.data)}, fingerprint {_code(run.recorded('data', 'fingerprint'))}",
+        "agreement": _text(agreement),
+        "trained by": _code(run.recorded("command")),
+        "exported by": _code(command),
+        "trained with": _text(", ".join(f"{k} {v}" for k, v in run.recorded("versions").items())),
+        "exported with": _text(", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES[form])),
+        "SHA-256": _code(hashlib.sha256(contents).hexdigest()),
+    }
+    inside, shape = signature.normalize == "inside", ", ".join(map(str, signature.shape))
+    use = USE[form].format(
+        file=printable(file),
+        input="pixels" if inside else "images",
+        dtype="uint8" if inside else "float32",
+        shape=shape,
+        model=printable(signature.model),
+        network=printable(network).replace("`", "'"),
+    )
+    return "\n".join([
+        f"# {_text(signature.model)}, trained on {_text(signature.data)}\n",
+        "| | |\n|---|---|",
+        *(f"| {name} | {value} |" for name, value in facts.items()),
+        f"\n## Input\n\n{_input(signature, shape)}",
+        f"\n## Output\n\nLogits float32 (N, {len(signature.class_names)}); their softmax are probabilities.\n",
+        "| | class |\n|---|---|",
+        *(f"| {label} | {_text(name)} |" for label, name in enumerate(signature.class_names)),
+        f"\n## Use\n\n{use}",
+    ])  # fmt: skip
+
+
+def _figures(run: Run, checkpoint: str) -> dict[str, str]:
+    """The run's own figures, if they are of these weights."""
+    if checkpoint != run.tested:
+        return {"accuracy": f"not scored: the run's figures are of {_code(run.tested)}"}
+    figures = run.metrics
+    chosen = {
+        "val": "on validation",
+        "test": "on the test set itself, so it flatters",
+        "last": "by its position alone",
+    }
+    lines = {}
+    for part, name in [("test", "test accuracy"), ("val", "validation accuracy")]:
+        if figures.get(part):
+            lines[name] = f"{100 * figures[part]['accuracy']:.2f} %"
+    how = chosen.get(str(figures.get("selected_on")), "in a way that is not recorded")
+    return lines | {"checkpoint chosen": how}
+
+
+def _input(signature: Signature, shape: str) -> str:
+    if signature.normalize == "inside":
+        text = f"Pixels uint8 (N, {shape}) from 0 to 255, as in the data set; the normalisation is inside."
+    else:
+        text = (
+            f"float32 (N, {shape}): pixels from 0 to 255, then (pixel / 255 - mean) / std with mean "
+            f"{signature.mean} and std {signature.std}."
+        )
+    ground = " Light things on a dark ground, as in the training set." if signature.light_on_dark else ""
+    return text + ground
+
+
+def _text(text: object) -> str:
+    """Text that means itself in Markdown and in HTML."""
+    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(printable(text), quote=False))
+
+
+def _code(text: object) -> str:
+    """Code in one line of a table."""
+    plain = printable(text).replace("|", r"\|")
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", plain)), default=0))
+    pad = " " if "`" in plain else ""
+    return f"{fence}{pad}{plain}{pad}{fence}"

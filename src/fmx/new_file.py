@@ -1,0 +1,37 @@
+"""Files that a command writes where the user says: never over another one unasked, never half."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fmx.errors import ConfigError, DataError
+
+__all__ = ["new_file", "refuse_existing"]
+
+
+def refuse_existing(path: Path, *, force: bool) -> None:
+    """ConfigError where a file would replace one without `force`, or has no folder; to be asked before any work."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise ConfigError(f"there is no folder {path.parent} for {path.name}; make it first, or name another one")
+    if path.exists() and not force:
+        raise ConfigError(f"{path} exists; replace it with --force, or name another file")
+
+
+@contextmanager
+def new_file(path: Path, *, force: bool) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; what was written there gets its name when the block ends well.
+
+    Raises ConfigError as refuse_existing does, DataError where the disk or its permissions are in the way.
+    """
+    refuse_existing(path, force=force)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

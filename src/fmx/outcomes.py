@@ -1,0 +1,183 @@
+"""What runs came to: the figures of the completed ones, and what became of the others."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+from fmx.errors import DataError
+from fmx.run_dir import FINISHED, Run, open_run
+from fmx.settings import Settings, read_settings, show
+
+__all__ = ["Outcome", "Unfinished", "by_configuration", "newest_of_each_seed", "outcome", "read_outcomes"]
+
+LARGEST = 1e15
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A completed run: what it was told, and the figures that tables show. Accuracies are shares of 1."""
+
+    run: Run
+    name: str  # how tables call the run
+    seed: str
+    settings: Settings
+    data: str
+    data_fingerprint: str
+    sizes: dict[str, int]
+    val_accuracy: float | None
+    test_accuracy: float
+    test_macro_f1: float | None
+    params: int | None
+    train_seconds: float | None
+    on_test: bool  # the test set stood in for validation, or chose the checkpoint
+    started: str
+
+    @property
+    def configuration(self) -> tuple[str, str, str]:
+        """Equal for runs that differ in nothing but the seed."""
+        return self.data, self.data_fingerprint, self.settings.fingerprint
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A run without figures, or one whose figures are left out, and why."""
+
+    name: str
+    status: str
+    error: str
+    seed: str
+    settings: Settings | None
+
+
+def read_outcomes(folders: Iterable[Path], *, below: Path | None = None) -> tuple[list[Outcome], list[Unfinished]]:
+    """Read run directories, each once; one that did not complete or cannot be read is told apart, not raised.
+
+    below: the folder that the runs' names start from; without it they are named as they are given.
+    Of runs with the same configuration and seed the newest counts: a repetition would feign a smaller spread.
+    """
+    completed: list[Outcome] = []
+    others: list[Unfinished] = []
+    for path in {folder.resolve(): folder for folder in folders}.values():
+        read = _read(path, show(str(path.relative_to(below) if below else path)))
+        if isinstance(read, Outcome):
+            completed.append(read)
+        else:
+            others.append(read)
+    completed, repeated = newest_of_each_seed(completed)
+    return completed, sorted(others + repeated, key=lambda other: _natural(other.name))
+
+
+def newest_of_each_seed(outcomes: Sequence[Outcome]) -> tuple[list[Outcome], list[Unfinished]]:
+    """Of runs with the same configuration and seed the newest, and the others as repetitions."""
+    newest: dict[tuple[str, ...], Outcome] = {}
+    for each in sorted(outcomes, key=lambda each: (each.started, _natural(each.name))):
+        newest[*each.configuration, each.seed] = each
+    counted = set(map(id, newest.values()))
+    repeated = [
+        Unfinished(
+            each.name,
+            "repeated",
+            f"left out: {newest[*each.configuration, each.seed].name} is newer, with the same configuration and seed",
+            each.seed,
+            each.settings,
+        )
+        for each in outcomes
+        if id(each) not in counted
+    ]
+    return [each for each in outcomes if id(each) in counted], repeated
+
+
+def _read(path: Path, name: str) -> Outcome | Unfinished:
+    try:
+        run = open_run(path, finished=False)
+    except DataError as error:
+        return Unfinished(name, "unreadable", show(str(error)), "", None)
+    seed = show(run.record.get("seed"))
+    if run.status != FINISHED:
+        error_then = show(run.record.get("error") or "")
+        return Unfinished(name, show(run.status), error_then, seed, _settings_if_any(path))
+    try:
+        return outcome(run, name)
+    except DataError as error:
+        return Unfinished(name, "unreadable", show(str(error)), seed, None)
+
+
+def _settings_if_any(run_dir: Path) -> Settings | None:
+    try:
+        return read_settings(run_dir)
+    except DataError:  # the run ended before it wrote them
+        return None
+
+
+def outcome(run: Run, name: str) -> Outcome:
+    """The figures of a completed run; DataError where a file lacks one or holds what is no figure."""
+    record, metrics = run.record, run.metrics
+    test, val = _mapping(metrics, "test", run), metrics.get("val")
+    data = _mapping(record, "data", run)
+    accuracy = _share(test, "accuracy", run)
+    if accuracy is None:
+        raise DataError(f"{run.path}/metrics.json has no test accuracy")
+    sizes = _mapping(data, "sizes", run)
+    return Outcome(
+        run=run,
+        name=name,
+        seed=show(record.get("seed")),
+        settings=read_settings(run.path),
+        data=show(data.get("name")),
+        data_fingerprint=show(data.get("fingerprint")),
+        sizes={part: _count(sizes, part, run) or 0 for part in sizes},
+        val_accuracy=_share(val, "accuracy", run) if isinstance(val, dict) else None,
+        test_accuracy=accuracy,
+        test_macro_f1=_share(test, "macro_f1", run),
+        params=_count(record, "params", run),
+        train_seconds=_number(_mapping(record, "timing", run), "fit_s", run),
+        on_test="test" in {metrics.get("validation"), metrics.get("selected_on")},
+        started=show(record.get("started")),
+    )
+
+
+def by_configuration(outcomes: Iterable[Outcome]) -> list[list[Outcome]]:
+    """Group runs that differ in nothing but the seed; within a group they are ordered by seed."""
+    groups: dict[tuple[str, str, str], list[Outcome]] = {}
+    for each in outcomes:
+        groups.setdefault(each.configuration, []).append(each)
+    return [sorted(group, key=lambda each: _natural(each.seed)) for group in groups.values()]
+
+
+def _mapping(contents: dict[str, Any], key: str, run: Run) -> dict[str, Any]:
+    value = contents.get(key)
+    if not isinstance(value, dict):
+        raise DataError(f"{run.path} has no record of its {key!r}")
+    return value
+
+
+def _number(contents: dict[str, Any], key: str, run: Run) -> float | None:
+    value = contents.get(key)
+    if value is None or (isinstance(value, float) and isnan(value)):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > LARGEST:
+        raise DataError(f"{run.path}: {key} is {show(value)[:40]}, which is no figure")
+    return float(value)
+
+
+def _count(contents: dict[str, Any], key: str, run: Run) -> int | None:
+    value = _number(contents, key, run)
+    if value is not None and not (value >= 0 and value.is_integer()):
+        raise DataError(f"{run.path}: {key} is {value:g}, which is no count")
+    return None if value is None else int(value)
+
+
+def _share(contents: dict[str, Any], key: str, run: Run) -> float | None:
+    value = _number(contents, key, run)
+    if value is not None and not (isnan(value) or 0 <= value <= 1):
+        raise DataError(f"{run.path}/metrics.json: {key} is {value:g}, not between 0 and 1")
+    return value
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort `10` after `9`: a number by its length first."""
+    parts = re.split(r"(\d+)", name)
+    return [(len(part.lstrip("0")) if part.isdecimal() else 0, part) for part in parts]
