@@ -1,6 +1,6 @@
 """`fmx`: a verb by name, or Hydra overrides alone for a run."""
 
-import importlib
+import runpy
 import sys
 
 __all__ = ["VERBS", "main"]
@@ -9,13 +9,14 @@ VERBS = ["evaluate", "predict", "export", "report", "compare", "reproduce", "dat
 
 
 def main() -> None:
-    """Dispatch `fmx VERB …` to fmx.VERB; everything else is a run's command line, so that completion works."""
-    arguments = sys.argv[1:]
-    if arguments and arguments[0] in {*VERBS, "run"}:
+    """Run `fmx VERB …` as `python -m fmx.VERB …`; everything else is a run's command line, so that completion works."""
+    verb = sys.argv[1] if len(sys.argv) > 1 else "run"
+    if verb in VERBS:
         del sys.argv[1]
-        sys.argv[0] = f"fmx {arguments[0]}"
-        importlib.import_module(f"fmx.{arguments[0]}").main()
+        runpy.run_module(f"fmx.{verb}", run_name="__main__", alter_sys=True)
     else:
-        from fmx.run import main as run_main
+        if verb == "run" and len(sys.argv) > 1:
+            del sys.argv[1]
+        from fmx.run import main as run
 
-        run_main()
+        run()

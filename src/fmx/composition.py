@@ -7,11 +7,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
 
 from fmx.errors import DataError
 
-__all__ = ["CONF_DIR", "register_resolvers"]
+__all__ = ["CONF_DIR", "compose_config", "quoted", "register_resolvers", "stamp"]
 
 
 def _conf_dir() -> Path:
@@ -24,7 +25,7 @@ def _conf_dir() -> Path:
 CONF_DIR = _conf_dir()
 
 
-def _stamp() -> str:
+def stamp() -> str:
     """The time and six random digits: runs that start in the same second never share a folder."""
     return f"{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(3)}"
 
@@ -54,10 +55,27 @@ def _subfolders(folder: str) -> list[str]:
     return names
 
 
+def compose_config(overrides: list[str], *, config_dir: str | None = None) -> DictConfig:
+    """Compose the configuration as a run's command line would, without starting one.
+
+    config_dir: a folder that is searched first, as --config-dir is.
+    """
+    register_resolvers()
+    search = [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return compose("config", overrides=[*search, *overrides])
+
+
+def quoted(text: str) -> str:
+    """A text that Hydra's override grammar reads as it is."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
 def register_resolvers() -> None:
     """Make `${stamp:}`, `${run_dir:}`, `${subfolders:DIR}` and `${count:LIST}` known to OmegaConf; safe to repeat."""
     resolvers: list[tuple[str, Callable[..., Any], bool]] = [
-        ("stamp", _stamp, True),
+        ("stamp", stamp, True),
         ("run_dir", _run_dir, False),
         ("subfolders", _subfolders, False),
         ("count", len, False),

@@ -1,5 +1,6 @@
 """run.json: what a run was, what it ran on, how it went."""
 
+import hashlib
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from fmx.errors import FmxError
 from fmx.exits import Interrupted, Refusal, plain_message
 
-__all__ = ["Record", "recording", "write_json"]
+__all__ = ["Record", "config_fingerprint", "recording", "write_json"]
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
     """
     run_dir = Path(cfg.run_dir)
     record = Record(run_dir, writes=int(os.environ.get("LOCAL_RANK", "0")) == 0)
+    resolved = OmegaConf.to_container(cfg, resolve=True)
     record.update(
         status="running",
         command=shlex.join([Path(sys.executable).name, "-m", "fmx.run", *sys.argv[1:]]),
@@ -91,6 +93,7 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
         pid=os.getpid(),
         host=socket.gethostname(),
         started=time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
+        config_fingerprint=config_fingerprint(resolved),
         git=_git(),
         versions=_versions(),
         timing={"startup_s": round(time.time() - started, 3)},
@@ -98,7 +101,7 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
     )
     if record.writes:
         (run_dir / ".hydra").mkdir(exist_ok=True)
-        OmegaConf.save(OmegaConf.to_container(cfg, resolve=True), run_dir / ".hydra" / "resolved.yaml")
+        OmegaConf.save(OmegaConf.create(resolved), run_dir / ".hydra" / "resolved.yaml")
     try:
         yield record
     except (Interrupted, KeyboardInterrupt):
@@ -112,6 +115,12 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
         record.update(status="failed", error=f"{type(error).__name__}: {error}")
         raise
     record.update(status="completed")
+
+
+def config_fingerprint(resolved: object) -> str:
+    """A hash of a resolved configuration, plain containers as they are read back from resolved.yaml."""
+    text = json.dumps(resolved, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def write_json(path: Path, contents: object) -> None:

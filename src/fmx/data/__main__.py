@@ -1,0 +1,159 @@
+"""`fmx data`: fetch and check a data set, look at it, turn IDX files into CSV files and back."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fmx.exits import plain_exits
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from fmx.data.arrays import ImageArrays
+    from fmx.datamodule import ImageDataModule
+
+__all__ = ["main"]
+
+EXAMPLES = """\
+examples:
+  fmx data                                     check Fashion-MNIST, fetching it where it is missing
+  fmx data mnist --root /data --grid mnist.png
+  fmx data image_folder --root my_images
+  fmx data fashion_mnist --idx-to-csv csv      write csv/fashion-mnist_train.csv and csv/fashion-mnist_test.csv
+  fmx data --csv-to-idx csv --root idx         write idx/FashionMNIST/raw/train-images-idx3-ubyte and so on
+"""
+CSV_NAMES = {"train": "fashion-mnist_train.csv", "test": "fashion-mnist_test.csv"}
+
+
+def main() -> None:
+    """Run the command line and end with one of fmx's exit codes."""
+    parser = argparse.ArgumentParser(
+        prog="fmx data",
+        description="Check a data set: sums, shapes, class counts, images that are in both training and test set.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", nargs="?", default="fashion_mnist", help="a member of the data group")
+    parser.add_argument("--root", metavar="DIR", help="where the files are, or go (default: FMX_DATA_ROOT, else data)")
+    parser.add_argument("--config-dir", metavar="DIR", help="a folder with your own data group")
+    parser.add_argument("--grid", type=Path, metavar="F.png", help="draw training images of each class")
+    parser.add_argument("--idx-to-csv", type=Path, metavar="DIR", help="write the set as CSV files in Kaggle's layout")
+    parser.add_argument("--csv-to-idx", type=Path, metavar="DIR", help="write Kaggle's CSV files in DIR as IDX files below --root")
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
+    arguments = parser.parse_args()
+    with plain_exits():
+        if arguments.csv_to_idx:
+            _csv_to_idx(arguments)
+        else:
+            _check(arguments)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Load the set, which checks its sums, and print what is in it."""
+    from fmx.new_file import new_file, refuse_existing
+
+    outputs = [arguments.idx_to_csv / name for name in CSV_NAMES.values()] if arguments.idx_to_csv else []
+    if arguments.idx_to_csv:
+        arguments.idx_to_csv.mkdir(parents=True, exist_ok=True)
+    for path in [*outputs, *([arguments.grid] if arguments.grid else [])]:
+        refuse_existing(path, force=arguments.force)
+    data = _load(_compose(arguments.name, arguments.root, arguments.config_dir))
+    _print_summary(data)
+    if arguments.grid:
+        from fmx.figures.fonts import drawable
+        from fmx.figures.samples import samples
+
+        names = drawable(data.class_names, data.english_names)
+        figure = samples(data.pictures("train"), data.labels("train"), names)
+        with new_file(arguments.grid, force=arguments.force) as temporary:
+            figure.savefig(temporary, format="png", dpi=110)
+        print(f"wrote {arguments.grid}")
+    for part, path in zip(CSV_NAMES, outputs, strict=False):
+        from fmx.data.conversion import write_csv
+
+        with new_file(path, force=arguments.force) as temporary:
+            write_csv(temporary, _arrays(data, part))
+        print(f"wrote {path}")
+
+
+def _csv_to_idx(arguments: argparse.Namespace) -> None:
+    """Read the CSV files, checking every value, and write the four IDX files where data=fashion_mnist looks for them."""
+    from fmx.data.conversion import write_idx
+    from fmx.new_file import new_file, refuse_existing
+
+    idx = _compose(arguments.name, arguments.root, arguments.config_dir)
+    parts = ("train", "test")
+    paths = {
+        (part, kind): Path(idx[part].folder) / idx[part][kind].name for part in parts for kind in ("images", "labels")
+    }
+    for path in paths.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        refuse_existing(path, force=arguments.force)
+    data = _load(_compose("fashion_mnist_csv", str(arguments.csv_to_idx), None))
+    for (part, kind), path in paths.items():
+        with new_file(path, force=arguments.force) as temporary:
+            write_idx(temporary, getattr(_arrays(data, part), kind))
+        print(f"wrote {path}")
+
+
+def _compose(name: str, root: str | None, config_dir: str | None) -> "DictConfig":
+    """The data node as a run would compose it, with nothing held out."""
+    from fmx.composition import compose_config, quoted
+
+    overrides = [f"data={name}", "data.validation=none", *([f"data.root={quoted(root)}"] if root else [])]
+    data: DictConfig = compose_config(overrides, config_dir=config_dir).data
+    return data
+
+
+def _load(node: "DictConfig") -> "ImageDataModule":
+    from omegaconf import OmegaConf
+    from torch import nn
+
+    from fmx.build import make
+    from fmx.check import check_values
+    from fmx.datamodule import ImageDataModule
+
+    check_values({"data": OmegaConf.to_container(node, resolve=True), "loss": {}})
+    data = make(node, augment=nn.Identity(), seed=0)
+    assert isinstance(data, ImageDataModule)
+    return data
+
+
+def _arrays(data: "ImageDataModule", part: str) -> "ImageArrays":
+    from fmx.data.arrays import ImageArrays
+    from fmx.errors import DataError
+
+    source = data.sources["train" if part == "train" else "test"]
+    if not isinstance(source, ImageArrays):
+        raise DataError(f"{data.name} is not held in memory; only sets that are can be converted")
+    return source
+
+
+def _print_summary(data: "ImageDataModule") -> None:
+    from fmx.data.arrays import ImageArrays
+    from fmx.data.duplicates import common_images
+    from fmx.table import print_table
+
+    train, test = data.labels("train"), data.labels("test")
+    shape = " × ".join(map(str, data.input_shape))
+    print(f"{data.name}: {len(train):,} training and {len(test):,} test images of {shape}, {data.num_classes} classes")
+    print(f"fingerprint {data.fingerprints()['fingerprint']}")
+    rows = [
+        [str(label), name, f"{int((train == label).sum()):,}", f"{int((test == label).sum()):,}"]
+        for label, name in enumerate(data.class_names)
+    ]
+    print_table(["label", "class", "training", "test"], rows)
+    sources = data.sources["train"], data.sources["test"]
+    if isinstance(sources[0], ImageArrays) and isinstance(sources[1], ImageArrays):
+        mean, std = data.measure()
+        print(f"mean {mean}, standard deviation {std} of the training pixels in 0..1")
+        within_train, within_test, both = common_images(*sources)
+        print(f"images that occur more than once: {within_train} in training, {within_test} in test, {both} in both")
+    else:
+        print("(too large for memory: duplicates and mean are not looked for)")
+
+
+if __name__ == "__main__":
+    main()
+    sys.exit(0)

@@ -1,0 +1,25 @@
+"""Images that occur more than once, in one set or in both: what was trained on must not be tested on."""
+
+from collections import Counter
+from hashlib import blake2b
+
+from fmx.data.arrays import ImageArrays
+
+__all__ = ["common_images"]
+
+
+def common_images(train: ImageArrays, test: ImageArrays) -> tuple[int, int, int]:
+    """Count superfluous copies within training and within test, and test images that are in the training set too.
+
+    Two images are the same if all their bytes are.
+    """
+    seen = [_hashes(part) for part in (train, test)]
+    within = [len(part) - len(set(part)) for part in seen]
+    trained_on = set(seen[0])
+    both = sum(count for digest, count in Counter(seen[1]).items() if digest in trained_on)
+    return within[0], within[1], both
+
+
+def _hashes(arrays: ImageArrays) -> list[bytes]:
+    rows = arrays.images.flatten(1).contiguous().numpy()
+    return [blake2b(row, digest_size=16).digest() for row in rows]

@@ -1,0 +1,150 @@
+"""`fmx reproduce`: run an exact configuration again and say whether the same comes out, to the bit."""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fmx.exits import plain_exits
+
+if TYPE_CHECKING:
+    from fmx.run_dir import Run
+
+__all__ = ["main"]
+
+EXAMPLES = """\
+examples:
+  fmx reproduce outputs/latest
+  fmx reproduce outputs/runs/RUN --dir outputs/runs/RUN_again
+  fmx reproduce RUN --allow mypkg          (its configuration names targets from your package)
+
+The second run is an ordinary one in its own folder. Compared are history.csv (without its seconds), metrics.json, the
+test logits and the weights of both checkpoints. Exit code 0: identical; 1: different, with what and by how much.
+"""
+
+
+def main() -> None:
+    """Run the command line and end with one of fmx's exit codes."""
+    parser = argparse.ArgumentParser(
+        prog="fmx reproduce",
+        description="Run a run's exact configuration again and compare what comes out.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", metavar="RUN", help="a run directory")
+    parser.add_argument("--dir", type=Path, metavar="DIR", help="where the second run goes (default: beside the first)")
+    parser.add_argument("--allow", action="append", default=[], metavar="PKG", help="trust a package that it names")
+    arguments = parser.parse_args()
+    with plain_exits():
+        sys.exit(reproduce(arguments.run, arguments.dir, arguments.allow))
+
+
+def reproduce(path: str, folder: Path | None, allow: list[str]) -> int:
+    """Run again, print the comparison, and return 0 where everything is identical, else 1.
+
+    Raises DataError where the run is no finished one, or the second run fails, and ConfigError where DIR exists.
+    """
+    from fmx.composition import quoted, stamp
+    from fmx.errors import ConfigError, DataError
+    from fmx.frozen import freeze
+    from fmx.restore import trusted_config
+    from fmx.run_dir import open_run
+
+    first = open_run(path)
+    folder = folder or first.path.parent / f"{stamp()}_again"
+    if folder.exists():
+        raise ConfigError(f"{folder} exists; name another folder with --dir")
+    for line in edits(first):
+        print(f"edited    {line}")
+    with tempfile.TemporaryDirectory() as frozen:
+        arguments = freeze(trusted_config(first, allow), Path(frozen))
+        command = [sys.executable, "-m", "fmx.run", *arguments, f"hydra.run.dir={quoted(str(folder.resolve()))}"]
+        code = subprocess.run(command, check=False).returncode
+    if code:
+        raise DataError(f"the second run failed with exit code {code}; it is in {folder}")
+    second = open_run(folder)
+    for line in surroundings(first.record, second.record):
+        print(f"differs   {line}")
+    differences = list(results(first, second))
+    for line in differences:
+        print(f"DIFFERENT {line}")
+    if not differences:
+        print("identical: history, metrics, test logits and weights are the same to the bit")
+    return int(bool(differences))
+
+
+def edits(run: "Run") -> Iterator[str]:
+    """What was changed in the run's configuration after it ran, as far as its own files tell."""
+    from fmx.record import config_fingerprint
+    from fmx.settings import flat, read_yaml
+
+    resolved = read_yaml(run.path / ".hydra" / "resolved.yaml")
+    recorded = run.record.get("config_fingerprint")
+    if recorded is None or config_fingerprint(resolved) == recorded:
+        return
+    written = flat(read_yaml(run.path / ".hydra" / "config.yaml"))
+    named = False
+    for key, value in flat(resolved).items():
+        before = written.get(key)
+        if before != value and not (isinstance(before, str) and "${" in before):
+            named = True
+            yield f".hydra/resolved.yaml was changed after the run: {key} was {before!r}, is {value!r}"
+    if not named:
+        yield ".hydra/ was changed after the run: its configuration is not the one that run.json has the fingerprint of"
+
+
+def surroundings(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:
+    """What differs between two records: commit, versions, data, device."""
+    for part in ("git", "versions", "data", "device"):
+        before, after = (record.get(part) if isinstance(record.get(part), dict) else {} for record in (first, second))
+        for key in sorted({*before, *after}):
+            if before.get(key) != after.get(key):
+                yield f"{part} {key}: was {before.get(key)}, is {after.get(key)}"
+    if (first.get("git") or {}).get("dirty"):
+        yield "git: the first run's working tree held changes that no commit has"
+
+
+def results(first: "Run", second: "Run") -> Iterator[str]:
+    """What came out differently, and by how much."""
+    import pandas as pd
+
+    from fmx.checkpoint import load_checkpoint
+    from fmx.scoring import Predictions
+
+    before, after = (pd.read_csv(run.path / "history.csv").drop(columns="seconds") for run in (first, second))
+    if not before.equals(after):
+        if before.shape != after.shape:
+            yield f"history.csv: {len(before)} rows were {len(after)} now"
+        else:
+            changed = [column for column in before if not before[column].equals(after[column])]
+            row = int((before[changed] != after[changed]).any(axis=1).to_numpy().argmax())
+            largest = ", ".join(f"{column} by up to {(before[column] - after[column]).abs().max():.3g}" for column in changed)
+            yield f"history.csv: from row {row + 1} (epoch {before['epoch'][row]}) on: {largest}"
+    for part in ("val", "test"):
+        old, new = first.metrics.get(part) or {}, second.metrics.get(part) or {}
+        for name in old:
+            if old[name] != new.get(name) and isinstance(old[name], float):
+                yield f"metrics.json: {part} {name} {old[name]:.6g} is {new.get(name, float('nan')):.6g} now"
+    was, now = (Predictions.load(run.path / "predictions.npz") for run in (first, second))
+    if was.logits.shape != now.logits.shape:
+        yield f"predictions.npz: {tuple(was.logits.shape)} logits are {tuple(now.logits.shape)} now"
+    elif not was.logits.equal(now.logits) or not was.labels.equal(now.labels):
+        sides = int((was.logits.argmax(1) != now.logits.argmax(1)).sum())
+        largest_logit = float((was.logits - now.logits).abs().max())
+        yield f"predictions.npz: logits by up to {largest_logit:.3g}, {sides} of {len(was.labels)} images named otherwise"
+    for name in ("best", "last"):
+        old_weights, new_weights = (load_checkpoint(run.checkpoint(name))["state_dict"] for run in (first, second))
+        if old_weights.keys() != new_weights.keys():
+            yield f"{name}.ckpt: other weights: {', '.join(sorted(old_weights.keys() ^ new_weights.keys()))}"
+            continue
+        apart = [key for key in old_weights if not old_weights[key].equal(new_weights[key])]
+        if apart:
+            furthest = max(float((old_weights[key] - new_weights[key]).abs().max()) for key in apart)
+            yield f"{name}.ckpt: {len(apart)} of {len(old_weights)} weights, by up to {furthest:.3g}"
+
+
+if __name__ == "__main__":
+    main()
