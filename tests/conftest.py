@@ -97,9 +97,8 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
         return subprocess.CompletedProcess(["fmx", module, *arguments], code, *texts)
 
     yield run
-    server.stdin.close()  # type: ignore[union-attr]
-    server.wait(30)
-    server.stdout.close()  # type: ignore[union-attr]
+    server.kill()
+    server.communicate()
 
 
 @pytest.fixture(scope="session")

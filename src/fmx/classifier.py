@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from fmx.errors import TrainingError
 from fmx.schedule import Schedule
 
-__all__ = ["Classifier"]
+__all__ = ["Classifier", "validates"]
 
 Batch = tuple[Tensor, Tensor]  # images float (B, C, H, W), labels int64 (B,)
 FLUSH_EVERY = 64  # training steps between two looks at the losses: each look makes the CPU wait for the GPU
@@ -75,7 +75,7 @@ class Classifier(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the training figures where no validation will."""
-        if not self.trainer.enable_validation:
+        if not validates(self.trainer):
             self._log_row({})
 
     def _log_row(self, row: dict[str, Tensor]) -> None:
@@ -101,6 +101,11 @@ class Classifier(LightningModule):
             optimizer, steps_per_epoch=math.ceil(total_steps / epochs), epochs=epochs, total_steps=total_steps
         )
         return [optimizer], entries
+
+
+def validates(trainer: Trainer) -> bool:
+    """Whether a fit has any validation batches; Lightning's own flag only says that it may have."""
+    return sum(trainer.num_val_batches) > 0
 
 
 class Tally:

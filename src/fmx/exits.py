@@ -1,16 +1,20 @@
 """How a command ends: one or two plain lines and an exit code instead of a traceback."""
 
+import errno
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from fmx.errors import FmxError
 
 __all__ = ["Interrupted", "Refusal", "plain_exits", "plain_message"]
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
+UNWRITABLE = {errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 
 
 class Refusal(BaseException):
@@ -35,6 +39,7 @@ def plain_exits() -> Iterator[None]:
 
     Hydra prints and exits by itself unless HYDRA_FULL_ERROR is set, so it is set while Hydra runs.
     """
+    signal.signal(signal.SIGTERM, _interrupt)
     wants_traceback = os.environ.get(FULL_ERROR, "0") not in {"", "0"}
     os.environ[FULL_ERROR] = "1"
     try:
@@ -45,12 +50,18 @@ def plain_exits() -> Iterator[None]:
         sys.exit(130)
     except (Refusal, Exception) as raised:
         error = _expected(raised)
-        if error is None or wants_traceback:
+        if error is None:
             raise
+        if wants_traceback:
+            traceback.print_exception(raised)
         sys.stderr.write(f"{plain_message(error)}\n")
         sys.exit(error.exit_code)
     finally:
         os.environ[FULL_ERROR] = "1" if wants_traceback else "0"
+
+
+def _interrupt(signum: int, _: FrameType | None) -> None:
+    raise Interrupted(signum)
 
 
 def plain_message(error: FmxError) -> str:
@@ -64,6 +75,8 @@ def _expected(raised: BaseException) -> FmxError | None:
         return raised.error
     if isinstance(raised, FmxError):
         return raised
+    if isinstance(raised, OSError) and raised.errno in UNWRITABLE:
+        return FmxError(f"cannot write {raised.filename or 'the run directory'}: {raised.strerror}")
     from fmx.hydra_errors import translate
 
     return translate(raised)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from fmx.classifier import Classifier
+from fmx.classifier import Classifier, validates
 
 __all__ = ["COLUMNS", "History"]
 
@@ -40,7 +40,7 @@ class History(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the row of this epoch where no validation does."""
-        if not trainer.enable_validation:
+        if not validates(trainer):
             self._write_row(trainer, pl_module)
 
     def _write_row(self, trainer: Trainer, pl_module: LightningModule) -> None:

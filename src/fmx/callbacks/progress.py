@@ -6,6 +6,8 @@ import sys
 from pytorch_lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
+from fmx.classifier import validates
+
 __all__ = ["Progress"]
 
 log = logging.getLogger(__name__)
@@ -42,7 +44,7 @@ class Progress(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the epoch where no validation does."""
-        if not trainer.enable_validation:
+        if not validates(trainer):
             self._log_row(trainer)
 
     def _log_row(self, trainer: Trainer) -> None:
