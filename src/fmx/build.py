@@ -2,10 +2,10 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
@@ -77,7 +77,7 @@ def build_classifier(cfg: DictConfig) -> Classifier:
     return Classifier(
         net=net,
         loss=make(cfg.loss),
-        optimizer=_optimizer(cfg),
+        optimizer=make(cfg.optim),
         schedule=make(cfg.schedule),
         metrics=make(cfg.metrics),
     )
@@ -123,16 +123,6 @@ def _network(cfg: DictConfig) -> nn.Module:
     """The network, its convolutions in the memory format that is faster for them."""
     formats = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
     return _module(make(cfg.model.net)).to(memory_format=formats[cfg.memory_format])
-
-
-def _optimizer(cfg: DictConfig) -> Callable[..., torch.optim.Optimizer]:
-    """The optimizer that lacks its parameters; values that it refuses show now, not when training starts."""
-    optimizer = make(cfg.optim)
-    try:
-        optimizer([nn.Parameter(torch.zeros(1))])
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"optim: {cfg.optim._target_} refuses its values: {error}") from error  # noqa: SLF001
-    return cast("Callable[..., torch.optim.Optimizer]", optimizer)
 
 
 def _trainer(cfg: DictConfig, net: nn.Module) -> Trainer:

@@ -1,10 +1,12 @@
 """The configuration's checks, made before a run directory exists and before any data is loaded."""
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
@@ -20,45 +22,82 @@ class Check(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Check one run's configuration, first without any heavy import, then against its targets' signatures."""
-        try:
-            check(config)
-        except Exception as error:
-            plain = error if isinstance(error, FmxError) else translate(error)
-            if plain is None:
-                raise
-            raise Refusal(plain) from error
+        _refuse_or_pass(config)
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """Check each job of a sweep, for which Hydra calls nothing earlier."""
+        if config.hydra.mode == RunMode.MULTIRUN:
+            _refuse_or_pass(config)
+
+
+def _refuse_or_pass(config: DictConfig) -> None:
+    try:
+        check(config)
+    except Exception as error:
+        plain = error if isinstance(error, FmxError) else translate(error)
+        if plain is None:
+            raise
+        raise Refusal(plain) from error
 
 
 def check(config: DictConfig) -> None:
     """Raise ConfigError for the first thing that is wrong in a composed configuration.
 
-    Names and values come first and need no heavy import; then the targets are imported and their signatures bound.
+    Names and values come first and need no heavy import; then the targets are imported and their signatures bound; then
+    what needs no data is made.
     """
-    plain = {key: value for key, value in OmegaConf.to_container(config, resolve=False).items() if key != "hydra"}  # type: ignore[union-attr]
-    unknown = next((key for key in plain if key not in ROOT_KEYS), None)
-    if unknown is not None:
-        raise ConfigError(
-            f"the configuration has no key {unknown!r}{nearest(str(unknown), ROOT_KEYS)} Keys: {', '.join(ROOT_KEYS)} "
-            "(values of your own go into vars: +vars.NAME=VALUE)"
-        )
+    ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    plain: Any = OmegaConf.to_container(ours, resolve=False)
+    _check_root(plain)
+    _check_model_keys(plain["model"])
     try:
-        resolved = OmegaConf.to_container(OmegaConf.masked_copy(config, list(plain)), resolve=True)
+        resolved: Any = OmegaConf.to_container(ours, resolve=True)
     except InterpolationKeyError:
         from fmx.targets import check_keys
 
         check_keys(plain)  # a mistyped key is the likely reason why an interpolation leads nowhere
         raise
-    assert isinstance(resolved, dict)
     check_values(resolved)
     from fmx.targets import check_targets
 
     check_targets(resolved)
+    from fmx.rehearsal import rehearse
+
+    rehearse(ours)
 
 
-ROOT_KEYS = [
-    "data", "model", "augment", "loss", "optim", "schedule", "metrics", "trainer", "callbacks", "logger",
-    "seed", "select", "memory_format", "resume", "run_dir", "vars",
-]  # fmt: skip
+def _check_root(config: Mapping[str, Any]) -> None:
+    """The groups and keys that a configuration has, and no others."""
+    for key in config:
+        if key == "experiment":
+            raise ConfigError("an experiment file needs the first line `# @package _global_`")
+        if key not in ROOT_KEYS:
+            raise ConfigError(
+                f"the configuration has no key {key!r}{nearest(key, ROOT_KEYS)} Keys: {', '.join(ROOT_KEYS)} "
+                "(values of your own go into vars: +vars.NAME=VALUE)"
+            )
+    for key in ROOT_KEYS:
+        if key not in config and key != "vars":
+            raise ConfigError(f"the configuration lacks {key!r}, which no run can do without")
+        if key in GROUPS and not isinstance(config[key], dict):
+            raise ConfigError(f"{key} must be a mapping, as in conf/{key}/*.yaml, got {config[key]!r}")
+
+
+def _check_model_keys(model: Mapping[str, Any]) -> None:
+    """Nothing reads other keys, so a mistyped one would be without effect."""
+    for key in model:
+        if key not in MODEL_KEYS:
+            raise ConfigError(f"model has no key {key!r}; what the network takes goes into model.net: model.net.{key}")
+    for key in MODEL_KEYS:
+        if key not in model:
+            raise ConfigError(f"model.{key} is missing; a model has a name, and a net with the network's _target_")
+    if not isinstance(model["net"], dict):
+        raise ConfigError("model.net must hold the network's _target_ and its arguments")
+
+
+GROUPS = ["data", "model", "augment", "loss", "optim", "schedule", "metrics", "trainer", "callbacks", "logger"]
+ROOT_KEYS = [*GROUPS, "seed", "select", "memory_format", "resume", "run_dir", "vars"]
+MODEL_KEYS = ["name", "net"]
 
 
 class Rule:
@@ -73,20 +112,24 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def whole(at_least: int, *, or_none: bool = False) -> Rule:
-    """A whole number that is not smaller than `at_least`."""
+def whole(at_least: int, at_most: float = math.inf, *, or_none: bool = False) -> Rule:
+    """A whole number from `at_least` to `at_most`."""
+    reach = f"of at least {at_least}" if math.isinf(at_most) else f"from {at_least} to {at_most}"
     return Rule(
-        f"a whole number of at least {at_least}{' or null' if or_none else ''}",
+        f"a whole number {reach}{' or null' if or_none else ''}",
         lambda value: (
             (or_none and value is None)
-            or (isinstance(value, int) and not isinstance(value, bool) and value >= at_least)
+            or (isinstance(value, int) and not isinstance(value, bool) and at_least <= value <= at_most)
         ),
     )
 
 
-def above(bound: float) -> Rule:
+def above(bound: float, *, or_none: bool = False) -> Rule:
     """A number greater than `bound`."""
-    return Rule(f"a number greater than {bound:g}", lambda value: _is_number(value) and value > bound)
+    return Rule(
+        f"a number greater than {bound:g}{' or null' if or_none else ''}",
+        lambda value: (or_none and value is None) or (_is_number(value) and value > bound),
+    )
 
 
 def between(low: float, high: float, *, below: bool = False) -> Rule:
@@ -102,7 +145,7 @@ def between(low: float, high: float, *, below: bool = False) -> Rule:
 def one_of(*choices: Any) -> Rule:
     """One of the given values."""
     return Rule(
-        f"one of {', '.join(map(str, choices))}",
+        f"one of {', '.join(choice if isinstance(choice, str) else json.dumps(choice) for choice in choices)}",
         lambda value: any(value == c and type(value) is type(c) for c in choices),
     )
 
@@ -121,6 +164,10 @@ def _normalize(value: Any) -> bool:
     return value in {"dataset", "unit"} if isinstance(value, str) else isinstance(value, list) and len(value) == 2  # noqa: PLR2004
 
 
+def _class_weights(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(_is_number(weight) and weight >= 0 for weight in value))
+
+
 def _devices(value: Any) -> bool:
     return (
         value == "auto" or whole(1).holds(value) or (isinstance(value, list) and all(whole(0).holds(v) for v in value))
@@ -130,7 +177,7 @@ def _devices(value: Any) -> bool:
 FLAG = one_of(True, False)  # noqa: FBT003
 SHARE_OR_COUNT = Rule("a share of the batches (0 < share <= 1, with a decimal point) or a count", _share_or_count)
 RULES: Mapping[str, Rule] = {
-    "seed": whole(0),
+    "seed": whole(0, 2**32 - 1),  # NumPy takes no larger one
     "select": one_of("best", "last"),
     "memory_format": one_of("channels_last", "contiguous"),
     "data.batch_size": whole(1),
@@ -151,18 +198,20 @@ RULES: Mapping[str, Rule] = {
     "schedule.interval": one_of("step", "epoch"),
     "schedule.warmup_epochs": between(0, math.inf),
     "schedule.warmup_steps": whole(0),
+    "loss.weight": Rule("a list of numbers of at least 0, one a class, or null", _class_weights),
     "loss.label_smoothing": between(0, 1, below=True),
     "trainer.max_epochs": whole(1),
     "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.devices": Rule("a count, a list of indices or 'auto'", _devices),
     "trainer.num_nodes": whole(1),
-    "trainer.precision": one_of("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"),
+    "trainer.precision": one_of("auto", "32-true", "bf16-mixed", "16-mixed"),
     "trainer.deterministic": one_of(True, False, "warn"),  # noqa: FBT003
     "trainer.check_val_every_n_epoch": whole(1, or_none=True),
     "trainer.val_check_interval": SHARE_OR_COUNT,
     "trainer.limit_train_batches": SHARE_OR_COUNT,
     "trainer.limit_val_batches": SHARE_OR_COUNT,
     "trainer.limit_test_batches": SHARE_OR_COUNT,
+    "trainer.gradient_clip_val": above(0, or_none=True),
     "trainer.accumulate_grad_batches": whole(1),
 }
 
@@ -176,4 +225,7 @@ def check_values(config: Mapping[str, Any]) -> None:
         if node is rule:  # a user's own optimizer need not have a momentum
             continue
         if not rule.holds(node):
-            raise ConfigError(f"{key} must be {rule.expected}, got {node!r}")
+            raise ConfigError(f"{key} must be {rule.expected}, got {'null' if node is None else repr(node)}")
+    weights, num_classes = config["loss"].get("weight"), config["data"]["num_classes"]
+    if isinstance(weights, list) and len(weights) != num_classes:
+        raise ConfigError(f"loss.weight must have one number for each of the {num_classes} classes, got {len(weights)}")

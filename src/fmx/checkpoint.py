@@ -1,6 +1,7 @@
 """Reading a checkpoint: tensors and plain values only, never code."""
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ __all__ = ["load_checkpoint", "load_weights"]
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a Lightning checkpoint onto the CPU; DataError where it is missing, damaged, or holds more than tensors."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about files that are no checkpoint; what matters raises
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise DataError(f"there is no checkpoint {path}") from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:

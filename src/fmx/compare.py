@@ -190,6 +190,7 @@ def _draw_grid(file: Path, a: "Side", b: "Side", *, force: bool, allow: Sequence
         print("no grid: no image changed sides")
         return
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from omegaconf.errors import OmegaConfBaseException
 
     from fmx.figures.changed_sides import changed_sides
     from fmx.figures.fonts import drawable
@@ -199,7 +200,7 @@ def _draw_grid(file: Path, a: "Side", b: "Side", *, force: bool, allow: Sequence
     run, predictions = a.runs[0], a.predictions[0]
     try:
         data = restore_data(trusted_config(run.run, allow))
-    except FmxError as error:
+    except (FmxError, OmegaConfBaseException) as error:
         raise DataError(f"no grid was drawn, for the images are not at hand: {error}") from error
     if data.fingerprints()["fingerprint"] != run.data_fingerprint:
         raise DataError(f"no grid was drawn: the data set at {data.root} is not the one that the runs were tested on")

@@ -130,7 +130,7 @@ class ImageDataModule(LightningDataModule):
         assert isinstance(source, ImageArrays)
         channels = source.images.transpose(0, 1).flatten(1)  # (C, N H W)
         levels = torch.arange(256, dtype=torch.float64) / 255
-        shares = torch.stack([torch.bincount(channel, minlength=256) / channel.numel() for channel in channels]).double()
+        shares = torch.stack([channel.bincount(minlength=256).double() / channel.numel() for channel in channels])
         mean = shares @ levels
         std = (shares @ levels**2 - mean**2).sqrt()
         return [round(value, 6) for value in mean.tolist()], [round(value, 6) for value in std.tolist()]

@@ -119,6 +119,7 @@ def export(args: argparse.Namespace) -> None:
             contents=written.read_bytes(),
             form=args.format,
             network=OmegaConf.to_container(config.model.net),
+            num_params=sum(parameter.numel() for parameter in net.parameters()),
             checkpoint=checkpoint,
             agreement=agreement,
             command=shlex.join(["fmx", "export", *sys.argv[1:]]),
@@ -172,7 +173,7 @@ def _evidence(run: "Run", config: "DictConfig", own: "Logits", *, tested: bool) 
     if not torch.equal(said.labels, labels[:count]) or said.logits.shape[1] != data.num_classes:
         raise DataError(f"{run.path / 'predictions.npz'} is not of this run's test set")
     images = Pictures(data.sources["test"], data.indices["test"][:count])
-    from_gpu = run.recorded("device", "accelerator") != "cpu"
+    from_gpu = run.recorded(str, "device", "accelerator") != "cpu"
     return Evidence(images, "test images", said.logits.numpy(), from_gpu=from_gpu)
 
 
@@ -189,7 +190,7 @@ def _data_at_hand(run: "Run", config: "DictConfig") -> "ImageDataModule | None":
     except DataError as error:
         reason = str(error).partition("\n")[0]
     else:
-        if data.fingerprints()["fingerprint"] == run.recorded("data", "fingerprint"):
+        if data.fingerprints()["fingerprint"] == run.recorded(str, "data", "fingerprint"):
             return data
         reason = f"{config.data.root} holds other images than the run was trained and tested on"
     print(f"proven on random images alone, because the test set is not at hand: {reason}", file=sys.stderr)

@@ -2,9 +2,10 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from traceback import walk_tb
+from typing import Any
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import (
@@ -20,6 +21,8 @@ from fmx.errors import ConfigError, FmxError
 
 __all__ = ["nearest", "translate"]
 
+LIBRARIES = ("hydra.", "pytorch_lightning.", "lightning_fabric.")
+
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """`; did you mean 'dilated'?` where one of the choices is close to the name, else a full stop."""
@@ -28,25 +31,21 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def translate(raised: BaseException) -> FmxError | None:
-    """The ConfigError that says plainly what a Hydra or OmegaConf exception means; None for any other exception."""
-    if isinstance(raised, MissingConfigException):
-        return _missing_member(raised)
-    if isinstance(raised, OverrideParseException):
-        return ConfigError(f"cannot read the override {raised.override!r}: write KEY=VALUE, for example optim.lr=0.01")
-    chain = list(_chain(raised))
-    for cause in chain:  # a resolver of ours may have raised the plain error already
-        if isinstance(cause, FmxError):
-            return cause
-    for cause in chain:
-        if isinstance(cause, OmegaConfBaseException):
-            return _bad_key(cause, raised)
-        if isinstance(cause, MarkedYAMLError) and (mark := cause.problem_mark or cause.context_mark):
-            return ConfigError(f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: {cause.problem}")
+    """The ConfigError that says plainly what a library's refusal of a configuration means; None for anything else."""
+    kinds: list[tuple[type[BaseException], Callable[[Any], FmxError]]] = [
+        (FmxError, lambda error: error),  # a resolver of ours may have raised the plain error already
+        (MissingConfigException, _missing_member),
+        (OverrideParseException, _unreadable_override),
+        (OmegaConfBaseException, _bad_key),
+        (MarkedYAMLError, _bad_yaml),
+    ]
+    for kind, say in kinds:
+        for cause in _chain(raised):
+            if isinstance(cause, kind):
+                return say(cause)
     if isinstance(raised, InstantiationException):
         return _failed_target(raised)
-    if isinstance(raised, HydraException) or _raised_by_hydra(raised):
-        return _composition(" ".join(str(raised).split()))
-    return None
+    return _composition(raised) if isinstance(raised, HydraException) or _refused_by_library(raised) else None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -64,10 +63,10 @@ def _missing_member(raised: MissingConfigException) -> ConfigError:
     group, _, name = str(raised.missing_cfg_file or "").rpartition("/")
     searched = [Path(root) / group for root in re.findall(r"path=file://(.+)", str(raised))]
     options = raised.options or [file.stem for folder in searched for file in folder.glob("*.yaml")]
-    if not group or not options:
-        return ConfigError(
-            f"there is no group {group or name!r}{nearest(group or name, _groups())} Groups: {', '.join(_groups())}"
-        )
+    if not group:
+        return ConfigError(f"there is no configuration {name!r}: leave --config-name out")
+    if not options:
+        return ConfigError(f"there is no group {group!r}{nearest(group, _groups())} Groups: {', '.join(_groups())}")
     parent = re.match(r"In '([^']+)'", str(raised))
     where = f"{parent[1]}: " if parent and parent[1] not in {"config", "hydra/config"} else ""
     members = sorted(Path(option).name for option in options if not option.startswith("_"))
@@ -76,7 +75,17 @@ def _missing_member(raised: MissingConfigException) -> ConfigError:
     )
 
 
-def _bad_key(cause: OmegaConfBaseException, raised: BaseException) -> FmxError:
+def _unreadable_override(raised: OverrideParseException) -> ConfigError:
+    return ConfigError(f"cannot read the override {raised.override!r}: write KEY=VALUE, for example optim.lr=0.01")
+
+
+def _bad_yaml(raised: MarkedYAMLError) -> ConfigError:
+    mark = raised.problem_mark or raised.context_mark
+    where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return ConfigError(f"{where}{raised.problem}")
+
+
+def _bad_key(cause: OmegaConfBaseException) -> ConfigError:
     """A key that does not exist, a value that is missing, or an interpolation that leads nowhere."""
     key = str(cause.full_key or cause.key or "")
     if isinstance(cause, MissingMandatoryValue):
@@ -94,7 +103,7 @@ def _bad_key(cause: OmegaConfBaseException, raised: BaseException) -> FmxError:
         return ConfigError(
             f"{key}: {where or 'the configuration'} has no key {last!r}{nearest(last, siblings)}{keys}{add}"
         )
-    return ConfigError(" ".join(f"{raised} {cause if raised is not cause else ''}".partition("full_key")[0].split()))
+    return ConfigError(f"{key}: {' '.join(str(cause.msg or cause).partition('full_key')[0].split())}")
 
 
 def _failed_target(raised: InstantiationException) -> ConfigError:
@@ -105,16 +114,17 @@ def _failed_target(raised: InstantiationException) -> ConfigError:
     )
 
 
-def _raised_by_hydra(raised: BaseException) -> bool:
-    """Hydra also refuses configurations with a plain ValueError or TypeError of its own."""
-    if not isinstance(raised, ValueError | TypeError) or raised.__traceback__ is None:
+def _refused_by_library(raised: BaseException) -> bool:
+    """Hydra and Lightning refuse some configurations with a plain ValueError of their own."""
+    if not isinstance(raised, ValueError) and type(raised).__name__ != "MisconfigurationException":
         return False
-    frame = list(walk_tb(raised.__traceback__))[-1][0]
-    return str(frame.f_globals.get("__name__")).startswith("hydra.")
+    frames = [frame for frame, _ in walk_tb(raised.__traceback__)]
+    return bool(frames) and str(frames[-1].f_globals.get("__name__")).startswith(LIBRARIES)
 
 
-def _composition(said: str) -> ConfigError:
-    """What Hydra says of groups, defaults lists and overrides."""
+def _composition(raised: BaseException) -> ConfigError:
+    """What is wrong with groups, defaults lists and overrides."""
+    said = " ".join(str(raised).split())
     if group := re.match(r"(?:In '([^']+)': )?Could not override '([^']+)'", said):
         where = f"{group[1]}: " if group[1] else ""
         return ConfigError(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isnan
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fmx.errors import DataError
 from fmx.intervals import Spread, student_t, wilson
@@ -15,6 +15,7 @@ from fmx.stored_predictions import read_predictions
 __all__ = ["Column", "Leaderboard", "Row", "differing", "leaderboard", "write_leaderboard"]
 
 DATA, FINGERPRINT = "data", "data fingerprint"
+TARGET = "._target_"
 UNTOLD = {"experiment"}  # a recipe says nothing that its keys do not say
 
 
@@ -30,6 +31,7 @@ class Row:
     """One configuration: what sets it apart, by column key, and its figures over seeds. Accuracies are shares of 1."""
 
     rank: int | None
+    label: str  # what sets it apart, in one line
     settings: dict[str, str]
     runs: Sequence[Outcome]
     val_accuracy: Spread | None
@@ -38,13 +40,6 @@ class Row:
     params: int | None
     train_seconds: Spread | None
     on_test: bool
-
-    @property
-    def label(self) -> str:
-        """What sets the configuration apart, in one line; its model where nothing does."""
-        first = self.runs[0]
-        told = [value for key, value in self.settings.items() if key != FINGERPRINT]
-        return " · ".join(told) or first.settings.told("model")
 
     @property
     def best_run(self) -> Outcome:
@@ -72,14 +67,14 @@ def leaderboard(folders: Iterable[Path], *, below: Path | None = None) -> Leader
     attempts = {other.settings.fingerprint: other.settings for other in unfinished if other.settings}
     keys = differing([*configurations.values(), *attempts.values()])
     columns = _columns(keys, groups)
-    rows = [_row(group, [column.key for column in columns]) for group in groups]
+    rows = [_row(group, columns) for group in groups]
     return Leaderboard(columns, _ranked(rows), unfinished)
 
 
 def write_leaderboard(sweep_dir: Path) -> None:
     """Write leaderboard.csv, .md and .html of all runs below a sweep directory, each whole or not at all.
 
-    Cheap enough for after every job: about ten milliseconds a run. Raises DataError where the disk refuses.
+    Cheap enough for after every job: some milliseconds a run. Raises DataError where the disk refuses.
     """
     from fmx.html_report import html_report
     from fmx.leaderboard_text import to_csv, to_markdown
@@ -93,39 +88,49 @@ def write_leaderboard(sweep_dir: Path) -> None:
 
 
 def differing(configurations: Sequence[Settings]) -> list[str]:
-    """What sets configurations apart: group names, and the dotted keys that do not follow from a group's choice."""
+    """What sets configurations apart: group names, and the keys that do not follow from a group or a `_target_`."""
     groups = sorted({group for each in configurations for group in each.choices if "/" not in group} - UNTOLD)
     varied = [group for group in groups if len({each.choices.get(group) for each in configurations}) > 1]
-    keys = sorted({key for each in configurations for key in each.values if key not in each.following})
-    found: list[str] = []
-    for key in keys:
-        group = key.partition(".")[0]
-        cause = group if group in varied else None
-        told: dict[str | None, set[str]] = {}
+    found = []
+    for key in sorted({key for each in configurations for key in each.values if key not in each.following}):
+        told: dict[tuple[Any, ...], set[str]] = {}  # what the key is, by what it may follow from
         for each in configurations:
-            told.setdefault(each.choices.get(cause) if cause else None, set()).add(repr(each.values.get(key, ABSENT)))
+            told.setdefault(_causes(key, each, varied), set()).add(repr(each.values.get(key, ABSENT)))
         if any(len(values) > 1 for values in told.values()):
             found.append(key)
     return varied + found
 
 
+def _causes(key: str, settings: Settings, varied: Sequence[str]) -> tuple[Any, ...]:
+    """The choice of the key's group where that varies, and the targets of the objects that the key is a part of."""
+    parts = key.split(".")
+    targets = [f"{'.'.join(parts[:depth])}{TARGET}" for depth in range(1, len(parts))]
+    choice = settings.choices.get(parts[0]) if parts[0] in varied else None
+    return choice, *(str(settings.values.get(target)) for target in targets if target != key)
+
+
 def _columns(keys: Sequence[str], groups: Sequence[Sequence[Outcome]]) -> list[Column]:
     """Name columns by the last part of their key where that is enough; tell data sets apart where settings do not."""
     data = {(group[0].data, group[0].data_fingerprint) for group in groups}
-    if len(data) > 1 and DATA not in keys:
+    names = {name for name, _ in data}
+    if len(names) > 1 and DATA not in keys:
         keys = [DATA, *keys]
-    if len({name for name, _ in data}) < len(data):
+    if len(names) < len(data):
         keys = [FINGERPRINT, *keys]
-    last = [key.rpartition(".")[2] for key in keys]
+    last = [key.removesuffix(TARGET).rpartition(".")[2] for key in keys]
     return [Column(key, name if last.count(name) == 1 else key) for key, name in zip(keys, last, strict=True)]
 
 
-def _row(runs: Sequence[Outcome], keys: Sequence[str]) -> Row:
+def _row(runs: Sequence[Outcome], columns: Sequence[Column]) -> Row:
     first = runs[0]
+    settings = {column.key: _told(first, column.key) for column in columns}
+    # A group's choice speaks for itself, a number does not.
+    parts = [settings[key] if key in first.settings.choices else f"{name} {settings[key]}" for key, name in columns]
     test = student_t([run.test_accuracy for run in runs])
     return Row(
         rank=None,
-        settings={key: _told(first, key) for key in keys},
+        label=" · ".join(parts) or first.settings.told("model"),
+        settings=settings,
         runs=runs,
         val_accuracy=_spread([run.val_accuracy for run in runs]),
         test_accuracy=test if len(runs) > 1 else _of_one_model(test, first),
@@ -173,14 +178,7 @@ def _ranked(rows: Iterable[Row]) -> list[Row]:
 
 def _standing(row: Row) -> tuple[str, str, bool, bool, float, str]:
     accuracy = _or_lowest(row.val_accuracy.mean if row.val_accuracy else None)
-    return (
-        row.runs[0].data,
-        row.runs[0].data_fingerprint,
-        not row.val_accuracy,
-        row.on_test,
-        -accuracy,
-        row.label,
-    )
+    return *row.runs[0].configuration[:2], not row.val_accuracy, row.on_test, -accuracy, row.label
 
 
 def _or_lowest(accuracy: float | None) -> float:

@@ -5,6 +5,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from math import isfinite
 from typing import NamedTuple
 
 from fmx.intervals import Spread
@@ -13,15 +14,7 @@ from fmx.outcomes import Unfinished
 
 __all__ = ["Cell", "cells", "headings", "notes", "to_csv", "to_latex", "to_markdown", "unfinished_table"]
 
-FIGURES = [
-    "validation accuracy %",
-    "95 % interval",
-    "test accuracy %",
-    "95 % interval",
-    "macro-F1",
-    "parameters",
-    "training s",
-]
+FIGURES = ["val accuracy %", "95 % interval", "test accuracy %", "95 % interval", "macro-F1 %", "params", "train s"]
 ON_TEST, ONE_MODEL, NOTHING = "†", "ʷ", "–"
 
 
@@ -139,16 +132,24 @@ def _cells(row: Row) -> list[Cell]:
     mark = ON_TEST if row.on_test else ""
     return [
         Cell(NOTHING if row.rank is None else str(row.rank), row.rank),
-        *map(Cell, row.settings.values()),
+        *(Cell(text, _number(text)) for text in row.settings.values()),
         Cell(str(len(row.runs)), len(row.runs)),
         _mean(row.val_accuracy, 100, 2, mark),
         _interval(row.val_accuracy),
         _mean(row.test_accuracy, 100, 2, mark),
         _interval(row.test_accuracy),
-        _mean(row.test_macro_f1, 1, 4),
+        _mean(row.test_macro_f1, 100, 2),
         Cell(NOTHING if row.params is None else f"{row.params:,}", row.params),
         _mean(row.train_seconds, 1, 1),
     ]
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if isfinite(number) else None
 
 
 def _mean(spread: Spread | None, scale: float, digits: int, mark: str = "") -> Cell:
@@ -165,7 +166,7 @@ def _interval(spread: Spread | None) -> Cell:
         return Cell(NOTHING)
     low, high = spread.interval
     mark = ONE_MODEL if spread.method == "wilson" else ""
-    return Cell(f"{100 * low:.2f} to {100 * high:.2f}{mark}", low)
+    return Cell(f"{100 * low:.2f} – {100 * high:.2f}{mark}", low)
 
 
 def _numbers(spread: Spread | None) -> list[float | None]:

@@ -55,6 +55,7 @@ def model_card(
     contents: bytes,
     form: str,
     network: Any,
+    num_params: int,
     checkpoint: str,
     agreement: str,
     command: str,
@@ -66,14 +67,14 @@ def model_card(
     """
     facts = {
         "run": _code(run.path.name),
-        "parameters": f"{run.recorded('params'):,}",
+        "parameters": f"{num_params:,}",
         "checkpoint": _code(checkpoint),
         **_figures(run, checkpoint),
-        "data": f"{_text(signature.data)}, fingerprint {_code(run.recorded('data', 'fingerprint'))}",
+        "data": f"{_text(signature.data)}, fingerprint {_code(run.recorded(str, 'data', 'fingerprint'))}",
         "agreement": _text(agreement),
-        "trained by": _code(run.recorded("command")),
+        "trained by": _code(run.recorded(str, "command")),
         "exported by": _code(command),
-        "trained with": _text(", ".join(f"{k} {v}" for k, v in run.recorded("versions").items())),
+        "trained with": _text(", ".join(f"{k} {v}" for k, v in run.recorded(dict, "versions").items())),
         "exported with": _text(", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES[form])),
         "SHA-256": _code(hashlib.sha256(contents).hexdigest()),
     }
@@ -110,8 +111,9 @@ def _figures(run: Run, checkpoint: str) -> dict[str, str]:
     }
     lines = {}
     for part, name in [("test", "test accuracy"), ("val", "validation accuracy")]:
-        if figures.get(part):
-            lines[name] = f"{100 * figures[part]['accuracy']:.2f} %"
+        accuracy = figures[part].get("accuracy") if isinstance(figures.get(part), dict) else None
+        if isinstance(accuracy, float):
+            lines[name] = f"{100 * accuracy:.2f} %"
     how = chosen.get(str(figures.get("selected_on")), "in a way that is not recorded")
     return lines | {"checkpoint chosen": how}
 

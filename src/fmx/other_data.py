@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -33,7 +34,7 @@ def changed_data(run: Run, config: DictConfig, changes: Iterable[Override]) -> D
     path = run.path / ".hydra" / "config.yaml"
     try:
         source = OmegaConf.load(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{path} cannot be read as a configuration: {error}") from error
     for key in ("root", "class_names"):  # the others follow from what is changed
         OmegaConf.update(source, f"data.{key}", config.data[key])
@@ -49,7 +50,7 @@ def other_data(
     """The run's configuration with the test set of another data group, seen as the run sees its own.
 
     The run's class names and normalisation stay; a note says where the other set's classes have other names.
-    ConfigError where there is no such group, or its images have another shape or number of classes.
+    DataError where its images have another shape or number of classes.
     """
     search = [] if config_dir is None else [f"hydra.searchpath=[{_quoted(f'file://{config_dir.resolve()}')}]"]
     lines = [str(change.input_line) for change in changes]
@@ -63,7 +64,7 @@ def other_data(
     changed = _with_data(config, other)
     for key in ("in_channels", "image_size", "num_classes"):
         if changed.data[key] != config.data[key]:
-            raise ConfigError(
+            raise DataError(
                 f"data={name} has data.{key}={changed.data[key]}, but the run was trained with {config.data[key]}: "
                 "only data of the same shape and number of classes can be scored"
                 + (f"; an image folder takes --set data.{key}={config.data[key]}" if from_folders else "")

@@ -26,7 +26,6 @@ class Outcome:
     settings: Settings
     data: str
     data_fingerprint: str
-    sizes: dict[str, int]
     val_accuracy: float | None
     test_accuracy: float
     test_macro_f1: float | None
@@ -114,28 +113,25 @@ def _settings_if_any(run_dir: Path) -> Settings | None:
 
 def outcome(run: Run, name: str) -> Outcome:
     """The figures of a completed run; DataError where a file lacks one or holds what is no figure."""
-    record, metrics = run.record, run.metrics
-    test, val = _mapping(metrics, "test", run), metrics.get("val")
-    data = _mapping(record, "data", run)
-    accuracy = _share(test, "accuracy", run)
+    metrics, data, timing = run.metrics, run.recorded(dict, "data"), run.recorded(dict, "timing")
+    test, val = metrics.get("test"), metrics.get("val")
+    accuracy = _share(test, "accuracy", run) if isinstance(test, dict) else None
     if accuracy is None:
         raise DataError(f"{run.path}/metrics.json has no test accuracy")
-    sizes = _mapping(data, "sizes", run)
     return Outcome(
         run=run,
         name=name,
-        seed=show(record.get("seed")),
+        seed=show(run.record.get("seed")),
         settings=read_settings(run.path),
         data=show(data.get("name")),
-        data_fingerprint=show(data.get("fingerprint")),
-        sizes={part: _count(sizes, part, run) or 0 for part in sizes},
+        data_fingerprint=show(data.get("fingerprint") or ""),
         val_accuracy=_share(val, "accuracy", run) if isinstance(val, dict) else None,
         test_accuracy=accuracy,
-        test_macro_f1=_share(test, "macro_f1", run),
-        params=_count(record, "params", run),
-        train_seconds=_number(_mapping(record, "timing", run), "fit_s", run),
-        on_test="test" in {metrics.get("validation"), metrics.get("selected_on")},
-        started=show(record.get("started")),
+        test_macro_f1=_share(metrics["test"], "macro_f1", run),
+        params=_count(run.record, "params", run),
+        train_seconds=_number(timing, "fit_s", run),
+        on_test="test" in [metrics.get("validation"), metrics.get("selected_on")],
+        started=show(run.record.get("started")),
     )
 
 
@@ -145,13 +141,6 @@ def by_configuration(outcomes: Iterable[Outcome]) -> list[list[Outcome]]:
     for each in outcomes:
         groups.setdefault(each.configuration, []).append(each)
     return [sorted(group, key=lambda each: _natural(each.seed)) for group in groups.values()]
-
-
-def _mapping(contents: dict[str, Any], key: str, run: Run) -> dict[str, Any]:
-    value = contents.get(key)
-    if not isinstance(value, dict):
-        raise DataError(f"{run.path} has no record of its {key!r}")
-    return value
 
 
 def _number(contents: dict[str, Any], key: str, run: Run) -> float | None:

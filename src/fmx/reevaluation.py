@@ -102,7 +102,7 @@ def _score(
 
 def _device(run: Run) -> torch.device:
     """What the run computed on, if this machine has it."""
-    on_gpu = run.recorded("device", "accelerator") == "cuda" and torch.cuda.is_available()
+    on_gpu = run.recorded(str, "device", "accelerator") == "cuda" and torch.cuda.is_available()
     return torch.device("cuda", 0) if on_gpu else torch.device("cpu")
 
 
@@ -149,9 +149,9 @@ def _numbers(node: object, key: str = "") -> Iterator[tuple[str, float]]:
 
 def _changes_of_data(run: Run, data: ImageDataModule) -> list[str]:
     now, notes = data.fingerprints(), []
-    if now["fingerprint"] != (then := run.recorded("data", "fingerprint")):
+    if now["fingerprint"] != (then := run.recorded(str, "data", "fingerprint")):
         notes.append(f"the data has changed since the run: its fingerprint is {now['fingerprint']}, it was {then}")
-    if now["split_fingerprint"] != (then := run.recorded("data", "split_fingerprint")):
+    if now["split_fingerprint"] != (then := run.recorded(str, "data", "split_fingerprint")):
         notes.append(f"other images are held out: {now['split_fingerprint']}, it was {then}")
     return notes
 
@@ -159,10 +159,10 @@ def _changes_of_data(run: Run, data: ImageDataModule) -> list[str]:
 def _changes_around(run: Run) -> list[str]:
     """What else is not as it was: the device and the packages."""
     notes = []
-    then, now = run.recorded("device", "accelerator"), _device(run).type
+    then, now = run.recorded(str, "device", "accelerator"), _device(run).type
     if then != now:
         notes.append(f"computed on {now}, the run was on {then}")
-    for package, version in run.recorded("versions").items():
+    for package, version in run.recorded(dict, "versions").items():
         try:
             installed = metadata.version(package) if package != "python" else version
         except metadata.PackageNotFoundError:

@@ -99,51 +99,70 @@ def edits(run: "Run") -> Iterator[str]:
 def surroundings(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:
     """What differs between two records: commit, versions, data, device."""
     for part in ("git", "versions", "data", "device"):
-        before, after = (record.get(part) if isinstance(record.get(part), dict) else {} for record in (first, second))
+        before, after = _mapping(first, part), _mapping(second, part)
         for key in sorted({*before, *after}):
             if before.get(key) != after.get(key):
                 yield f"{part} {key}: was {before.get(key)}, is {after.get(key)}"
-    if (first.get("git") or {}).get("dirty"):
+    if _mapping(first, "git").get("dirty"):
         yield "git: the first run's working tree held changes that no commit has"
+
+
+def _mapping(record: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    value = record.get(part)
+    return value if isinstance(value, Mapping) else {}
 
 
 def results(first: "Run", second: "Run") -> Iterator[str]:
     """What came out differently, and by how much."""
+    yield from _history(first, second)
+    yield from _metrics(first, second)
+    yield from _predictions(first, second)
+    for name in ("best", "last"):
+        yield from _weights(first, second, name)
+
+
+def _history(first: "Run", second: "Run") -> Iterator[str]:
     import pandas as pd
 
-    from fmx.checkpoint import load_checkpoint
+    was, now = (pd.read_csv(run.path / "history.csv").drop(columns="seconds") for run in (first, second))
+    if was.shape != now.shape:
+        yield f"history.csv: {len(was)} rows were {len(now)} now"
+    elif not was.equals(now):
+        changed = [column for column in was if not was[column].equals(now[column])]
+        row = int((was[changed] != now[changed]).any(axis=1).to_numpy().argmax())
+        amounts = ", ".join(f"{column} by up to {(was[column] - now[column]).abs().max():.3g}" for column in changed)
+        yield f"history.csv: from row {row + 1} (epoch {was['epoch'][row]}) on: {amounts}"
+
+
+def _metrics(first: "Run", second: "Run") -> Iterator[str]:
+    for part in ("val", "test"):
+        was, now = first.metrics.get(part) or {}, second.metrics.get(part) or {}
+        for name, value in was.items():
+            if isinstance(value, float) and value != now.get(name):
+                yield f"metrics.json: {part} {name} {value:.6g} is {now.get(name, float('nan')):.6g} now"
+
+
+def _predictions(first: "Run", second: "Run") -> Iterator[str]:
     from fmx.scoring import Predictions
 
-    before, after = (pd.read_csv(run.path / "history.csv").drop(columns="seconds") for run in (first, second))
-    if not before.equals(after):
-        if before.shape != after.shape:
-            yield f"history.csv: {len(before)} rows were {len(after)} now"
-        else:
-            changed = [column for column in before if not before[column].equals(after[column])]
-            row = int((before[changed] != after[changed]).any(axis=1).to_numpy().argmax())
-            largest = ", ".join(f"{column} by up to {(before[column] - after[column]).abs().max():.3g}" for column in changed)
-            yield f"history.csv: from row {row + 1} (epoch {before['epoch'][row]}) on: {largest}"
-    for part in ("val", "test"):
-        old, new = first.metrics.get(part) or {}, second.metrics.get(part) or {}
-        for name in old:
-            if old[name] != new.get(name) and isinstance(old[name], float):
-                yield f"metrics.json: {part} {name} {old[name]:.6g} is {new.get(name, float('nan')):.6g} now"
     was, now = (Predictions.load(run.path / "predictions.npz") for run in (first, second))
     if was.logits.shape != now.logits.shape:
         yield f"predictions.npz: {tuple(was.logits.shape)} logits are {tuple(now.logits.shape)} now"
     elif not was.logits.equal(now.logits) or not was.labels.equal(now.labels):
         sides = int((was.logits.argmax(1) != now.logits.argmax(1)).sum())
-        largest_logit = float((was.logits - now.logits).abs().max())
-        yield f"predictions.npz: logits by up to {largest_logit:.3g}, {sides} of {len(was.labels)} images named otherwise"
-    for name in ("best", "last"):
-        old_weights, new_weights = (load_checkpoint(run.checkpoint(name))["state_dict"] for run in (first, second))
-        if old_weights.keys() != new_weights.keys():
-            yield f"{name}.ckpt: other weights: {', '.join(sorted(old_weights.keys() ^ new_weights.keys()))}"
-            continue
-        apart = [key for key in old_weights if not old_weights[key].equal(new_weights[key])]
-        if apart:
-            furthest = max(float((old_weights[key] - new_weights[key]).abs().max()) for key in apart)
-            yield f"{name}.ckpt: {len(apart)} of {len(old_weights)} weights, by up to {furthest:.3g}"
+        largest = float((was.logits - now.logits).abs().max())
+        yield f"predictions.npz: logits by up to {largest:.3g}, {sides} of {len(was.labels)} images named otherwise"
+
+
+def _weights(first: "Run", second: "Run", name: str) -> Iterator[str]:
+    from fmx.checkpoint import load_checkpoint
+
+    was, now = (load_checkpoint(run.checkpoint(name))["state_dict"] for run in (first, second))
+    if was.keys() != now.keys():
+        yield f"{name}.ckpt: other weights: {', '.join(sorted(was.keys() ^ now.keys()))}"
+    elif apart := [key for key in was if not was[key].equal(now[key])]:
+        furthest = max(float((was[key] - now[key]).abs().max()) for key in apart)
+        yield f"{name}.ckpt: {len(apart)} of {len(was)} weights, by up to {furthest:.3g}"
 
 
 if __name__ == "__main__":

@@ -55,10 +55,10 @@ def check_trusted(config: DictConfig, run: Run, allow: Iterable[str] = ()) -> No
 
 def _distrust(run: Run, target: object, home: str, trusted: Iterable[str]) -> DataError:
     package = home.partition(".")[0]
-    really = "" if str(target).partition(".")[0] == package else f"is really from {package}, which "
+    really = "" if str(target).partition(".")[0] == package else f", which is really from {package}"
     return DataError(
-        f"{run.path} names the target {target!r}: it {really}is not one of {', '.join(sorted(trusted))}; "
-        f"if you trust it, add --allow {package}"
+        f"{run.path} names the target {target!r}{really}; only {', '.join(sorted(trusted))} are trusted. "
+        f"If you trust that package too, add --allow {package}"
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -17,6 +17,7 @@ from fmx.errors import DataError
 __all__ = ["Run", "find_runs", "open_run"]
 
 FINISHED = "completed"
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,19 @@ class Run:
         """metrics.json: val, test, selected_on, validation."""
         return _read_json(self.path / "metrics.json")
 
-    def recorded(self, *keys: str) -> Any:
-        """A value of run.json by its keys; DataError where the record does not have it."""
+    def recorded(self, kind: type[Value], *keys: str) -> Value:
+        """A value of run.json by its keys; DataError where the record lacks it, or has another type."""
         value: Any = self.record
         for key in keys:
-            if not isinstance(value, dict) or key not in value:
-                raise DataError(f"{self.path / 'run.json'} does not say {'.'.join(keys)}")
-            value = value[key]
+            value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, kind):
+            raise DataError(f"{self.path / 'run.json'} does not say {'.'.join(keys)} as it should")
         return value
 
     @property
     def tested(self) -> str:
         """The checkpoint that the run's figures are of: `best` or `last`."""
-        return Path(str(self.recorded("best", "checkpoint"))).stem
+        return Path(self.recorded(str, "best", "checkpoint")).stem
 
     def checkpoint(self, name: str) -> Path:
         """The path of a checkpoint: `best`, `last`, or a file's own path."""

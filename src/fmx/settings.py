@@ -13,7 +13,7 @@ import yaml
 from fmx.errors import DataError
 from fmx.table import printable
 
-__all__ = ["ABSENT", "Settings", "read_settings", "show"]
+__all__ = ["ABSENT", "Settings", "flat", "read_settings", "read_yaml", "show"]
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 40
@@ -53,9 +53,9 @@ def read_settings(run_dir: Path) -> Settings:
     Raises DataError where resolved.yaml is missing, damaged, or larger than any configuration is.
     """
     folder = run_dir / ".hydra"
-    resolved = _read_yaml(folder / "resolved.yaml")
-    written = _read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else resolved
-    hydra = _read_yaml(folder / "hydra.yaml") if (folder / "hydra.yaml").is_file() else {}
+    resolved = read_yaml(folder / "resolved.yaml")
+    written = read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else resolved
+    hydra = read_yaml(folder / "hydra.yaml") if (folder / "hydra.yaml").is_file() else {}
     leaves = [leaf for leaf in _leaves(resolved, written) if leaf[0] not in NOT_SETTINGS]
     choices = hydra
     for key in ("hydra", "runtime", "choices"):
@@ -65,6 +65,11 @@ def read_settings(run_dir: Path) -> Settings:
         following=frozenset(key for key, _, follows in leaves if follows),
         choices={str(group): show(name) for group, name in choices.items()} if isinstance(choices, Mapping) else {},
     )
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting of a configuration by its dotted key."""
+    return {key: value for key, value, _ in _leaves(config, config)}
 
 
 def show(value: object) -> str:
@@ -95,7 +100,8 @@ def _leaves(resolved: Any, written: Any, key: str = "", *, follows: bool = False
         yield from _leaves(child, source, f"{key}.{name}" if key else name, follows=follows)
 
 
-def _read_yaml(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
+    """Read a mapping of plain values; DataError where there is none, or none of a configuration's size and shape."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path} is larger than any configuration is")

@@ -102,15 +102,26 @@ def signature_of(config: "DictConfig", *, normalize: Where) -> Signature:
     """The signature of a run's model, from its configuration alone: no data set is needed."""
     from omegaconf import OmegaConf
 
+    data: Any = OmegaConf.to_container(config.data, resolve=True)
+    try:
+        signature = _read(config.model.name, data, normalize)
+    except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+        raise DataError(f"the run's configuration of its data is damaged: {error!r}") from error
+    if not signature.is_sound():
+        raise DataError("the run's configuration of its data says classes or an input that cannot be right")
+    return signature
+
+
+def _read(model: str, data: Any, normalize: Where) -> Signature:
+    """The signature that a resolved `data` node stands for."""
     from fmx.datamodule import names_of_classes, normalization
 
-    data: Any = OmegaConf.to_container(config.data, resolve=True)
     applied = normalization(data["normalize"], data["mean"], data["std"], data["in_channels"])
     mean, std = _mean_and_std(applied)
     stretched = data["train"]["_target_"] == "fmx.data.folder.ImageFolder"
     grey, brightness = data["in_channels"] == 1, sum(data["mean"]) / len(data["mean"])
     return Signature(
-        model=config.model.name,
+        model=model,
         data=data["name"],
         class_names=names_of_classes(data["class_names"], data["translations"], data["num_classes"]),
         english_names=data["translations"].get("en"),

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from types import NoneType, UnionType
 from typing import Any
 
@@ -15,6 +16,7 @@ __all__ = ["check_keys", "check_targets", "locate"]
 HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 # What build hands to a target itself; any other required parameter must stand in the YAML.
 FROM_BUILD = {"data": {"augment", "seed"}}
+GIVEN_LATER = {"params", "optimizer"}  # what a partial lacks
 MANY = 20  # parameters; more are not listed in a message
 SCALARS = (int, float, bool, str)
 
@@ -26,19 +28,18 @@ def locate(path: str, key: str) -> Callable[..., Any]:
         raise ConfigError(f"{key}: _target_ must be a dotted path like torch.optim.Adam, got {path!r}")
     found: Any = None
     for length in range(len(parts)):
+        module = ".".join(parts[: length + 1])
+        if length and hasattr(found, parts[length]):
+            found = getattr(found, parts[length])
+            continue
         try:
-            found = (
-                getattr(found, parts[length])
-                if length and hasattr(found, parts[length])
-                else importlib.import_module(".".join(parts[: length + 1]))
-            )
-        except ImportError as error:
-            head = ".".join(parts[:length]) or "Python's path"
-            reason = "" if getattr(error, "name", None) == ".".join(parts[: length + 1]) else f" ({error})"
-            raise ConfigError(
-                f"{key}: cannot import _target_ {path!r}: {head} has no {parts[length]!r}{reason}"
-                + (nearest(parts[length], dir(found)) if length else "; is the folder that holds it on PYTHONPATH?")
-            ) from None
+            found = importlib.import_module(module)
+        except Exception as error:  # a module may raise anything while it is imported
+            head = f"{'.'.join(parts[:length]) or 'PYTHONPATH'} has no {parts[length]!r}"
+            near = nearest(parts[length], dir(found)) if length else "; is the folder that holds it on PYTHONPATH?"
+            if not isinstance(error, ModuleNotFoundError) or error.name not in {module, ".".join(parts[:length])}:
+                head, near = f"importing {module} raised {type(error).__name__}: {error}", ""
+            raise ConfigError(f"{key}: cannot import _target_ {path!r}: {head}{near}") from error
     if not callable(found):
         raise ConfigError(f"{key}: _target_ {path!r} is {type(found).__name__}, not a class or a function")
     return typing.cast("Callable[..., Any]", found)
@@ -51,13 +52,13 @@ def check_keys(config: Mapping[str, Any]) -> None:
 
 
 def check_targets(config: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a target that cannot be imported, takes other keys, or does not fit the data or machine."""
+    """Raise ConfigError for a target that cannot be imported, takes other keys, or does not fit the machine."""
     for key, node in _target_nodes(config, ""):
         parameters = _parameters(node, key)
         _known_keys(parameters, key, node)
         _bind(parameters, key, node)
+    _check_data_class(str(config["data"].get("_target_", "")))
     _check_accelerator(config["trainer"])
-    _check_model(config["model"])
 
 
 def _target_nodes(node: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -79,6 +80,8 @@ def _parameters(node: Mapping[str, Any], key: str) -> Parameters:
     """The parameters of a node's target; none where a built-in callable does not tell them."""
     target = locate(str(node["_target_"]), key)
     try:
+        with suppress(Exception):  # an annotation may be there for type checkers alone
+            return inspect.signature(target, eval_str=True).parameters
         return inspect.signature(target).parameters
     except ValueError:
         return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
@@ -102,16 +105,26 @@ def _bind(parameters: Parameters, key: str, node: Mapping[str, Any]) -> None:
         }
         missing = sorted(needed - given.keys() - FROM_BUILD.get(key, set()))
         if missing:
-            raise ConfigError(f"{key}: {node['_target_']} also needs {', '.join(missing)}: add {key}.{missing[0]}")
+            later = missing[0] in GIVEN_LATER
+            add = f"add `_partial_: true` to {key}, it is given later" if later else f"add {key}.{missing[0]}"
+            raise ConfigError(f"{key}: {node['_target_']} also needs {', '.join(missing)}: {add}")
     for name, value in given.items():
-        if name in parameters:
+        if name in parameters and not (value is None and node.get("_partial_")):  # null: filled in later
             _check_type(f"{key}.{name}", value, parameters[name].annotation)
 
 
 def _check_type(key: str, value: Any, annotation: Any) -> None:
-    """Compare a plain value with a plain annotation (int, float, bool, str, or a union of them); leave the rest alone."""
-    kinds = typing.get_args(annotation) if typing.get_origin(annotation) in {typing.Union, UnionType} else (annotation,)
-    if not kinds or not all(kind in {*SCALARS, NoneType} for kind in kinds) or isinstance(value, Mapping):
+    """Compare a value with a plain annotation (int, float, bool, str, a union, choices, keys); leave the rest alone."""
+    if typing.is_typeddict(annotation) and isinstance(value, Mapping):
+        _check_dict_keys(key, value, annotation)
+        return
+    origin, kinds = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        if value not in kinds:
+            raise ConfigError(f"{key} must be one of {', '.join(map(str, kinds))}, got {value!r}")
+        return
+    kinds = kinds if origin in {typing.Union, UnionType} else (annotation,)
+    if not all(kind in {*SCALARS, NoneType} for kind in kinds) or isinstance(value, Mapping):
         return
     fits = any(type(value) is kind or (kind is float and type(value) is int) for kind in kinds)
     if not fits:
@@ -119,22 +132,36 @@ def _check_type(key: str, value: Any, annotation: Any) -> None:
         raise ConfigError(f"{key} must be {expected}, got {value!r}")
 
 
+def _check_dict_keys(key: str, given: Mapping[str, Any], wanted: Any) -> None:
+    """The keys of a TypedDict, and no others."""
+    known = wanted.__annotations__
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"{key} has no key {name!r}{nearest(name, known)} Keys: {', '.join(known)}")
+    for name in known:
+        if name in wanted.__required_keys__ and name not in given:
+            raise ConfigError(f"{key} lacks {name!r}: add {key}.{name}")
+
+
+def _check_data_class(path: str) -> None:
+    from fmx.datamodule import ImageDataModule
+
+    target = locate(path, "data")
+    if inspect.isclass(target) and not issubclass(target, ImageDataModule):
+        raise ConfigError(f"data: _target_ {path!r} is no fmx.datamodule.ImageDataModule")
+
+
 def _check_accelerator(trainer: Mapping[str, Any]) -> None:
     import torch
 
-    if trainer.get("accelerator") in {"gpu", "cuda"} and not torch.cuda.is_available():
+    accelerator = trainer.get("accelerator")
+    available = {
+        "gpu": torch.cuda.is_available() or torch.backends.mps.is_available(),
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not available.get(str(accelerator), True):
         raise ConfigError(
-            f"trainer.accelerator={trainer['accelerator']}: torch sees no GPU on this machine; use trainer=cpu, or trainer=default"
+            f"trainer.accelerator={accelerator}: torch sees no such device on this machine; "
+            "use trainer=cpu, or trainer=default"
         )
-
-
-def _check_model(model: Mapping[str, Any]) -> None:
-    """Build the network without memory for its weights, so that a size that cannot work shows before data is loaded."""
-    from fmx.build import meta_network
-
-    if not isinstance(model.get("net"), Mapping):
-        raise ConfigError("model.net must hold the network's _target_ and its arguments")
-    try:
-        meta_network(model["net"])
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"model={model.get('name')}: {error}") from error

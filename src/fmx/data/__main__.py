@@ -39,7 +39,9 @@ def main() -> None:
     parser.add_argument("--config-dir", metavar="DIR", help="a folder with your own data group")
     parser.add_argument("--grid", type=Path, metavar="F.png", help="draw training images of each class")
     parser.add_argument("--idx-to-csv", type=Path, metavar="DIR", help="write the set as CSV files in Kaggle's layout")
-    parser.add_argument("--csv-to-idx", type=Path, metavar="DIR", help="write Kaggle's CSV files in DIR as IDX files below --root")
+    parser.add_argument(
+        "--csv-to-idx", type=Path, metavar="DIR", help="write Kaggle's files in DIR as IDX below --root"
+    )
     parser.add_argument("--force", action="store_true", help="replace files that exist")
     arguments = parser.parse_args()
     with plain_exits():
@@ -78,7 +80,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _csv_to_idx(arguments: argparse.Namespace) -> None:
-    """Read the CSV files, checking every value, and write the four IDX files where data=fashion_mnist looks for them."""
+    """Read the CSV files, checking every value, and write the four IDX files where the set's IDX reader looks."""
     from fmx.data.conversion import write_idx
     from fmx.new_file import new_file, refuse_existing
 
@@ -144,11 +146,11 @@ def _print_summary(data: "ImageDataModule") -> None:
         for label, name in enumerate(data.class_names)
     ]
     print_table(["label", "class", "training", "test"], rows)
-    sources = data.sources["train"], data.sources["test"]
-    if isinstance(sources[0], ImageArrays) and isinstance(sources[1], ImageArrays):
+    training, testing = data.sources["train"], data.sources["test"]
+    if isinstance(training, ImageArrays) and isinstance(testing, ImageArrays):
         mean, std = data.measure()
         print(f"mean {mean}, standard deviation {std} of the training pixels in 0..1")
-        within_train, within_test, both = common_images(*sources)
+        within_train, within_test, both = common_images(training, testing)
         print(f"images that occur more than once: {within_train} in training, {within_test} in test, {both} in both")
     else:
         print("(too large for memory: duplicates and mean are not looked for)")

@@ -51,9 +51,8 @@ class Order(Sampler[int]):
 
     def __len__(self) -> int:
         total = len(self.all_indices)
-        if self.equal_shares:
-            return -(-total // self.world_size)
-        return len(range(self.rank, total, self.world_size))
+        share = len(range(self.rank, total, self.world_size))
+        return -(-total // self.world_size) if self.equal_shares else share
 
 
 class ArrayLoader:
@@ -80,7 +79,7 @@ class ArrayLoader:
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.sampler), self.batch_size)
-        return full + int(rest > 0 and not self.drop_last)
+        return full if self.drop_last or rest == 0 else full + 1
 
 
 def image_loader(

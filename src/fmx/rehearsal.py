@@ -1,0 +1,160 @@
+"""What needs no data is made once before a run exists, so that values which a part refuses show at once."""
+
+import inspect
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import nn
+from torch.optim import Optimizer
+from torchmetrics import Metric, MetricCollection
+
+from fmx.build import make, meta_network
+from fmx.errors import ConfigError
+from fmx.hydra_errors import nearest
+from fmx.targets import locate
+
+__all__ = ["rehearse"]
+
+STEPS_PER_EPOCH = 2  # any will do
+
+
+def rehearse(config: DictConfig) -> None:
+    """Raise ConfigError for parts that refuse their values or do not fit each other or the shape of the data."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # before Hydra sets it
+    with warnings.catch_warnings(action="ignore"):  # they come again when the run makes the parts
+        _network(config.model, config.data)
+        for key in ("augment", "loss"):
+            _made(key, config[key], nn.Module)
+        metrics = {
+            name: _made(f"metrics.{name}", node, Metric, MetricCollection) for name, node in config.metrics.items()
+        }
+        callbacks = {name: _made(f"callbacks.{name}", node, Callback) for name, node in config.callbacks.items()}
+        figures = ["train/loss", "train/accuracy"]
+        if config.data.validation != "none":
+            figures += ["val/loss", *(f"val/{name}" for name in MetricCollection(metrics))]
+        _callbacks(callbacks, figures, config.select)
+        _optimization(config, figures)
+        precision = "32-true" if config.trainer.precision == "auto" else config.trainer.precision
+        _made("trainer", config.trainer, Trainer, precision=precision, logger=False, callbacks=[*callbacks.values()])
+
+
+def _made(key: str, node: Any, *kinds: type, **extra: Any) -> Any:
+    """Make one part and see that it is what the run needs."""
+    with _refusals(key, node):
+        try:
+            made = make(node, **extra)
+        except ConfigError as error:
+            raise ConfigError(f"{error}{_near_name(key, node)}") from error
+    if not isinstance(made, kinds):
+        out = f"; ~{key} leaves it out" if made is None else ""
+        raise ConfigError(
+            f"{key} must make a {kinds[0].__module__}.{kinds[0].__name__}, not {type(made).__name__}{out}"
+        )
+    return made
+
+
+def _near_name(key: str, node: Mapping[str, Any]) -> str:
+    """A hint for a mistyped key of a target that takes any, such as a metric."""
+    known = inspect.signature(locate(node["_target_"], key)).parameters
+    hints = [nearest(name, known) for name in node if not name.startswith("_") and name not in known]
+    return next((hint for hint in hints if hint != "."), "")
+
+
+@contextmanager
+def _refusals(key: str, node: Any) -> Iterator[None]:
+    """Say in one line which part refused its values."""
+    try:
+        yield
+    except (InstantiationException, TypeError, ValueError) as error:
+        cause = list(_causes(error))[-1]
+        kind = "" if isinstance(cause, TypeError | ValueError) else f" ({type(cause).__name__})"
+        raise ConfigError(f"{key}: {node.get('_target_')} refuses its values{kind}: {_first_line(cause)}") from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _network(model: DictConfig, data: DictConfig) -> None:
+    """Send the shape of one image through the network; the meta device knows shapes alone and computes nothing."""
+    shape = (int(data.in_channels), int(data.image_size), int(data.image_size))
+    try:
+        net = meta_network(OmegaConf.to_container(model.net, resolve=True)).eval()  # type: ignore[arg-type]
+        with torch.no_grad():
+            logits = net(torch.empty(1, *shape, device="meta"))
+    except InstantiationException as error:
+        if _beyond_meta(error):
+            return
+        with _refusals("model.net", model.net):
+            raise
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        if _beyond_meta(error):
+            return
+        raise ConfigError(
+            f"model={model.name} cannot take images of shape {shape} (data.in_channels, data.image_size twice): "
+            f"{_first_line(error)}"
+        ) from error
+    given, wanted = tuple(getattr(logits, "shape", ())), (1, int(data.num_classes))
+    if given != wanted:
+        raise ConfigError(
+            f"model={model.name} must map one image to logits of shape {wanted}, a column for each of the "
+            f"data.num_classes, but gives {given or type(logits).__name__}"
+        )
+
+
+def _beyond_meta(error: BaseException) -> bool:
+    """Some networks look at values while they are built, which the meta device has none of; that is no fault."""
+    return any(isinstance(cause, NotImplementedError) or "meta" in str(cause) for cause in _causes(error))
+
+
+def _callbacks(callbacks: Mapping[str, Callback], figures: Sequence[str], select: str) -> None:
+    """A figure that no validation logs, or a checkpoint that no one keeps, would show only after hours of training."""
+    packages = {type(callback).__module__.partition(".")[0] for callback in callbacks.values()}
+    if not packages <= {"fmx", "pytorch_lightning"}:
+        return  # a user's own callback may log figures and keep checkpoints
+    validates = "val/loss" in figures
+    for name, callback in callbacks.items():
+        monitor = getattr(callback, "monitor", None)
+        if isinstance(callback, ModelCheckpoint) and not validates:
+            continue  # it keeps the newest weights then
+        if monitor is not None and monitor not in figures:
+            raise ConfigError(
+                f"callbacks.{name}.monitor: there is no figure {monitor!r}{nearest(monitor, figures)} "
+                f"Figures: {', '.join(figures)}"
+            )
+    kept = {callback.filename for callback in callbacks.values() if isinstance(callback, ModelCheckpoint)}
+    wanted = select if validates else "last"
+    if wanted not in kept:
+        raise ConfigError(
+            f"select={select} tests {wanted}.ckpt, but no callback keeps it; add callbacks.{wanted} again"
+        )
+
+
+def _optimization(config: DictConfig, figures: Sequence[str]) -> None:
+    """Make optimizer and schedule for one weight."""
+    with _refusals("optim", config.optim):
+        optimizer = make(config.optim)([nn.Parameter(torch.zeros(1))])
+    if not isinstance(optimizer, Optimizer):
+        raise ConfigError(f"optim must make a torch.optim.Optimizer, not {type(optimizer).__name__}")
+    epochs = config.trainer.max_epochs
+    with _refusals("schedule", config.schedule):
+        entries = make(config.schedule)(
+            optimizer, steps_per_epoch=STEPS_PER_EPOCH, epochs=epochs, total_steps=STEPS_PER_EPOCH * epochs
+        )
+    for entry in entries:
+        if entry.get("monitor", "train/loss") not in figures:
+            raise ConfigError(f"schedule: it follows {entry['monitor']}, which data.validation=none leaves out")

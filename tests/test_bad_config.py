@@ -1,0 +1,250 @@
+"""Wrong commands and configurations: one plain line, exit code 2, and nothing written."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+LISTED = "three_conv, two_conv"  # the end of the list of models
+
+COMMAND_LINE = {
+    # names
+    "model=dilatd": ["model=dilatd", "did you mean 'dilated'?", LISTED],
+    "experiment=mlp_sdg": ["no experiment 'mlp_sdg'", "did you mean 'mlp_sgd'?", "three_conv_adam"],
+    "callbacks=[default,emaa]": ["no callbacks 'emaa'", "did you mean 'ema'?", "early_stopping"],
+    "modl=dilated": ["modl", "did you mean 'model'?"],
+    "optm.lr=0.1": ["optm", "did you mean 'optim'?"],
+    "optim.lrr=0.1": ["optim.lrr", "did you mean 'lr'?", "weight_decay", "+optim.KEY=VALUE"],
+    "+optim.lrr=0.1": ["optim.lrr", "takes no 'lrr'", "did you mean 'lr'?", "amsgrad"],
+    "+trainer.max_epoch=3": ["trainer.max_epoch", "did you mean 'max_epochs'?"],
+    "+sed=3": ["no key 'sed'", "did you mean 'seed'?", "+vars.NAME=VALUE"],
+    "+model.widht=8": ["model has no key 'widht'", "model.net.widht"],
+    "callbacks.best.moniter=val/loss": ["callbacks.best.moniter", "did you mean 'monitor'?"],
+    "schedule.scheduler.pct_strat=0.2": ["schedule.scheduler.pct_strat", "did you mean 'pct_start'?"],
+    "+metrics.accuracy.averag=micro": ["metrics.accuracy", "averag", "did you mean 'average'?"],
+    "+data.train.images.mdd5=x": ["data.train.images", "did you mean 'md5'?"],
+    "~trainer": ["lacks 'trainer'"],
+    "~optim.lr": ["refers to optim.lr, which does not exist"],
+    "optim=null": ["a group takes the name of a member", "null"],
+    "callbacks.best=null": ["callbacks.best must make a", "~callbacks.best leaves it out"],
+    "~callbacks.best": ["no callback keeps", "callbacks.best"],
+    "callbacks.best.monitor=val/acc": ["no figure 'val/acc'", "did you mean 'val/accuracy'?"],
+    # types and ranges
+    "trainer.max_epochs=ten": ["trainer.max_epochs must be a whole number of at least 1, got 'ten'"],
+    "trainer.max_epochs=0": ["trainer.max_epochs must be a whole number of at least 1, got 0"],
+    "trainer.precision=8": ["trainer.precision must be one of auto, 32-true, bf16-mixed", "got 8"],
+    "trainer.strategy=foo": ["trainer", "'foo'", "ddp"],
+    "trainer.gradient_clip_val=-1": ["trainer.gradient_clip_val must be a number greater than 0 or null, got -1"],
+    "optim.lr=-1": ["optim.lr must be a number greater than 0, got -1"],
+    "optim.lr=abc": ["optim.lr must be a number greater than 0, got 'abc'"],
+    "optim.lr=null": ["optim.lr must be a number greater than 0, got null"],
+    "optim.lr=nan": ["optim.lr must be a number greater than 0, got nan"],
+    "optim.weight_decay=-0.1": ["optim.weight_decay must be a number of at least 0, got -0.1"],
+    "optim.betas=[0.9,2]": ["optim: torch.optim.AdamW refuses its values", "beta"],
+    "data.batch_size=0": ["data.batch_size must be a whole number of at least 1, got 0"],
+    "data.validation=1.5": ["data.validation must be a count", "a fraction between 0 and 1", "got 1.5"],
+    "data.validation=-3": ["data.validation must be a count", "got -3"],
+    "data.normalize=foo": ["data.normalize must be dataset, unit or [mean, std], got 'foo'"],
+    "loss.label_smoothing=1.5": ["loss.label_smoothing must be a number from 0 to below 1, got 1.5"],
+    "loss.weight=[1,2,3]": ["loss.weight must have one number for each of the 10 classes, got 3"],
+    "loss.weight=[1,a]": ["loss.weight must be a list of numbers"],
+    "schedule.scheduler.pct_start=3": ["schedule", "pct_start"],
+    "augment.prob=7": ["augment.prob must be from 0 to 1, got 7"],
+    "metrics.macro_f1.average=mikro": ["metrics.macro_f1", "'macro'", "mikro"],
+    "select=worst": ["select must be one of best, last, got 'worst'"],
+    "seed=-1": ["seed must be a whole number from 0 to 4294967295, got -1"],
+    # syntax
+    "foo": ["cannot read the override 'foo'", "KEY=VALUE"],
+    "optim.lr=[": ["cannot read the override 'optim.lr=['", "KEY=VALUE"],
+    "optim.lr=1e-3,1e-4": ["optim.lr=1e-3,1e-4", "add -m"],
+    "optim.lr=${optim.lrr}": ["optim.lr refers to optim.lrr, which does not exist"],
+    "--config-dir=nowhere": ["nowhere", "not found"],
+    # targets
+    "data._target_=builtins.dict": ["data", "no fmx.datamodule.ImageDataModule"],
+    "optim._target_=torch.optim.Adamm": ["torch.optim has no 'Adamm'", "did you mean 'Adam'?"],
+    "optim._target_=optimizers.Mine": ["cannot import", "no 'optimizers'", "PYTHONPATH"],
+    "optim._partial_=false": ["optim", "also needs params", "_partial_: true"],
+    # what does not fit together
+    **{
+        f"model={name} data.image_size=1": ["image_size must be at least", f"for '{name}', got 1", "data.image_size=28"]
+        for name in ("lenet", "two_conv", "three_conv", "avgpool", "dilated", "dropout_cnn")
+    },
+    "model=pretrained model.net.architecture=vit_b_16": ["cannot take images of 28 pixels", "model.net.resize=224"],
+    "schedule=plateau data.validation=none": ["schedule", "val/loss", "data.validation=none"],
+}
+
+YAML = {
+    "experiment/key.yaml": "# @package _global_\noptim: {lrr: 0.1}\n",
+    "experiment/root.yaml": "# @package _global_\noptm: {lr: 0.1}\n",
+    "experiment/nested.yaml": "# @package _global_\nschedule: {scheduler: {pct_strat: 0.1}}\n",
+    "experiment/member.yaml": "# @package _global_\ndefaults:\n  - override /model: dilatd\n",
+    "experiment/group.yaml": "# @package _global_\ndefaults:\n  - override /modl: dilated\n",
+    "experiment/package.yaml": "optim: {lr: 0.1}\n",
+    "experiment/syntax.yaml": "# @package _global_\noptim: {lr: 0.1\nseed: 3\n",
+    "experiment/defaults.yaml": "# @package _global_\ndefaults: dilated_adam\n",
+    "optim/typo.yaml": "_target_: torch.optim.SGD\n_partial_: true\nlr: 0.1\nmomentom: 0.9\n",
+    "callbacks/mapping.yaml": "mine: {_target_: builtins.dict}\n",
+    "model/nameless.yaml": "net: {_target_: my_nets.Fine}\n",
+    **{
+        f"model/{name}.yaml": f"name: {name}\nnet:\n  _target_: {target}\n  num_classes: ${{data.num_classes}}\n"
+        for name, target in {
+            "no_module": "my_netz.Fine",
+            "no_class": "my_nets.Fin",
+            "no_callable": "my_nets.DEPTH",
+            "no_network": "my_nets.NoNetwork",
+            "import_fails": "my_broken_net.Net",
+            "syntax_fails": "my_unreadable_net.Net",
+            "needs_more": "my_nets.NeedsMore",
+            "raises": "my_nets.Raises",
+            "wrong_width": "my_nets.WrongWidth",
+            "wrong_output": "my_nets.WrongOutput",
+            "looks_at_values": "my_nets.LooksAtValues",
+        }.items()
+    },
+}
+CODE = {
+    "my_broken_net.py": "import a_package_that_nobody_has\n",
+    "my_unreadable_net.py": "def Net(:\n",
+    "my_nets.py": """
+import torch
+from torch import nn
+
+DEPTH = 3
+
+
+class Fine(nn.Sequential):
+    def __init__(self, num_classes):
+        super().__init__(nn.Flatten(), nn.Linear(784, num_classes))
+
+
+class NoNetwork:
+    def __init__(self, num_classes):
+        pass
+
+
+class NeedsMore(Fine):
+    def __init__(self, num_classes, width):
+        super().__init__(num_classes)
+
+
+class Raises(Fine):
+    def __init__(self, num_classes):
+        raise KeyError("width")
+
+
+class WrongWidth(nn.Sequential):
+    def __init__(self, num_classes):
+        super().__init__(nn.Flatten(), nn.Linear(3, num_classes))
+
+
+class WrongOutput(Fine):
+    def __init__(self, num_classes):
+        super().__init__(7)
+
+
+class LooksAtValues(Fine):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.rates = [rate.item() for rate in torch.linspace(0, 1, 3)]
+""",
+}
+USERS_OWN = {
+    "experiment=key": ["optim.lrr", "takes no 'lrr'", "did you mean 'lr'?"],
+    "experiment=root": ["no key 'optm'", "did you mean 'optim'?"],
+    "experiment=nested": ["schedule.scheduler.pct_strat", "did you mean 'pct_start'?"],
+    "experiment=member": ["no model 'dilatd'", "did you mean 'dilated'?", "looks_at_values"],
+    "experiment=group": ["experiment/group", "'modl'", "did you mean 'model'?"],
+    "experiment=package": ["# @package _global_"],
+    "experiment=syntax": ["experiment/syntax.yaml, line 3"],
+    "experiment=defaults": ["experiment/defaults", "must be a list"],
+    "optim=typo": ["optim.momentom", "did you mean 'momentum'?"],
+    "callbacks=mapping": ["callbacks.mine must make a pytorch_lightning", "not dict"],
+    "model=nameless": ["model.name is missing"],
+    "model=no_module": ["model.net", "no 'my_netz'", "PYTHONPATH"],
+    "model=no_class": ["model.net", "my_nets has no 'Fin'", "did you mean 'Fine'?"],
+    "model=no_callable": ["model.net", "'my_nets.DEPTH' is int"],
+    "model=no_network": ["model.net", "must make a torch.nn.Module, not NoNetwork"],
+    "model=import_fails": ["model.net", "importing my_broken_net raised", "a_package_that_nobody_has"],
+    "model=syntax_fails": ["model.net", "SyntaxError", "my_unreadable_net.py, line 1"],
+    "model=needs_more": ["my_nets.NeedsMore also needs width", "add model.net.width"],
+    "model=raises": ["model.net", "my_nets.Raises", "KeyError", "width"],
+    "model=wrong_width": ["model=wrong_width cannot take images of shape (1, 28, 28)"],
+    "model=wrong_output": ["model=wrong_output", "(1, 10)", "(1, 7)"],
+}
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory) -> tuple[str, dict[str, str]]:
+    """A folder of YAML files and one of code, as a user has them outside the repository."""
+    folder = tmp_path_factory.mktemp("own")
+    for name, text in ({f"conf/{name}": text for name, text in YAML.items()} | CODE).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return f"--config-dir={folder / 'conf'}", {"PYTHONPATH": str(folder)}
+
+
+def refusal(done, cwd: Path) -> str:
+    """What a refused command says, once it is sure that it says it plainly and left nothing."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert len(done.stderr.splitlines()) <= 3, done.stderr
+    assert list(cwd.iterdir()) == []
+    return done.stderr
+
+
+@pytest.mark.parametrize("line", COMMAND_LINE)
+def test_on_the_command_line(command, tmp_path, line):
+    data = "data=fashion_mnist" if "train.images" in line else "data=digits"
+    said = refusal(command(data, "model=mlp", *line.split(" "), cwd=tmp_path), tmp_path)
+    assert [part for part in COMMAND_LINE[line] if part not in said] == [], said
+
+
+@pytest.mark.parametrize("line", USERS_OWN)
+def test_in_the_users_own_files(command, tmp_path, own, line):
+    config_dir, env = own
+    said = refusal(command(config_dir, "data=digits", line, cwd=tmp_path, env=env), tmp_path)
+    assert [part for part in USERS_OWN[line] if part not in said] == [], said
+
+
+def test_a_network_that_looks_at_values_is_not_refused(command, tmp_path, own):
+    config_dir, env = own
+    done = command(config_dir, "data=digits", "model=looks_at_values", "trainer=smoke", cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("override", ["trainer=gpu", "trainer.accelerator=cuda"])
+def test_a_gpu_where_there_is_none(command, tmp_path, override):
+    said = refusal(command("data=digits", override, cwd=tmp_path), tmp_path)
+    assert "torch sees no" in said
+    assert "trainer=cpu" in said
+
+
+def test_the_command_as_typed_answers_too(cold_command, tmp_path):
+    said = refusal(cold_command("model=dilatd", cwd=tmp_path), tmp_path)
+    assert said.startswith("model=dilatd: there is no model 'dilatd'; did you mean 'dilated'?")
+
+
+def test_the_traceback_is_there_for_who_wants_it(command, tmp_path):
+    done = command("data=digits", "optim.lr=-1", cwd=tmp_path, env={"HYDRA_FULL_ERROR": "1"})
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1] == "optim.lr must be a number greater than 0, got -1"
+
+
+def test_a_bad_job_of_a_sweep(command, tmp_path):
+    overrides = ["data=digits", "model=mlp", "trainer=smoke", "optim.lr=1e-3,-1", "hydra.sweep.dir=sweep"]
+    done = command("-m", *overrides, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr == "optim.lr must be a number greater than 0, got -1\n"
+    assert not (tmp_path / "sweep/1/run.json").exists()
+
+
+@pytest.mark.parametrize("path", ["file", "file/run"])
+def test_a_run_directory_that_cannot_be_made(command, tmp_path, path):
+    (tmp_path / "file").write_text("mine")
+    done = command("data=digits", f"hydra.run.dir={path}", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("cannot write")
+    assert f"{tmp_path / path}:" in done.stderr
+    assert [entry.read_text() for entry in tmp_path.iterdir()] == ["mine"]
