@@ -133,7 +133,8 @@ class Fake(Dataset):
         return torch.full((1, 12, 12), 250 * label, dtype=torch.uint8), label
 """)
     done = command(
-        "--config-dir", "my", "data=fake", "model=mlp", "trainer.max_epochs=2", "hydra.run.dir=run", "data.num_workers=1",
+        "--config-dir", "my", "data=fake", "model=mlp", "trainer.max_epochs=2", "hydra.run.dir=run",
+        "data.num_workers=1",
         cwd=tmp_path, env={"PYTHONPATH": os.fspath(tmp_path)},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

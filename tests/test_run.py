@@ -208,7 +208,7 @@ def test_interrupt_saves_the_state_and_says_so(tmp_path):
     import time
 
     process = subprocess.Popen(
-        [sys.executable, "-m", "fmx.run", "data=digits", "model=lenet", "trainer.max_epochs=10000", "hydra.run.dir=run"],
+        [sys.executable, "-m", "fmx.run", "data=digits", "model=lenet", "trainer.max_epochs=9999", "hydra.run.dir=run"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 500
