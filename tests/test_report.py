@@ -48,7 +48,7 @@ def sweep(command, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     finished = command(
         "-m", "data=digits", "model=mlp", "augment=none", "logger=none", "optim=adam,sgd,rmsprop", "seed=1,2,3",
-        "trainer.max_epochs=1", "hydra.sweep.dir=sweep", cwd=folder,
+        "trainer.max_epochs=1", "hydra.sweep.dir=sweep", cwd=folder, timeout_s=550,
     )  # fmt: skip
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return folder / "sweep"

@@ -7,7 +7,8 @@ const CONFIG = { responsive: true, displayModeBar: false };
 const MAX_MARKED = 40; // points, beyond which the markers of a curve run together
 const SHARES = { autorangeoptions: { clipmin: -1, clipmax: 101 } }; // an interval may reach beyond, an axis need not
 const MAX_NUMBERED = 20; // epochs up to which each has a number
-const LONGEST = 44; // characters of a label beside an axis
+const NARROW = innerWidth < 700;
+const LONGEST = NARROW ? 18 : 44; // characters of a label beside an axis
 
 // Plotly reads texts as a little HTML of its own.
 const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
@@ -110,6 +111,7 @@ function drawCurves(name) {
   });
   const last = Math.max(...ROWS.flatMap((row) => row.curves[name]?.epoch ?? []));
   Plotly.react("curves", traces, layout({
+    height: 400 + (NARROW ? 22 : 7) * ROWS.length, // the legend takes its part
     showlegend: true, // also for a single configuration: it says which one
     xaxis: { title: { text: "epoch" }, ...(last <= MAX_NUMBERED ? { dtick: 1 } : {}) },
     yaxis: { title: { text: CURVES[name] + (isShare ? " %" : "") } },
@@ -127,7 +129,7 @@ function drawAgainst(target, title, valueOf, spreadOf) {
     const color = colorOf(place);
     const spread = spreadOf(row);
     return {
-      type: "scatter", mode: "markers", name: plain(shortened(row.label)), x: [values[at]], y: [100 * row.test.mean],
+      type: "scatter", mode: "markers", x: [values[at]], y: [100 * row.test.mean],
       marker: { color, size: 11, symbol: place < NUM_COLORS ? "circle" : "square" }, hoverinfo: "text", hovertext: described(row),
       error_y: errorBars([row.test], color),
       error_x: { type: "data", array: [spread ?? 0], visible: spread !== null, color, thickness: 1.2, width: 4 },
@@ -135,7 +137,7 @@ function drawAgainst(target, title, valueOf, spreadOf) {
   });
   const wide = Math.min(...values) > 0 && Math.max(...values) > 10 * Math.min(...values);
   Plotly.react(target, traces, layout({
-    showlegend: true,
+    showlegend: false, // the colours are those of the table
     xaxis: { title: { text: title }, type: wide ? "log" : "linear" },
     yaxis: { ...SHARES, title: { text: "test accuracy %" } },
   }), CONFIG);

@@ -1,0 +1,42 @@
+"""fmx data: what is in a set, and IDX to CSV and back."""
+
+import filecmp
+from pathlib import Path
+
+import pytest
+
+
+def test_digits_are_summed_up_and_drawn(command, tmp_path):
+    done = command("digits", "--grid", "digits.png", module="data", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "digits: 1,437 training and 360 test images of 1 × 28 × 28, 10 classes" in done.stdout
+    assert "images that occur more than once: 0 in training, 0 in test, 0 in both" in done.stdout
+    assert (tmp_path / "digits.png").stat().st_size > 10_000
+    again = command("digits", "--grid", "digits.png", module="data", cwd=tmp_path)
+    assert (again.returncode, "--force" in again.stderr) == (2, True)
+
+
+def test_an_unknown_set_is_answered_with_the_nearest(command, tmp_path):
+    done = command("digit", module="data", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "did you mean 'digits'" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.data
+def test_real_files_to_csv_and_back_are_the_same_bytes(command, tmp_path):
+    import gzip
+    import os
+
+    done = command("fashion_mnist", "--idx-to-csv", "csv", module="data", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "60,000 training and 10,000 test" in done.stdout
+    assert "mean [0.286041], standard deviation [0.353024]" in done.stdout
+    done = command("--csv-to-idx", "csv", "--root", "idx", module="data", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    written = sorted((tmp_path / "idx" / "FashionMNIST" / "raw").iterdir())
+    assert len(written) == 4
+    for path in written:
+        official = Path(os.environ["FMX_DATA_ROOT"]) / "FashionMNIST" / "raw" / f"{path.name}.gz"
+        (tmp_path / "official").write_bytes(gzip.decompress(official.read_bytes()))
+        assert filecmp.cmp(path, tmp_path / "official", shallow=False)

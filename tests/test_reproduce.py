@@ -1,0 +1,75 @@
+"""reproduce: a fresh run is identical; an edited key, another pixel and another version are named."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def copied_run(digits_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(digits_run, tmp_path / "run"))
+
+
+def test_a_fresh_run_is_identical_and_another_version_is_named(command, copied_run, tmp_path):
+    record = json.loads((copied_run / "run.json").read_text())
+    record["versions"]["numpy"] = "0.0.1"
+    (copied_run / "run.json").write_text(json.dumps(record))
+    done = command("run", "--dir", "again", module="reproduce", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "identical: " in done.stdout
+    assert re.search(r"differs +versions numpy: was 0\.0\.1, is \d", done.stdout)
+    assert "DIFFERENT" not in done.stdout
+    again = json.loads((tmp_path / "again" / "run.json").read_text())
+    assert again["status"] == "completed"
+    assert again["config_fingerprint"] != ""
+    assert str(copied_run) not in (tmp_path / "again" / ".hydra" / "resolved.yaml").read_text()
+
+
+def test_an_edited_key_is_named_with_what_it_changed(command, copied_run, tmp_path):
+    path = copied_run / ".hydra" / "resolved.yaml"
+    text = path.read_text()
+    assert "lr: 0.002" in text
+    path.write_text(text.replace("lr: 0.002", "lr: 0.004"))
+    done = command("run", "--dir", "again", module="reproduce", cwd=tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "optim.lr was 0.002, is 0.004" in done.stdout
+    assert re.search(r"DIFFERENT history\.csv: from row 1 \(epoch 1\) on: .*train/loss by up to", done.stdout)
+    assert re.search(r"DIFFERENT best\.ckpt: \d+ of \d+ weights, by up to", done.stdout)
+    assert "Traceback" not in done.stderr
+
+
+def test_another_pixel_is_named(command, tmp_path):
+    rng = np.random.default_rng(0)
+    header = ",".join(["label", *(f"pixel{number}" for number in range(1, 785))])
+    for part in ("train", "test"):
+        rows = np.column_stack([np.arange(60) % 10, rng.integers(0, 256, (60, 784))])
+        lines = [header, *(",".join(map(str, row)) for row in rows)]
+        (tmp_path / f"fashion-mnist_{part}.csv").write_text("\n".join(lines) + "\n")
+    first = command(
+        "data=fashion_mnist_csv", "data.root=.", "data.validation=20", "model=mlp", "trainer.max_epochs=1",
+        "data.batch_size=8", "hydra.run.dir=run", cwd=tmp_path,
+    )  # fmt: skip
+    assert first.returncode == 0, first.stderr
+    train = tmp_path / "fashion-mnist_train.csv"
+    lines = train.read_text().splitlines()
+    label, pixel, rest = lines[1].split(",", 2)
+    lines[1] = f"{label},{(int(pixel) + 100) % 256},{rest}"
+    train.write_text("\n".join(lines) + "\n")
+    done = command("run", "--dir", "again", module="reproduce", cwd=tmp_path)
+    assert re.search(r"differs +data fingerprint: was [0-9a-f]{32}, is [0-9a-f]{32}", done.stdout), done.stdout
+
+
+def test_refusals(command, copied_run, tmp_path):
+    assert command("nothing", module="reproduce", cwd=tmp_path).returncode == 1
+    done = command("run", "--dir", "run", module="reproduce", cwd=tmp_path)
+    assert (done.returncode, "exists" in done.stderr) == (2, True)
+    path = copied_run / ".hydra" / "resolved.yaml"
+    path.write_text(path.read_text().replace("_target_: fmx.models.lenet.LeNet", "_target_: os.system"))
+    done = command("run", "--dir", "again", module="reproduce", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "'os.system'" in done.stderr
+    assert not (tmp_path / "again").exists()
