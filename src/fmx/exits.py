@@ -48,6 +48,9 @@ def plain_exits() -> Iterator[None]:
         sys.exit(128 + interrupted.signum)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # the reader of `fmx report … | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except (Refusal, Exception) as raised:
         error = _expected(raised)
         if error is None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fmx.data.folder import FORMATS, MAX_PIXELS, MODES, SUFFIXES, _convert, _read
+from fmx.data.folder import FORMATS, MAX_PIXELS, MODES, SUFFIXES, in_mode, read_picture
 from fmx.errors import ConfigError, DataError
 from fmx.signature import Signature
 
@@ -91,7 +91,7 @@ def prepare(path: Path, signature: Signature, invert: Invert) -> Picture:
 def _prepare(path: Path, signature: Signature, invert: Invert) -> Picture:
     mode, side = MODES[signature.in_channels], signature.image_size
     stretched = signature.fit == "stretch"
-    pixels = _read(path, mode, side) if stretched else _fitted(path, mode, side, invert)
+    pixels = read_picture(path, mode, side) if stretched else _fitted(path, mode, side, invert)
     inverted = invert == "yes" or (invert == "auto" and _has_bright_border(pixels))
     if inverted:
         pixels = 255 - pixels
@@ -107,7 +107,7 @@ def _fitted(path: Path, mode: str, side: int, invert: Invert) -> NDArray[np.uint
         ImageOps.exif_transpose(image, in_place=True)
         longer = max(image.size)
         width, height = (max(1, round(side * length / longer)) for length in image.size)
-        picture = _convert(image, mode).resize((width, height), Image.Resampling.BILINEAR)
+        picture = in_mode(image, mode).resize((width, height), Image.Resampling.BILINEAR)
     if picture.mode == "RGBA":
         ground = "white" if invert == "yes" or (invert == "auto" and _is_dark(picture)) else "black"
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, ground), picture).convert(mode)

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from fmx.errors import ConfigError, DataError
 
-__all__ = ["ImageFolder"]
+__all__ = ["FORMATS", "MAX_PIXELS", "MODES", "SUFFIXES", "ImageFolder", "in_mode", "read_picture"]
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow runs no other program for these
@@ -69,7 +69,7 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about odd metadata; what matters raises
-                pixels = _read(path, self.mode, self.image_size)
+                pixels = read_picture(path, self.mode, self.image_size)
         except UnidentifiedImageError as error:
             raise DataError(f"{path} is no image of a known kind; replace or remove it") from error
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
@@ -115,21 +115,22 @@ def _images(folder: Path, class_name: str) -> Iterator[tuple[str, int]]:
                 yield f"{class_name}/{entry.name}", entry.stat().st_size
 
 
-def _read(path: Path, mode: str, image_size: int) -> NDArray[np.uint8]:
+def read_picture(path: Path, mode: str, image_size: int) -> NDArray[np.uint8]:
+    """Read an image file as (S, S) or (S, S, 3) pixels; DataError names a file that cannot be read or is too large."""
     with Image.open(path, formats=FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
         # JPEG decodes straight to about twice the wanted size, several times faster for photographs.
         image.draft(None, (2 * image_size, 2 * image_size))
         ImageOps.exif_transpose(image, in_place=True)
-        picture = _convert(image, mode).resize((image_size, image_size), Image.Resampling.BILINEAR)
+        picture = in_mode(image, mode).resize((image_size, image_size), Image.Resampling.BILINEAR)
     if picture.mode == "RGBA":
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture).convert(mode)
     pixels = np.array(picture).reshape(image_size, image_size, -1)  # (S, S, C)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (C, S, S)
 
 
-def _convert(image: Image.Image, mode: str) -> Image.Image:
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
     """Bring any Pillow mode to `mode`, or to RGBA if there is transparency to be resolved after resizing."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range; save it with 8 bits")
