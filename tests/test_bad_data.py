@@ -91,6 +91,7 @@ TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte
         (TRAIN_LABELS, idx(LABELS + 6), ANY_SUM, ["label 6 at position 0", "data.num_classes"]),
         (TRAIN_LABELS, b"<html>not found</html>", ANY_SUM, ["no IDX file"]),
     ],
+    ids=["truncated", "wrong sum", "too short", "too long", "other shape", "other count", "bad label", "no IDX"],
 )
 def test_damaged_idx(command, tmp_path, *, name, content, sums, said):
     raw = tmp_path / "data/MNIST/raw"

@@ -133,7 +133,7 @@ class Tally:
         if not finite.all():
             bad = int((~finite).nonzero()[0])
             raise TrainingError(
-                f"the training loss became {losses[bad].item()} at step {steps[bad]}; the last good checkpoint is "
+                f"the training loss became {losses[bad].item()} at step {steps[bad] + 1}; the last good checkpoint is "
                 "kept. Try a smaller optim.lr, trainer.gradient_clip_val=1 or trainer.precision=32-true"
             )
         counts = torch.tensor([len(labels) for labels in labels_list], dtype=torch.float64)

@@ -116,7 +116,7 @@ def _images(folder: Path, class_name: str) -> Iterator[tuple[str, int]]:
 
 
 def read_picture(path: Path, mode: str, image_size: int) -> NDArray[np.uint8]:
-    """Read an image file as (S, S) or (S, S, 3) pixels; DataError names a file that cannot be read or is too large."""
+    """Read an image file as uint8 pixels (C, S, S); ValueError or OSError where it cannot be, or is too large."""
     with Image.open(path, formats=FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
