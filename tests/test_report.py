@@ -164,9 +164,9 @@ def test_configurations_without_validation_have_no_rank(tmp_path):
 
 def test_seed_and_places_make_no_other_configuration(tmp_path):
     for seed in (1, 2, 10):
-        make_run(tmp_path / f"run {seed}", seed=seed, settings={"logger.save_dir": str(tmp_path / f"run {seed}")})
-        config = tmp_path / f"run {seed}" / ".hydra" / "config.yaml"
-        config.write_text(config.read_text().replace(str(tmp_path / f"run {seed}"), "${run_dir}"))
+        make_run(tmp_path / f"run{seed}", seed=seed, settings={"logger.save_dir": str(tmp_path / f"run{seed}")})
+        config = tmp_path / f"run{seed}" / ".hydra" / "config.yaml"
+        config.write_text(config.read_text().replace(str(tmp_path / f"run{seed}"), "${run_dir}"))
     (row,) = leaderboard(sorted(tmp_path.iterdir())).rows
     assert [run.seed for run in row.runs] == ["1", "2", "10"]
     assert row.label == "small"

@@ -13,6 +13,8 @@ import pytest
 import torch
 from sklearn import metrics
 
+from test_extension import OVERRIDES, write_parts
+
 CONTRACT = """
 .hydra/config.yaml .hydra/overrides.yaml run.json metrics.json history.csv predictions.npz checkpoints/best.ckpt
 checkpoints/last.ckpt figures/samples.png figures/learning_curves.png figures/confusion_matrix.png
@@ -223,10 +225,8 @@ def test_interrupt_saves_the_state_and_says_so(tmp_path):
     assert "Traceback" not in output
 
 
-def test_a_wheel_carries_the_configuration(tmp_path):
+def test_parts_from_outside_run_from_the_wheel_with_its_own_configuration(tmp_path):
     root = Path(__file__).parents[1]
-    if not shutil.which("git") or not (root / "pyproject.toml").exists():
-        pytest.fail("the tests run from a checkout")
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, root],
         check=True,
@@ -236,9 +236,11 @@ def test_a_wheel_carries_the_configuration(tmp_path):
     site = tmp_path / "site"
     shutil.unpack_archive(wheel, site, "zip")
     assert (site / "fmx" / "conf" / "config.yaml").is_file()
+    write_parts(tmp_path)
+    path = f"{site}:{tmp_path / 'code'}"
     done = subprocess.run(
-        [sys.executable, "-m", "fmx.run", "data=digits", "model=mlp", "trainer=smoke", "hydra.run.dir=run"],
-        cwd=tmp_path, env={"PATH": "", "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)},
+        [sys.executable, "-m", "fmx.run", *OVERRIDES],
+        cwd=tmp_path, env={"PATH": "", "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
