@@ -52,6 +52,7 @@ COMMAND_LINE = {
     "augment.prob=7": ["augment.prob must be from 0 to 1, got 7"],
     "metrics.macro_f1.average=mikro": ["metrics.macro_f1", "'macro'", "mikro"],
     "select=worst": ["select must be one of best, last, got 'worst'"],
+    "resume=outputs/latest": ["resume must be null", "start it anew"],
     "seed=-1": ["seed must be a whole number from 0 to 4294967295, got -1"],
     # syntax
     "foo": ["cannot read the override 'foo'", "KEY=VALUE"],

@@ -179,6 +179,8 @@ SHARE_OR_COUNT = Rule("a share of the batches (0 < share <= 1, with a decimal po
 RULES: Mapping[str, Rule] = {
     "seed": whole(0, 2**32 - 1),  # NumPy takes no larger one
     "select": one_of("best", "last"),
+    # Training cannot go on in an old run directory yet; a silent restart would be worse than saying so.
+    "resume": Rule("null: no run can be continued yet, start it anew", lambda value: value is None),
     "memory_format": one_of("channels_last", "contiguous"),
     "data.batch_size": whole(1),
     "data.eval_batch_size": whole(1),

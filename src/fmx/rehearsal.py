@@ -23,7 +23,7 @@ from fmx.targets import locate
 
 __all__ = ["rehearse"]
 
-STEPS_PER_EPOCH = 2  # any will do
+STEPS_PER_EPOCH = 100  # any will do that leaves a schedule room for its phases
 
 
 def rehearse(config: DictConfig) -> None:
@@ -73,7 +73,7 @@ def _refusals(key: str, node: Any) -> Iterator[None]:
     """Say in one line which part refused its values."""
     try:
         yield
-    except (InstantiationException, TypeError, ValueError) as error:
+    except (InstantiationException, ArithmeticError, TypeError, ValueError) as error:
         cause = list(_causes(error))[-1]
         kind = "" if isinstance(cause, TypeError | ValueError) else f" ({type(cause).__name__})"
         raise ConfigError(f"{key}: {node.get('_target_')} refuses its values{kind}: {_first_line(cause)}") from error
