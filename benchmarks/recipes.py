@@ -85,7 +85,7 @@ def main() -> None:
         ["recipe", "published", "test accuracy here", "test loss here", "seeds", "training, median"],
         [row(recipe, seeds) for recipe in recipes if all(is_complete(recipe, seed) for seed in seeds)],
         f"Mean ± standard deviation over the seeds; one run a core, one thread a run, on {device['name']}, "
-        f"{device['precision']}. Printed by `make recipes`.",
+        f"{device['precision']}. The seconds include waiting where the machine was shared. Printed by `make recipes`.",
     )
 
 

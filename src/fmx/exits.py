@@ -39,7 +39,7 @@ def plain_exits() -> Iterator[None]:
 
     Hydra prints and exits by itself unless HYDRA_FULL_ERROR is set, so it is set while Hydra runs.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     wants_traceback = os.environ.get(FULL_ERROR, "0") not in {"", "0"}
     os.environ[FULL_ERROR] = "1"
     try:
@@ -60,6 +60,7 @@ def plain_exits() -> Iterator[None]:
         sys.stderr.write(f"{plain_message(error)}\n")
         sys.exit(error.exit_code)
     finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
         os.environ[FULL_ERROR] = "1" if wants_traceback else "0"
 
 
