@@ -10,11 +10,11 @@ from matplotlib import image as picture_file
 from scipy import stats
 
 from fmx.compare import compare
-from fmx.comparison import compare_accuracy, differences, read_side
 from fmx.errors import ConfigError, DataError
 from fmx.figures.changed_sides import changed_sides
-from fmx.intervals import mcnemar, newcombe, paired_t, student_t, welch_t, wilson
-from fmx.stored_predictions import read_predictions, verdicts
+from fmx.reporting.comparison import compare_accuracy, differences, read_side
+from fmx.reporting.intervals import mcnemar, newcombe, paired_t, student_t, welch_t, wilson
+from fmx.reporting.stored_predictions import read_predictions, verdicts
 from run_directories import NAMES, make_run, wrong_at
 
 
@@ -290,7 +290,7 @@ def test_the_grid_shows_the_images_that_changed_sides():
 
 
 def _predictions(labels, wrong):
-    from fmx.stored_predictions import StoredPredictions
+    from fmx.reporting.stored_predictions import StoredPredictions
 
     said = wrong_at(wrong, num=len(labels))
     return StoredPredictions(labels, np.eye(3, dtype=np.float32)[said], np.arange(len(labels)))

@@ -18,11 +18,11 @@ from PIL import Image
 from fmx.data.digits import load_digits
 from fmx.data.idx import load_idx
 from fmx.errors import DataError, FmxError
-from fmx.model_card import model_card
-from fmx.onnx_model import open_onnx
-from fmx.parity import Evidence, prove
+from fmx.exporting.model_card import model_card
+from fmx.exporting.onnx_model import open_onnx
+from fmx.exporting.parity import Evidence, prove
+from fmx.exporting.signature import Signature
 from fmx.run_dir import open_run
-from fmx.signature import Signature
 
 TEST = load_digits(part="test", num_test=360, test_seed=0, image_size=28)
 PIXELS = TEST.images.numpy()

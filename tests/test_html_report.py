@@ -14,9 +14,9 @@ import pytest
 from matplotlib import image as picture_file
 
 from chromium import chromium_page
-from fmx.html_report import html_report
-from fmx.leaderboard import leaderboard
-from fmx.leaderboard_text import to_csv
+from fmx.reporting.html_report import html_report
+from fmx.reporting.leaderboard import leaderboard
+from fmx.reporting.leaderboard_text import to_csv
 from run_directories import make_run, wrong_at
 
 EVIL = "<script>window.evil=1</script>\"'><img src=x onerror=evil()>"

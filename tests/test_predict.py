@@ -17,8 +17,8 @@ from fmx.data.digits import load_digits
 from fmx.data.folder import ImageFolder
 from fmx.data.idx import load_idx
 from fmx.errors import ConfigError, DataError
+from fmx.exporting.signature import Signature
 from fmx.images import find_pictures, prepare
-from fmx.signature import Signature
 
 SIDE = 28
 SIGNATURE = {

@@ -17,11 +17,11 @@ import pytest
 from scipy import stats
 
 from fmx.errors import ConfigError, DataError
-from fmx.intervals import student_t
-from fmx.leaderboard import leaderboard, write_leaderboard
-from fmx.leaderboard_text import to_csv, to_latex, to_markdown
 from fmx.report import report
-from fmx.settings import read_settings
+from fmx.reporting.intervals import student_t
+from fmx.reporting.leaderboard import leaderboard, write_leaderboard
+from fmx.reporting.leaderboard_text import to_csv, to_latex, to_markdown
+from fmx.reporting.settings import read_settings
 from run_directories import make_run, wrong_at
 
 REACHES = {
@@ -105,7 +105,8 @@ def test_the_sweeps_own_leaderboard_says_the_same(sweep, tmp_path):
 def test_a_leaderboard_costs_no_torch_and_no_plotting(tmp_path):
     make_run(tmp_path / "sweep" / "0")
     program = (
-        "import sys, pathlib; from fmx.leaderboard import write_leaderboard; write_leaderboard(pathlib.Path('sweep'));"
+        "import sys, pathlib; from fmx.reporting.leaderboard import write_leaderboard;"
+        "write_leaderboard(pathlib.Path('sweep'));"
         "print([name for name in ('torch', 'pandas', 'matplotlib', 'sklearn', 'scipy.stats') if name in sys.modules])"
     )
     finished = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fmx.exits import plain_exits
 
 if TYPE_CHECKING:
-    from fmx.comparison import Accuracy, Differences, Side
+    from fmx.reporting.comparison import Accuracy, Differences, Side
 
 __all__ = ["main"]
 
@@ -53,8 +53,8 @@ def compare(a: str, b: str, *, grid: Path | None, json: Path | None, force: bool
     Raises ConfigError where a file exists and not `force`; DataError where a run is missing or not finished, where
     the test sets differ, and where the images for a grid are not at hand.
     """
-    from fmx.comparison import check_same_test_set, compare_accuracy, differences, read_side
     from fmx.new_file import refuse_existing
+    from fmx.reporting.comparison import check_same_test_set, compare_accuracy, differences, read_side
 
     for file in filter(None, (grid, json)):
         refuse_existing(file, force=force)
@@ -101,7 +101,7 @@ def _short(text: str) -> str:
 
 
 def _print_accuracy(a: "Side", b: "Side", accuracy: "Accuracy") -> None:
-    from fmx.comparison import sides
+    from fmx.reporting.comparison import sides
 
     low, high = accuracy.interval
     both, only_a, only_b, neither = sides(a.verdicts, b.verdicts)
@@ -135,7 +135,7 @@ def _print_classes(a: "Side", b: "Side") -> None:
     """The classes in which images changed sides, and which images these are."""
     from dataclasses import astuple
 
-    from fmx.comparison import by_class, changed
+    from fmx.reporting.comparison import by_class, changed
     from fmx.table import print_table
 
     rows = [row for row in by_class(a, b) if row.only_a or row.only_b]
@@ -156,8 +156,8 @@ def _write_json(
     import json
     from dataclasses import asdict
 
-    from fmx.comparison import by_class, changed, sides
     from fmx.new_file import new_file
+    from fmx.reporting.comparison import by_class, changed, sides
 
     only_a, only_b = changed(a, b)
     counts = zip(("both", "only_a", "only_b", "neither"), sides(a.verdicts, b.verdicts), strict=True)
@@ -183,8 +183,8 @@ def _write_json(
 
 def _draw_grid(file: Path, a: "Side", b: "Side", *, force: bool, allow: Sequence[str]) -> None:
     """The images come from the data set, so it has to be at hand and unchanged."""
-    from fmx.comparison import changed
     from fmx.errors import DataError, FmxError
+    from fmx.reporting.comparison import changed
 
     if not any(changed(a, b)):
         print("no grid: no image changed sides")

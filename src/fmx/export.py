@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fmx.datamodule import ImageDataModule
-    from fmx.onnx_model import Logits
-    from fmx.parity import Evidence
+    from fmx.exporting.onnx_model import Logits
+    from fmx.exporting.parity import Evidence
+    from fmx.exporting.signature import Signature
     from fmx.run_dir import Run
-    from fmx.signature import Signature
 
 __all__ = ["main"]
 
@@ -84,18 +84,18 @@ def _arguments() -> argparse.Namespace:
 def export(args: argparse.Namespace) -> None:
     """Write the file and its card, once the file is proven."""
     if args.format == "onnx":
-        from fmx.onnx_model import require
+        from fmx.exporting.onnx_model import require
 
         require("onnx", "onnxscript", "onnxruntime")
     from omegaconf import OmegaConf
 
-    from fmx.model_card import model_card
+    from fmx.exporting.model_card import model_card
+    from fmx.exporting.parity import prove
+    from fmx.exporting.pixel_net import PixelNet, torch_logits
+    from fmx.exporting.signature import signature_of
     from fmx.new_file import new_file, refuse_existing
-    from fmx.parity import prove
-    from fmx.pixel_net import PixelNet, torch_logits
     from fmx.restore import restore_classifier, trusted_config
     from fmx.run_dir import open_run
-    from fmx.signature import signature_of
 
     run = open_run(args.run)
     config = trusted_config(run, args.allow)
@@ -138,16 +138,16 @@ def _file_name(signature: "Signature") -> str:
 def _write(module: "nn.Module", signature: "Signature", path: Path, args: argparse.Namespace) -> "Logits":
     """Write one of the formats and read it back as a function from pixels to logits."""
     if args.format == "onnx":
-        from fmx.onnx_model import DEFAULT_OPSET, open_onnx, write_onnx
+        from fmx.exporting.onnx_model import DEFAULT_OPSET, open_onnx, write_onnx
 
         write_onnx(module, signature, path, opset=args.opset or DEFAULT_OPSET)
         return open_onnx(path)[1]
     if args.format == "torchscript":
-        from fmx.torchscript import open_torchscript, write_torchscript
+        from fmx.exporting.torchscript import open_torchscript, write_torchscript
 
         write_torchscript(module, signature, path)
         return open_torchscript(path, signature)
-    from fmx.state_dict import open_state_dict, write_state_dict
+    from fmx.exporting.state_dict import open_state_dict, write_state_dict
 
     write_state_dict(module, path)
     return open_state_dict(module, signature, path)
@@ -158,7 +158,7 @@ def _evidence(run: "Run", config: "DictConfig", own: "Logits", *, tested: bool) 
     import torch
 
     from fmx.datamodule import Pictures
-    from fmx.parity import Evidence, answers
+    from fmx.exporting.parity import Evidence, answers
     from fmx.scoring import Predictions
 
     data = _data_at_hand(run, config)

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fmx.data.folder import FORMATS, MAX_PIXELS, MODES, SUFFIXES, in_mode, read_picture
 from fmx.errors import ConfigError, DataError
-from fmx.signature import Signature
+from fmx.exporting.signature import Signature
 
 __all__ = ["Invert", "Picture", "find_pictures", "prepare"]
 

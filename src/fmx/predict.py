@@ -12,9 +12,9 @@ from fmx.errors import ConfigError, DataError
 from fmx.exits import plain_exits
 
 if TYPE_CHECKING:
+    from fmx.exporting.onnx_model import Logits
+    from fmx.exporting.signature import Signature
     from fmx.images import Picture
-    from fmx.onnx_model import Logits
-    from fmx.signature import Signature
 
 __all__ = ["main"]
 
@@ -107,12 +107,12 @@ def predict(args: argparse.Namespace) -> int:
 
 def _open(args: argparse.Namespace) -> "tuple[Signature, Logits]":
     if args.model.suffix == ".onnx":
-        from fmx.onnx_model import open_onnx
+        from fmx.exporting.onnx_model import open_onnx
 
         if args.checkpoint is not None:
             raise ConfigError(f"{args.model} holds one set of weights; --checkpoint is for run directories")
         return open_onnx(args.model)
-    from fmx.pixel_net import open_trained
+    from fmx.exporting.pixel_net import open_trained
 
     return open_trained(args.model, checkpoint=args.checkpoint, allow=args.allow)
 

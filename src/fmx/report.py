@@ -49,10 +49,10 @@ def report(patterns: list[str], files: dict[str, Path], *, force: bool) -> None:
     is no run directory or none completed.
     """
     from fmx.errors import DataError
-    from fmx.html_report import html_report
-    from fmx.leaderboard import leaderboard
-    from fmx.leaderboard_text import cells, headings, notes, to_csv, to_latex, to_markdown, unfinished_table
     from fmx.new_file import new_file, refuse_existing
+    from fmx.reporting.html_report import html_report
+    from fmx.reporting.leaderboard import leaderboard
+    from fmx.reporting.leaderboard_text import cells, headings, notes, to_csv, to_latex, to_markdown, unfinished_table
     from fmx.run_dir import find_runs
     from fmx.table import print_table
 

@@ -79,7 +79,7 @@ def reproduce(path: str, folder: Path | None, allow: list[str]) -> int:
 def edits(run: "Run") -> Iterator[str]:
     """What was changed in the run's configuration after it ran, as far as its own files tell."""
     from fmx.record import config_fingerprint
-    from fmx.settings import flat, read_yaml
+    from fmx.reporting.settings import flat, read_yaml
 
     resolved = read_yaml(run.path / ".hydra" / "resolved.yaml")
     recorded = run.record.get("config_fingerprint")

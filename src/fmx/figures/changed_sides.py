@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from fmx.figures.image_grid import Caption, Images, Tile, image_grid
 from fmx.figures.lettering import Lettering
 from fmx.figures.palette import BLUE, VERMILION
-from fmx.stored_predictions import Verdicts
+from fmx.reporting.stored_predictions import Verdicts
 
 __all__ = ["changed_sides"]
 

@@ -9,11 +9,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from fmx.intervals import Spread, student_t
-from fmx.leaderboard import Leaderboard, Row
-from fmx.leaderboard_text import ON_TEST, cells, headings, notes, unfinished_table
-from fmx.outcomes import Outcome
-from fmx.settings import show
+from fmx.reporting.intervals import Spread, student_t
+from fmx.reporting.leaderboard import Leaderboard, Row
+from fmx.reporting.leaderboard_text import ON_TEST, cells, headings, notes, unfinished_table
+from fmx.reporting.outcomes import Outcome
+from fmx.reporting.settings import show
 
 __all__ = ["html_report"]
 

@@ -6,8 +6,8 @@ import re
 from importlib import metadata
 from typing import Any
 
+from fmx.exporting.signature import Signature
 from fmx.run_dir import Run
-from fmx.signature import Signature
 from fmx.table import printable
 
 __all__ = ["model_card"]

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fmx.errors import DataError
-from fmx.intervals import Spread, student_t, wilson
-from fmx.outcomes import Outcome, Unfinished, by_configuration, read_outcomes
-from fmx.settings import ABSENT, Settings
-from fmx.stored_predictions import read_predictions
+from fmx.reporting.intervals import Spread, student_t, wilson
+from fmx.reporting.outcomes import Outcome, Unfinished, by_configuration, read_outcomes
+from fmx.reporting.settings import ABSENT, Settings
+from fmx.reporting.stored_predictions import read_predictions
 
 __all__ = ["Column", "Leaderboard", "Row", "differing", "leaderboard", "write_leaderboard"]
 
@@ -76,9 +76,9 @@ def write_leaderboard(sweep_dir: Path) -> None:
 
     Cheap enough for after every job: some milliseconds a run. Raises DataError where the disk refuses.
     """
-    from fmx.html_report import html_report
-    from fmx.leaderboard_text import to_csv, to_markdown
     from fmx.new_file import new_file
+    from fmx.reporting.html_report import html_report
+    from fmx.reporting.leaderboard_text import to_csv, to_markdown
 
     folders = [record.parent for record in sorted(sweep_dir.rglob("run.json"))]
     board = leaderboard(folders, below=sweep_dir)

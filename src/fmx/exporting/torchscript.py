@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fmx.errors import FmxError
-from fmx.onnx_model import Logits
-from fmx.signature import Signature
+from fmx.exporting.onnx_model import Logits
+from fmx.exporting.signature import Signature
 
 __all__ = ["open_torchscript", "write_torchscript"]
 

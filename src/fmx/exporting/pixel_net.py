@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fmx.onnx_model import Logits
+from fmx.exporting.onnx_model import Logits
+from fmx.exporting.signature import Signature, signature_of
 from fmx.restore import restore_classifier, trusted_config
 from fmx.run_dir import open_run
-from fmx.signature import Signature, signature_of
 
 __all__ = ["PixelNet", "open_trained", "torch_logits"]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fmx.datamodule import Pictures
 from fmx.errors import FmxError
-from fmx.onnx_model import Logits
+from fmx.exporting.onnx_model import Logits
 
 __all__ = ["Evidence", "answers", "prove"]
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from fmx.errors import DataError
-from fmx.intervals import Interval, mcnemar, newcombe, paired_t, welch_t
-from fmx.leaderboard import differing
-from fmx.outcomes import Outcome, Unfinished, by_configuration, newest_of_each_seed, outcome
+from fmx.reporting.intervals import Interval, mcnemar, newcombe, paired_t, welch_t
+from fmx.reporting.leaderboard import differing
+from fmx.reporting.outcomes import Outcome, Unfinished, by_configuration, newest_of_each_seed, outcome
+from fmx.reporting.settings import ABSENT, show
+from fmx.reporting.stored_predictions import StoredPredictions, Verdicts, read_predictions, verdicts
 from fmx.run_dir import find_runs, open_run
-from fmx.settings import ABSENT, show
-from fmx.stored_predictions import StoredPredictions, Verdicts, read_predictions, verdicts
 
 __all__ = [
     "Accuracy",

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from math import isfinite
 from typing import NamedTuple
 
-from fmx.intervals import Spread
-from fmx.leaderboard import Leaderboard, Row
-from fmx.outcomes import Unfinished
+from fmx.reporting.intervals import Spread
+from fmx.reporting.leaderboard import Leaderboard, Row
+from fmx.reporting.outcomes import Unfinished
 
 __all__ = ["Cell", "cells", "headings", "notes", "to_csv", "to_latex", "to_markdown", "unfinished_table"]
 

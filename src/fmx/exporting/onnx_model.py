@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmx.errors import ConfigError, DataError, FmxError
-from fmx.signature import Signature
+from fmx.exporting.signature import Signature
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fmx.onnx_model import Logits
-from fmx.pixel_net import PixelNet, torch_logits
-from fmx.signature import Signature
+from fmx.exporting.onnx_model import Logits
+from fmx.exporting.pixel_net import PixelNet, torch_logits
+from fmx.exporting.signature import Signature
 
 __all__ = ["open_state_dict", "write_state_dict"]
 

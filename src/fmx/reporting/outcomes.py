@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fmx.errors import DataError
+from fmx.reporting.settings import Settings, read_settings, show
 from fmx.run_dir import FINISHED, Run, open_run
-from fmx.settings import Settings, read_settings, show
 
 __all__ = ["Outcome", "Unfinished", "by_configuration", "newest_of_each_seed", "outcome", "read_outcomes"]
 

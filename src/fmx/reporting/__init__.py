@@ -1,0 +1,1 @@
+"""Tables and pages over many runs, from their files alone."""
