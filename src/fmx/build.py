@@ -14,13 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer, seed_everything
 from torch import nn
 
+from fmx.checkpoint import CheckpointFiles
 from fmx.classifier import Classifier
 from fmx.datamodule import ImageDataModule
 from fmx.errors import ConfigError, FmxError
 from fmx.hardware import describe_device, resolve_precision
 from fmx.record import Record
 
-__all__ = ["Experiment", "build", "build_classifier", "build_data", "meta_network"]
+__all__ = ["Experiment", "build", "build_classifier", "build_data", "lightnings_keys", "meta_network"]
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class Experiment:
     trainer: Trainer
     select: str  # which checkpoint is tested: best or last
     seed: int
+    resumes: bool  # whether to go on from the newest checkpoint in the run directory, where there is one
     hparams: dict[str, Any]  # the choices that tell this run from others, for tables
     yaml: str  # the configuration as text, for the reader
 
@@ -52,9 +54,11 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     with record.timed("data_s"):
         data = build_data(cfg)
     trainer = _trainer(cfg, classifier.net)
+    described = {"name": data.name, "sizes": data.sizes(), **data.fingerprints()}
+    record.check_data(described)
     record.update(
         device=describe_device(trainer),
-        data={"name": data.name, "sizes": data.sizes(), **data.fingerprints()},
+        data=described,
         params=sum(p.numel() for p in classifier.net.parameters()),
     )
     _announce(record, cfg.model.name)
@@ -66,6 +70,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
         trainer=trainer,
         select=cfg.select,
         seed=cfg.seed,
+        resumes=cfg.resume is not None,
         hparams=_hparams(cfg, record.contents["overrides"]),
         yaml=OmegaConf.to_yaml(cfg, resolve=True),
     )
@@ -125,12 +130,18 @@ def _network(cfg: DictConfig) -> nn.Module:
     return _module(make(cfg.model.net)).to(memory_format=formats[cfg.memory_format])
 
 
+def lightnings_keys(trainer: DictConfig) -> DictConfig:
+    """The trainer node without the keys that parts of fmx read by interpolation."""
+    return OmegaConf.masked_copy(trainer, [str(key) for key in trainer if key != "checkpoint_every_s"])
+
+
 def _trainer(cfg: DictConfig, net: nn.Module) -> Trainer:
     trainer = make(
-        cfg.trainer,
+        lightnings_keys(cfg.trainer),
         precision=resolve_precision(cfg.trainer.precision, accelerator=cfg.trainer.accelerator, net=net),
         callbacks=[make(node) for node in cfg.callbacks.values()],
         logger=[make(node) for node in cfg.logger.values()],
+        plugins=[CheckpointFiles()],
         default_root_dir=cfg.run_dir,
     )
     assert isinstance(trainer, Trainer)

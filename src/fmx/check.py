@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
@@ -10,9 +12,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
+from fmx.claim import claim
 from fmx.errors import ConfigError, FmxError
 from fmx.exits import Refusal
 from fmx.hydra_errors import nearest, translate
+from fmx.resume import check_same_run
 
 __all__ = ["Check", "check_values"]
 
@@ -21,8 +25,10 @@ class Check(Callback):
     """The Hydra callback that refuses a wrong configuration before Hydra makes the run directory."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Check one run's configuration, first without any heavy import, then against its targets' signatures."""
-        _refuse_or_pass(config)
+        """Check one run's configuration, then hold its run directory, before Hydra writes anything there."""
+        _refuse_or_pass(config, Path(config.hydra.run.dir))
+        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            _refusing(lambda: claim(Path(config.hydra.run.dir)))
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Check each job of a sweep, for which Hydra calls nothing earlier."""
@@ -30,9 +36,13 @@ class Check(Callback):
             _refuse_or_pass(config)
 
 
-def _refuse_or_pass(config: DictConfig) -> None:
+def _refuse_or_pass(config: DictConfig, run_dir: Path | None = None) -> None:
+    _refusing(lambda: check(config, run_dir))
+
+
+def _refusing(step: Callable[[], None]) -> None:
     try:
-        check(config)
+        step()
     except Exception as error:
         plain = error if isinstance(error, FmxError) else translate(error)
         if plain is None:
@@ -40,11 +50,11 @@ def _refuse_or_pass(config: DictConfig) -> None:
         raise Refusal(plain) from error
 
 
-def check(config: DictConfig) -> None:
+def check(config: DictConfig, run_dir: Path | None = None) -> None:
     """Raise ConfigError for the first thing that is wrong in a composed configuration.
 
     Names and values come first and need no heavy import; then the targets are imported and their signatures bound; then
-    what needs no data is made.
+    what needs no data is made. run_dir: where the run will be, unless it is part of a sweep.
     """
     ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     plain: Any = OmegaConf.to_container(ours, resolve=False)
@@ -58,9 +68,11 @@ def check(config: DictConfig) -> None:
         check_keys(plain)  # a mistyped key is the likely reason why an interpolation leads nowhere
         raise
     check_values(resolved)
+    if run_dir is not None and int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        check_same_run(resolved, run_dir, resolved["resume"])
     from fmx.targets import check_targets
 
-    check_targets(resolved)
+    check_targets(resolved | {"trainer": {k: v for k, v in resolved["trainer"].items() if k != "checkpoint_every_s"}})
     from fmx.rehearsal import rehearse
 
     rehearse(ours)
@@ -77,7 +89,7 @@ def _check_root(config: Mapping[str, Any]) -> None:
                 "(values of your own go into vars: +vars.NAME=VALUE)"
             )
     for key in ROOT_KEYS:
-        if key not in config and key != "vars":
+        if key not in config and key not in {"sweep", "vars"}:
             raise ConfigError(f"the configuration lacks {key!r}, which no run can do without")
         if key in GROUPS and not isinstance(config[key], dict):
             raise ConfigError(f"{key} must be a mapping, as in conf/{key}/*.yaml, got {config[key]!r}")
@@ -96,7 +108,7 @@ def _check_model_keys(model: Mapping[str, Any]) -> None:
 
 
 GROUPS = ["data", "model", "augment", "loss", "optim", "schedule", "metrics", "trainer", "callbacks", "logger"]
-ROOT_KEYS = [*GROUPS, "seed", "select", "memory_format", "resume", "run_dir", "vars"]
+ROOT_KEYS = [*GROUPS, "seed", "select", "memory_format", "resume", "run_dir", "sweep", "vars"]
 MODEL_KEYS = ["name", "net"]
 
 
@@ -179,8 +191,8 @@ SHARE_OR_COUNT = Rule("a share of the batches (0 < share <= 1, with a decimal po
 RULES: Mapping[str, Rule] = {
     "seed": whole(0, 2**32 - 1),  # NumPy takes no larger one
     "select": one_of("best", "last"),
-    # Training cannot go on in an old run directory yet; a silent restart would be worse than saying so.
-    "resume": Rule("null: no run can be continued yet, start it anew", lambda value: value is None),
+    "resume": Rule("null, auto or a run directory", lambda value: value is None or isinstance(value, str)),
+    "sweep.keep_checkpoints": whole(0, or_none=True),
     "memory_format": one_of("channels_last", "contiguous"),
     "data.batch_size": whole(1),
     "data.eval_batch_size": whole(1),
@@ -215,6 +227,7 @@ RULES: Mapping[str, Rule] = {
     "trainer.limit_test_batches": SHARE_OR_COUNT,
     "trainer.gradient_clip_val": above(0, or_none=True),
     "trainer.accumulate_grad_batches": whole(1),
+    "trainer.checkpoint_every_s": above(0),
 }
 
 

@@ -1,26 +1,124 @@
-"""Reading a checkpoint: tensors and plain values only, never code."""
+"""Checkpoints on disk: written whole or not at all, with their sums beside them, and read as tensors, never as code."""
 
+import hashlib
+import io
+import os
 import pickle
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning.plugins import TorchCheckpointIO
 from torch import nn
 
 from fmx.errors import DataError
 
-__all__ = ["load_checkpoint", "load_weights"]
+__all__ = ["CheckpointFiles", "load_checkpoint", "load_weights", "newest_checkpoint"]
+
+SUMS = "SHA256SUMS"  # as sha256sum writes it: `sha256sum -c SHA256SUMS` checks a folder
+NEWEST, BEFORE = "last.ckpt", "previous.ckpt"
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """How Lightning writes checkpoints: under a temporary name, flushed to the disk, then renamed.
+
+    The last.ckpt before this one stays as previous.ckpt. Whatever moment the process is killed at, each name holds a
+    whole file or nothing, and SHA256SUMS lists its sum: during a renaming both the old one and the new one.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
+        """Write a checkpoint; OSError where the disk refuses, with every earlier file intact."""
+        path = Path(path)
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        contents = buffer.getbuffer()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sums, digest = _read_sums(path.parent), hashlib.sha256(contents).hexdigest()
+        partial = path.with_name(f".{path.name}.part")
+        try:
+            _write_through(partial, contents)
+            then = sums | {path.name: [digest]}
+            if path.name == NEWEST and path.exists():
+                then[BEFORE] = sums.get(NEWEST, [])
+                path.with_name(BEFORE).unlink(missing_ok=True)  # last.ckpt is whole, so nothing is lost
+                meanwhile = {name: [*sums.get(name, []), *then.get(name, [])] for name in {*sums, *then}}
+                _write_sums(path.parent, meanwhile)
+                path.replace(path.with_name(BEFORE))
+            else:
+                _write_sums(path.parent, sums | {path.name: [*sums.get(path.name, []), digest]})
+            partial.replace(path)
+            _write_sums(path.parent, then)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        """Read a checkpoint as the function of this name does, whatever else Lightning asks for."""
+        return load_checkpoint(Path(path))
+
+
+def _write_through(path: Path, contents: "memoryview | bytes") -> None:
+    with path.open("wb") as file:
+        file.write(contents)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_sums(folder: Path, sums: Mapping[str, list[str]]) -> None:
+    lines = [f"{digest}  {name}\n" for name, digests in sorted(sums.items()) for digest in dict.fromkeys(digests)]
+    partial = folder / f".{SUMS}.part"
+    _write_through(partial, "".join(lines).encode())
+    partial.replace(folder / SUMS)
+
+
+def _read_sums(folder: Path) -> dict[str, list[str]]:
+    """The sums that each file may have, by name; none where the folder keeps none."""
+    sums: dict[str, list[str]] = {}
+    try:
+        text = (folder / SUMS).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return sums
+    for line in text.splitlines():
+        digest, _, name = line.partition("  ")
+        sums.setdefault(name, []).append(digest)
+    return sums
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint to continue from, if any, and what was wrong with those that were passed over.
+
+    Raises DataError where there are checkpoints, but all are damaged.
+    """
+    complaints = []
+    for name in (NEWEST, BEFORE):
+        if (folder / name).is_file():
+            try:
+                load_checkpoint(folder / name)
+            except DataError as error:
+                complaints.append(str(error))
+            else:
+                return folder / name, complaints
+    if complaints:
+        raise DataError(f"{complaints[0]}; no other checkpoint is whole. Start the run anew in another folder")
+    return None, []
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a Lightning checkpoint onto the CPU; DataError where it is missing, damaged, or holds more than tensors."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about files that are no checkpoint; what matters raises
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        contents = path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"there is no checkpoint {path}") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read as a checkpoint: {error.strerror}") from error
+    known = _read_sums(path.parent).get(path.name)
+    if known and hashlib.sha256(contents).hexdigest() not in known:
+        raise DataError(f"{path} is damaged: its SHA-256 sum is not the one in {path.parent / SUMS}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about files that are no checkpoint; what matters raises
+            state = torch.load(io.BytesIO(contents), map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(f"{path} cannot be read as a checkpoint: {reason}") from error

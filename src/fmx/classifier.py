@@ -113,7 +113,7 @@ class Tally:
 
     def __init__(self) -> None:
         self._waiting: list[tuple[int, Tensor, Tensor, Tensor]] = []
-        self._sums = torch.zeros(3, dtype=torch.float64)  # loss times images, right images, images
+        self.sums = [0.0, 0.0, 0.0]  # loss times images, right images, images
         self.steps: list[tuple[int, float, float]] | None = None  # step, loss, accuracy; kept where a list is set
 
     def add(self, step: int, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -140,14 +140,25 @@ class Tally:
         hits = torch.cat(logits_list).argmax(1) == torch.cat(labels_list)
         parts = torch.split(hits, [len(labels) for labels in labels_list])
         right = torch.stack([part.sum() for part in parts]).double().cpu()
-        self._sums += torch.stack([(losses * counts).sum(), right.sum(), counts.sum()])
+        # One by one: the sum must not depend on when someone looked.
+        for part in zip((losses * counts).tolist(), right.tolist(), counts.tolist(), strict=True):
+            self.sums = [total + value for total, value in zip(self.sums, part, strict=True)]
         if self.steps is not None:
             accuracies = (right / counts).tolist()
             self.steps += zip(steps, losses.tolist(), accuracies, strict=True)
 
+    def state(self) -> dict[str, Any]:
+        """What was summed up since the last look, as plain values."""
+        self.flush()
+        return {"sums": self.sums, "steps": self.steps}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state that `state` returned."""
+        self.sums, self.steps = state["sums"], state["steps"]
+
     def means(self, reduce: Callable[..., Any]) -> dict[str, Tensor]:
         """Return the mean loss and accuracy since the last call, over all ranks, and start anew."""
         self.flush()
-        loss, right, count = reduce(self._sums.clone(), reduce_op="sum")
-        self._sums.zero_()
+        loss, right, count = reduce(torch.tensor(self.sums, dtype=torch.float64), reduce_op="sum")
+        self.sums = [0.0, 0.0, 0.0]
         return {"train/loss": (loss / count).float(), "train/accuracy": (right / count).float()} if count else {}

@@ -55,6 +55,13 @@ def _subfolders(folder: str) -> list[str]:
     return names
 
 
+def _run_home(resume: str | None, fresh: str, *, _root_: DictConfig) -> str:
+    """The folder of a run: the one that `resume` names, or a fresh one."""
+    from fmx.resume import home
+
+    return home(resume, fresh, _root_)
+
+
 def compose_config(overrides: list[str], *, config_dir: str | None = None) -> DictConfig:
     """Compose the configuration as a run's command line would, without starting one.
 
@@ -73,10 +80,11 @@ def quoted(text: str) -> str:
 
 
 def register_resolvers() -> None:
-    """Make `${stamp:}`, `${run_dir:}`, `${subfolders:DIR}` and `${count:LIST}` known to OmegaConf; safe to repeat."""
+    """Make the resolvers that conf/ uses known to OmegaConf; safe to repeat."""
     resolvers: list[tuple[str, Callable[..., Any], bool]] = [
         ("stamp", stamp, True),
         ("run_dir", _run_dir, False),
+        ("run_home", _run_home, False),
         ("subfolders", _subfolders, False),
         ("count", len, False),
     ]

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 from pytorch_lightning import seed_everything
+from pytorch_lightning.loggers import TensorBoardLogger
 from torch.distributed import destroy_process_group, is_initialized
 
 from fmx.build import Experiment
-from fmx.callbacks.checkpoints import checkpoint_dir
-from fmx.checkpoint import load_checkpoint
+from fmx.callbacks.checkpoints import LastCheckpoint, checkpoint_dir
+from fmx.checkpoint import load_checkpoint, newest_checkpoint
 from fmx.gallery import Gallery
 
 __all__ = ["fit"]
@@ -21,11 +22,12 @@ def fit(experiment: Experiment) -> Path:
     """Train, record how it went, and return the checkpoint that `select` chooses."""
     trainer, record = experiment.trainer, experiment.record
     record.link_latest()
-    if record.writes:
+    newest = _newest(experiment)
+    if record.writes and newest is None:
         Gallery(experiment.run_dir, experiment.data, trainer.loggers).draw_samples()
     seed_everything(experiment.seed, workers=True, verbose=False)  # building must not change what training draws
     with record.timed("fit_s"):
-        trainer.fit(experiment.classifier, datamodule=experiment.data)
+        trainer.fit(experiment.classifier, datamodule=experiment.data, ckpt_path=newest, weights_only=True)
     if is_initialized():  # the ranks meet no more; what follows is the first one's work
         destroy_process_group()
     if not record.writes:
@@ -34,6 +36,21 @@ def fit(experiment: Experiment) -> Path:
     checkpoint = checkpoint_dir(trainer) / f"{name}.ckpt"
     _record_fit(experiment, checkpoint)
     return checkpoint
+
+
+def _newest(experiment: Experiment) -> Path | None:
+    """The checkpoint to go on from; the curves of what came after it are taken back."""
+    if not experiment.resumes:
+        return None
+    newest, complaints = newest_checkpoint(checkpoint_dir(experiment.trainer))
+    for complaint in complaints:
+        log.warning("%s; going on from %s", complaint, newest)
+    step = 0 if newest is None else int(load_checkpoint(newest)["global_step"])
+    log.info("going on after step %d", step) if newest else log.info("no checkpoint to go on from: starting anew")
+    for logger in experiment.trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger._kwargs["purge_step"] = step  # noqa: SLF001 - what TensorBoardLogger would hand on to its writer
+    return newest
 
 
 def _record_fit(experiment: Experiment, checkpoint: Path) -> None:
@@ -46,6 +63,8 @@ def _record_fit(experiment: Experiment, checkpoint: Path) -> None:
     if checkpoint.stem == "best" and by_validation:
         metric = next(c.monitor for c in experiment.trainer.checkpoint_callbacks if c.monitor)  # type: ignore[attr-defined]
     seconds, epochs = history["seconds"].sum(), history["epoch"].iloc[-1]
+    before = [c.elapsed_before_s for c in experiment.trainer.callbacks if isinstance(c, LastCheckpoint)]  # type: ignore[attr-defined]
+    fit_s = experiment.record.contents["timing"]["fit_s"] + sum(before)
     images = experiment.trainer.global_step * experiment.data.batch_size * experiment.trainer.world_size
     experiment.record.update(
         best={
@@ -56,6 +75,7 @@ def _record_fit(experiment: Experiment, checkpoint: Path) -> None:
             "checkpoint": f"checkpoints/{checkpoint.name}",
         },
         timing={
+            "fit_s": round(fit_s, 3),
             "seconds_per_epoch": round(seconds / epochs, 4),
             "images_per_s": round(min(images, epochs * len(experiment.data.indices["train"])) / seconds, 1),
         },

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-__all__ = ["FROZEN", "freeze"]
+__all__ = ["FROZEN", "Origin", "freeze", "freeze_job", "relocated"]
 
 FROZEN = "exact"  # the name to pass as --config-name
 HYDRA = {
@@ -22,12 +23,52 @@ def freeze(config: DictConfig, folder: Path) -> list[str]:
 
     config: resolved; what lies below its run_dir will lie below the new run's.
     """
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    moved = _move(plain, str(config.run_dir)) | {"run_dir": "${run_dir:}"}
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    moved = relocated(plain) | {"run_dir": "${run_dir:}"}
     text = yaml.safe_dump({"defaults": DEFAULTS, **moved, "hydra": HYDRA}, sort_keys=False, allow_unicode=True)
     (folder / f"{FROZEN}.yaml").write_text(text, encoding="utf-8")
     return ["--config-dir", str(folder), "--config-name", FROZEN]
+
+
+def freeze_job(config: DictConfig, path: Path) -> None:
+    """Write a composed job of a sweep as a configuration of its own.
+
+    config: with its hydra node, not resolved: an interpolation still says that a value follows from another one.
+    """
+    ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    plain: Any = OmegaConf.to_container(ours, resolve=False)
+    hydra: Any = OmegaConf.to_container(OmegaConf.masked_copy(config.hydra, ["job", "callbacks"]), resolve=False)
+    job = {key: hydra["job"][key] for key in ("name", "num", "chdir", "env_set", "env_copy") if key in hydra["job"]}
+    origin = {
+        "_target_": "fmx.frozen.Origin",
+        "overrides": list(config.hydra.overrides.task),
+        "choices": dict(config.hydra.runtime.choices),
+    }
+    plain["hydra"] = {"job": job, "callbacks": {**hydra["callbacks"], "origin": origin}}
+    text = yaml.safe_dump({"defaults": DEFAULTS, **plain}, sort_keys=False, allow_unicode=True)
+    partial = path.with_suffix(".yaml.part")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+class Origin(Callback):
+    """The Hydra callback that gives a frozen job back what freezing takes away: who chose what, in which words."""
+
+    def __init__(self, overrides: list[str], choices: dict[str, str | None]) -> None:
+        self.overrides = overrides
+        self.choices = choices
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Let the run's records name the overrides and choices of the sweep."""
+        with open_dict(config):
+            config.hydra.overrides.task = self.overrides
+            config.hydra.runtime.choices = self.choices
+
+
+def relocated(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain, resolved configuration with every path below its run_dir written from `${run_dir}` on."""
+    moved: dict[str, Any] = _move(config, str(config.get("run_dir")))
+    return moved
 
 
 def _move(node: Any, run_dir: str) -> Any:

@@ -18,8 +18,10 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from fmx.errors import FmxError
+from fmx.errors import DataError, FmxError
 from fmx.exits import Interrupted, Refusal, plain_message
+from fmx.frozen import relocated
+from fmx.run_dir import open_run
 
 __all__ = ["Record", "config_fingerprint", "recording", "write_json"]
 
@@ -56,12 +58,25 @@ class Record:
         if self.writes:
             write_json(self.run_dir / "run.json", self.contents)
 
+    def continue_from(self, earlier: Mapping[str, Any]) -> None:
+        """Keep what an earlier part of this run recorded, and note when, where and how that part began."""
+        parts = earlier.get("parts")
+        part = {key: earlier.get(key) for key in ("started", "host", "command", "status", "error")}
+        self.contents = dict(earlier) | {"parts": [*(parts if isinstance(parts, list) else []), part]}
+
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Add the seconds that a part of the run takes to `timing`."""
         began = time.perf_counter()
         yield
         self.update(timing={name: round(time.perf_counter() - began, 3)})
+
+    def check_data(self, data: Mapping[str, object]) -> None:
+        """DataError where the run that is continued saw other data."""
+        then = self.contents.get("data")
+        if isinstance(then, dict) and then != data:
+            changed = ", ".join(key for key in data if then.get(key) != data[key])
+            raise DataError(f"the data is not what {self.run_dir} was trained on: {changed} changed; start a new run")
 
     def link_latest(self) -> None:
         """Point outputs/latest, beside the folder of all runs, to this run or the sweep that it is part of."""
@@ -84,7 +99,9 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
     """
     run_dir = Path(cfg.run_dir)
     record = Record(run_dir, writes=int(os.environ.get("LOCAL_RANK", "0")) == 0)
-    resolved = OmegaConf.to_container(cfg, resolve=True)
+    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
+    if cfg.resume is not None and (run_dir / "run.json").is_file():
+        record.continue_from(open_run(run_dir, finished=False).record)
     record.update(
         status="running",
         command=shlex.join([Path(sys.executable).name, "-m", "fmx.run", *sys.argv[1:]]),
@@ -117,9 +134,13 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
     record.update(status="completed")
 
 
-def config_fingerprint(resolved: object) -> str:
-    """A hash of a resolved configuration, plain containers as they are read back from resolved.yaml."""
-    text = json.dumps(resolved, sort_keys=True, default=str)
+def config_fingerprint(resolved: Mapping[str, Any]) -> str:
+    """A hash of a resolved configuration, plain containers as they are read back from resolved.yaml.
+
+    Where the run is and whether it continues one does not count.
+    """
+    told = {key: value for key, value in relocated(resolved).items() if key not in {"run_dir", "resume", "sweep"}}
+    text = json.dumps(told, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

@@ -11,12 +11,12 @@ import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from torch import nn
 from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 
-from fmx.build import make, meta_network
+from fmx.build import lightnings_keys, make, meta_network
 from fmx.errors import ConfigError
 from fmx.hydra_errors import nearest
 from fmx.targets import locate
@@ -43,7 +43,14 @@ def rehearse(config: DictConfig) -> None:
         _callbacks(callbacks, figures, config.select)
         _optimization(config, figures)
         precision = "32-true" if config.trainer.precision == "auto" else config.trainer.precision
-        _made("trainer", config.trainer, Trainer, precision=precision, logger=False, callbacks=[*callbacks.values()])
+        _made(
+            "trainer",
+            lightnings_keys(config.trainer),
+            Trainer,
+            precision=precision,
+            logger=False,
+            callbacks=[*callbacks.values()],
+        )
 
 
 def _made(key: str, node: Any, *kinds: type, **extra: Any) -> Any:
@@ -136,7 +143,7 @@ def _callbacks(callbacks: Mapping[str, Callback], figures: Sequence[str], select
                 f"callbacks.{name}.monitor: there is no figure {monitor!r}{nearest(monitor, figures)} "
                 f"Figures: {', '.join(figures)}"
             )
-    kept = {callback.filename for callback in callbacks.values() if isinstance(callback, ModelCheckpoint)}
+    kept = {getattr(callback, "filename", None) for callback in callbacks.values() if isinstance(callback, Checkpoint)}
     wanted = select if validates else "last"
     if wanted not in kept:
         raise ConfigError(

@@ -1,12 +1,17 @@
 """`python -m fmx.run`: compose a configuration, train, choose a checkpoint, test it once, leave a run directory."""
 
+import logging
+import sys
 import time
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
 from fmx.composition import CONF_DIR, register_resolvers
+from fmx.errors import ConfigError
 from fmx.exits import plain_exits
+from fmx.resume import retyped
 
 __all__ = ["main", "run"]
 
@@ -30,10 +35,24 @@ def run(cfg: DictConfig) -> float:
         return report(experiment, scores)
 
 
+def _continue_sweep(arguments: list[str]) -> None:
+    """`--resume-sweep DIR`: run what an earlier sweep did not complete."""
+    if len(arguments) != 1:
+        raise ConfigError("--resume-sweep takes the directory of a sweep and nothing else: --resume-sweep DIR")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    from fmx.sweep.local import continue_sweep
+
+    continue_sweep(Path(arguments[0]))
+
+
 def main() -> None:
     """Run the command line and end with one of fmx's exit codes."""
     with plain_exits():
-        run()
+        if sys.argv[1:2] == ["--resume-sweep"]:
+            _continue_sweep(sys.argv[2:])
+        else:
+            sys.argv[1:] = retyped(sys.argv[1:])
+            run()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from fmx.claim import is_claimed
 from fmx.errors import DataError
 
 __all__ = ["Run", "find_runs", "open_run"]
@@ -78,7 +79,7 @@ def open_run(path: str | Path, *, finished: bool = True) -> Run:
             f"{path} is not a run directory: it {what}. Runs are in outputs/runs/; the newest is outputs/latest"
         )
     record = _read_json(path / "run.json")
-    run = Run(path=path.resolve(), record=record, status=_status(record))
+    run = Run(path=path.resolve(), record=record, status=_status(record, path))
     if finished and run.status != FINISHED:
         reason = f": {record['error']}" if record.get("error") else ""
         raise DataError(f"{path} is not finished: its status is {run.status}{reason}")
@@ -111,12 +112,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     return contents
 
 
-def _status(record: dict[str, Any]) -> str:
-    """run.json's status; a run that says it is running on this machine but has no process was interrupted."""
+def _status(record: dict[str, Any], run_dir: Path) -> str:
+    """run.json's status; a run that says it is running but has no process was interrupted."""
     status = str(record.get("status"))
-    if status == "running" and record.get("host") == socket.gethostname() and not _is_alive(record.get("pid")):
-        return "interrupted"
-    return status
+    if status != "running":
+        return status
+    alive = is_claimed(run_dir)
+    if alive is None:  # no lock to ask
+        alive = record.get("host") != socket.gethostname() or _is_alive(record.get("pid"))
+    return status if alive else "interrupted"
 
 
 def _is_alive(pid: object) -> bool:

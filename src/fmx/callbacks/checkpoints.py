@@ -1,16 +1,34 @@
-"""The two checkpoints of a run: best.ckpt, the best validation so far, and last.ckpt, the end of the last epoch."""
+"""The two checkpoints of a run: best.ckpt, the best validation so far, and last.ckpt, from which training continues."""
 
+import time
 from pathlib import Path
+from typing import Any
 
+import torch
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
-__all__ = ["BestCheckpoint", "LastCheckpoint", "checkpoint_dir"]
+from fmx.classifier import Classifier
+from fmx.random_state import random_state, restore_random_state
+
+__all__ = ["ASK_EVERY", "BestCheckpoint", "LastCheckpoint", "checkpoint_dir", "is_between_steps"]
+
+ASK_EVERY = 20  # steps between two questions to the other processes of a distributed run: each makes all wait
 
 
 def checkpoint_dir(trainer: Trainer) -> Path:
     """The folder of a run's checkpoints."""
     return Path(trainer.default_root_dir) / "checkpoints"
+
+
+def is_between_steps(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether nothing but the next training step follows this one: no validation, no gradient half summed up."""
+    loop = trainer.fit_loop.epoch_loop
+    if (batch_idx + 1) % trainer.accumulate_grad_batches or loop.batch_progress.is_last_batch:
+        return False
+    every = trainer.val_check_batch
+    counted = loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
+    return not isinstance(every, int) or (counted + 1) % every != 0
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -36,13 +54,90 @@ class BestCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
 
-class LastCheckpoint(ModelCheckpoint):
-    """Keeps last.ckpt: the state after the newest epoch."""
+class LastCheckpoint(Checkpoint):
+    """Keeps last.ckpt, from which training goes on as if it had never stopped, and at the end of it the final weights.
 
-    def __init__(self) -> None:
-        super().__init__(filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
+    It is written before each epoch but the first, at the end, and whenever `every_s` seconds have passed since the
+    last time. Beside what Lightning keeps, it holds every random state of every process.
+    """
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the folder."""
-        self.dirpath = str(checkpoint_dir(trainer))
-        super().setup(trainer, pl_module, stage)
+    filename = "last"
+
+    def __init__(self, *, every_s: float) -> None:
+        self.every_s = every_s
+        self.elapsed_before_s = 0.0  # in the parts of this run that ended early
+        self._at_epoch_start = False
+        self._finished = False
+        self._states: list[dict[str, Any]] = []  # of every process
+        self._began = self._saved = time.monotonic()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock; where training had ended already, go straight to what comes after it."""
+        self._began = self._saved = time.monotonic()
+        if self._finished:
+            trainer.should_stop = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring the random states back, once nothing else will draw before the first step."""
+        if not self._states:
+            return
+        state = self._states[trainer.global_rank % len(self._states)]
+        self._states = []
+        restore_random_state(state["random"])
+        assert isinstance(pl_module, Classifier)
+        pl_module.tally.restore(state["tally"])
+        # Lightning does so when it makes the loaders, but a schedule that asks for their length makes them too early.
+        trainer.fit_loop._load_combined_loader_states()  # noqa: SLF001
+        if self._at_epoch_start:  # Lightning would take the epoch that is to begin for one that has ended
+            trainer.fit_loop.epoch_loop.restarting = False
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the state between two epochs."""
+        if trainer.current_epoch > 0:
+            self.save(trainer, at_epoch_start=True)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save the state in the middle of an epoch where it is time to."""
+        if trainer.world_size > 1 and batch_idx % ASK_EVERY:
+            return
+        due = time.monotonic() - self._saved >= self.every_s and is_between_steps(trainer, batch_idx)
+        if trainer.world_size > 1:
+            due = trainer.strategy.reduce_boolean_decision(due, all=False)
+        if due:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the final state."""
+        self._finished = True
+        self.save(trainer)
+
+    def save(self, trainer: Trainer, *, at_epoch_start: bool = False) -> None:
+        """Write last.ckpt; every process of a distributed run has to call it at the same step."""
+        assert isinstance(trainer.lightning_module, Classifier)
+        own = {"random": random_state(), "tally": trainer.lightning_module.tally.state()}
+        self._states = [own]
+        if trainer.world_size > 1:
+            self._states = [own] * trainer.world_size
+            torch.distributed.all_gather_object(self._states, own)
+        self._at_epoch_start = at_epoch_start
+        trainer.save_checkpoint(checkpoint_dir(trainer) / f"{self.filename}.ckpt")
+        self._states = []
+        self._saved = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What training needs to go on from here; other checkpoints, such as best.ckpt, hold no random states."""
+        return {
+            "states": self._states,
+            "at_epoch_start": self._at_epoch_start,
+            "finished": self._finished,
+            "elapsed_s": self.elapsed_before_s + time.monotonic() - self._began,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep what was read until training starts."""
+        self._states = state_dict["states"]
+        self._at_epoch_start = state_dict["at_epoch_start"]
+        self._finished = state_dict["finished"]
+        self.elapsed_before_s = state_dict["elapsed_s"]

@@ -4,6 +4,7 @@ import csv
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
@@ -12,6 +13,7 @@ from fmx.classifier import Classifier, validates
 __all__ = ["COLUMNS", "History"]
 
 COLUMNS = ["epoch", "step", "lr", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "seconds"]
+HISTORY, STEPS = "history.csv", "steps.csv"
 STEP_COLUMNS = ["step", "loss", "accuracy"]
 
 
@@ -25,13 +27,18 @@ class History(Callback):
     def __init__(self, *, every_step: bool) -> None:
         self.every_step = every_step
         self._row_began = 0.0
+        self._rows = {HISTORY: 0, STEPS: 0}  # how many rows of each file are this run's
+        self._waited_s = 0.0  # since the last row, before the run was interrupted
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, and the list of steps where one is wanted."""
-        self._row_began = time.perf_counter()
+        """Start the clock, forget what was written after the state from which this run goes on."""
+        self._row_began = time.perf_counter() - self._waited_s
+        if trainer.is_global_zero:
+            for name, rows in self._rows.items():
+                truncate(Path(trainer.default_root_dir) / name, rows)
         if self.every_step:
             assert isinstance(pl_module, Classifier)
-            pl_module.tally.steps = []
+            pl_module.tally.steps = pl_module.tally.steps or []
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the row of this validation."""
@@ -57,11 +64,24 @@ class History(Callback):
             return
         extra = [key for key in metrics if key not in {*COLUMNS, "val/macro_f1"}]
         columns = COLUMNS + extra
-        append(Path(trainer.default_root_dir) / "history.csv", columns, [[row.get(name, "") for name in columns]])
+        self._append(trainer, HISTORY, columns, [[row.get(name, "") for name in columns]])
         if self.every_step and isinstance(pl_module, Classifier) and pl_module.tally.steps:
             rows = [[step + 1, f"{loss:.8g}", f"{accuracy:.6g}"] for step, loss, accuracy in pl_module.tally.steps]
             pl_module.tally.steps.clear()
-            append(Path(trainer.default_root_dir) / "steps.csv", STEP_COLUMNS, rows)
+            self._append(trainer, STEPS, STEP_COLUMNS, rows)
+
+    def _append(self, trainer: Trainer, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        append(Path(trainer.default_root_dir) / name, columns, rows)
+        self._rows[name] += len(rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the files were written."""
+        return {"rows": dict(self._rows), "waited_s": time.perf_counter() - self._row_began}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._rows = dict(state_dict["rows"])
+        self._waited_s = state_dict["waited_s"]
 
 
 def append(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -71,3 +91,16 @@ def append(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]])
         if file.tell() == 0:
             writer.writerow(columns)
         writer.writerows(rows)
+
+
+def truncate(path: Path, num_rows: int) -> None:
+    """Cut a CSV file after so many rows below its header; a file without rows goes away."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    if num_rows == 0:
+        path.unlink()
+    elif len(lines) > num_rows + 1:
+        partial = path.with_suffix(".csv.tmp")
+        partial.write_text("".join(lines[: num_rows + 1]), encoding="utf-8")
+        partial.replace(path)

@@ -3,10 +3,11 @@
 import logging
 import signal
 from types import FrameType
+from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from fmx.callbacks.checkpoints import checkpoint_dir
+from fmx.callbacks.checkpoints import ASK_EVERY, LastCheckpoint, is_between_steps
 from fmx.exits import Interrupted
 
 __all__ = ["Interruption"]
@@ -26,12 +27,30 @@ class Interruption(Callback):
         for number in self._earlier:
             signal.signal(number, self._note)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        """Save and stop where a signal came during the step."""
-        if self._signum is not None:
-            log.warning("%s: saving the state after step %d", signal.Signals(self._signum).name, trainer.global_step)
-            trainer.save_checkpoint(checkpoint_dir(trainer) / "last.ckpt")
-            raise Interrupted(self._signum)
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save and stop where a signal came at the end of the epoch before."""
+        self._stop_if_asked(trainer, at_epoch_start=True)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save and stop where a signal came, as soon as no validation is due first."""
+        between = is_between_steps(trainer, batch_idx)
+        if between and (trainer.world_size == 1 or batch_idx % ASK_EVERY == 0):
+            self._stop_if_asked(trainer)
+
+    def _stop_if_asked(self, trainer: Trainer, *, at_epoch_start: bool = False) -> None:
+        asked = self._signum is not None
+        if trainer.world_size > 1:
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if not asked:
+            return
+        signum = self._signum or signal.SIGTERM  # another process of this run was asked
+        log.warning("%s: saving the state after step %d", signal.Signals(signum).name, trainer.global_step)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, LastCheckpoint):
+                callback.save(trainer, at_epoch_start=at_epoch_start)
+        raise Interrupted(signum)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals back."""

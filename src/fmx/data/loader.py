@@ -1,6 +1,7 @@
 """Batches of images: one indexed gather from memory, or a worker DataLoader for what does not fit in memory."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fmx.data.arrays import ImageArrays
 
-__all__ = ["ArrayLoader", "Order", "image_loader"]
+__all__ = ["ArrayLoader", "ImageLoader", "Order", "image_loader"]
 
 Batch = tuple[Tensor, Tensor]  # images uint8 (B, C, H, W), labels int64 (B,)
 
@@ -31,6 +32,7 @@ class Order(Sampler[int]):
         self.world_size = world_size
         self.equal_shares = equal_shares
         self.epoch = 0
+        self.first = 0  # position of the first image that an iteration serves
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before each epoch."""
@@ -47,12 +49,41 @@ class Order(Sampler[int]):
         return order[self.rank :: self.world_size]
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.indices().tolist())
+        return iter(self.indices()[self.first :].tolist())
 
     def __len__(self) -> int:
         total = len(self.all_indices)
         share = len(range(self.rank, total, self.world_size))
         return -(-total // self.world_size) if self.equal_shares else share
+
+
+class Place:
+    """Where an iteration stands, in batches, so that a later one can go on there: Lightning saves and loads it."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._start = self._served = 0
+        self._epoch = -1  # of the batches that were served
+
+    def begin(self) -> int:
+        """Return how many batches of this epoch were served before the run was interrupted; 0 but for once."""
+        self._served, self._start = self._start, 0
+        self._epoch = self._order.epoch
+        return self._served
+
+    def step(self) -> None:
+        """Note that a batch was served."""
+        self._served += 1
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch that comes next or goes on, and the batches of it that were served."""
+        served = self._served if self._epoch == self._order.epoch else 0
+        return {"epoch": self._order.epoch, "served": served}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Let the next iteration go on there."""
+        self._order.set_epoch(state_dict["epoch"])
+        self._start = state_dict["served"]
 
 
 class ArrayLoader:
@@ -71,15 +102,40 @@ class ArrayLoader:
         self.sampler = order
         self.batch_size = batch_size
         self.drop_last = drop_last
+        self.place = Place(order)
+        self.state_dict, self.load_state_dict = self.place.state_dict, self.place.load_state_dict
 
     def __iter__(self) -> Iterator[Batch]:
+        first = self.place.begin()
         order = self.sampler.indices().to(self.images.device)
-        for chunk in torch.split(order, self.batch_size)[: len(self)]:
+        for chunk in torch.split(order, self.batch_size)[first : len(self)]:
+            self.place.step()
             yield self.images.index_select(0, chunk), self.labels.index_select(0, chunk)
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.sampler), self.batch_size)
         return full if self.drop_last or rest == 0 else full + 1
+
+
+class ImageLoader(DataLoader[tuple[Tensor, int]]):
+    """A DataLoader over an Order that draws nothing from the global generator and can go on in the middle of an epoch.
+
+    Yields images uint8 (B, C, H, W) and labels int64 (B,).
+    """
+
+    def __init__(self, source: Dataset[tuple[Tensor, int]], order: Order, **options: Any) -> None:
+        super().__init__(source, sampler=order, generator=torch.Generator().manual_seed(order.seed), **options)
+        self.place = Place(order)
+        self.state_dict, self.load_state_dict = self.place.state_dict, self.place.load_state_dict
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        order, batch_size = self.sampler, self.batch_size
+        assert isinstance(order, Order)
+        assert batch_size is not None
+        order.first = self.place.begin() * batch_size
+        for batch in super().__iter__():
+            self.place.step()
+            yield batch
 
 
 def image_loader(
@@ -94,10 +150,10 @@ def image_loader(
     """The right loader for a source: a gather for arrays, worker processes for a dataset that reads files."""
     if isinstance(source, ImageArrays):
         return ArrayLoader(source, order, batch_size=batch_size, drop_last=drop_last, device=device)
-    return DataLoader(
+    return ImageLoader(
         source,
+        order,
         batch_size=batch_size,
-        sampler=order,
         drop_last=drop_last,
         num_workers=num_workers,
         pin_memory=device.type == "cuda",

@@ -17,7 +17,9 @@ __all__ = ["ABSENT", "Settings", "flat", "read_settings", "read_yaml", "show"]
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 40
-NOT_SETTINGS = frozenset({"seed", "run_dir", "resume", "data.root"})  # they say which run, when and where
+NOT_SETTINGS = frozenset(
+    {"seed", "run_dir", "resume", "data.root", "sweep.keep_checkpoints"}
+)  # they say which run, when and where
 ABSENT = "–"  # how a setting is shown that a configuration does not have
 
 

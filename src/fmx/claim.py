@@ -1,0 +1,59 @@
+"""One process to a run directory: a lock that the system takes back when its holder ends, however it ends."""
+
+import errno
+import fcntl
+import os
+import time
+from pathlib import Path
+
+from fmx.errors import ConfigError
+
+__all__ = ["claim", "is_claimed"]
+
+LOCK = ".lock"
+ATTEMPTS, PAUSE_S = 5, 0.05  # someone who only looks whether a run is alive holds the lock for an instant
+_held: dict[Path, int] = {}
+
+
+def claim(run_dir: Path) -> None:
+    """Hold a run directory until this process ends; ConfigError where another one holds it."""
+    run_dir = run_dir.resolve()
+    if run_dir in _held:
+        return
+    run_dir.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    for _ in range(ATTEMPTS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(PAUSE_S)
+        except OSError as error:
+            if error.errno not in {errno.ENOLCK, errno.ENOTSUP}:
+                raise
+            return  # a file system without locks
+        else:
+            _held[run_dir] = descriptor
+            return
+    os.close(descriptor)
+    raise ConfigError(
+        f"another process is at work in {run_dir}: wait for it, stop it, or name another folder with hydra.run.dir=DIR"
+    )
+
+
+def is_claimed(run_dir: Path) -> bool | None:
+    """Whether a living process holds a run directory; None where that cannot be told."""
+    if run_dir.resolve() in _held:
+        return True
+    try:
+        descriptor = os.open(run_dir / LOCK, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return False

@@ -1,0 +1,124 @@
+"""Going on with a run that ended early: which one, and whether it is the same run."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from fmx.errors import ConfigError, DataError, FmxError
+from fmx.frozen import relocated
+from fmx.record import config_fingerprint
+from fmx.run_dir import Run, open_run
+
+__all__ = ["check_same_run", "home", "retyped"]
+
+MANY = 8  # differing keys; more are only counted
+NOT_THE_RUN = {"run_dir", "resume", "sweep.keep_checkpoints"}  # where it is and how it was started, not what it is
+
+
+def home(resume: str | None, fresh: str, config: DictConfig) -> str:
+    """The folder of a run: the one that it continues, or a fresh one.
+
+    resume: null, a run directory, or `auto`: the newest interrupted run beside `fresh` with the same configuration.
+    """
+    if resume is None:
+        return fresh
+    if resume != "auto":
+        return str(Path(resume).resolve())
+    plain: Any = OmegaConf.to_container(
+        OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), resolve=True
+    )
+    wanted = config_fingerprint(plain)
+    if wanted not in _homes:  # asked again once the run goes on, and is no interrupted one any more
+        found = [run for run in _interrupted(Path(fresh).parent) if run.record.get("config_fingerprint") == wanted]
+        newest = max(found, key=lambda run: str(run.record.get("started")), default=None)
+        _homes[wanted] = str(newest.path) if newest else None
+    return _homes[wanted] or fresh
+
+
+_homes: dict[str, str | None] = {}
+
+
+def _interrupted(folder: Path) -> Iterator[Run]:
+    for record in sorted(folder.glob("*/run.json")):
+        try:
+            run = open_run(record.parent, finished=False)
+        except DataError:
+            continue
+        if run.status == "interrupted":
+            yield run
+
+
+def check_same_run(config: Mapping[str, Any], run_dir: Path, resume: str | None) -> None:
+    """ConfigError where a folder holds a run that this configuration must not touch; nothing is imported or written.
+
+    config: resolved, plain. A folder without a run is fine, but not where `resume` names it.
+    """
+    from fmx.reporting.settings import flat, read_yaml
+
+    if not (run_dir / "run.json").is_file():
+        if resume not in {None, "auto"}:
+            raise ConfigError(
+                f"resume={resume} is not a run directory: it has no run.json. resume=auto finds the newest interrupted "
+                "run of the same configuration; resume=null starts a new one"
+            )
+        return
+    if resume is None:
+        raise ConfigError(f"{run_dir} holds a run already: continue it with resume={run_dir}, or name another folder")
+    try:
+        run = open_run(run_dir, finished=False)
+        then = read_yaml(run_dir / ".hydra" / "resolved.yaml")
+    except DataError as error:
+        raise ConfigError(f"resume={resume}: {error}") from None
+    if run.status == "completed":
+        raise ConfigError(f"resume={resume}: {run_dir} is complete; there is nothing to continue")
+    was, now = (flat(relocated(each)) for each in (then, config))
+    differing = [key for key in {**was, **now} if was.get(key) != now.get(key) and key not in NOT_THE_RUN]
+    if differing:
+        shown = ", ".join(f"{key} was {was.get(key)!r}, is {now.get(key)!r}" for key in differing[:MANY])
+        more = f" and {len(differing) - MANY} more" if len(differing) > MANY else ""
+        raise ConfigError(
+            f"resume={resume}: the configuration is not that of {run_dir}: {shown}{more}. "
+            "Type the same command as then, or resume=RUN alone"
+        )
+
+
+def retyped(arguments: list[str]) -> list[str]:
+    """The command line, with a run's own overrides in front where `resume=RUN` stands alone.
+
+    Raises DataError where RUN's files name something that may not be trusted.
+    """
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    if flags or len(arguments) != 1 or not arguments[0].startswith("resume=") or arguments[0] in NOT_A_PATH:
+        return arguments
+    path = Path(arguments[0].removeprefix("resume="))
+    if not (path / "run.json").is_file():
+        return arguments  # the check says what is wrong
+    return [*_own_overrides(path), *arguments]
+
+
+NOT_A_PATH = {"resume=auto", "resume=null", "resume="}
+
+
+def _own_overrides(path: Path) -> list[str]:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    from fmx.restore import trusted_config
+
+    file = path / ".hydra" / "overrides.yaml"
+    try:
+        trusted_config(open_run(path, finished=False))
+        plain = OmegaConf.to_container(OmegaConf.load(file))
+        overrides = [str(each) for each in plain if not str(each).startswith("resume=")]  # type: ignore[union-attr]
+        keys = [override.key_or_group for override in OverridesParser.create().parse_overrides(overrides)]
+    except FmxError:
+        raise
+    except (HydraException, OSError, TypeError, ValueError) as error:
+        raise DataError(f"{file} cannot be read as a list of overrides: {error}") from error
+    if any(key.partition(".")[0].partition("/")[0] == "hydra" for key in keys):
+        raise DataError(f"{file} changes Hydra itself, which no run's own list does; type the whole command")
+    print(f"resume: {' '.join(overrides) or 'the default configuration'}", file=sys.stderr)
+    return overrides

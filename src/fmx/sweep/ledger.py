@@ -1,0 +1,89 @@
+"""sweep.json: what a sweep consists of and what became of each job, so that it can be gone on with."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fmx.errors import DataError
+from fmx.record import write_json
+from fmx.run_dir import open_run
+from fmx.sweep.plan import Job
+
+__all__ = ["Entry", "Ledger"]
+
+LEDGER = "sweep.json"
+
+
+@dataclass
+class Entry:
+    """One job and its fate."""
+
+    number: int
+    overrides: list[str]
+    fingerprint: str
+    processes: int
+    on_gpu: bool
+    status: str = "waiting"  # or running, completed, failed, interrupted
+    cause: str | None = None  # as in Ended
+    error: str | None = None
+    seconds: float | None = None
+
+
+class Ledger:
+    """The entries of one sweep, written anew at each change; whatever process reads it sees a whole file."""
+
+    def __init__(self, sweep_dir: Path, settings: dict[str, Any]) -> None:
+        self.sweep_dir = sweep_dir
+        self.settings = settings
+        self.entries: dict[int, Entry] = {}
+
+    @classmethod
+    def read(cls, sweep_dir: Path) -> "Ledger":
+        """The ledger of an earlier sweep, each job's status as its run directory has it; DataError where it is none."""
+        path = sweep_dir / LEDGER
+        try:
+            contents = json.loads(path.read_text(encoding="utf-8"))
+            ledger = cls(sweep_dir, dict(contents["settings"]))
+            ledger.entries = {int(each["number"]): Entry(**each) for each in contents["jobs"]}
+        except FileNotFoundError:
+            raise DataError(f"{sweep_dir} is no sweep of fmx: it has no {LEDGER}") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} cannot be read as the ledger of a sweep: {error}") from error
+        for entry in ledger.entries.values():
+            entry.status = ledger._status(entry)
+        return ledger
+
+    def _status(self, entry: Entry) -> str:
+        try:
+            run = open_run(self.sweep_dir / str(entry.number), finished=False)
+        except DataError:
+            return entry.status if entry.status == "failed" else "waiting"
+        same = run.record.get("config_fingerprint") == entry.fingerprint
+        return run.status if same else "waiting"
+
+    def job(self, entry: Entry) -> Job:
+        """The job of an entry."""
+        return Job(entry.number, entry.overrides, self.sweep_dir, entry.fingerprint, entry.processes, entry.on_gpu)
+
+    def add(self, jobs: Sequence[Job]) -> None:
+        """Take in new jobs."""
+        for job in jobs:
+            plain = asdict(job)
+            del plain["sweep_dir"]
+            self.entries[job.number] = Entry(**plain)
+
+    def note(self, job: Job, **fields: Any) -> None:
+        """Set an entry's fields and write the ledger."""
+        for name, value in fields.items():
+            setattr(self.entries[job.number], name, value)
+        self.write()
+
+    def write(self) -> None:
+        """Write the file."""
+        self.sweep_dir.mkdir(parents=True, exist_ok=True)
+        jobs = [asdict(entry) for _, entry in sorted(self.entries.items())]
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        write_json(self.sweep_dir / LEDGER, {"written": now, "settings": self.settings, "jobs": jobs})

@@ -1,0 +1,185 @@
+"""A sweep on this machine: plan, run what is not done yet, keep ledger and leaderboard true, say how it went."""
+
+import logging
+import shutil
+import signal
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+
+from fmx.errors import ConfigError, DataError, FmxError
+from fmx.exits import Interrupted
+from fmx.reporting.leaderboard import write_leaderboard
+from fmx.sweep.checkpoints import keep_best
+from fmx.sweep.display import Display
+from fmx.sweep.ledger import LEDGER, Ledger
+from fmx.sweep.machine import Share, shares
+from fmx.sweep.plan import Job, Plan
+from fmx.sweep.pool import Ended, Pool, Started
+
+__all__ = ["Sweep", "continue_sweep", "launch"]
+
+log = logging.getLogger(__name__)
+LEADERBOARD_SHARE = 10  # writing the leaderboard may take one part of so many of the time
+
+
+def launch(
+    context: HydraContext, config: DictConfig, overrides: Sequence[Sequence[str]], settings: Mapping[str, Any]
+) -> list[Ended]:
+    """Plan and run a multirun's jobs; those that an earlier sweep in the same directory completed are not run again.
+
+    Raises ConfigError before the first job where one cannot run, FmxError at the end where one failed.
+    """
+    check_settings(settings)
+    sweep_dir = Path(str(config.hydra.sweep.dir)).absolute()
+    earlier = Ledger.read(sweep_dir) if (sweep_dir / LEDGER).is_file() else Ledger(sweep_dir, {})
+    known = {entry.fingerprint: entry.number for entry in earlier.entries.values()}
+    warm_up(settings)
+    jobs = Plan(context, config).jobs(overrides, known)
+    earlier.settings = {**settings, "keep_checkpoints": config.sweep.keep_checkpoints}
+    earlier.add([job for job in jobs if job.fingerprint not in known])
+    return Sweep(earlier).run_all([job.number for job in jobs])
+
+
+def continue_sweep(sweep_dir: Path) -> list[Ended]:
+    """Run the jobs of an earlier sweep that did not complete, as they were frozen then."""
+    ledger = Ledger.read(sweep_dir.absolute())
+    warm_up(ledger.settings)
+    return Sweep(ledger).run_all(list(ledger.entries))
+
+
+def warm_up(settings: Mapping[str, Any]) -> None:
+    """Let the imports of the jobs begin while the jobs are still being composed."""
+    Pool([], job_timeout_s=settings["job_timeout_s"]).warm_up()
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """ConfigError for a setting of the launcher that makes no sense."""
+    for key in ("workers", "threads"):
+        value = settings[key]
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ConfigError(f"hydra.launcher.{key} must be a whole number of at least 1 or null, got {value!r}")
+    limit = settings["job_timeout_s"]
+    if limit is not None and (not isinstance(limit, int | float) or isinstance(limit, bool) or limit <= 0):
+        raise ConfigError(f"hydra.launcher.job_timeout_s must be a number greater than 0 or null, got {limit!r}")
+    if not isinstance(settings["fail_fast"], bool):
+        raise ConfigError(f"hydra.launcher.fail_fast must be true or false, got {settings['fail_fast']!r}")
+
+
+class Sweep:
+    """Runs the jobs of a ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self._leaderboard_due = False
+        self._leaderboard_wait = 0.0  # until when the last one's cost is made up for
+
+    def run_all(self, numbers: Sequence[int]) -> list[Ended]:
+        """Run what is not completed of the given jobs; FmxError at the end where one failed."""
+        entries = [self.ledger.entries[number] for number in numbers]
+        to_run = [self.ledger.job(entry) for entry in entries if entry.status != "completed"]
+        num_done = len(entries) - len(to_run)
+        num_workers = len(self.shares(to_run))
+        log.info(
+            "%d jobs%s, %d at a time · %s",
+            len(entries),
+            f", {num_done} of them done already" if num_done else "",
+            num_workers,
+            self.ledger.sweep_dir,
+        )
+        ended = list(self.run(to_run, Display(len(entries), num_done, num_workers, log.info)))
+        self._say_result(ended, len(entries))
+        return ended
+
+    def run(self, jobs: Iterable[Job], display: Display, *, shared: Sequence[Share] | None = None) -> Iterator[Ended]:
+        """Run jobs, asked for one by one as workers become free, and yield each as it ends.
+
+        Ctrl-C and SIGTERM end the running ones, with their states saved, before they go on to the caller.
+        """
+        settings = self.ledger.settings
+        known = jobs if isinstance(jobs, Sequence) else []
+        pool = Pool(shared or self.shares(known), job_timeout_s=settings["job_timeout_s"])
+        self.ledger.write()
+        with display:
+            events = pool.run((job, self._arguments(job)) for job in jobs)
+            try:
+                for event in events:
+                    if isinstance(event, Started):
+                        self.ledger.note(event.job, status="running", cause=None, error=None, seconds=None)
+                        display.started(event.job)
+                    elif isinstance(event, Ended):
+                        self._note(event, display)
+                        yield event
+                        if event.status == "failed" and settings["fail_fast"]:
+                            for stopped in pool.stop(signal.SIGTERM):
+                                self._note(stopped, display)
+                                yield stopped
+                            break
+                    else:
+                        display.refresh()
+                        self._write_leaderboard(now=False)
+            except (KeyboardInterrupt, Interrupted):
+                log.warning("stopping: the running jobs save their states; once more ends them at once")
+                for stopped in pool.stop(signal.SIGTERM):
+                    self._note(stopped, display)
+                raise
+            finally:
+                events.close()
+                self._write_leaderboard(now=True)
+                keep_best(self.ledger, settings.get("keep_checkpoints"))
+
+    def shares(self, jobs: Sequence[Job]) -> list[Share]:
+        """What each worker computes with."""
+        settings = self.ledger.settings
+        return shares(
+            settings["workers"],
+            processes=max((job.processes for job in jobs), default=1),
+            uses_gpu=any(job.on_gpu for job in jobs),
+            threads=settings["threads"],
+        )
+
+    def _arguments(self, job: Job) -> list[str]:
+        """How a job starts: anew where it failed by itself, else from where it was interrupted, if it ever ran."""
+        from fmx.composition import quoted
+
+        entry = self.ledger.entries[job.number]
+        if not (job.run_dir / "run.json").is_file():
+            return []
+        if entry.status == "interrupted" or entry.cause in {"killed", "timeout"}:
+            return [f"resume={quoted(str(job.run_dir))}"]
+        shutil.rmtree(job.run_dir)
+        return []
+
+    def _note(self, ended: Ended, display: Display) -> None:
+        self.ledger.note(
+            ended.job, status=ended.status, cause=ended.cause, error=ended.error, seconds=round(ended.seconds, 3)
+        )
+        display.ended(ended)
+        self._leaderboard_due = True
+        self._write_leaderboard(now=False)
+
+    def _write_leaderboard(self, *, now: bool) -> None:
+        """Write the leaderboard if a job has ended since, but spend no more than a part of the time on it."""
+        began = time.monotonic()
+        if not self._leaderboard_due or (began < self._leaderboard_wait and not now):
+            return
+        try:
+            write_leaderboard(self.ledger.sweep_dir)
+        except DataError as error:  # a table is not worth the jobs
+            log.warning("%s", error)
+        spent = time.monotonic() - began
+        self._leaderboard_due, self._leaderboard_wait = False, began + LEADERBOARD_SHARE * spent
+
+    def _say_result(self, ended: Sequence[Ended], num_jobs: int) -> None:
+        failed = [each for each in ended if each.status == "failed"]
+        log.info("%s", self.ledger.sweep_dir / "leaderboard.md")
+        if failed:
+            first = failed[0]
+            raise FmxError(
+                f"{len(failed)} of {num_jobs} jobs failed, the first: #{first.job.number} {first.job.label}: "
+                f"{first.error}\nfmx run --resume-sweep {self.ledger.sweep_dir} runs what is not completed again"
+            )

@@ -1,0 +1,141 @@
+"""The jobs of a sweep: each composed, checked and frozen into a file before the first one starts."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import filter_overrides
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from fmx.check import check, check_values
+from fmx.composition import quoted
+from fmx.errors import ConfigError, FmxError
+from fmx.frozen import freeze_job
+from fmx.hydra_errors import translate
+from fmx.record import config_fingerprint
+
+__all__ = ["FROZEN_JOBS", "Job", "Plan"]
+
+log = logging.getLogger(__name__)
+FROZEN_JOBS = "jobs"  # the folder of the frozen configurations and of what the jobs print, in the sweep directory
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep. `arguments` make `python -m fmx.run` run exactly it, whatever conf/ says by then."""
+
+    number: int
+    overrides: list[str]
+    sweep_dir: Path
+    fingerprint: str  # of the resolved configuration, seed included
+    processes: int = 1  # that train together
+    on_gpu: bool = False  # whether it may compute on a GPU
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the run is."""
+        return self.sweep_dir / str(self.number)
+
+    @property
+    def label(self) -> str:
+        """What tells it from the others."""
+        return " ".join(filter_overrides(self.overrides)) or "(defaults)"
+
+    @property
+    def log(self) -> Path:
+        """What the job prints."""
+        return self.sweep_dir / FROZEN_JOBS / f"{self.number}.log"
+
+    @property
+    def arguments(self) -> list[str]:
+        """The command line of this job alone, without `resume`."""
+        frozen = ["--config-dir", str(self.sweep_dir / FROZEN_JOBS), "--config-name", str(self.number)]
+        return [*frozen, f"hydra.run.dir={quoted(str(self.run_dir))}"]
+
+
+class Plan:
+    """Composes the jobs of one sweep from its master configuration, and freezes each in the sweep directory."""
+
+    def __init__(self, context: HydraContext, config: DictConfig) -> None:
+        self._context = context
+        self._config = config
+        self._checked: set[str] = set()
+        self.sweep_dir = Path(str(config.hydra.sweep.dir)).absolute()
+
+    def jobs(self, overrides: Sequence[Sequence[str]], known: Mapping[str, int]) -> list[Job]:
+        """All jobs, each once; ConfigError names the first that cannot run, and nothing is written if there is one.
+
+        known: the numbers of an earlier sweep's jobs by fingerprint; others get the numbers from there on.
+        """
+        composed = [self._compose(each, number) for number, each in enumerate(overrides)]
+        numbers, jobs = dict(known), list[Job]()
+        for config, each in zip(composed, overrides, strict=True):
+            fingerprint = config_fingerprint(_resolved(config))
+            number = numbers.setdefault(fingerprint, max(numbers.values(), default=-1) + 1)
+            if number in {job.number for job in jobs}:
+                log.warning("%s is the same as job %d: it is run once", " ".join(each), number)
+            else:
+                with open_dict(config):
+                    config.hydra.job.id = config.hydra.job.num = number
+                jobs.append(self._frozen(config, each, number))
+        return jobs
+
+    def job(self, overrides: Sequence[str], number: int) -> Job:
+        """One job by its number; ConfigError where it cannot run."""
+        return self._frozen(self._compose(overrides, number), overrides, number)
+
+    def check(self, overrides: Sequence[str]) -> None:
+        """ConfigError where a job with these overrides could not run."""
+        self._compose(overrides, 0)
+
+    def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
+        try:
+            config: DictConfig = self._context.config_loader.load_sweep_config(self._config, list(overrides))
+            with open_dict(config):
+                config.hydra.job.id = config.hydra.job.num = number
+            self._check(config)
+        except Exception as error:
+            plain = error if isinstance(error, FmxError) else translate(error)
+            if plain is None:
+                raise
+            raise ConfigError(f"job {number} ({' '.join(overrides)}): {plain}") from error
+        return config
+
+    def _check(self, config: DictConfig) -> None:
+        """Check a configuration; what was found right with another seed is not rehearsed again."""
+        try:
+            resolved = _resolved(config)
+        except Exception:
+            check(config)
+            raise
+        told = config_fingerprint({**resolved, "seed": None})
+        if told not in self._checked:
+            check(config)
+            self._checked.add(told)
+        check_values(resolved)
+
+    def _frozen(self, config: DictConfig, overrides: Sequence[str], number: int) -> Job:
+        resolved = _resolved(config)
+        devices, nodes = resolved["trainer"].get("devices", 1), resolved["trainer"].get("num_nodes", 1)
+        count = len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) else 1
+        job = Job(
+            number=number,
+            overrides=list(overrides),
+            sweep_dir=self.sweep_dir,
+            fingerprint=config_fingerprint(resolved),
+            processes=count * nodes,
+            on_gpu=resolved["trainer"].get("accelerator") != "cpu",
+        )
+        folder = self.sweep_dir / FROZEN_JOBS
+        folder.mkdir(parents=True, exist_ok=True)
+        freeze_job(config, folder / f"{number}.yaml")
+        return job
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    plain: Any = OmegaConf.to_container(ours, resolve=True)
+    return dict(plain)

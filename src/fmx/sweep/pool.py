@@ -1,0 +1,195 @@
+"""Jobs side by side: pulled whenever a worker is free, ended whatever happens, told apart by how they ended."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any, Literal
+
+from fmx.errors import DataError
+from fmx.record import write_json
+from fmx.run_dir import open_run
+from fmx.sweep.machine import Share
+from fmx.sweep.plan import Job
+from fmx.sweep.worker import PRELOADED, work
+
+__all__ = ["Ended", "Pool", "Started"]
+
+GRACE_S = 15.0  # between asking a job to stop and ending it
+PAUSE_S = 0.5  # between two looks at the clock
+Cause = Literal["completed", "raised", "killed", "timeout", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Started:
+    """A job that has begun."""
+
+    job: Job
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A job that has ended, and how."""
+
+    job: Job
+    cause: Cause
+    error: str | None
+    seconds: float
+
+    @property
+    def status(self) -> str:
+        """As in run.json."""
+        return self.cause if self.cause in {"completed", "interrupted"} else "failed"
+
+
+@dataclass
+class _Running:
+    job: Job
+    share: Share
+    process: BaseProcess
+    lifeline: Connection
+    began: float
+    asked_to_stop: float | None = None  # when
+    cause: Cause | None = None  # why it was asked
+
+
+class Pool:
+    """Runs jobs in processes of their own, as many at once as there are shares of the machine.
+
+    job_timeout_s: after which a job is ended; None: never.
+    """
+
+    def __init__(self, shares: Sequence[Share], *, job_timeout_s: float | None) -> None:
+        self._free = list(shares)
+        self._timeout_s = job_timeout_s
+        self._running: list[_Running] = []
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(PRELOADED)
+
+    def warm_up(self) -> None:
+        """Start importing what jobs need, in the process that they will be forked from."""
+        from multiprocessing import forkserver
+
+        forkserver.ensure_running()
+
+    def run(self, jobs: Iterable[tuple[Job, list[str]]]) -> Generator[Started | Ended | None]:
+        """Run jobs, each with more arguments of its own; yield each start and end, and None whenever time has passed.
+
+        `jobs` is asked for the next one only when a worker is free. However the iteration ends, no job outlives it.
+        """
+        waiting = iter(jobs)
+        try:
+            while True:
+                while self._free and (following := next(waiting, None)) is not None:
+                    yield self._start(*following)
+                if not self._running:
+                    return
+                connection.wait([running.process.sentinel for running in self._running], timeout=PAUSE_S)
+                yield from self._ended()
+                self._watch_the_clock()
+                yield None
+        finally:
+            self._end_all()
+
+    def stop(self, signum: int) -> Iterator[Ended]:
+        """Ask every running job to save its state and end, wait for all, and yield how they ended."""
+        for running in self._running:
+            self._ask(running, "interrupted", signum)
+        while self._running:
+            connection.wait([running.process.sentinel for running in self._running], timeout=PAUSE_S)
+            yield from self._ended()
+            self._watch_the_clock()
+
+    def _start(self, job: Job, arguments: list[str]) -> Started:
+        share = self._free.pop(0)
+        theirs, ours = self._context.Pipe(duplex=False)
+        process = self._context.Process(
+            target=work, args=([*job.arguments, *arguments], job.log, share.threads, share.env, theirs), daemon=False
+        )
+        process.start()
+        theirs.close()
+        self._running.append(_Running(job, share, process, ours, time.monotonic()))
+        return Started(job)
+
+    def _ended(self) -> Iterator[Ended]:
+        for running in [each for each in self._running if each.process.exitcode is not None]:
+            self._running.remove(running)
+            self._free.append(running.share)
+            running.lifeline.close()
+            _kill_group(running)  # what it started, if it was killed itself
+            code = running.process.exitcode
+            running.process.close()
+            yield _verdict(running, code if code is not None else 1)
+
+    def _watch_the_clock(self) -> None:
+        now = time.monotonic()
+        for running in self._running:
+            if running.asked_to_stop is not None:
+                if now - running.asked_to_stop > GRACE_S:
+                    _kill_group(running)
+            elif self._timeout_s is not None and now - running.began > self._timeout_s:
+                self._ask(running, "timeout", signal.SIGTERM)
+
+    @staticmethod
+    def _ask(running: _Running, cause: Cause, signum: int) -> None:
+        running.asked_to_stop, running.cause = time.monotonic(), cause
+        if running.process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(running.process.pid, signum)
+
+    def _end_all(self) -> None:
+        for running in self._running:
+            _kill_group(running)
+            running.process.join()
+        self._running.clear()
+
+
+def _kill_group(running: _Running) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(running.process.pid or -1, signal.SIGKILL)
+
+
+def _verdict(running: _Running, code: int) -> Ended:
+    """How a job ended, from its exit code and its own record; the record is completed where the job could not."""
+    job, seconds = running.job, time.monotonic() - running.began
+    try:
+        record = open_run(job.run_dir, finished=False).record
+    except DataError:
+        record = {}
+    status = record.get("status")
+    if code == 0 and status == "completed":
+        return Ended(job, "completed", None, seconds)
+    cause: Cause = running.cause or ("raised" if code > 0 else "killed")
+    if cause == "timeout":
+        error: str | None = f"stopped after {seconds:.0f} s: longer than job_timeout_s"
+    elif status == "interrupted" or code in {130, 143}:
+        cause, error = "interrupted", record.get("error")
+    elif code < 0:
+        error = f"killed by {signal.Signals(-code).name}"
+    else:
+        error = record.get("error") or _last_line(job) or f"ended with exit code {code}"
+    _complete(job, record, "interrupted" if cause == "interrupted" else "failed", error)
+    return Ended(job, cause, error, seconds)
+
+
+def _complete(job: Job, record: dict[str, Any], status: str, error: str | None) -> None:
+    """Write into run.json what a job that was killed could not write itself."""
+    if record.get("status") in {status, "completed"} and record.get("error") == error:
+        return
+    job.run_dir.mkdir(parents=True, exist_ok=True)
+    started = {} if record else {"overrides": job.overrides, "config_fingerprint": job.fingerprint}
+    write_json(job.run_dir / "run.json", {**started, **record, "status": status, "error": error})
+
+
+def _last_line(job: Job) -> str | None:
+    try:
+        lines = job.log.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return None
+    return next((line.strip() for line in reversed(lines) if line.strip()), None)

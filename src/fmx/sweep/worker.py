@@ -1,0 +1,58 @@
+"""One job's process: forked from one that has the imports behind it, and never outliving its sweep."""
+
+import os
+import runpy
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+__all__ = ["PRELOADED", "work"]
+
+# What every run imports sooner or later; a job that needs more imports it itself.
+PRELOADED = [
+    "torch",
+    "torch.utils.tensorboard",
+    "pytorch_lightning",
+    "torchmetrics.classification",
+    "pandas",
+    "sklearn.metrics",
+    "matplotlib.pyplot",
+    "fmx.check",
+    "fmx.rehearsal",
+    "fmx.fit",
+    "fmx.results",
+]
+GRACE_S = 20  # to save the state after the sweep has died
+
+
+def work(arguments: Sequence[str], log: Path, threads: int, env: Mapping[str, str], lifeline: Connection) -> None:
+    """Run `python -m fmx.run ARGUMENTS` in this process, which becomes the head of a group of its own.
+
+    log: takes what the job prints. threads: that this process computes with. lifeline: has its other end in the
+    sweep's process; once that is gone, the job saves its state and ends.
+    """
+    os.setsid()
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    for descriptor in (1, 2):
+        os.dup2(output, descriptor)
+    os.environ.update({**env, "OMP_NUM_THREADS": str(threads)})
+    import torch
+
+    torch.set_num_threads(threads)  # the variable came too late for this process, but not for those it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+    sys.argv = ["fmx.run", *arguments]
+    runpy.run_module("fmx.run", run_name="__main__", alter_sys=True)
+
+
+def _end_with(lifeline: Connection) -> None:
+    try:
+        lifeline.recv_bytes()
+    except (EOFError, OSError):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE_S)
+        os.killpg(os.getpgid(0), signal.SIGKILL)
