@@ -52,7 +52,7 @@ COMMAND_LINE = {
     "augment.prob=7": ["augment.prob must be from 0 to 1, got 7"],
     "metrics.macro_f1.average=mikro": ["metrics.macro_f1", "'macro'", "mikro"],
     "select=worst": ["select must be one of best, last, got 'worst'"],
-    "resume=outputs/latest": ["resume must be null", "start it anew"],
+    "resume=outputs/latest": ["resume=outputs/latest is not a run directory", "resume=auto"],
     "seed=-1": ["seed must be a whole number from 0 to 4294967295, got -1"],
     # syntax
     "foo": ["cannot read the override 'foo'", "KEY=VALUE"],
@@ -234,11 +234,15 @@ def test_the_traceback_is_there_for_who_wants_it(command, tmp_path):
 
 
 def test_a_bad_job_of_a_sweep(command, tmp_path):
-    overrides = ["data=digits", "model=mlp", "trainer=smoke", "optim.lr=1e-3,-1", "hydra.sweep.dir=sweep"]
-    done = command("-m", *overrides, cwd=tmp_path)
+    """Job 19 of 20 is wrong: nothing runs."""
+    seeds = ",".join(map(str, range(9)))
+    overrides = ["data=digits", "model=mlp", "trainer=smoke", f"seed={seeds},-1", "optim.lr=1e-3,2e-3"]
+    done = command("-m", *overrides, "hydra.sweep.dir=sweep", cwd=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
-    assert done.stderr == "optim.lr must be a number greater than 0, got -1\n"
-    assert not (tmp_path / "sweep/1/run.json").exists()
+    assert done.stderr.startswith("job 18 (")
+    assert "): seed must be a whole number from 0" in done.stderr
+    assert done.stderr.endswith(", got -1\n")
+    assert not list(tmp_path.rglob("run.json"))
 
 
 @pytest.mark.parametrize("path", ["file", "file/run"])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning import Trainer, seed_everything
 from torch import nn
 
@@ -132,7 +132,10 @@ def _network(cfg: DictConfig) -> nn.Module:
 
 def lightnings_keys(trainer: DictConfig) -> DictConfig:
     """The trainer node without the keys that parts of fmx read by interpolation."""
-    return OmegaConf.masked_copy(trainer, [str(key) for key in trainer if key != "checkpoint_every_s"])
+    taken = trainer.copy()
+    with open_dict(taken):
+        taken.pop("checkpoint_every_s", None)
+    return taken
 
 
 def _trainer(cfg: DictConfig, net: nn.Module) -> Trainer:

@@ -13,9 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
 from fmx.claim import claim
-from fmx.errors import ConfigError, FmxError
-from fmx.exits import Refusal
-from fmx.hydra_errors import nearest, translate
+from fmx.errors import ConfigError
+from fmx.exits import Refusal, expected
+from fmx.hydra_errors import nearest
 from fmx.resume import check_same_run
 
 __all__ = ["Check", "check_values"]
@@ -26,35 +26,31 @@ class Check(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Check one run's configuration, then hold its run directory, before Hydra writes anything there."""
-        _refuse_or_pass(config, Path(config.hydra.run.dir))
+        _refusing(lambda: check(config, alone=True))
         if int(os.environ.get("LOCAL_RANK", "0")) == 0:
             _refusing(lambda: claim(Path(config.hydra.run.dir)))
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Check each job of a sweep, for which Hydra calls nothing earlier."""
         if config.hydra.mode == RunMode.MULTIRUN:
-            _refuse_or_pass(config)
-
-
-def _refuse_or_pass(config: DictConfig, run_dir: Path | None = None) -> None:
-    _refusing(lambda: check(config, run_dir))
+            _refusing(lambda: check(config))
 
 
 def _refusing(step: Callable[[], None]) -> None:
     try:
         step()
     except Exception as error:
-        plain = error if isinstance(error, FmxError) else translate(error)
+        plain = expected(error)
         if plain is None:
             raise
         raise Refusal(plain) from error
 
 
-def check(config: DictConfig, run_dir: Path | None = None) -> None:
+def check(config: DictConfig, *, alone: bool = False) -> None:
     """Raise ConfigError for the first thing that is wrong in a composed configuration.
 
     Names and values come first and need no heavy import; then the targets are imported and their signatures bound; then
-    what needs no data is made. run_dir: where the run will be, unless it is part of a sweep.
+    what needs no data is made. alone: no part of a sweep, so that its folder is asked as well.
     """
     ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     plain: Any = OmegaConf.to_container(ours, resolve=False)
@@ -65,17 +61,24 @@ def check(config: DictConfig, run_dir: Path | None = None) -> None:
     except InterpolationKeyError:
         from fmx.targets import check_keys
 
-        check_keys(plain)  # a mistyped key is the likely reason why an interpolation leads nowhere
+        check_keys(_lightnings(plain))  # a mistyped key is the likely reason why an interpolation leads nowhere
         raise
     check_values(resolved)
-    if run_dir is not None and int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        check_same_run(resolved, run_dir, resolved["resume"])
+    if alone and int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        check_same_run(resolved, Path(config.hydra.run.dir), resolved["resume"])
     from fmx.targets import check_targets
 
-    check_targets(resolved | {"trainer": {k: v for k, v in resolved["trainer"].items() if k != "checkpoint_every_s"}})
+    check_targets(_lightnings(resolved))
     from fmx.rehearsal import rehearse
 
     rehearse(ours)
+
+
+def _lightnings(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without the keys of its trainer that Lightning's does not take."""
+    if not isinstance(config["trainer"], dict):
+        return config
+    return config | {"trainer": {key: value for key, value in config["trainer"].items() if key not in OF_FMX}}
 
 
 def _check_root(config: Mapping[str, Any]) -> None:
@@ -110,6 +113,7 @@ def _check_model_keys(model: Mapping[str, Any]) -> None:
 GROUPS = ["data", "model", "augment", "loss", "optim", "schedule", "metrics", "trainer", "callbacks", "logger"]
 ROOT_KEYS = [*GROUPS, "seed", "select", "memory_format", "resume", "run_dir", "sweep", "vars"]
 MODEL_KEYS = ["name", "net"]
+OF_FMX = {"checkpoint_every_s"}  # keys of the trainer that parts of fmx read
 
 
 class Rule:

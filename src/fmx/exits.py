@@ -11,7 +11,7 @@ from types import FrameType
 
 from fmx.errors import FmxError
 
-__all__ = ["Interrupted", "Refusal", "plain_exits", "plain_message"]
+__all__ = ["Interrupted", "Refusal", "expected", "plain_exits", "plain_message"]
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 UNWRITABLE = {errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
@@ -52,7 +52,7 @@ def plain_exits() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except (Refusal, Exception) as raised:
-        error = _expected(raised)
+        error = expected(raised)
         if error is None:
             raise
         if wants_traceback:
@@ -73,7 +73,7 @@ def plain_message(error: FmxError) -> str:
     return str(error).rpartition("fmx.errors.DataError: ")[2].strip()
 
 
-def _expected(raised: BaseException) -> FmxError | None:
+def expected(raised: BaseException) -> FmxError | None:
     """The plain error that stands behind an exception, or None where it is a bug."""
     if isinstance(raised, Refusal):
         return raised.error
