@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,11 @@ class Record:
         parts = earlier.get("parts")
         part = {key: earlier.get(key) for key in ("started", "host", "command", "status", "error")}
         self.contents = dict(earlier) | {"parts": [*(parts if isinstance(parts, list) else []), part]}
+
+    def end(self, status: str, error: str | None) -> None:
+        """Record how a run ended early; a disk that is full must not hide why."""
+        with suppress(OSError):
+            self.update(status=status, error=error)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -122,14 +127,19 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
     try:
         yield record
     except (Interrupted, KeyboardInterrupt):
-        record.update(status="interrupted")
-        log.warning("interrupted; the run so far is in %s", run_dir)
+        record.end("interrupted", None)
+        log.warning("interrupted; resume=%s goes on with it", run_dir)
         raise
     except FmxError as error:
-        record.update(status="failed", error=plain_message(error))
+        record.end("failed", plain_message(error))
         raise Refusal(error) from error
+    except OSError as error:
+        if not run_dir.is_dir():
+            raise Refusal(FmxError(f"{run_dir} was removed while the run went on; nothing of it is left")) from error
+        record.end("failed", f"{type(error).__name__}: {error}")
+        raise
     except BaseException as error:
-        record.update(status="failed", error=f"{type(error).__name__}: {error}")
+        record.end("failed", f"{type(error).__name__}: {error}")
         raise
     record.update(status="completed")
 
