@@ -134,8 +134,8 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
         record.end("failed", plain_message(error))
         raise Refusal(error) from error
     except OSError as error:
-        if not run_dir.is_dir():
-            raise Refusal(FmxError(f"{run_dir} was removed while the run went on; nothing of it is left")) from error
+        if isinstance(error, FileNotFoundError) and str(error.filename).startswith(str(run_dir)):
+            raise Refusal(FmxError(f"{error.filename} was removed while the run went on")) from error
         record.end("failed", f"{type(error).__name__}: {error}")
         raise
     except BaseException as error:
