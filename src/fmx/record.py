@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from fmx.errors import DataError, FmxError
-from fmx.exits import Interrupted, Refusal, plain_message
+from fmx.exits import Interrupted, Refusal, expected, plain_message
 from fmx.frozen import relocated
 from fmx.run_dir import open_run
 
@@ -130,14 +130,14 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
         record.end("interrupted", None)
         log.warning("interrupted; resume=%s goes on with it", run_dir)
         raise
-    except FmxError as error:
-        record.end("failed", plain_message(error))
-        raise Refusal(error) from error
-    except OSError as error:
+    except Exception as error:
+        plain = expected(error)
         if isinstance(error, FileNotFoundError) and str(error.filename).startswith(str(run_dir)):
-            raise Refusal(FmxError(f"{error.filename} was removed while the run went on")) from error
-        record.end("failed", f"{type(error).__name__}: {error}")
-        raise
+            plain = FmxError(f"{error.filename} was removed while the run went on")
+        record.end("failed", plain_message(plain) if plain else f"{type(error).__name__}: {error}")
+        if plain is None:
+            raise
+        raise Refusal(plain) from error
     except BaseException as error:
         record.end("failed", f"{type(error).__name__}: {error}")
         raise
