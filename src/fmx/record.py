@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from fmx.errors import DataError, FmxError
-from fmx.exits import Interrupted, Refusal, expected, plain_message
+from fmx.exits import Interrupted, Pruned, Refusal, expected, plain_message
 from fmx.frozen import relocated
 from fmx.run_dir import open_run
 
@@ -129,6 +129,11 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
     except (Interrupted, KeyboardInterrupt):
         record.end("interrupted", None)
         log.warning("interrupted; resume=%s goes on with it", run_dir)
+        raise
+    except Pruned as pruned:
+        record.contents["pruned"] = pruned.facts
+        record.end("interrupted", str(pruned))
+        log.info("%s", pruned)
         raise
     except Exception as error:
         plain = expected(error)
