@@ -135,4 +135,6 @@ def _composition(raised: BaseException) -> ConfigError:
         return ConfigError(f"a group takes the name of a member, such as model=mlp, but one override gives it {got}")
     if override := re.match(r"Ambiguous value for argument '(\S+)'", said):
         return ConfigError(f"{override[1]} gives several values: add -m to run them all, or write [A,B] for one list")
+    if override := re.match(r"Sweep parameters (.+) requires --multirun", said):
+        return ConfigError(f"{override[1]} gives many values: add -m, and hydra/sweeper=search to draw from them")
     return ConfigError(said)

@@ -36,7 +36,7 @@ def search(context: HydraContext, config: DictConfig, launcher: Any, arguments: 
     from fmx.search.command import Command
     from fmx.search.report import write_page, write_summary
     from fmx.search.space import read_space, split
-    from fmx.search.standin import Plan, Pool
+    from fmx.search.standin import Ended, Plan, Pool
     from fmx.search.study import SharedStudy
     from fmx.search.summary import summarize
 
@@ -60,11 +60,12 @@ def search(context: HydraContext, config: DictConfig, launcher: Any, arguments: 
             sweep_dir, options, space, searcher, fixed={each.key_or_group: str(each.input_line) for each in fixed}
         )
         command = Command(config, composed.fixed, space)
-        trials = Trials(study, Plan(context, config, sweep_dir), options, space, composed.fixed)
+        trials = Trials(study, Plan(context, config), options, space, composed.fixed)
         try:
-            for ended in Pool(sweep_dir, config.hydra.launcher).run(trials.claimed()):
-                trials.settle(ended)
-                write_summary(summarize(study.study, sweep_dir, options, command))
+            for event in Pool().run(trials.claimed()):
+                if isinstance(event, Ended):
+                    trials.settle(event)
+                    write_summary(summarize(study.study, sweep_dir, options, command))
         finally:
             summary = summarize(study.study, sweep_dir, options, command)
             write_summary(summary)
@@ -138,7 +139,7 @@ class Trials:
         self._began = time.monotonic()
         self.failed: dict[int, str] = {}
 
-    def claimed(self) -> Iterator["Job"]:
+    def claimed(self) -> Iterator[tuple["Job", list[str]]]:
         """Jobs for as long as there are trials to run and time to start them in."""
         budget = self._options.timeout_s
         while budget is None or time.monotonic() - self._began < budget:
@@ -148,7 +149,7 @@ class Trials:
             if not (claim.begun and self._settle_from_record(claim.number)):
                 job = self._job(claim)
                 if job is not None:
-                    yield job
+                    yield job, []
 
     def _job(self, claim: "Claim") -> "Job | None":
         """The job of a trial; None, and the trial failed, where its values do not fit together."""

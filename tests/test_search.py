@@ -1,0 +1,223 @@
+"""hydra/sweeper=search: what it draws, what it refuses, and that no trial is lost, repeated or shared by mistake."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+# A run of a second on real digits.
+RUN = [
+    "-m",
+    "hydra/sweeper=search",
+    "hydra.sweep.dir=search",
+    "data=digits",
+    "model=mlp",
+    "augment=none",
+    "logger=none",
+    "trainer=cpu",
+    "trainer.max_epochs=2",
+    "trainer.limit_train_batches=4",
+]
+LR = "optim.lr=tag(log,interval(1e-4,1e-1))"
+
+REFUSED = {
+    # settings
+    "hydra.sweeper.sampler=tep": ["hydra.sweeper.sampler", "'tep'", "did you mean 'tpe'?", "random, grid, cmaes"],
+    "hydra.sweeper.pruning=ahsa": ["hydra.sweeper.pruning", "did you mean 'asha'?", "hyperband, none"],
+    "hydra.sweeper.metric=test/accuracy": ["test/accuracy", "chosen by the test set", "use val/accuracy"],
+    "hydra.sweeper.metric=[val/loss,test/loss]": ["test/loss", "use val/loss"],
+    "hydra.sweeper.metric=val/acuracy": ["no figure 'val/acuracy'", "did you mean 'val/accuracy'?", "params, seconds"],
+    "hydra.sweeper.direction=up": ["must be maximize, minimize or auto, got 'up'"],
+    "hydra.sweeper.direction=[maximize,minimize]": ["one entry for each of the 1 metrics, got 2"],
+    "hydra.sweeper.n_trials=0": ["hydra.sweeper.n_trials must be a whole number of at least 1 or null, got 0"],
+    "hydra.sweeper.n_trials=null": ["would never end", "hydra.sweeper.timeout_s=SECONDS"],
+    "hydra.sweeper.timeout_s=-1": ["hydra.sweeper.timeout_s must be a number greater than 0 or null, got -1"],
+    "hydra.sweeper.n_trails=3": ["n_trails", "did you mean 'n_trials'?"],
+    "+hydra.sweeper.n_trails=3": ["no key 'n_trails'", "did you mean 'n_trials'?"],
+    "hydra.sweeper.metric=[val/loss,params] hydra.sweeper.pruning=asha": ["names 2", "pruning=none"],
+    "hydra.sweeper.metric=params hydra.sweeper.pruning=asha": ["follows a figure of the validations"],
+    "hydra.sweeper.sampler=grid": ["cannot count the values of optim.lr", "choice(A,B,C)"],
+    "data.validation=test": ["data.validation=test makes val/accuracy a figure of the test set"],
+    "data.validation=none": ["leaves no val/accuracy"],
+    # distributions
+    "optim.lr=1e-3": ["a search needs a distribution", "tag(log,interval(1e-4,1e-1))", "hydra.sweeper.params"],
+    "optim.lr=tag(lgo,interval(1e-4,1e-1))": ["there is no tag 'lgo'", "did you mean 'log'?"],
+    "optim.lr=tag(log,interval(0,1e-1))": ["needs a lower end above 0, got 0"],
+    "optim.lr=interval(0.1,0.01)": ["the lower end comes first"],
+    "optim.lr=tag(log,choice(1,2))": ["choices are not numbers in an order"],
+    "seed=range(3,3)": ["the range is empty"],
+    # what the distributions reach
+    "model=mlp,lenett": ["no model 'lenett'", "did you mean 'lenet'?"],
+    "optim.lrr=interval(0.1,0.2)": ["optim.lrr", "did you mean 'lr'?"],
+    "optim.momentum=interval(0.1,0.2)": ["optim.momentum"],
+    "data.batch_size=0,64": ["data.batch_size must be a whole number of at least 1, got 0"],
+    "data.batch_size=64,0": ["data.batch_size must be a whole number of at least 1, got 0"],
+    "loss.label_smoothing=interval(0.1,1.5)": ["loss.label_smoothing must be", "got 1.5"],
+}
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_what_is_wrong_is_said_before_the_first_trial(command, tmp_path, line):
+    done = command(*RUN, LR, *line.split(), cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert [part for part in REFUSED[line] if part not in done.stderr] == [], done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def searched(folder: Path) -> dict:
+    return json.loads((folder / "search" / "search.json").read_text())
+
+
+def records(folder: Path) -> dict[int, dict]:
+    return {int(path.parent.name): json.loads(path.read_text()) for path in folder.glob("search/*/run.json")}
+
+
+def counted(folder: Path) -> dict[str, int]:
+    return {state: number for state, number in searched(folder)["trials"].items() if number}
+
+
+def test_tpe_draws_by_the_distributions_and_names_the_best_as_a_command(command, tmp_path):
+    space = [
+        LR,
+        "model.net.hidden_sizes=[16],[16,16]",
+        "data.batch_size=interval(16,64)",
+        "data.num_workers=range(0,1)",
+    ]
+    space += ["optim.weight_decay=interval(0,1)"]
+    done = command(*RUN, *space, "hydra.sweeper.n_trials=3", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = searched(tmp_path)
+    assert counted(tmp_path) == {"begun": 3, "completed": 3}
+    for trial in found["history"]:
+        drawn = trial["params"]
+        assert 1e-4 <= drawn["optim.lr"] <= 1e-1
+        assert drawn["model.net.hidden_sizes"] in {"[16]", "[16,16]"}
+        assert isinstance(drawn["data.batch_size"], int)
+        assert drawn["data.num_workers"] == 0
+        assert isinstance(drawn["optim.weight_decay"], float)  # where the configuration has a decimal, so are the draws
+        metrics = json.loads((tmp_path / "search" / str(trial["trial"]) / "metrics.json").read_text())
+        assert trial["values"] == {"val/accuracy": metrics["val"]["accuracy"]}
+    best = max(found["history"], key=lambda trial: trial["values"]["val/accuracy"])
+    assert found["best"][0]["values"] == best["values"]
+    line = found["best"][0]["command"]
+    assert line in done.stdout
+    assert line in (tmp_path / "search/search.md").read_text()
+
+    again = command(*shlex.split(line)[3:], "hydra.run.dir=again", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    metrics = json.loads((tmp_path / "again/metrics.json").read_text())
+    assert metrics["val"]["accuracy"] == best["values"]["val/accuracy"]
+
+
+def test_grid_finds_the_pareto_front(command, tmp_path):
+    space = ["model.net.hidden_sizes=[4],[16],[64]", "optim.lr=1e-6,1e-2"]
+    goals = ["hydra.sweeper.metric=[val/accuracy,params]", "hydra.sweeper.sampler=grid", "hydra.sweeper.n_trials=null"]
+    done = command(*RUN, *space, *goals, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = searched(tmp_path)
+    assert found["direction"] == ["maximize", "minimize"]
+    points = {(trial["values"]["val/accuracy"], trial["values"]["params"]) for trial in found["history"]}
+    assert len({tuple(trial["params"].values()) for trial in found["history"]}) == 6
+    front = {p for p in points if not any(q[0] >= p[0] and q[1] <= p[1] and q != p for q in points)}
+    assert {tuple(each["values"].values()) for each in found["best"]} == front
+    assert 1 < len(front) < 6
+    page = (tmp_path / "search/search.html").read_text()
+    assert "Pareto front" in page
+    assert 'http-equiv="Content-Security-Policy" content="default-src \'none\'' in page
+
+
+def test_asha_prunes(command, tmp_path):
+    space = ["optim.lr=tag(log,interval(1e-7,1e-2))", "trainer.max_epochs=4", "hydra.sweeper.sampler=random"]
+    prune = ["hydra.sweeper.pruning=asha", "hydra.sweeper.reduction=2", "hydra.sweeper.n_trials=5"]
+    done = command(*RUN, *space, *prune, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found, runs = searched(tmp_path), records(tmp_path)
+    pruned = [trial["trial"] for trial in found["history"] if trial["state"] == "pruned"]
+    completed = [trial["trial"] for trial in found["history"] if trial["state"] == "completed"]
+    assert len(pruned) + len(completed) == 5
+    assert len(pruned) >= 2
+    for number in pruned:
+        run_dir, said = tmp_path / "search" / str(number), runs[number]
+        assert said["status"] == "interrupted"
+        reports = found["history"][number]["reports"]
+        last = max(reports, key=int)
+        assert said["error"] == f"pruned after epoch {last}: val/accuracy {reports[last]:.4g}"
+        assert len((run_dir / "history.csv").read_text().splitlines()) == 1 + len(reports)
+        assert not (run_dir / "metrics.json").exists()  # the test set stays sealed
+    for number in completed:
+        assert list(found["history"][number]["reports"]) == ["1", "2", "3", "4"]
+    assert "Reports" in (tmp_path / "search/search.html").read_text()
+
+
+class Search:
+    """A search in a process of its own that can be killed."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        with (folder / f"log{len(list(folder.glob('log*')))}").open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "fmx.run", *RUN, *arguments], cwd=folder, stdout=log, stderr=log
+            )
+
+    def wait(self) -> int:
+        return self.process.wait(timeout=200)
+
+    def kill(self) -> None:
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def wait_until(holds, timeout_s: float = 100) -> None:
+    end = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def status_of(folder: Path, number: int) -> str | None:
+    path = folder / f"search/{number}/run.json"
+    return json.loads(path.read_text())["status"] if path.exists() else None
+
+
+def test_killed_and_resumed_it_repeats_no_trial(command, tmp_path):
+    arguments = [LR, "hydra.sweeper.sampler=random", "hydra.sweeper.n_trials=4"]
+    search = Search(tmp_path, *arguments)
+    wait_until(lambda: status_of(tmp_path, 1) == "running")
+    search.kill()
+    before = (tmp_path / "search/0/run.json").read_text()
+
+    done = command(*RUN, *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert counted(tmp_path) == {"begun": 4, "completed": 4}
+    rates = [trial["params"]["optim.lr"] for trial in searched(tmp_path)["history"]]
+    assert len(set(rates)) == 4
+    assert (tmp_path / "search/0/run.json").read_text() == before
+    assert {number: record["status"] for number, record in records(tmp_path).items()} == dict.fromkeys(
+        range(4), "completed"
+    )
+
+    # It drew what an undisturbed search draws, has nothing left to do, and refuses to become another search.
+    again = command(*RUN, *arguments, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert [trial["params"]["optim.lr"] for trial in searched(tmp_path)["history"]] == rates
+    other = command(*RUN, *arguments, "trainer.max_epochs=3", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "trainer.max_epochs=2" in other.stderr
+    assert "hydra.sweep.dir=DIR" in other.stderr
+
+
+def test_two_commands_with_two_workers_each_share_the_study(tmp_path):
+    arguments = [LR, "optim.weight_decay=interval(0.0,0.1)", "hydra.sweeper.sampler=cmaes", "hydra.sweeper.startup=2"]
+    arguments += ["hydra.sweeper.n_trials=8"]
+    searches = [Search(tmp_path, *arguments) for _ in range(2)]
+    codes = [search.wait() for search in searches]
+    assert codes == [0, 0], [path.read_text() for path in tmp_path.glob("log*")]
+    assert counted(tmp_path) == {"begun": 8, "completed": 8}
+    assert sorted(records(tmp_path)) == list(range(8))
+    assert len({tuple(trial["params"].values()) for trial in searched(tmp_path)["history"]}) == 8
