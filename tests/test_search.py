@@ -21,6 +21,7 @@ RUN = [
     "augment=none",
     "logger=none",
     "trainer=cpu",
+    "hydra.launcher.workers=1",
     "trainer.max_epochs=2",
     "trainer.limit_train_batches=4",
 ]
@@ -214,7 +215,7 @@ def test_killed_and_resumed_it_repeats_no_trial(command, tmp_path):
 
 def test_two_commands_with_two_workers_each_share_the_study(tmp_path):
     arguments = [LR, "optim.weight_decay=interval(0.0,0.1)", "hydra.sweeper.sampler=cmaes", "hydra.sweeper.startup=2"]
-    arguments += ["hydra.sweeper.n_trials=8"]
+    arguments += ["hydra.sweeper.n_trials=8", "hydra.launcher.workers=2"]
     searches = [Search(tmp_path, *arguments) for _ in range(2)]
     codes = [search.wait() for search in searches]
     assert codes == [0, 0], [path.read_text() for path in tmp_path.glob("log*")]

@@ -1,8 +1,9 @@
 """What `hydra/sweeper=search` names. Hydra imports this file at every start, so it imports nothing but Hydra."""
 
+import logging
 from typing import Any
 
-from hydra.core.plugins import Plugins
+from hydra.core.utils import configure_log, setup_globals
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -17,17 +18,15 @@ class SearchSweeper(Sweeper):
         """Take any setting: they are all checked together, in plain words, before the first trial."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what Hydra hands over."""
-        self.hydra_context = hydra_context
-        self.config = config
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
+        """Keep what the search needs; the task is run by name, in other processes."""
+        self.context = hydra_context
+        self.settings = config
 
     def sweep(self, arguments: list[str]) -> None:
         """Search; raises ConfigError for wrong settings, TrainingError where trials failed."""
         from fmx.search.search import search
 
-        assert self.hydra_context is not None
-        assert self.config is not None
-        search(self.hydra_context, self.config, self.launcher, arguments)
+        setup_globals()
+        configure_log(self.settings.hydra.hydra_logging, self.settings.hydra.verbose)
+        logging.getLogger("fmx").setLevel(logging.INFO)
+        search(self.context, self.settings, arguments)

@@ -24,7 +24,7 @@ def html_page(summary: Summary) -> str:
     return offline_page(
         "search",
         title=summary.headline(),
-        goal=summary.goal(),
+        goal=summary.options.goal,
         sampler=summary.options.sampler,
         pruning=summary.options.pruning,
         best=[

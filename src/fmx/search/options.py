@@ -49,6 +49,11 @@ class Options:
     warmup: int
     reduction: int
 
+    @property
+    def goal(self) -> str:
+        """What is sought, in words."""
+        return ", ".join(f"{each.metric} {each.direction}d" for each in self.objectives)
+
 
 def require_optuna() -> None:
     """ConfigError with the line to type where Optuna is not installed."""

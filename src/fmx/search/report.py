@@ -32,7 +32,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _markdown(summary: Summary) -> str:
-    lines = [f"# Search: {summary.goal()}", "", f"{summary.headline()}, drawn by {summary.options.sampler}."]
+    lines = [f"# Search: {summary.options.goal}", "", f"{summary.headline()}, drawn by {summary.options.sampler}."]
     for trial in summary.best:
         figures = ", ".join(f"{name} {value:.6g}" for name, value in summary.named(trial.values).items())
         lines += ["", f"Trial {trial.number}: {figures}", "", f"    {summary.command.of(trial.params)}"]

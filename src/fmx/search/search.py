@@ -1,7 +1,6 @@
-"""The story of a search: read what is sought, claim trials, run them, tell what they came to, report."""
+"""The story of a search: read what is sought, check it, run trials until there are enough, say what came out."""
 
-import time
-from collections.abc import Iterator
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,23 +8,19 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from fmx.check import check
-from fmx.errors import ConfigError, DataError, TrainingError
-from fmx.exits import Refusal
-from fmx.hydra_errors import translate
-from fmx.run_dir import Run, open_run
-from fmx.search.figure import figure
+from fmx.errors import ConfigError, TrainingError
 from fmx.search.frozen_conf import frozen_context
 from fmx.search.options import Options, read_options, require_optuna
 
 if TYPE_CHECKING:
     from fmx.search.space import Space
-    from fmx.search.standin import Ended, Job, Plan
-    from fmx.search.study import Claim, SharedStudy
 
 __all__ = ["search"]
 
+log = logging.getLogger(__name__)
 
-def search(context: HydraContext, config: DictConfig, launcher: Any, arguments: list[str]) -> None:
+
+def search(context: HydraContext, config: DictConfig, arguments: list[str]) -> None:
     """Run a search to its end, or go on with the one in the sweep directory.
 
     arguments: the command line's overrides. Raises ConfigError before the first trial for anything that is wrong,
@@ -36,14 +31,19 @@ def search(context: HydraContext, config: DictConfig, launcher: Any, arguments: 
     from fmx.search.command import Command
     from fmx.search.report import write_page, write_summary
     from fmx.search.space import read_space, split
-    from fmx.search.standin import Ended, Plan, Pool
     from fmx.search.study import SharedStudy
     from fmx.search.summary import summarize
+    from fmx.search.trials import Trials
+    from fmx.search.workers import check_launcher, run_trials
+    from fmx.sweep.local import warm_up
+    from fmx.sweep.plan import Plan
 
-    sweep_dir = Path(config.hydra.sweep.dir)
+    sweep_dir = Path(str(config.hydra.sweep.dir)).absolute()
+    sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
+    launcher: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
+    check_launcher(launcher)
     if sweep_dir.is_dir():
         context = frozen_context(context, config, sweep_dir)
-    sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
     fixed, swept = split(sweeper["params"], arguments, context.config_loader)
     composed = Composition(context, config, [str(each.input_line) for each in fixed])
     base = composed.config([])
@@ -51,35 +51,41 @@ def search(context: HydraContext, config: DictConfig, launcher: Any, arguments: 
     space = read_space(swept, base)
     if options.sampler == "grid":
         space.grid()
+    warm_up(launcher)
     _rehearse(composed, options, space)
 
     sweep_dir.mkdir(parents=True, exist_ok=True)
     context = frozen_context(context, config, sweep_dir)
     with Searcher(sweep_dir) as searcher:
-        study = SharedStudy(
-            sweep_dir, options, space, searcher, fixed={each.key_or_group: str(each.input_line) for each in fixed}
-        )
+        lines = {each.key_or_group: str(each.input_line) for each in fixed}
+        study = SharedStudy(sweep_dir, options, space, searcher, fixed=lines)
         command = Command(config, composed.fixed, space)
         trials = Trials(study, Plan(context, config), options, space, composed.fixed)
+        log.info("search: %s by %s, %s · %s", ", ".join(space.distributions), options.sampler, options.goal, sweep_dir)
         try:
-            for event in Pool().run(trials.claimed()):
-                if isinstance(event, Ended):
-                    trials.settle(event)
-                    write_summary(summarize(study.study, sweep_dir, options, command))
+            for ended in run_trials(
+                trials.claimed(),
+                launcher,
+                sweep_dir,
+                num_trials=study.num_trials,
+                num_begun=study.num_begun,
+                labelled=trials.labelled,
+            ):
+                trials.settle(ended)
+                write_summary(summarize(study.study, sweep_dir, options, command))
         finally:
             summary = summarize(study.study, sweep_dir, options, command)
             write_summary(summary)
             write_page(summary)
-    print("", *summary.lines(), sep="\n")
+    for line in summary.lines():
+        log.info("%s", line)
     if trials.failed:
-        raise TrainingError(
-            f"{len(trials.failed)} of the trials failed: {', '.join(map(str, sorted(trials.failed)))} "
-            f"(trial {min(trials.failed)}: {trials.failed[min(trials.failed)]})"
-        )
+        first = min(trials.failed)
+        raise TrainingError(f"{len(trials.failed)} trials failed, the first: #{first}: {trials.failed[first]}")
 
 
 class Composition:
-    """Composes the configuration of one run from a search's fixed overrides and others."""
+    """Composes configurations from the overrides of every trial and others."""
 
     def __init__(self, context: HydraContext, config: DictConfig, fixed: list[str]) -> None:
         self._loader = context.config_loader
@@ -92,23 +98,27 @@ class Composition:
 
 
 def _figures(base: DictConfig) -> list[str]:
-    """What a run logs at each validation; metrics of several values are found out only by running."""
+    """What a run logs at each validation."""
     figures = ["val/loss", *(f"val/{name}" for name in base.metrics)]
     return [*figures, "train/loss", "train/accuracy"]
 
 
 def _rehearse(composed: Composition, options: Options, space: "Space") -> None:
     """Check the configuration with every choice and both ends of every interval: a typo in one stops the search."""
+    from fmx.search.trials import pruning_overrides
+
+    if any(each.key == "seed" for each in space.parameters):
+        log.warning("the search draws the seed: the best one is luck. Fix it, and repeat the best with seed=1,2,3")
     first = {each.key: each.corners()[0] for each in space.parameters}
     points = [first] + [first | {each.key: value} for each in space.parameters for value in each.corners()[1:]]
     for point in points:
-        overrides = space.overrides(point)
-        config = composed.config([*overrides, *pruning_overrides(options)])
+        config = composed.config([*space.overrides(point), *pruning_overrides(options)])
         check(config)
         _check_validation(str(config.data.validation), options)
 
 
 def _check_validation(validation: str, options: Options) -> None:
+    """ConfigError where the figures that are sought are those of the test set, or of nothing."""
     metrics = [each.metric for each in options.objectives if each.metric.startswith("val/")]
     if metrics and validation == "test":
         raise ConfigError(
@@ -117,80 +127,3 @@ def _check_validation(validation: str, options: Options) -> None:
         )
     if metrics and validation == "none":
         raise ConfigError(f"data.validation=none leaves no {metrics[0]} to search by; use data.validation=COUNT")
-
-
-def pruning_overrides(options: Options) -> list[str]:
-    """The callback that lets the search stop a run."""
-    if options.pruning == "none":
-        return []
-    monitor = options.objectives[0].metric
-    return [f"+callbacks.pruning={{_target_:fmx.callbacks.pruning.Pruning,monitor:{monitor}}}"]
-
-
-class Trials:
-    """The trials that this command runs: claimed from the study as workers get free, told when they have ended."""
-
-    def __init__(self, study: "SharedStudy", plan: "Plan", options: Options, space: "Space", fixed: list[str]) -> None:
-        self._study = study
-        self._plan = plan
-        self._options = options
-        self._space = space
-        self._fixed = fixed
-        self._began = time.monotonic()
-        self.failed: dict[int, str] = {}
-
-    def claimed(self) -> Iterator[tuple["Job", list[str]]]:
-        """Jobs for as long as there are trials to run and time to start them in."""
-        budget = self._options.timeout_s
-        while budget is None or time.monotonic() - self._began < budget:
-            claim = self._study.claim()
-            if claim is None:
-                return
-            if not (claim.begun and self._settle_from_record(claim.number)):
-                job = self._job(claim)
-                if job is not None:
-                    yield job, []
-
-    def _job(self, claim: "Claim") -> "Job | None":
-        """The job of a trial; None, and the trial failed, where its values do not fit together."""
-        overrides = [*self._fixed, *self._space.overrides(claim.values), *pruning_overrides(self._options)]
-        try:
-            return self._plan.job(overrides, claim.number)
-        except (Refusal, Exception) as raised:  # each value was right by itself
-            error = raised.error if isinstance(raised, Refusal) else translate(raised)
-            if error is None:
-                raise
-            self._fail(claim.number, str(error))
-            return None
-
-    def settle(self, ended: "Ended") -> None:
-        """Tell the study how a run ended; one that was interrupted is left for the next command to continue."""
-        number = ended.job.number
-        if not self._settle_from_record(number) and ended.status != "interrupted":
-            self._fail(number, ended.error or f"the run ended as {ended.status}")
-
-    def _settle_from_record(self, number: int) -> bool:
-        """Tell what run.json says of a trial whose run has ended by itself; returns whether it has."""
-        run_dir = self._study.sweep_dir / str(number)
-        if not (run_dir / "run.json").is_file():
-            return False
-        run = open_run(run_dir, finished=False)
-        if "pruned" in run.record:
-            self._study.prune(number)
-        elif run.status == "completed":
-            self._complete(number, run)
-        elif run.status == "failed":
-            self._fail(number, str(run.record.get("error")))
-        else:
-            return False
-        return True
-
-    def _complete(self, number: int, run: Run) -> None:
-        try:
-            self._study.complete(number, [figure(run, each.metric) for each in self._options.objectives])
-        except DataError as error:
-            self._fail(number, str(error))
-
-    def _fail(self, number: int, error: str) -> None:
-        self.failed[number] = error
-        self._study.fail(number, error)

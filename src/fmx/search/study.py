@@ -68,6 +68,17 @@ class SharedStudy:
                 raise ConfigError(_difference(sweep_dir, known, wanted))
         self.study.pruner = make_pruner(wanted)
 
+    @property
+    def num_trials(self) -> int | None:
+        """How many trials the study is to have; None where only time ends it."""
+        limit = min(self._options.n_trials or math.inf, self._grid)
+        return None if limit == math.inf else int(limit)
+
+    @property
+    def num_begun(self) -> int:
+        """How many trials have been begun, by whomever."""
+        return len(self.study.get_trials(deepcopy=False))
+
     def claim(self) -> Claim | None:
         """Claim a trial: one whose command is gone, else a new one; None once the study has all it was to have."""
         with self._exclusively():
@@ -75,7 +86,7 @@ class SharedStudy:
             for trial in trials:
                 if trial.state == TrialState.RUNNING and not self._searcher.is_alive(trial.user_attrs.get(OWNER)):
                     return self._own(self._trial(trial), begun=True)
-            if len(trials) >= min(self._options.n_trials or math.inf, self._grid):
+            if self.num_trials is not None and len(trials) >= self.num_trials:
                 return None
             self._use_sampler(len(trials))
             return self._own(self.study.ask(), begun=False)
@@ -180,9 +191,10 @@ def _difference(sweep_dir: Path, known: Mapping[str, Any], wanted: Mapping[str, 
     """Say what differs between the study in a directory and the one that is wanted."""
     then, now = _flat(known), _flat(wanted)
     key = next(key for key in [*now, *then] if then.get(key) != now.get(key))
+    was, is_now = (flat.get(key, "not given") for flat in (then, now))
     return (
-        f"the search in {sweep_dir} is another one, so its trials do not compare: {key} was "
-        f"{then.get(key, 'not given')} and is {now.get(key, 'not given')} now. Repeat its command, or name another folder with hydra.sweep.dir=DIR"
+        f"the search in {sweep_dir} is another one, so its trials do not compare: {key} was {was} and is {is_now} now. "
+        "Repeat its command, or name another folder with hydra.sweep.dir=DIR"
     )
 
 

@@ -107,13 +107,9 @@ class Summary:
         counts = [f"{number} {name}" for name, number in self.counts.items() if number]
         return f"{len(self.trials)} {'trial' if len(self.trials) == 1 else 'trials'}: {', '.join(counts) or 'none'}"
 
-    def goal(self) -> str:
-        """What is sought, in words."""
-        return ", ".join(f"{each.metric} {each.direction}d" for each in self.options.objectives)
-
     def lines(self) -> Iterator[str]:
         """What is printed at the end."""
-        yield f"{self.headline()} · {self.goal()}"
+        yield f"{self.headline()} · {self.options.goal}"
         if not self.best:
             yield f"no trial has been completed; {self.sweep_dir / 'search.md'} lists what became of them"
             return
