@@ -62,7 +62,10 @@ class Searcher:
         if name is None or not path.exists():
             return False
         if name.rpartition("-")[0].rpartition("-")[0] == socket.gethostname():
-            return not _can_lock(path)
+            if not _can_lock(path):
+                return True
+            path.unlink(missing_ok=True)
+            return False
         return self._now() - path.stat().st_mtime < DEAD_AFTER_S
 
     def _now(self) -> float:

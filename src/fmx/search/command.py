@@ -1,7 +1,9 @@
-"""The command line that repeats one trial of a search as a run of its own."""
+"""The command lines of a search: the one that goes on with it, and those that repeat a trial as a run of its own."""
 
 import shlex
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -29,7 +31,14 @@ class Command:
             self._start.append("hydra.mode=RUN")  # an experiment file chose the search, and would again
         self._fixed = fixed
         self._space = space
+        self._sweep_dir = Path(str(hydra.sweep.dir)).absolute()
 
     def of(self, values: Mapping[str, Any]) -> str:
         """The command for the values of a trial, quoted for a shell."""
         return shlex.join([*self._start, *self._fixed, *self._space.overrides(values)])
+
+    @property
+    def to_go_on(self) -> str:
+        """The command of this process, with the directory that holds the search by now."""
+        typed = [each for each in sys.argv[1:] if not each.startswith("hydra.sweep.dir=")]
+        return shlex.join(["python", "-m", "fmx.run", *typed, f"hydra.sweep.dir={self._sweep_dir}"])

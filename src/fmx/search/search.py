@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fmx.check import check
 from fmx.errors import ConfigError, TrainingError
+from fmx.exits import Interrupted
 from fmx.search.frozen_conf import frozen_context
 from fmx.search.options import Options, read_options, require_optuna
 
@@ -73,6 +74,9 @@ def search(context: HydraContext, config: DictConfig, arguments: list[str]) -> N
             ):
                 trials.settle(ended)
                 write_summary(summarize(study.study, sweep_dir, options, command))
+        except (KeyboardInterrupt, Interrupted):
+            log.warning("to go on: %s", command.to_go_on)
+            raise
         finally:
             summary = summarize(study.study, sweep_dir, options, command)
             write_summary(summary)

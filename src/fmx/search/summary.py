@@ -57,6 +57,7 @@ class Summary:
             "direction": [each.direction for each in options.objectives],
             "sampler": options.sampler,
             "pruning": options.pruning,
+            "command": self.command.to_go_on,
             "trials": {"begun": len(self.trials), **self.counts},
             "best": [
                 {
