@@ -59,11 +59,16 @@ def _charts(summary: Summary) -> Iterator[dict[str, Any]]:
         yield _chart(f"{name} by parameter", "Each completed trial; darker ones came later.", by_parameter, study)
     if any(trial.intermediate_values for trial in summary.trials):
         reports = "What each trial reported after its validations; the short lines were pruned."
-        yield _chart("Reports", reports, visualization.plot_intermediate_values, study)
+        yield _chart("Reports", reports, _reports, study)
     if len(objectives) == 1:
         lines = "A line a completed trial. Dragging along an axis picks the lines that cross there."
         parallel = partial(visualization.plot_parallel_coordinate, target_name=objectives[0].metric)
         yield _chart("Parallel coordinates", lines, parallel, study)
+
+
+def _reports(study: Study) -> Any:
+    figure = visualization.plot_intermediate_values(study)
+    return figure.update_layout(xaxis_title="validations", yaxis_title=None)
 
 
 def _value(place: int) -> Callable[[Any], float]:

@@ -1,6 +1,8 @@
-"""search.json, search.md and search.html: what a search came to, whole at any time."""
+"""What a search leaves beside its trials: search.json, search.md and search.html, and the checkpoints worth keeping."""
 
 from pathlib import Path
+
+from optuna.trial import TrialState
 
 from fmx.record import write_json
 from fmx.search.claims import exclusive
@@ -8,7 +10,7 @@ from fmx.search.html_page import html_page
 from fmx.search.study import CLAIM
 from fmx.search.summary import Summary
 
-__all__ = ["write_page", "write_summary"]
+__all__ = ["keep_best", "write_page", "write_summary"]
 
 
 def write_summary(summary: Summary) -> None:
@@ -23,6 +25,17 @@ def write_page(summary: Summary) -> None:
     page = html_page(summary)
     with exclusive(summary.sweep_dir / CLAIM):
         _write(summary.sweep_dir / "search.html", page)
+
+
+def keep_best(summary: Summary, count: int | None) -> None:
+    """Delete the checkpoints of completed trials but the `count` best and those of the Pareto front; None keeps all."""
+    if count is None:
+        return
+    kept = {trial.number for trial in [*summary.ranked()[:count], *summary.best]}
+    for trial in summary.trials:
+        if trial.state == TrialState.COMPLETE and trial.number not in kept:
+            for path in (summary.sweep_dir / str(trial.number) / "checkpoints").glob("*"):
+                path.unlink(missing_ok=True)
 
 
 def _write(path: Path, text: str) -> None:

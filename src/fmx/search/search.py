@@ -1,6 +1,7 @@
 """The story of a search: read what is sought, check it, run trials until there are enough, say what came out."""
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from fmx.search.frozen_conf import frozen_context
 from fmx.search.options import Options, read_options, require_optuna
 
 if TYPE_CHECKING:
+    from fmx.search.claims import Searcher
     from fmx.search.space import Space
 
 __all__ = ["search"]
@@ -29,15 +31,34 @@ def search(context: HydraContext, config: DictConfig, arguments: list[str]) -> N
     """
     require_optuna()
     from fmx.search.claims import Searcher
-    from fmx.search.command import Command
-    from fmx.search.report import write_page, write_summary
+
+    task = _prepare(context, config, arguments)
+    task.sweep_dir.mkdir(parents=True, exist_ok=True)
+    with Searcher(task.sweep_dir) as searcher:
+        failed = _run(task, searcher)
+    if failed:
+        first = min(failed)
+        raise TrainingError(f"{len(failed)} trials failed, the first: #{first}: {failed[first]}")
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A search that has been checked."""
+
+    context: HydraContext
+    config: DictConfig
+    sweep_dir: Path
+    launcher: dict[str, Any]
+    options: Options
+    space: "Space"
+    fixed: dict[str, str]  # the overrides of every trial by key
+
+
+def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) -> _Task:
+    """Read and check everything; nothing is written yet."""
     from fmx.search.space import read_space, split
-    from fmx.search.study import SharedStudy
-    from fmx.search.summary import summarize
-    from fmx.search.trials import Trials
-    from fmx.search.workers import check_launcher, run_trials
+    from fmx.search.workers import check_launcher
     from fmx.sweep.local import warm_up
-    from fmx.sweep.plan import Plan
 
     sweep_dir = Path(str(config.hydra.sweep.dir)).absolute()
     sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
@@ -45,8 +66,9 @@ def search(context: HydraContext, config: DictConfig, arguments: list[str]) -> N
     check_launcher(launcher)
     if sweep_dir.is_dir():
         context = frozen_context(context, config, sweep_dir)
-    fixed, swept = split(sweeper["params"], arguments, context.config_loader)
-    composed = Composition(context, config, [str(each.input_line) for each in fixed])
+    constant, swept = split(sweeper["params"], arguments, context.config_loader)
+    fixed = {each.key_or_group: str(each.input_line) for each in constant}
+    composed = Composition(context, config, list(fixed.values()))
     base = composed.config([])
     options = read_options(sweeper, _figures(base))
     space = read_space(swept, base)
@@ -54,38 +76,47 @@ def search(context: HydraContext, config: DictConfig, arguments: list[str]) -> N
         space.grid()
     warm_up(launcher)
     _rehearse(composed, options, space)
+    return _Task(context, config, sweep_dir, launcher, options, space, fixed)
 
-    sweep_dir.mkdir(parents=True, exist_ok=True)
-    context = frozen_context(context, config, sweep_dir)
-    with Searcher(sweep_dir) as searcher:
-        lines = {each.key_or_group: str(each.input_line) for each in fixed}
-        study = SharedStudy(sweep_dir, options, space, searcher, fixed=lines)
-        command = Command(config, composed.fixed, space)
-        trials = Trials(study, Plan(context, config), options, space, composed.fixed)
-        log.info("search: %s by %s, %s · %s", ", ".join(space.distributions), options.sampler, options.goal, sweep_dir)
-        try:
-            for ended in run_trials(
-                trials.claimed(),
-                launcher,
-                sweep_dir,
-                num_trials=study.num_trials,
-                num_begun=study.num_begun,
-                labelled=trials.labelled,
-            ):
-                trials.settle(ended)
-                write_summary(summarize(study.study, sweep_dir, options, command))
-        except (KeyboardInterrupt, Interrupted):
-            log.warning("to go on: %s", command.to_go_on)
-            raise
-        finally:
-            summary = summarize(study.study, sweep_dir, options, command)
-            write_summary(summary)
-            write_page(summary)
+
+def _run(task: _Task, searcher: "Searcher") -> dict[int, str]:
+    """Run trials until there are enough, and say what came out; returns the errors of those that failed."""
+    from fmx.search.command import Command
+    from fmx.search.report import keep_best, write_page, write_summary
+    from fmx.search.study import SharedStudy
+    from fmx.search.summary import summarize
+    from fmx.search.trials import Trials
+    from fmx.search.workers import run_trials
+    from fmx.sweep.plan import Plan
+
+    options, space, sweep_dir = task.options, task.space, task.sweep_dir
+    context = frozen_context(task.context, task.config, sweep_dir)
+    study = SharedStudy(sweep_dir, options, space, searcher, fixed=task.fixed)
+    command = Command(task.config, list(task.fixed.values()), space)
+    trials = Trials(study, Plan(context, task.config), options, space, list(task.fixed.values()))
+    log.info("search: %s by %s, %s · %s", ", ".join(space.distributions), options.sampler, options.goal, sweep_dir)
+    try:
+        for ended in run_trials(
+            trials.claimed(),
+            task.launcher,
+            sweep_dir,
+            num_trials=study.num_trials,
+            num_begun=study.num_begun,
+            labelled=trials.labelled,
+        ):
+            trials.settle(ended)
+            write_summary(summarize(study.study, sweep_dir, options, command))
+    except (KeyboardInterrupt, Interrupted):
+        log.warning("to go on: %s", command.to_go_on)
+        raise
+    finally:
+        summary = summarize(study.study, sweep_dir, options, command)
+        write_summary(summary)
+        write_page(summary)
+        keep_best(summary, task.config.sweep.keep_checkpoints)
     for line in summary.lines():
         log.info("%s", line)
-    if trials.failed:
-        first = min(trials.failed)
-        raise TrainingError(f"{len(trials.failed)} trials failed, the first: #{first}: {trials.failed[first]}")
+    return trials.failed
 
 
 class Composition:

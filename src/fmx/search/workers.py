@@ -57,10 +57,9 @@ def run_trials(
     )
     pool = Pool(workers, job_timeout_s=settings["job_timeout_s"])
     leaderboard = _Leaderboard(sweep_dir)
-    with Display(num_trials, num_begun, len(workers), log.info) as display:
-        events = pool.run(chain([first], jobs))
+    with Display(num_trials, num_begun, len(workers), log.info) as display, pool:
         try:
-            for event in events:
+            for event in pool.run(chain([first], jobs)):
                 if isinstance(event, Started):
                     display.started(labelled(event.job))
                 elif isinstance(event, Ended):
@@ -78,7 +77,6 @@ def run_trials(
                 _show(display, stopped, labelled)
             raise
         finally:
-            events.close()
             leaderboard.write(now=True)
 
 

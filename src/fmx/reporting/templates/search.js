@@ -11,8 +11,7 @@ function draw() {
         Object.assign(layout[key], { gridcolor: css("--grid"), linecolor: css("--line"), zeroline: false, automargin: true });
       }
     }
-    delete layout.title;
-    delete layout.template;
+    for (const key of ["title", "template", "width", "height"]) delete layout[key];
     Object.assign(layout, {
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: css("--ink") },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
