@@ -10,6 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from fmx.search.claims import Searcher
+from fmx.search.options import Objective, Options
+from fmx.search.space import Parameter, Space
+from fmx.search.study import RunningTrial, SharedStudy
 
 # A run of a second on real digits.
 RUN = [
@@ -47,6 +53,7 @@ REFUSED = {
     "hydra.sweeper.sampler=grid": ["cannot count the values of optim.lr", "choice(A,B,C)"],
     "data.validation=test": ["data.validation=test makes val/accuracy a figure of the test set"],
     "data.validation=none": ["leaves no val/accuracy"],
+    "hydra.launcher.workers=0": ["hydra.launcher.workers must be"],
     # distributions
     "optim.lr=1e-3": ["a search needs a distribution", "tag(log,interval(1e-4,1e-1))", "hydra.sweeper.params"],
     "optim.lr=tag(lgo,interval(1e-4,1e-1))": ["there is no tag 'lgo'", "did you mean 'log'?"],
@@ -57,8 +64,6 @@ REFUSED = {
     # what the distributions reach
     "model=mlp,lenett": ["no model 'lenett'", "did you mean 'lenet'?"],
     "optim.lrr=interval(0.1,0.2)": ["optim.lrr", "did you mean 'lr'?"],
-    "optim.momentum=interval(0.1,0.2)": ["optim.momentum"],
-    "data.batch_size=0,64": ["data.batch_size must be a whole number of at least 1, got 0"],
     "data.batch_size=64,0": ["data.batch_size must be a whole number of at least 1, got 0"],
     "loss.label_smoothing=interval(0.1,1.5)": ["loss.label_smoothing must be", "got 1.5"],
 }
@@ -214,6 +219,8 @@ def test_killed_and_resumed_it_repeats_no_trial(command, started, tmp_path):
     search.wait()
     before = (tmp_path / "search/0/run.json").read_text()
     mine.write_text("defaults: [adam]\nweight_decay: 0.25\n")
+    with (tmp_path / "search/study.journal").open("ab") as journal:
+        journal.write(b'{"op_code": 5, "worker')  # as a power cut leaves it
 
     done = command(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -245,6 +252,81 @@ def test_two_commands_with_two_workers_each_share_the_study(started, tmp_path):
     assert counted(tmp_path) == {"begun": 8, "completed": 8}
     assert sorted(records(tmp_path)) == list(range(8))
     assert len({tuple(trial["params"].values()) for trial in searched(tmp_path)["history"]}) == 8
+
+
+OPTIONS = {
+    "objectives": (Objective("val/accuracy", "maximize"),),
+    "sampler": "tpe",
+    "pruning": "none",
+    "n_trials": 9,
+    "timeout_s": None,
+    "seed": 1,
+    "startup": 3,
+    "warmup": 1,
+    "reduction": 2,
+}
+SPACE = Space(
+    (
+        Parameter("optim.lr", FloatDistribution(0.0, 1.0, step=0.25)),
+        Parameter("data.batch_size", IntDistribution(1, 3)),
+        Parameter("model", CategoricalDistribution(["mlp", "lenet"])),
+    )
+)
+
+
+def draw(folder: Path, count: int, **options) -> list[dict]:
+    """What the next trials of a study are; each is worth its learning rate."""
+    folder.mkdir(exist_ok=True)
+    drawn = []
+    with Searcher(folder) as searcher:
+        study = SharedStudy(folder, Options(**(OPTIONS | options)), SPACE, searcher, fixed={})
+        while len(drawn) < count and (claim := study.claim()):
+            drawn.append(claim.values)
+            study.complete(claim.number, [claim.values["optim.lr"]])
+    return drawn
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "grid", "cmaes"])
+def test_a_study_in_parts_draws_what_it_draws_in_one_go(tmp_path, sampler):
+    whole = draw(tmp_path / "whole", 99, sampler=sampler)
+    parts = [*draw(tmp_path / "parts", 4, sampler=sampler), *draw(tmp_path / "parts", 99, sampler=sampler)]
+    assert parts == whole
+    assert len(whole) == OPTIONS["n_trials"]
+    assert len({tuple(values.items()) for values in whole}) > 5
+    assert draw(tmp_path / "other", 99, sampler=sampler, seed=2) != whole
+
+
+def test_a_grid_is_drawn_to_its_end_and_no_further(tmp_path):
+    drawn = draw(tmp_path, 99, sampler="grid", n_trials=None)
+    assert len({tuple(values.items()) for values in drawn}) == len(drawn) == 5 * 3 * 2
+
+
+@pytest.mark.parametrize("pruning", ["median", "asha", "hyperband", "none"])
+def test_a_poor_trial_is_told_to_stop(tmp_path, pruning):
+    options = Options(**(OPTIONS | {"pruning": pruning, "startup": 2}))
+    with Searcher(tmp_path) as searcher:
+        study = SharedStudy(tmp_path, options, SPACE, searcher, fixed={})
+        stops = []
+        for value in [0.9, 0.8, 0.7, 0.6, 0.1, 0.1, 0.1, 0.1]:
+            number = study.claim().number
+            trial = RunningTrial.of_run(tmp_path / str(number))
+            told = [trial.report(step, value) for step in range(1, 9)]
+            stops.append(any(told))
+            study.complete(number, [value])
+        assert RunningTrial.of_run(tmp_path / str(number)) is None  # it has ended
+    assert not stops[0]
+    assert any(stops[4:]) == (pruning != "none")
+
+
+def test_the_trial_of_a_command_that_is_gone_is_continued_once(tmp_path):
+    options = Options(**OPTIONS)
+    with Searcher(tmp_path) as gone:
+        lost = SharedStudy(tmp_path, options, SPACE, gone, fixed={}).claim()
+    with Searcher(tmp_path) as searcher:
+        study = SharedStudy(tmp_path, options, SPACE, searcher, fixed={})
+        claims = [study.claim(), study.claim()]
+    assert [(claim.number, claim.begun) for claim in claims] == [(0, True), (1, False)]
+    assert claims[0].values == lost.values
 
 
 def test_without_optuna_it_says_what_to_install(cold_command, tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import optuna
 from optuna import visualization
 from optuna.study import Study
 
@@ -19,7 +20,10 @@ FRONTS = (2, 3)  # metrics that a front can be drawn of
 
 def html_page(summary: Summary) -> str:
     """The page, with Optuna's own charts as far as the trials give them."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # that there is too little to draw, the page says itself
     charts = list(_charts(summary))
+    optuna.logging.set_verbosity(verbosity)
     heads, rows = summary.table()
     return offline_page(
         "search",

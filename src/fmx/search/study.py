@@ -1,6 +1,7 @@
 """An Optuna study in a sweep directory, which several commands on several machines may work on at once."""
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal._file import get_lock_file
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -177,14 +179,20 @@ def _settings(options: Options, space: Space, fixed: Mapping[str, str]) -> dict[
 
 def _mend(journal: Path) -> None:
     """Cut off a last line that was never written to its end, as a power cut leaves it: nobody could read on."""
-    if not journal.is_file():
+    if not _is_torn(journal):
         return
-    with journal.open("rb+") as file:
-        end = file.seek(0, 2)
-        file.seek(max(0, end - 1))
-        if end and file.read(1) != b"\n":
-            text = journal.read_bytes()
-            file.truncate(text.rfind(b"\n") + 1)
+    with get_lock_file(JournalFileSymlinkLock(str(journal))):  # runs append their reports meanwhile
+        if _is_torn(journal):
+            whole = journal.read_bytes().rfind(b"\n") + 1
+            os.truncate(journal, whole)
+
+
+def _is_torn(journal: Path) -> bool:
+    if not journal.is_file() or not journal.stat().st_size:
+        return False
+    with journal.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
 
 
 def _difference(sweep_dir: Path, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
