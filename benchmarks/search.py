@@ -14,6 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from readme_table import write_table
+
 ROOT = Path(__file__).resolve().parents[1]
 SEARCHES = ROOT / "outputs" / "benchmarks" / "search"
 RESULTS = ROOT / "benchmarks" / "results" / "search.json"
@@ -97,16 +99,33 @@ def report(repeats: int, trials: int) -> None:
         cells = "".join(f"{100 * each['best']:14.2f} % {each['steps']:9,}" for each in (random, guided))
         print(f"{repeat + 1:<8}{cells}{shares[-1]:10.0%}")
     means = {method: statistics.mean(each["best"] for each in results[method]) for method in METHODS}
-    print(
-        f"{'mean':8}"
-        + "".join(f"{100 * mean:14.2f} %{'':10}" for mean in means.values())
-        + f"{statistics.mean(shares):10.0%}"
-    )
+    cells = "".join(f"{100 * mean:14.2f} %{'':10}" for mean in means.values())
+    print(f"{'mean':8}{cells}{statistics.mean(shares):10.0%}")
     holds = means["tpe + asha"] >= means["random"] and max(shares) <= 0.5
     print("holds" if holds else "DOES NOT HOLD", ": at least as good on average, in at most half the steps each time")
+    write_table(
+        "search",
+        ["search", "best validation accuracy", "training steps", "of random's"],
+        [row(method, results) for method in METHODS],
+        f"{trials} trials each, {repeats} repeats; mean (least to most). Fashion-MNIST, 2,560 images an epoch for up to "
+        "nine epochs; optimizer, learning rate, weight decay, layers and label smoothing are sought. Printed by "
+        "`python benchmarks/search.py`.",
+    )
     RESULTS.parent.mkdir(exist_ok=True)
     plain = {"trials": trials, "run": RUN, "space": SPACE, "methods": METHODS, "results": results, "holds": holds}
     RESULTS.write_text(json.dumps(plain, indent=2) + "\n")
+
+
+def row(method: str, results: dict) -> list[str]:
+    bests = [100 * each["best"] for each in results[method]]
+    counts = [each["steps"] for each in results[method]]
+    share = statistics.mean(counts) / statistics.mean(each["steps"] for each in results["random"])
+    return [
+        method,
+        f"{statistics.mean(bests):.2f} % ({min(bests):.2f} to {max(bests):.2f})",
+        f"{statistics.mean(counts):,.0f} ({min(counts):,} to {max(counts):,})",
+        f"{share:.0%}",
+    ]
 
 
 if __name__ == "__main__":
