@@ -107,7 +107,7 @@ def report(repeats: int, trials: int) -> None:
         "search",
         ["search", "best validation accuracy", "training steps", "of random's"],
         [row(method, results) for method in METHODS],
-        f"{trials} trials each, {repeats} repeats; mean (least to most). Fashion-MNIST, 2,560 images an epoch for up to "
+        f"{trials} trials each, {repeats} repeats; mean (least to most). Fashion-MNIST, 2,560 images an epoch, up to "
         "nine epochs; optimizer, learning rate, weight decay, layers and label smoothing are sought. Printed by "
         "`python benchmarks/search.py`.",
     )

@@ -8,14 +8,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from chromium import chromium_page
 from fmx.search.claims import Searcher
+from fmx.search.html_page import html_page
 from fmx.search.options import Objective, Options
 from fmx.search.space import Parameter, Space
 from fmx.search.study import RunningTrial, SharedStudy
+from fmx.search.summary import summarize
 
 # A run of a second on real digits.
 RUN = [
@@ -327,6 +331,26 @@ def test_the_trial_of_a_command_that_is_gone_is_continued_once(tmp_path):
         claims = [study.claim(), study.claim()]
     assert [(claim.number, claim.begun) for claim in claims] == [(0, True), (1, False)]
     assert claims[0].values == lost.values
+
+
+@pytest.mark.browser
+def test_the_page_draws_without_a_network(tmp_path):
+    options = Options(**(OPTIONS | {"pruning": "median"}))
+    with Searcher(tmp_path) as searcher:
+        study = SharedStudy(tmp_path, options, SPACE, searcher, fixed={})
+        while claim := study.claim():
+            RunningTrial.of_run(tmp_path / str(claim.number)).report(1, claim.values["optim.lr"])
+            study.complete(claim.number, [claim.values["optim.lr"]])
+    command = SimpleNamespace(of=lambda _: "python -m fmx.run '</script><b>'", to_go_on="")
+    page_file = tmp_path / "search.html"
+    page_file.write_text(html_page(summarize(study.study, tmp_path, options, command)), encoding="utf-8")
+    with chromium_page() as page:
+        page.open(page_file.as_uri())
+        assert page.evaluate("document.querySelectorAll('.js-plotly-plot .main-svg').length >= 5")
+        assert page.evaluate("document.querySelectorAll('#trials tbody tr').length") == OPTIONS["n_trials"]
+        assert page.evaluate("document.querySelector('pre').textContent") == "python -m fmx.run '</script><b>'"
+        assert page.console == []
+        assert page.requests == [page_file.as_uri()]
 
 
 def test_without_optuna_it_says_what_to_install(cold_command, tmp_path):
