@@ -1,14 +1,16 @@
 """The story of a search: read what is sought, check it, run trials until there are enough, say what came out."""
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from fmx.check import check
+from fmx.check import check, check_values
 from fmx.errors import ConfigError, TrainingError
 from fmx.exits import Interrupted
 from fmx.search.frozen_conf import frozen_context
@@ -74,8 +76,10 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
     space = read_space(swept, base)
     if options.sampler == "grid":
         space.grid()
+    configs = _every_choice(composed, options, space)
     warm_up(launcher)
-    _rehearse(composed, options, space)
+    for each in configs:
+        check(each)
     return _Task(context, config, sweep_dir, launcher, options, space, fixed)
 
 
@@ -138,18 +142,24 @@ def _figures(base: DictConfig) -> list[str]:
     return [*figures, "train/loss", "train/accuracy"]
 
 
-def _rehearse(composed: Composition, options: Options, space: "Space") -> None:
-    """Check the configuration with every choice and both ends of every interval: a typo in one stops the search."""
+def _every_choice(composed: Composition, options: Options, space: "Space") -> list[DictConfig]:
+    """The configurations with every choice and both ends of every interval: a typo in one stops the search.
+
+    Values are checked already, since that needs no heavy import; the rest is the caller's.
+    """
     from fmx.search.trials import pruning_overrides
 
     if any(each.key == "seed" for each in space.parameters):
         log.warning("the search draws the seed: the best one is luck. Fix it, and repeat the best with seed=1,2,3")
     first = {each.key: each.corners()[0] for each in space.parameters}
     points = [first] + [first | {each.key: value} for each in space.parameters for value in each.corners()[1:]]
-    for point in points:
-        config = composed.config([*space.overrides(point), *pruning_overrides(options)])
-        check(config)
+    configs = [composed.config([*space.overrides(point), *pruning_overrides(options)]) for point in points]
+    for config in configs:
+        ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        with suppress(OmegaConfBaseException):  # the whole check says better what is wrong
+            check_values(OmegaConf.to_container(ours, resolve=True))  # type: ignore[arg-type]
         _check_validation(str(config.data.validation), options)
+    return configs
 
 
 def _check_validation(validation: str, options: Options) -> None:
