@@ -12,14 +12,15 @@ from typing import IO, Self
 
 __all__ = ["Searcher", "exclusive"]
 
+LOCK = "study.lock"
 BEAT_S = 5.0
 DEAD_AFTER_S = 60.0  # without a beat; only for commands on other machines, whose processes cannot be looked up
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold a lock that all commands of a sweep directory share; the system frees it when a process ends, however."""
-    with path.open("a") as file:
+def exclusive(sweep_dir: Path) -> Iterator[None]:
+    """Hold the lock that all commands of a sweep directory share; the system frees it when a process ends, however."""
+    with (sweep_dir / LOCK).open("a") as file:
         fcntl.lockf(file, fcntl.LOCK_EX)
         yield  # closing the file frees the lock
 

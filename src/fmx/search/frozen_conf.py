@@ -11,21 +11,34 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-__all__ = ["frozen_context"]
+from fmx.search.claims import exclusive
+
+__all__ = ["CONF", "frozen_context", "warn_of_changes"]
 
 log = logging.getLogger(__name__)
+CONF = "conf"  # the copies' folder in the sweep directory
 BUILT_IN = ("pkg://", "structured://")
 
 
 def frozen_context(context: HydraContext, config: DictConfig, sweep_dir: Path) -> HydraContext:
     """Copy every folder that the configuration came from, once, and compose from the copies from then on."""
-    folder = sweep_dir / "conf"
-    sources = [(each.provider, each.path) for each in config.hydra.runtime.config_sources if each.schema == "file"]
-    if not folder.is_dir():
-        _copy([Path(path) for _, path in sources], folder)
-    elif _differs([Path(path) for _, path in sources], folder):
-        log.warning("the configuration files have changed since this search began; it goes on with those in %s", folder)
+    folder = sweep_dir / CONF
+    sources = _sources(config)
+    with exclusive(sweep_dir):
+        if not folder.is_dir():
+            _copy([Path(path) for _, path in sources], folder)
     return HydraContext(config_loader=_loader(context.config_loader, sources, folder), callbacks=context.callbacks)
+
+
+def warn_of_changes(config: DictConfig, sweep_dir: Path) -> None:
+    """Say so where the configuration's files are not what the copies in a sweep directory are."""
+    folder = sweep_dir / CONF
+    if _differs([Path(path) for _, path in _sources(config)], folder):
+        log.warning("the configuration files have changed since this search began: it goes on with those in %s", folder)
+
+
+def _sources(config: DictConfig) -> list[tuple[str, str]]:
+    return [(each.provider, each.path) for each in config.hydra.runtime.config_sources if each.schema == "file"]
 
 
 def _copy(sources: list[Path], folder: Path) -> None:

@@ -7,7 +7,6 @@ from optuna.trial import TrialState
 from fmx.record import write_json
 from fmx.search.claims import exclusive
 from fmx.search.html_page import html_page
-from fmx.search.study import CLAIM
 from fmx.search.summary import Summary
 
 __all__ = ["keep_best", "write_page", "write_summary"]
@@ -15,7 +14,7 @@ __all__ = ["keep_best", "write_page", "write_summary"]
 
 def write_summary(summary: Summary) -> None:
     """Write search.json and search.md; other commands that share the study write them too, one at a time."""
-    with exclusive(summary.sweep_dir / CLAIM):
+    with exclusive(summary.sweep_dir):
         write_json(summary.sweep_dir / "search.json", summary.plain())
         _write(summary.sweep_dir / "search.md", _markdown(summary))
 
@@ -23,7 +22,7 @@ def write_summary(summary: Summary) -> None:
 def write_page(summary: Summary) -> None:
     """Write search.html."""
     page = html_page(summary)
-    with exclusive(summary.sweep_dir / CLAIM):
+    with exclusive(summary.sweep_dir):
         _write(summary.sweep_dir / "search.html", page)
 
 

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fmx.check import check, check_values
 from fmx.errors import ConfigError, TrainingError
 from fmx.exits import Interrupted
-from fmx.search.frozen_conf import frozen_context
+from fmx.search.frozen_conf import CONF, frozen_context, warn_of_changes
 from fmx.search.options import Options, read_options, require_optuna
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
     sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
     launcher: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
     check_launcher(launcher)
-    if sweep_dir.is_dir():
+    if (sweep_dir / CONF).is_dir():
+        warn_of_changes(config, sweep_dir)
         context = frozen_context(context, config, sweep_dir)
     constant, swept = split(sweeper["params"], arguments, context.config_loader)
     fixed = {each.key_or_group: str(each.input_line) for each in constant}

@@ -21,10 +21,9 @@ from fmx.search.options import Options
 from fmx.search.samplers import make_pruner, make_sampler
 from fmx.search.space import Space
 
-__all__ = ["CLAIM", "ERROR", "JOURNAL", "Claim", "RunningTrial", "SharedStudy"]
+__all__ = ["ERROR", "JOURNAL", "Claim", "RunningTrial", "SharedStudy"]
 
 JOURNAL = "study.journal"
-CLAIM = "study.claim"  # locked while trials are claimed or results are written
 NAME = "search"
 SETTINGS = "search"  # the study's attribute that says what it searches
 OWNER = "owner"  # a trial's attribute: the command that runs it
@@ -129,7 +128,7 @@ class SharedStudy:
 
     @contextmanager
     def _exclusively(self) -> Iterator[None]:
-        with exclusive(self.sweep_dir / CLAIM):
+        with exclusive(self.sweep_dir):
             _mend(self.sweep_dir / JOURNAL)
             yield
 

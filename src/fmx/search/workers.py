@@ -12,7 +12,6 @@ from fmx.errors import ConfigError, DataError
 from fmx.exits import Interrupted
 from fmx.reporting.leaderboard import write_leaderboard
 from fmx.search.claims import exclusive
-from fmx.search.study import CLAIM
 from fmx.sweep.display import Display
 from fmx.sweep.local import check_settings
 from fmx.sweep.machine import shares
@@ -98,7 +97,7 @@ class _Leaderboard:
         if not self.due or (began < self._wait_until and not now):
             return
         try:
-            with exclusive(self._sweep_dir / CLAIM):
+            with exclusive(self._sweep_dir):
                 write_leaderboard(self._sweep_dir)
         except DataError as error:  # a table is not worth the trials
             log.warning("%s", error)
