@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SEARCHES = ROOT / "outputs" / "benchmarks" / "search"
 RESULTS = ROOT / "benchmarks" / "results" / "search.json"
 METHODS = {"random": ["sampler=random"], "tpe + asha": ["sampler=tpe", "startup=8", "pruning=asha", "reduction=3"]}
+STEPS_PER_EPOCH = 20
 # 2,560 images an epoch of Fashion-MNIST's training set, 2,000 of the validation set.
 RUN = [
     "data=fashion_mnist",
@@ -30,7 +31,7 @@ RUN = [
     "trainer=cpu",
     "hydra.launcher.threads=1",  # so that as many workers as there are cores do not wait for one another
     "trainer.max_epochs=9",
-    "trainer.limit_train_batches=20",
+    f"trainer.limit_train_batches={STEPS_PER_EPOCH}",
     "trainer.limit_val_batches=2",
     "trainer.limit_test_batches=1",
 ]
@@ -77,13 +78,16 @@ def measured(method: str, repeat: int) -> dict:
     found = json.loads((folder(method, repeat) / "search.json").read_text())
     return {
         "best": found["best"][0]["values"]["val/accuracy"],
-        "steps": sum(steps(folder(method, repeat) / str(trial["trial"])) for trial in found["history"]),
+        "steps": sum(steps(folder(method, repeat) / str(trial["trial"]), trial) for trial in found["history"]),
         "trials": found["trials"],
         "command": found["best"][0]["command"],
     }
 
 
-def steps(run_dir: Path) -> int:
+def steps(run_dir: Path, trial: dict) -> int:
+    """The training steps of a trial; one that was pruned ended with the last validation that it reported."""
+    if trial["state"] == "pruned":
+        return STEPS_PER_EPOCH * max(map(int, trial["reports"]))
     with (run_dir / "history.csv").open(newline="") as file:
         return max(int(row["step"]) for row in csv.DictReader(file))
 
@@ -108,7 +112,8 @@ def report(repeats: int, trials: int) -> None:
         ["search", "best validation accuracy", "training steps", "of random's"],
         [row(method, results) for method in METHODS],
         f"{trials} trials each, {repeats} repeats; mean (least to most). Fashion-MNIST, 2,560 images an epoch, up to "
-        "nine epochs; optimizer, learning rate, weight decay, layers and label smoothing are sought. Printed by "
+        "nine epochs; optimizer, learning rate, weight decay, layers and label smoothing are sought. In each repeat both "
+        "draw the same first eight trials. Printed by "
         "`python benchmarks/search.py`.",
     )
     RESULTS.parent.mkdir(exist_ok=True)

@@ -5,7 +5,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
 
 from fmx.exits import Pruned
 
@@ -17,10 +18,11 @@ __all__ = ["Pruning"]
 log = logging.getLogger(__name__)
 
 
-class Pruning(Callback):
+class Pruning(Checkpoint):
     """Reports `monitor` after each validation to the study beside the run directory; raises Pruned when told to stop.
 
-    Does nothing in a run that is no trial. A trial that has trained to its end is not stopped any more.
+    Does nothing in a run that is no trial. A trial that has trained to its end is not stopped any more. A Checkpoint,
+    since Lightning calls those last: the row of this validation has to be in history.csv.
     """
 
     def __init__(self, *, monitor: str) -> None:
