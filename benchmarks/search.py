@@ -112,8 +112,8 @@ def report(repeats: int, trials: int) -> None:
         ["search", "best validation accuracy", "training steps", "of random's"],
         [row(method, results) for method in METHODS],
         f"{trials} trials each, {repeats} repeats; mean (least to most). Fashion-MNIST, 2,560 images an epoch, up to "
-        "nine epochs; optimizer, learning rate, weight decay, layers and label smoothing are sought. In each repeat both "
-        "draw the same first eight trials. Printed by "
+        "nine epochs; optimizer, learning rate, weight decay, layers and label smoothing are sought. In each repeat "
+        "both draw the same first eight trials. Printed by "
         "`python benchmarks/search.py`.",
     )
     RESULTS.parent.mkdir(exist_ok=True)
