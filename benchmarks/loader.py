@@ -11,17 +11,17 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from alternate import alternate, median
-from extracted_data import extracted
-from machine import describe, in_words
 from pytorch_lightning import Trainer
-from readme_table import write_table
-from result_file import load, save
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
+from alternate import alternate, median
+from extracted_data import extracted
 from fmx.build import build_data
 from fmx.composition import compose_config
+from machine import describe, in_words
+from readme_table import write_table
+from result_file import load, save
 
 AUGMENT = {"none": 60, "flip": None, "crop_flip": None, "erasing": 500}  # target for 60,000 images, milliseconds
 PER_IMAGE: dict[str, list[Any]] = {

@@ -74,5 +74,5 @@ model.load_state_dict(weights)
 loss, accuracy = evaluate(test_loader)
 print(f"test loss {loss:.4f}, test accuracy {accuracy:.4f}")
 history[-1]["accuracy"] = accuracy
-with open(args.result, "w") as file:  # noqa: PTH123
+with open(args.result, "w") as file:
     json.dump(history, file)

@@ -66,5 +66,5 @@ for epoch in range(1, args.epochs + 1):
     accuracy = validate()
     history.append({"seconds": time.perf_counter() - start, "accuracy": accuracy})
 
-with open(args.result, "w") as file:  # noqa: PTH123
+with open(args.result, "w") as file:
     json.dump(history, file)

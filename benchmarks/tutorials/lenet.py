@@ -74,5 +74,5 @@ for epoch in range(args.epochs):
         print(f"Accuracy of {digit}: {right[digit] / seen[digit]:.2%}")
     history.append({"seconds": time.perf_counter() - start, "accuracy": sum(right) / sum(seen)})
 
-with open(args.result, "w") as file:  # noqa: PTH123
+with open(args.result, "w") as file:
     json.dump(history, file)

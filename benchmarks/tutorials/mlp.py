@@ -48,7 +48,7 @@ def evaluate(loader):
 
 record = {"train": [], "val": []}
 history, step = [], 0
-for epoch in range(args.epochs):
+for _epoch in range(args.epochs):
     start = time.perf_counter()
     model.train()
     for datas, labels in train_loader:
@@ -70,5 +70,5 @@ for epoch in range(args.epochs):
 loss, accuracy = evaluate(test_loader)
 print(f"loss: {loss:.4f}\naccuracy: {accuracy:.4f}")
 history[-1]["accuracy"] = accuracy
-with open(args.result, "w") as file:  # noqa: PTH123
+with open(args.result, "w") as file:
     json.dump(history, file)

@@ -72,5 +72,5 @@ for epoch in range(1, args.epochs + 1):
     print(f"epoch {epoch}: train loss {train_loss / len(train_loader):.4f}, "
           f"test loss {test_loss / len(test_set):.4f}, accuracy {accuracy:.2%}")  # fmt: skip
 
-with open(args.result, "w") as file:  # noqa: PTH123
+with open(args.result, "w") as file:
     json.dump(history, file)

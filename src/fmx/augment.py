@@ -39,7 +39,8 @@ class RandomCrop(nn.Module):
         # Every window of the padded images as a view, of which each image gets one: whole rows are copied, not pixels.
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, C, 2 padding + 1, 2 padding + 1, H, W)
         image = torch.arange(size, device=images.device)
-        return windows[image, :, top, left]
+        cropped: Tensor = windows[image, :, top, left]
+        return cropped
 
 
 class RandomErasing(nn.Module):
@@ -66,7 +67,9 @@ class RandomErasing(nn.Module):
         # Few whole-batch passes, and those vectorised: what can be decided for each row is, and masked_fill is slower.
         inside_rows = (row >= top.round()) & (row < (top + tall).round()) & (chance < self.prob)  # (B, H)
         inside_columns = (column >= left.round()) & (column < (left + wide).round())  # (B, W)
-        return images * ~(inside_rows[:, None, :, None] & inside_columns[:, None, None, :])
+        erased = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]  # (B, 1, H, W)
+        kept: Tensor = images * ~erased
+        return kept
 
 
 def _probability(prob: float, key: str) -> float:

@@ -18,7 +18,8 @@ from fmx.checkpoint import CheckpointFiles
 from fmx.classifier import Classifier
 from fmx.datamodule import ImageDataModule
 from fmx.errors import ConfigError, FmxError
-from fmx.hardware import describe_device, resolve_precision
+from fmx.hardware import describe_device, keep_freed_memory, resolve_precision
+from fmx.idle_hooks import skip_idle_hooks
 from fmx.record import Record
 
 __all__ = ["Experiment", "build", "build_classifier", "build_data", "lightnings_keys", "meta_network"]
@@ -49,11 +50,13 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     """
     # Lightning's advice about workers and its own deprecations are not the reader's business.
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+    keep_freed_memory()
     seed_everything(cfg.seed, workers=True, verbose=False)
     classifier = build_classifier(cfg)
     with record.timed("data_s"):
         data = build_data(cfg)
     trainer = _trainer(cfg, classifier.net)
+    skip_idle_hooks(trainer, classifier)
     described = {"name": data.name, "sizes": data.sizes(), **data.fingerprints()}
     record.check_data(described)
     record.update(

@@ -162,6 +162,15 @@ class ImageDataModule(LightningDataModule):
         order = Order(self.indices[self.predict_part], shuffle=False, seed=0, rank=0, world_size=1, equal_shares=False)
         return self._loader(self.predict_part, order, device=self._device())
 
+    def transfer_batch_to_device(
+        self, batch: tuple[Tensor, Tensor], device: torch.device, dataloader_idx: int
+    ) -> tuple[Tensor, Tensor]:
+        """Move a batch to the training device, unless it was gathered there."""
+        if batch[0].device == device:
+            return batch
+        moved: tuple[Tensor, Tensor] = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return moved
+
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Augment (training alone) and normalise a batch on the training device."""
         images, labels = batch
