@@ -84,16 +84,15 @@ class Classifier(LightningModule):
         self.val_metrics.reset()
         self._log_row(row)
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log the training figures after the last batch where no validation will: callbacks end the epoch first."""
-        if self.trainer.is_last_batch and not validates(self.trainer):
+    def on_train_epoch_end(self) -> None:
+        """Log the training figures where no validation will."""
+        if not validates(self.trainer):
             self._log_row({})
 
     def _log_row(self, row: dict[str, Tensor]) -> None:
         if self.trainer.sanity_checking:
             return
-        figures = row | self.tally.means(self.trainer.strategy.reduce)
-        self.log_dict(figures, on_step=False, on_epoch=True, batch_size=1, rank_zero_only=False)
+        self.log_dict(row | self.tally.means(self.trainer.strategy.reduce), rank_zero_only=False)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Return logits float32 (B, K) and labels (B,) on the CPU."""

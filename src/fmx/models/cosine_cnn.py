@@ -43,7 +43,7 @@ class CosineStem(nn.Module):
 
 
 class CosineCNN(nn.Module):
-    """A cosine stem, two convolutions with max-pooling, batch normalisation and ReLU, and one linear layer.
+    """A cosine stem, two convolutions with batch normalisation and ReLU, max-pooling, and one linear layer.
 
     Maps (B, in_channels, image_size, image_size) to logits (B, num_classes); the comments give the shapes of
     conf/model/cosine_cnn.yaml at 28 x 28. ValueError: the image is too small.
@@ -62,20 +62,18 @@ class CosineCNN(nn.Module):
     ) -> None:
         super().__init__()
         first, second = positive_list("widths", widths, count=2)
-        # Pooling comes first: normalisation and ReLU then have a quarter of the values to go through.
         self.features = nn.Sequential(
             CosineStem(
                 in_channels=in_channels, kernel_size=kernel_size, stride=stride, emphasis=emphasis
             ),  # (B, 32, 14, 14)
-            nn.Conv2d(2 * in_channels * kernel_size**2, first, 3, padding=1),  # (B, 64, 14, 14)
-            nn.MaxPool2d(2),  # (B, 64, 7, 7)
+            nn.Conv2d(2 * in_channels * kernel_size**2, first, 4, stride=2, padding=1),  # (B, 64, 7, 7)
             nn.BatchNorm2d(first),
             nn.ReLU(),
-            nn.Conv2d(first, second, 3, padding=1),  # (B, 64, 7, 7)
-            nn.MaxPool2d(2),  # (B, 64, 3, 3)
+            nn.Conv2d(first, second, 3, padding=1),  # (B, 128, 7, 7)
+            nn.MaxPool2d(2),  # (B, 128, 3, 3); before the next two, which then have a quarter of the values
             nn.BatchNorm2d(second),
             nn.ReLU(),
-            nn.Flatten(),  # (B, 576)
+            nn.Flatten(),  # (B, 1152)
         )
         self.head = nn.Linear(flattened_size(self.features, in_channels, image_size, model="cosine_cnn"), num_classes)
 
