@@ -150,13 +150,15 @@ def image_loader(
     """The right loader for a source: a gather for arrays, worker processes for a dataset that reads files."""
     if isinstance(source, ImageArrays):
         return ArrayLoader(source, order, batch_size=batch_size, drop_last=drop_last, device=device)
-    return ImageLoader(
-        source,
-        order,
-        batch_size=batch_size,
-        drop_last=drop_last,
-        num_workers=num_workers,
-        pin_memory=device.type == "cuda",
-        persistent_workers=num_workers > 0,
-        prefetch_factor=4 if num_workers else None,
-    )
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "drop_last": drop_last,
+        "num_workers": num_workers,
+        "pin_memory": device.type == "cuda",
+        "persistent_workers": num_workers > 0,
+        "prefetch_factor": 4 if num_workers else None,
+    }
+    if not order.equal_shares:  # Lightning predicts with a copy that it makes of the loader, and cannot copy ours
+        generator = torch.Generator().manual_seed(order.seed)
+        return DataLoader(source, sampler=order, generator=generator, **options)
+    return ImageLoader(source, order, **options)
