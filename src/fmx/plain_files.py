@@ -21,7 +21,7 @@ def read_bytes(path: Path, *, at_most: int) -> bytes:
     """Read a whole file; DataError where it is no plain file, or larger than `at_most` bytes."""
     try:
         if path.exists() and not path.is_file():  # a pipe would never end, a device neither
-            raise DataError(f"{path} is no plain file")
+            raise DataError(f"{path} cannot be read: it is no plain file")
         with path.open("rb") as file:
             contents = file.read(at_most + 1)
     except OSError as error:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from fmx.build import Experiment
 from fmx.checkpoint import load_weights
 from fmx.classifier import Classifier
 from fmx.datamodule import ImageDataModule, Part
-from fmx.errors import DataError
+from fmx.reporting.stored_predictions import read_predictions
 
 __all__ = ["Predictions", "Scores", "predict", "score", "test"]
 
@@ -31,16 +30,9 @@ class Predictions:
 
     @classmethod
     def load(cls, path: Path) -> "Predictions":
-        """Read predictions.npz; DataError where it is missing or damaged."""
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                labels, logits, indices = (torch.from_numpy(arrays[k]) for k in ("labels", "logits", "indices"))
-        except (OSError, KeyError, ValueError, TypeError, EOFError, BadZipFile) as error:
-            raise DataError(f"{path} cannot be read as predictions: {error}") from error
-        if logits.ndim != 2 or labels.shape != indices.shape or len(labels) != len(logits):  # noqa: PLR2004
-            raise DataError(
-                f"{path}: labels {tuple(labels.shape)} and logits {tuple(logits.shape)} do not fit together"
-            )
+        """Read a run's predictions.npz; DataError where it is missing, damaged, or not what a run writes."""
+        stored = read_predictions(path.parent)
+        labels, logits, indices = map(torch.from_numpy, (stored.labels, stored.logits, stored.indices))
         return cls(labels=labels, logits=logits, indices=indices)
 
     def save(self, path: Path) -> None:

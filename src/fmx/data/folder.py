@@ -135,7 +135,7 @@ def check_size(image: Image.Image) -> None:
     """ValueError where a picture that is opened, but not decoded, is larger than 64 million pixels or 32,768 wide."""
     if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
         raise ValueError(
-            f"{image.width:,} x {image.height:,} pixels are more than {MAX_PIXELS:,}, or than {MAX_SIDE:,} on a side"
+            f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}, or than {MAX_SIDE:,} on a side"
         )
 
 
