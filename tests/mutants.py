@@ -11,6 +11,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -126,11 +127,13 @@ def read_all(read: Callable[[int], str], seeds: range, folder: Path, *, address_
 def _child(read: Callable[[int], str], seeds: range, log: Path, address_bytes: int) -> None:
     code = 1
     try:
+        with suppress(BaseException):
+            read(seeds.start)  # what is imported and mapped once is not of a file
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         start = _status("VmRSS")
         limit = _status("VmSize") + address_bytes
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         signal.signal(signal.SIGALRM, _hang)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         sys.setrecursionlimit(1000)
         with log.open("a", buffering=1) as file:
             for seed in seeds:

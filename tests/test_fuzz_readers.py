@@ -75,7 +75,7 @@ class IdxGz(Idx):
 
 
 class Csv:
-    bound = 32 * MIB
+    bound = 96 * MIB
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "images.csv"
@@ -212,19 +212,17 @@ class RunDirectory:
         name = self.files[seed % len(self.files)]
         (self.run / name).write_bytes(mutants.mutant([self.whole[name]], seed))
 
-        def read():
-            run = open_run(self.run)
-            outcome(run, "x")
-            read_predictions(self.run)
-            _history(self.run / "history.csv")
-            return run.tested, run.checkpoint("best")
-
-        def restore():
-            signature_of(trusted_config(open_run(self.run, finished=False)), normalize="inside")
-
-        words = {attempt(read), attempt(restore)}
+        word = self.read()
         (self.run / name).write_bytes(self.whole[name])
-        return " and ".join(sorted(words))
+        return word
+
+    def read(self) -> str:
+        return attempt(self.tables)
+
+    def tables(self) -> None:
+        outcome(open_run(self.run), "x")
+        read_predictions(self.run)
+        _history(self.run / "history.csv")
 
 
 class RestoredRun(RunDirectory):
@@ -235,6 +233,14 @@ class RestoredRun(RunDirectory):
     def __init__(self, folder: Path, run: Path) -> None:
         self.run = shutil.copytree(run, folder / "run")
         self.whole = {name: (self.run / name).read_bytes() for name in self.files}
+
+    def read(self) -> str:
+        return " and ".join(sorted({attempt(self.tables), attempt(self.restore)}))
+
+    def restore(self) -> None:
+        run = open_run(self.run)
+        run.checkpoint(run.tested)
+        signature_of(trusted_config(run), normalize="inside")
 
 
 class Onnx:

@@ -54,7 +54,7 @@ def read_yaml(path: Path) -> dict[Any, Any]:
         _check_shape(path, text)
         values = yaml.load(text, Loader=PlainLoader)  # noqa: S506 - a safe loader
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise DataError(f"{path} cannot be read as a configuration: {error}") from error
+        raise DataError(f"{path} cannot be read as a configuration: {' '.join(str(error).split())[:300]}") from error
     if not isinstance(values, dict) or not _is_plain(values):
         raise DataError(f"{path} is no configuration of a run")
     return values

@@ -60,7 +60,7 @@ def read_tensors(path: Path, *, old_format: bool = False) -> Any:
     except DataError:
         raise
     except Exception as error:  # damaged bytes raise nearly anything in zipfile, pickletools and torch
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         raise DataError(f"{path} cannot be read as a checkpoint: {reason}") from error
 
 

@@ -87,7 +87,7 @@ def read_predictions(run_dir: Path) -> StoredPredictions:
                 raise DataError(f"{path} claims to be larger than it is")
             labels, logits, indices = (_array(archive.read(f"{name}.npy")) for name in ("labels", "logits", "indices"))
     except DAMAGE as error:
-        raise DataError(f"{path} cannot be read as predictions: {error}") from error
+        raise DataError(f"{path} cannot be read as predictions: {str(error)[:200]}") from error
     kinds = (labels.dtype.kind, logits.dtype.kind, indices.dtype.kind)
     whole = kinds == ("i", "f", "i") and logits.ndim == 2 and logits.size > 0  # noqa: PLR2004
     if not whole or labels.shape != (len(logits),) or indices.shape != labels.shape:
