@@ -1,6 +1,6 @@
 """The final figures: predictions of one checkpoint in float32, and what every metric says of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,17 +98,22 @@ def score(predictions: Predictions, classifier: Classifier, class_names: Sequenc
     metrics.update(predictions.logits, predictions.labels)
     with torch.inference_mode():
         loss = classifier.loss.cpu().eval()(predictions.logits, predictions.labels)
-    return {"loss": float(loss)} | _plain(metrics.compute(), class_names)
+    present = set(predictions.labels.tolist())
+    return {"loss": float(loss)} | _plain(metrics.compute(), class_names, present)
 
 
-def _plain(values: Mapping[str, Tensor], class_names: Sequence[str]) -> dict[str, Any]:
-    """A number for each scalar, a mapping by class name for each vector with one value a class."""
+def _plain(values: Mapping[str, Tensor], class_names: Sequence[str], present: Collection[int]) -> dict[str, Any]:
+    """A number for each scalar, a mapping by class name for each vector with one value a class.
+
+    A class without images has no value: torchmetrics would say 0.
+    """
     plain: dict[str, Any] = {}
     for name, value in values.items():
         if value.numel() == 1:
             plain[name] = float(value)
         elif value.ndim == 1 and len(value) == len(class_names):
-            plain[name] = dict(zip(class_names, value.tolist(), strict=True))
+            numbers = [number if label in present else None for label, number in enumerate(value.tolist())]
+            plain[name] = dict(zip(class_names, numbers, strict=True))
         else:
             plain[name] = value.tolist()
     return plain
