@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import re
 
 import numpy as np
@@ -49,7 +50,7 @@ def run(command, cwd, *overrides, spoil=None, code=0):
         f"_target_: spoils.Spoiled\nat: {at}\nloss: {loss}\ngradient: {gradient}\n"
     )
     mine = ["--config-dir=conf", "loss=spoiled"] if spoil else []
-    done = command(*mine, *COMMON, *overrides, cwd=cwd, env={"PYTHONPATH": str(cwd)})
+    done = command(*mine, *COMMON, *overrides, cwd=cwd, env={"PYTHONPATH": f"{cwd}:{os.environ.get('PYTHONPATH', '')}"})
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
