@@ -102,6 +102,12 @@ def quiet(done):
     assert not re.search(r"warning|UserWarning", done.stdout, re.IGNORECASE), done.stdout
 
 
+def test_a_smaller_last_batch_of_the_validation_counts_as_what_it_is(command, tmp_path):
+    run(command, tmp_path, "model=mlp", "data.validation=217", "data.eval_batch_size=72", "select=last")
+    figures = json.loads((tmp_path / "run/metrics.json").read_text())  # 3 x 72 and one, there of all at once
+    assert math.isclose(float(rows(tmp_path)[-1]["val/loss"]), figures["val"]["loss"], rel_tol=1e-5)
+
+
 def test_a_class_that_is_not_in_the_validation_set(command, tmp_path):
     quiet(run(command, tmp_path, "model=mlp", "data.validation=5"))
     figures = json.loads((tmp_path / "run/metrics.json").read_text())

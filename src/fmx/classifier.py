@@ -86,7 +86,8 @@ class Classifier(LightningModule):
         """Take a validation batch into the figures."""
         images, labels = batch
         logits = self.net(images).float()
-        self.val_loss.update(self.loss(logits, labels), weight=len(labels))
+        # Once for each image: MeanMetric forgets its weights where it does not look for NaN (torchmetrics 1.9).
+        self.val_loss.update(self.loss(logits, labels).expand(len(labels)))
         self.val_metrics.update(logits, labels)
 
     def on_validation_epoch_end(self) -> None:
