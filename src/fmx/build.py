@@ -16,6 +16,7 @@ from torch import nn
 
 from fmx.checkpoint import CheckpointFiles
 from fmx.classifier import Classifier
+from fmx.composition import literal
 from fmx.datamodule import ImageDataModule
 from fmx.errors import ConfigError, FmxError
 from fmx.hardware import describe_device, keep_freed_memory, resolve_precision
@@ -100,9 +101,13 @@ def build_data(cfg: DictConfig) -> ImageDataModule:
 
 
 def make(node: Any, **extra: Any) -> Any:
-    """Instantiate one node into plain objects; what a constructor says of its values becomes a ConfigError."""
+    """Instantiate one node into plain objects; what a constructor says of its values becomes a ConfigError.
+
+    The node is resolved once. Hydra would resolve what comes of that again: names of folders, for example.
+    """
+    plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
     try:
-        return instantiate(node, _convert_="all", **extra)
+        return instantiate(literal(plain, times=2), _convert_="all", **extra)
     except InstantiationException as error:
         cause = error.__cause__
         while isinstance(cause, InstantiationException) and cause.__cause__ is not None:

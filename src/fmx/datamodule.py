@@ -160,7 +160,7 @@ class ImageDataModule(LightningDataModule):
     def predict_dataloader(self) -> Loader:
         """The whole of `predict_part` in order, whatever the number of processes that trained."""
         order = Order(self.indices[self.predict_part], shuffle=False, seed=0, rank=0, world_size=1, equal_shares=False)
-        return self._loader(self.predict_part, order, device=self._device())
+        return self._loader(self.predict_part, order, device=self._device(), goes_on=False)
 
     def transfer_batch_to_device(
         self, batch: tuple[Tensor, Tensor], device: torch.device, dataloader_idx: int
@@ -197,7 +197,7 @@ class ImageDataModule(LightningDataModule):
             equal_shares=part == "train",
         )
 
-    def _loader(self, part: Part, order: Order, *, device: torch.device) -> Loader:
+    def _loader(self, part: Part, order: Order, *, device: torch.device, goes_on: bool = True) -> Loader:
         training = part == "train"
         return image_loader(
             self.sources[part],
@@ -206,6 +206,7 @@ class ImageDataModule(LightningDataModule):
             drop_last=self.drop_last and training,
             num_workers=self.num_workers,
             device=device,
+            goes_on=goes_on,
         )
 
 

@@ -146,8 +146,13 @@ def image_loader(
     drop_last: bool,
     num_workers: int,
     device: torch.device,
+    goes_on: bool,
 ) -> "ArrayLoader | DataLoader[tuple[Tensor, int]]":
-    """The right loader for a source: a gather for arrays, worker processes for a dataset that reads files."""
+    """The right loader for a source: a gather for arrays, worker processes for a dataset that reads files.
+
+    goes_on: whether it can begin in the middle of an epoch. For a prediction Lightning makes a loader of files anew, as
+    only one without a constructor of its own can be.
+    """
     if isinstance(source, ImageArrays):
         return ArrayLoader(source, order, batch_size=batch_size, drop_last=drop_last, device=device)
     options: dict[str, Any] = {
@@ -158,7 +163,6 @@ def image_loader(
         "persistent_workers": num_workers > 0,
         "prefetch_factor": 4 if num_workers else None,
     }
-    if not order.equal_shares:  # Lightning predicts with a copy that it makes of the loader, and cannot copy ours
-        generator = torch.Generator().manual_seed(order.seed)
-        return DataLoader(source, sampler=order, generator=generator, **options)
-    return ImageLoader(source, order, **options)
+    if goes_on:
+        return ImageLoader(source, order, **options)
+    return DataLoader(source, sampler=order, generator=torch.Generator().manual_seed(order.seed), **options)
