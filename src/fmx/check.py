@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from fmx.claim import claim
 from fmx.errors import ConfigError
 from fmx.exits import Refusal, expected
 from fmx.hydra_errors import nearest
+from fmx.ranks import check_started, is_first_process, num_processes
 from fmx.resume import check_same_run
 
 __all__ = ["Check", "check_values"]
@@ -27,7 +27,7 @@ class Check(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Check one run's configuration, then hold its run directory, before Hydra writes anything there."""
         _refusing(lambda: check(config, alone=True))
-        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        if is_first_process(num_processes(config.trainer)):
             _refusing(lambda: claim(Path(config.hydra.run.dir)))
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
@@ -64,8 +64,11 @@ def check(config: DictConfig, *, alone: bool = False) -> None:
         check_keys(_lightnings(plain))  # a mistyped key is the likely reason why an interpolation leads nowhere
         raise
     check_values(resolved)
-    if alone and int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        check_same_run(resolved, Path(config.hydra.run.dir), resolved["resume"])
+    if alone:
+        given = any(str(each).startswith("hydra.run.dir=") for each in config.hydra.overrides.hydra)
+        check_started(resolved["trainer"], names_folder=given or resolved["resume"] not in {None, "auto"})
+        if is_first_process(num_processes(resolved["trainer"])):
+            check_same_run(resolved, Path(config.hydra.run.dir), resolved["resume"])
     from fmx.targets import check_targets
 
     check_targets(_lightnings(resolved))

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from fmx.errors import DataError, FmxError
 from fmx.exits import Interrupted, Refusal, plain_message
 from fmx.frozen import relocated
+from fmx.ranks import is_first_process, num_processes
 from fmx.run_dir import open_run
 
 __all__ = ["Record", "config_fingerprint", "recording", "write_json"]
@@ -42,12 +43,13 @@ PACKAGES = [
 class Record:
     """The contents of run.json, written anew (whole, never half) at each update.
 
-    `writes` is False in the other processes of a distributed run: one process keeps the record.
+    writes: False in the other processes of a distributed run: one process keeps the record. shared: there are others.
     """
 
-    def __init__(self, run_dir: Path, *, writes: bool) -> None:
+    def __init__(self, run_dir: Path, *, writes: bool, shared: bool = False) -> None:
         self.run_dir = run_dir
         self.writes = writes
+        self.shared = shared
         self.contents: dict[str, Any] = {}
 
     def update(self, **fields: Any) -> None:
@@ -57,6 +59,18 @@ class Record:
             self.contents[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, Mapping) else value
         if self.writes:
             write_json(self.run_dir / "run.json", self.contents)
+
+    def fail(self, error: str) -> str:
+        """Record a failure, and return it; of several processes' failures the first is the cause, and stays."""
+        if self.shared:
+            with suppress(OSError, ValueError):
+                self.contents = json.loads((self.run_dir / "run.json").read_text(encoding="utf-8"))
+            if self.contents.get("status") == "failed" and self.contents.get("error"):
+                return str(self.contents["error"])
+            self.contents |= {"status": "failed", "error": error}
+            write_json(self.run_dir / "run.json", self.contents)
+        self.update(status="failed", error=error)
+        return error
 
     def continue_from(self, earlier: Mapping[str, Any]) -> None:
         """Keep what an earlier part of this run recorded, and note when, where and how that part began."""
@@ -98,8 +112,11 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
     started: time.time() when the process began.
     """
     run_dir = Path(cfg.run_dir)
-    record = Record(run_dir, writes=int(os.environ.get("LOCAL_RANK", "0")) == 0)
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)
+    processes = num_processes(resolved["trainer"])
+    record = Record(run_dir, writes=is_first_process(processes), shared=processes > 1)
+    if not record.writes:
+        logging.getLogger("fmx").setLevel(logging.ERROR)  # the first process says it
     if cfg.resume is not None and (run_dir / "run.json").is_file():
         record.continue_from(open_run(run_dir, finished=False).record)
     record.update(
@@ -126,10 +143,16 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
         log.warning("interrupted; the run so far is in %s", run_dir)
         raise
     except FmxError as error:
-        record.update(status="failed", error=plain_message(error))
+        record.fail(plain_message(error))
+        if not record.writes:
+            raise SystemExit(error.exit_code) from error  # the first process prints it
         raise Refusal(error) from error
+    except SystemExit as ended:
+        if record.writes or ended.code:
+            record.fail(f"ended with exit code {ended.code}")
+        raise
     except BaseException as error:
-        record.update(status="failed", error=f"{type(error).__name__}: {error}")
+        record.fail(f"{type(error).__name__}: {error}")
         raise
     record.update(status="completed")
 

@@ -15,6 +15,7 @@ from fmx.composition import quoted
 from fmx.errors import ConfigError, FmxError
 from fmx.frozen import freeze_job
 from fmx.hydra_errors import translate
+from fmx.ranks import num_processes
 from fmx.record import config_fingerprint
 
 __all__ = ["FROZEN_JOBS", "Job", "Plan"]
@@ -119,14 +120,12 @@ class Plan:
 
     def _frozen(self, config: DictConfig, overrides: Sequence[str], number: int) -> Job:
         resolved = _resolved(config)
-        devices, nodes = resolved["trainer"].get("devices", 1), resolved["trainer"].get("num_nodes", 1)
-        count = len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) else 1
         job = Job(
             number=number,
             overrides=list(overrides),
             sweep_dir=self.sweep_dir,
             fingerprint=config_fingerprint(resolved),
-            processes=count * nodes,
+            processes=num_processes(resolved["trainer"]),
             on_gpu=resolved["trainer"].get("accelerator") != "cpu",
         )
         folder = self.sweep_dir / FROZEN_JOBS
