@@ -5,9 +5,10 @@
 The recipe's source reads Kaggle's CSV files. Rows of theirs that notebooks print are found in the official files on the
 other side: the third row of fashion-mnist_test.csv (label 2, pixels 7 to 9: 14, 53, 99) is official *training* image
 34,561, the fourth (label 2, pixels 775 to 777: 137, 126, 140) training image 17,236, and the third row of
-fashion-mnist_train.csv (label 6, pixels 778 and 779: 30, 43) is official *test* image 44. So those files divide the same
-70,000 images anew. This script prints where it finds the three, then runs the recipe on the official division, on new
-random ones (seeded, written as CSV files), and in float32, and writes the README's table. Needs `make recipes` first.
+fashion-mnist_train.csv (label 6, pixels 778 and 779: 30, 43) is official *test* image 44. So those files divide the
+same 70,000 images anew. This script prints where it finds the three, then runs the recipe on the official division, on
+new random ones (seeded, written as CSV files), and in float32, and writes the README's table. Needs `make recipes`
+first.
 """
 
 import argparse
@@ -21,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from readme_table import write_table
 
 from fmx.build import make
 from fmx.composition import compose_config
+from readme_table import write_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "outputs" / "recipes"

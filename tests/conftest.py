@@ -1,5 +1,6 @@
 """What the tests share: real commands in real processes, and who needs which machine."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -58,6 +59,11 @@ def cold_command() -> Command:
     return run
 
 
+def send_signal(pid: int, signum: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signum)
+
+
 @pytest.fixture(scope="session")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     """Run `python -m fmx.MODULE ARGUMENTS` in a process of its own, forked from one that has the imports behind it."""
@@ -75,7 +81,9 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
         module: str = "run",
         env: dict[str, str] | None = None,
         timeout_s: float = 300,
+        send: tuple[float, int] | None = None,
     ) -> subprocess.CompletedProcess[str]:
+        """send: after how many seconds the process gets which signal."""
         request = {
             "module": f"fmx.{module}",
             "arguments": arguments,
@@ -91,8 +99,13 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
         pid = json.loads(server.stdout.readline())["pid"]
         killer = threading.Timer(timeout_s, os.kill, (pid, signal.SIGKILL))
         killer.start()
+        sender = threading.Timer(send[0], send_signal, (pid, send[1])) if send else None
+        if sender:
+            sender.start()
         code = json.loads(server.stdout.readline())["returncode"]
         killer.cancel()
+        if sender:
+            sender.cancel()
         texts = [(outputs / name).read_text(encoding="utf-8") for name in ("stdout", "stderr")]
         return subprocess.CompletedProcess(["fmx", module, *arguments], code, *texts)
 

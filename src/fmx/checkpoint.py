@@ -34,7 +34,7 @@ class CheckpointFiles(TorchCheckpointIO):
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         contents = buffer.getbuffer()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)  # not the run directory: a run must not go on where that was removed
         sums, digest = _read_sums(path.parent), hashlib.sha256(contents).hexdigest()
         partial = path.with_name(f".{path.name}.part")
         try:

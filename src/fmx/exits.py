@@ -14,7 +14,16 @@ from fmx.errors import FmxError
 __all__ = ["Interrupted", "Refusal", "expected", "plain_exits", "plain_message"]
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
-UNWRITABLE = {errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
+UNWRITABLE = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.EFBIG,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
 
 
 class Refusal(BaseException):

@@ -69,7 +69,7 @@ def _record_fit(experiment: Experiment, checkpoint: Path) -> None:
     by_validation = experiment.data.has_validation
     metric = "val/accuracy" if by_validation else "train/loss"
     if checkpoint.stem == "best" and by_validation:
-        metric = next(c.monitor for c in experiment.trainer.checkpoint_callbacks if c.monitor)  # type: ignore[attr-defined]
+        metric = next(filter(None, (getattr(c, "monitor", None) for c in experiment.trainer.checkpoint_callbacks)))
     seconds, epochs = history["seconds"].sum(), history["epoch"].iloc[-1]
     before = [c.elapsed_before_s for c in experiment.trainer.callbacks if isinstance(c, LastCheckpoint)]  # type: ignore[attr-defined]
     fit_s = experiment.record.contents["timing"]["fit_s"] + sum(before)

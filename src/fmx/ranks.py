@@ -65,15 +65,15 @@ def _srun_tasks() -> int:
     return int(os.environ.get("SLURM_NTASKS") or 0) if "SLURM_STEP_ID" in os.environ else 0
 
 
-class Failing(Protocol):
+class Ending(Protocol):
     """What keeps the record of a run."""
 
-    def fail(self, error: str) -> str:
-        """Record a failure; returns the first one on record."""
+    def end(self, status: str, error: str) -> str | None:
+        """Record how the run ended; returns the first error on record."""
 
 
 @contextmanager
-def end_together(trainer: "Trainer", record: Failing) -> Iterator[None]:
+def end_together(trainer: "Trainer", record: Ending) -> Iterator[None]:
     """While the processes of a run train together: when one dies, end the others, and say so in the record.
 
     srun does this for its own tasks, with --kill-on-bad-exit; here it is done for those that Lightning starts.
@@ -132,7 +132,7 @@ class _Parent(_Watch):
 class _Children(_Watch):
     """Ends this process and those that it started once one of them has failed."""
 
-    def __init__(self, launcher: "_SubprocessScriptLauncher", record: Failing) -> None:
+    def __init__(self, launcher: "_SubprocessScriptLauncher", record: Ending) -> None:
         super().__init__()
         self._launcher = launcher
         self._record = record
@@ -144,7 +144,7 @@ class _Children(_Watch):
             if code:
                 self.stop()
                 how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-                said = self._record.fail(f"process {number} of this run {how}, so the others were ended")
+                said = self._record.end("failed", f"process {number} of this run {how}, so the others were ended")
                 for other in processes:
                     other.kill()
                 sys.stderr.write(f"{said}\n")

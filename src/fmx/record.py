@@ -60,16 +60,24 @@ class Record:
         if self.writes:
             write_json(self.run_dir / "run.json", self.contents)
 
-    def fail(self, error: str) -> str:
-        """Record a failure, and return it; of several processes' failures the first is the cause, and stays."""
-        if self.shared:
-            with suppress(OSError, ValueError):
-                self.contents = json.loads((self.run_dir / "run.json").read_text(encoding="utf-8"))
-            if self.contents.get("status") == "failed" and self.contents.get("error"):
-                return str(self.contents["error"])
-            self.contents |= {"status": "failed", "error": error}
-            write_json(self.run_dir / "run.json", self.contents)
-        self.update(status="failed", error=error)
+    def end(self, status: str, error: str | None) -> str | None:
+        """Record how a run ended early, and return the error on record; a disk that is full must not hide why.
+
+        Of several processes' failures the first is the cause, and stays.
+        """
+        with suppress(OSError):
+            if not self.shared:
+                self.update(status=status, error=error)
+            elif self.writes or status == "failed":
+                error = self._end_shared(status, error)
+        return error
+
+    def _end_shared(self, status: str, error: str | None) -> str | None:
+        path = self.run_dir / "run.json"
+        there = json.loads(path.read_text(encoding="utf-8"))
+        if there["status"] == "failed":
+            return str(there["error"])
+        write_json(path, {**there, "status": status, "error": error})
         return error
 
     def continue_from(self, earlier: Mapping[str, Any]) -> None:
@@ -111,12 +119,37 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
 
     started: time.time() when the process began.
     """
+    record = _begun(cfg, started=started)
+    run_dir = record.run_dir
+    try:
+        yield record
+    except (Interrupted, KeyboardInterrupt):
+        record.end("interrupted", None)
+        log.warning("interrupted; resume=%s goes on with it", run_dir)
+        raise
+    except FmxError as error:
+        record.end("failed", plain_message(error))
+        if not record.writes:
+            raise SystemExit(error.exit_code) from error  # the first process prints it
+        raise Refusal(error) from error
+    except OSError as error:
+        if not run_dir.is_dir():
+            raise Refusal(FmxError(f"{run_dir} was removed while the run went on; nothing of it is left")) from error
+        record.end("failed", f"{type(error).__name__}: {error}")
+        raise
+    except BaseException as error:
+        if not isinstance(error, SystemExit) or error.code:
+            record.end("failed", f"{type(error).__name__}: {error}")
+        raise
+    record.update(status="completed")
+
+
+def _begun(cfg: DictConfig, *, started: float) -> Record:
+    """The record of a run that begins or goes on."""
     run_dir = Path(cfg.run_dir)
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)
     processes = num_processes(resolved["trainer"])
     record = Record(run_dir, writes=is_first_process(processes), shared=processes > 1)
-    if not record.writes:
-        logging.getLogger("fmx").setLevel(logging.ERROR)  # the first process says it
     if cfg.resume is not None and (run_dir / "run.json").is_file():
         record.continue_from(open_run(run_dir, finished=False).record)
     record.update(
@@ -136,25 +169,9 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
     if record.writes:
         (run_dir / ".hydra").mkdir(exist_ok=True)
         OmegaConf.save(OmegaConf.create(resolved), run_dir / ".hydra" / "resolved.yaml")
-    try:
-        yield record
-    except (Interrupted, KeyboardInterrupt):
-        record.update(status="interrupted")
-        log.warning("interrupted; the run so far is in %s", run_dir)
-        raise
-    except FmxError as error:
-        record.fail(plain_message(error))
-        if not record.writes:
-            raise SystemExit(error.exit_code) from error  # the first process prints it
-        raise Refusal(error) from error
-    except SystemExit as ended:
-        if record.writes or ended.code:
-            record.fail(f"ended with exit code {ended.code}")
-        raise
-    except BaseException as error:
-        record.fail(f"{type(error).__name__}: {error}")
-        raise
-    record.update(status="completed")
+    else:
+        logging.getLogger("fmx").setLevel(logging.ERROR)  # the first process says it
+    return record
 
 
 def config_fingerprint(resolved: Mapping[str, Any]) -> str:

@@ -5,7 +5,8 @@ import signal
 from types import FrameType
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
 
 from fmx.callbacks.checkpoints import ASK_EVERY, LastCheckpoint, is_between_steps
 from fmx.exits import Interrupted
@@ -15,8 +16,11 @@ __all__ = ["Interruption"]
 log = logging.getLogger(__name__)
 
 
-class Interruption(Callback):
-    """Saves last.ckpt at the next step after SIGINT or SIGTERM and raises Interrupted; a second signal ends at once."""
+class Interruption(Checkpoint):
+    """Saves last.ckpt at the next step after SIGINT or SIGTERM and raises Interrupted; a second signal ends at once.
+
+    A Checkpoint, so that Lightning calls it after all others: what they did in this step has to be saved as well.
+    """
 
     def __init__(self) -> None:
         self._signum: int | None = None

@@ -104,10 +104,9 @@ class Sweep:
         known = jobs if isinstance(jobs, Sequence) else []
         pool = Pool(shared or self.shares(known), job_timeout_s=settings["job_timeout_s"])
         self.ledger.write()
-        with display:
-            events = pool.run((job, self._arguments(job)) for job in jobs)
+        with display, pool:
             try:
-                for event in events:
+                for event in pool.run((job, self._arguments(job)) for job in jobs):
                     if isinstance(event, Started):
                         self.ledger.note(event.job, status="running", cause=None, error=None, seconds=None)
                         display.started(event.job)
@@ -128,7 +127,6 @@ class Sweep:
                     self._note(stopped, display)
                 raise
             finally:
-                events.close()
                 self._write_leaderboard(now=True)
                 keep_best(self.ledger, settings.get("keep_checkpoints"))
 

@@ -5,12 +5,12 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from fmx.errors import DataError
 from fmx.record import write_json
@@ -62,6 +62,7 @@ class _Running:
 class Pool:
     """Runs jobs in processes of their own, as many at once as there are shares of the machine.
 
+    A context manager: however it is left, no job outlives it.
     job_timeout_s: after which a job is ended; None: never.
     """
 
@@ -78,24 +79,21 @@ class Pool:
 
         forkserver.ensure_running()
 
-    def run(self, jobs: Iterable[tuple[Job, list[str]]]) -> Generator[Started | Ended | None]:
+    def run(self, jobs: Iterable[tuple[Job, list[str]]]) -> Iterator[Started | Ended | None]:
         """Run jobs, each with more arguments of its own; yield each start and end, and None whenever time has passed.
 
-        `jobs` is asked for the next one only when a worker is free. However the iteration ends, no job outlives it.
+        `jobs` is asked for the next one only when a worker is free.
         """
         waiting = iter(jobs)
-        try:
-            while True:
-                while self._free and (following := next(waiting, None)) is not None:
-                    yield self._start(*following)
-                if not self._running:
-                    return
-                connection.wait([running.process.sentinel for running in self._running], timeout=PAUSE_S)
-                yield from self._ended()
-                self._watch_the_clock()
-                yield None
-        finally:
-            self._end_all()
+        while True:
+            while self._free and (following := next(waiting, None)) is not None:
+                yield self._start(*following)
+            if not self._running:
+                return
+            connection.wait([running.process.sentinel for running in self._running], timeout=PAUSE_S)
+            yield from self._ended()
+            self._watch_the_clock()
+            yield None
 
     def stop(self, signum: int) -> Iterator[Ended]:
         """Ask every running job to save its state and end, wait for all, and yield how they ended."""
@@ -143,7 +141,10 @@ class Pool:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(running.process.pid, signum)
 
-    def _end_all(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         for running in self._running:
             _kill_group(running)
             running.process.join()

@@ -1,0 +1,28 @@
+"""A callback that makes a run fail in the way that a file beside it says, until the file is gone."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+from pytorch_lightning import Callback
+
+
+class Fault(Callback):
+    """`faults.json`, in the working directory, maps a seed to raise, kill or hang."""
+
+    def __init__(self, *, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_end(self, trainer, *_):
+        file = Path("faults.json")
+        fault = json.loads(file.read_text()).get(str(self.seed)) if file.exists() else None
+        if fault is None or trainer.global_step < 3:
+            return
+        if fault == "raise":
+            raise RuntimeError("this seed is out of luck")
+        if fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
+        time.sleep(600)

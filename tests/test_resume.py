@@ -1,0 +1,266 @@
+"""Runs that are killed or asked to stop go on as if they had never stopped, and nothing else is touched."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fmx.checkpoint import load_checkpoint, newest_checkpoint
+from fmx.errors import DataError
+
+DIGITS = ["data=digits", "data.batch_size=64", "trainer.checkpoint_every_s=0.2"]
+ALL_AT_ONCE = ["model=dropout_cnn", "augment=erasing", "optim=adamw", "schedule=onecycle", "callbacks=[default,ema]"]
+
+
+def assert_same(ours, theirs):
+    """History (but its seconds), metrics, logits, both checkpoints' weights and the optimizer's state."""
+    histories = [pd.read_csv(run / "history.csv").drop(columns="seconds") for run in (ours, theirs)]
+    pd.testing.assert_frame_equal(*histories, check_exact=True)
+    one, other = (json.loads((run / "metrics.json").read_text()) for run in (ours, theirs))
+    assert one == other
+    one, other = (np.load(run / "predictions.npz") for run in (ours, theirs))
+    np.testing.assert_array_equal(one["logits"], other["logits"])
+    for name in ("best", "last"):
+        one, other = (load_checkpoint(run / "checkpoints" / f"{name}.ckpt") for run in (ours, theirs))
+        for part in ("state_dict", "optimizer_states", "lr_schedulers"):
+            torch.testing.assert_close(one[part], other[part], rtol=0, atol=0)
+    assert json.loads((ours / "run.json").read_text())["status"] == "completed"
+
+
+def points(run):
+    """Every scalar's steps and values in the run's TensorBoard files, in the order of the curve."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [(each.step, each.value) for each in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+SETS = {
+    "onecycle, EMA, dropout, erasing": [*ALL_AT_ONCE, "trainer.max_epochs=5"],
+    "plateau by epoch": ["model=lenet", "schedule=plateau", "schedule.patience=0", "trainer.max_epochs=6"],
+    "early stopping": ["model=mlp", "callbacks=[default,early_stopping]", "optim.lr=0.03", "trainer.max_epochs=40"],
+    "validation every 7 steps": [
+        "model=mlp", "optim=sgd", "schedule=step", "callbacks.history.every_step=true",
+        "trainer.val_check_interval=7", "trainer.max_epochs=5",
+    ],
+    "accumulation, last batch dropped": [
+        "model=lenet", "trainer.accumulate_grad_batches=3", "data.drop_last=true", "schedule=cosine",
+        "trainer.max_epochs=6",
+    ],
+    "nothing held out": ["model=mlp", "data.validation=none", "trainer.max_epochs=10"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_stopped_twice(command, tmp_path, name):
+    """Once by SIGTERM, once by SIGKILL, at moments that differ from test to test."""
+    run = [*DIGITS, *SETS[name]]
+    began = time.monotonic()
+    whole = command(*run, "hydra.run.dir=whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    length = time.monotonic() - began
+    moments = random.Random(name)
+    stops = [(moments.uniform(0.3, 0.6), signal.SIGTERM), (moments.uniform(0.3, 0.6), signal.SIGKILL)]
+    codes = []
+    for share, signum in stops:
+        done = command(*run, "resume=auto", "hydra.run.dir=cut", cwd=tmp_path, send=(share * length, signum))
+        codes.append(done.returncode)
+        assert done.returncode in {-9, 0, 143}, done.stdout + done.stderr
+        if done.returncode == 0:
+            break
+    assert codes[0] in {0, 143}
+    if codes[-1] != 0:
+        done = command(*run, "resume=auto", "hydra.run.dir=cut", cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert_same(tmp_path / "cut", tmp_path / "whole")
+    assert points(tmp_path / "cut") == points(tmp_path / "whole")
+    if "every_step" in str(run):
+        one, other = ((tmp_path / folder / "steps.csv").read_text() for folder in ("cut", "whole"))
+        assert one == other
+    record = json.loads((tmp_path / "cut/run.json").read_text())
+    assert len(record.get("parts", [])) == sum(code != 0 for code in codes)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_twenty_killed_runs_on_the_real_data(command, tmp_path):
+    """SIGKILL and SIGTERM at random moments from the start to the test; every fourth run is killed again."""
+    run = ["data=fashion_mnist", "data.batch_size=64", *ALL_AT_ONCE, "trainer.max_epochs=3", "logger=none"]
+    run += ["trainer.limit_train_batches=40", "trainer.limit_val_batches=4", "trainer.limit_test_batches=4"]
+    run += ["trainer.checkpoint_every_s=0.2"]
+    began = time.monotonic()
+    whole = command(*run, "hydra.run.dir=whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    length = time.monotonic() - began
+    moments = random.Random(20)
+    stopped = 0
+    for number in range(20):
+        folder = tmp_path / f"cut{number}"
+        arguments = [*run, "resume=auto", f"hydra.run.dir={folder}"]
+        for _ in range(2 if number % 4 == 0 else 1):
+            signum = signal.SIGTERM if number % 3 == 0 else signal.SIGKILL
+            moment = (number + moments.random()) / 20 * length
+            stopped += command(*arguments, cwd=tmp_path, send=(moment, signum)).returncode in {-9, 143}
+        if not (folder / "run.json").exists() or json.loads((folder / "run.json").read_text())["status"] != "completed":
+            done = command(*arguments, cwd=tmp_path)
+            assert done.returncode == 0, (number, done.stdout + done.stderr)
+        assert_same(folder, tmp_path / "whole")
+        shutil.rmtree(folder)
+    assert stopped >= 15
+
+
+@pytest.fixture
+def interrupted(command, tmp_path):
+    """A run on the digits that SIGTERM stopped in the middle."""
+    run = [*DIGITS, "model=lenet", "trainer.max_epochs=30"]
+    for wait in (4, 8, 16):
+        done = command(*run, "hydra.run.dir=outputs/runs/cut", cwd=tmp_path, send=(wait, signal.SIGTERM))
+        assert done.returncode == 143, done.stdout + done.stderr
+        if (tmp_path / "outputs/runs/cut/checkpoints/last.ckpt").exists():
+            return run, tmp_path / "outputs/runs/cut"
+        shutil.rmtree(tmp_path / "outputs")
+    raise AssertionError
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_which_run_is_gone_on_with(command, tmp_path, interrupted):
+    run, folder = interrupted
+    before = files(folder)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "interrupted"
+
+    refused = command(*run, "hydra.run.dir=outputs/runs/cut", cwd=tmp_path)
+    assert refused.returncode == 2
+    holds = "outputs/runs/cut holds a run already: continue it with resume=outputs/runs/cut, or name another folder"
+    assert refused.stderr == f"{holds}\n"
+    refused = command(*run, "optim.lr=0.5", f"resume={folder}", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "optim.lr was 0.002, is 0.5" in refused.stderr
+    assert files(folder) == before
+
+    finished = command(f"resume={folder}", cwd=tmp_path)  # the run's own overrides, without typing them
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "going on after step" in finished.stdout
+    whole = command(*run, "hydra.run.dir=whole", cwd=tmp_path)
+    assert whole.returncode == 0
+    assert_same(folder, tmp_path / "whole")
+    refused = command(f"resume={folder}", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "is complete; there is nothing to continue" in refused.stderr
+
+
+def test_auto_takes_the_newest_of_the_same_configuration(command, tmp_path, interrupted):
+    run, folder = interrupted
+    other = folder.with_name("other")
+    shutil.copytree(folder, other)
+    record = json.loads((other / "run.json").read_text())
+    (other / "run.json").write_text(json.dumps(record | {"config_fingerprint": "0", "started": "2999"}))
+    done = command(*run, "resume=auto", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((folder / "run.json").read_text())["status"] == "completed"
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["cut", "other"]
+
+
+def test_one_process_to_a_folder(command, tmp_path):
+    run = [*DIGITS, "model=lenet", "trainer.max_epochs=60", "hydra.run.dir=run"]
+    first = subprocess.Popen([sys.executable, "-m", "fmx.run", *run], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    while not (tmp_path / "run/history.csv").exists():
+        assert first.poll() is None
+        time.sleep(0.1)
+    second = command(*run, "resume=auto", cwd=tmp_path)
+    assert second.returncode == 2
+    assert "another process is at work in" in second.stderr
+    shown = command("run", cwd=tmp_path, module="report")
+    assert "running" in shown.stdout + shown.stderr
+    first.kill()
+    first.wait()
+    shown = command("run", cwd=tmp_path, module="report")
+    assert "interrupted" in shown.stdout + shown.stderr
+
+
+def test_a_damaged_checkpoint(command, tmp_path, interrupted):
+    """Each of 100 places of last.ckpt spoilt or cut off: never read, named, and the one before it is used."""
+    run, folder = interrupted
+    checkpoints = folder / "checkpoints"
+    last, good = checkpoints / "last.ckpt", (checkpoints / "last.ckpt").read_bytes()
+    assert newest_checkpoint(checkpoints) == (last, [])
+    places = np.linspace(0, len(good) - 1, 50, dtype=int)
+    variants = [good[:place] for place in places]
+    variants += [good[:place] + bytes([good[place] ^ 0xFF]) + good[place + 1 :] for place in places]
+    assert len(variants) == 100
+    for variant in variants:
+        last.write_bytes(variant)
+        found, complaints = newest_checkpoint(checkpoints)
+        assert found == checkpoints / "previous.ckpt"
+        assert "last.ckpt is damaged" in complaints[0]
+    done = command(*run, f"resume={folder}", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "last.ckpt is damaged" in done.stdout
+    whole = command(*run, "hydra.run.dir=whole", cwd=tmp_path)
+    assert whole.returncode == 0
+    assert_same(folder, tmp_path / "whole")
+
+
+def test_all_checkpoints_damaged(command, tmp_path, interrupted):
+    run, folder = interrupted
+    for name in ("last", "previous"):
+        path = folder / "checkpoints" / f"{name}.ckpt"
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match="no other checkpoint is whole"):
+        newest_checkpoint(folder / "checkpoints")
+    done = command(*run, f"resume={folder}", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "no other checkpoint is whole. Start the run anew in another folder" in done.stderr
+
+
+def test_other_data_than_then(command, tmp_path, interrupted):
+    run, folder = interrupted
+    record = json.loads((folder / "run.json").read_text())
+    record["data"]["fingerprint"] = "other"
+    (folder / "run.json").write_text(json.dumps(record))
+    done = command(*run, f"resume={folder}", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "the data is not what" in done.stderr
+
+
+def test_a_full_disk(tmp_path):
+    """Files may not grow beyond what the first checkpoints take: a plain error, and the last good one is whole."""
+    run = [sys.executable, "-m", "fmx.run", *DIGITS, "model=lenet", "trainer.max_epochs=3", "logger=none"]
+    limited = ["bash", "-c", 'ulimit -f 500; exec "$@"', "-", *run, "hydra.run.dir=run"]
+    done = subprocess.run(limited, cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith("cannot write ")
+    assert "Traceback" not in done.stderr
+    assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "failed"
+    assert not list((tmp_path / "run/checkpoints").glob("*.part"))
+    run.append(f"resume={tmp_path / 'run'}")
+    roomy = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert roomy.returncode == 0, roomy.stderr
+
+
+def test_a_folder_that_is_removed(tmp_path):
+    run = [sys.executable, "-m", "fmx.run", *DIGITS, "model=lenet", "trainer.max_epochs=300", "hydra.run.dir=run"]
+    process = subprocess.Popen(run, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run/history.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "was removed while the run went on" in error
+    assert "Traceback" not in error

@@ -1,0 +1,178 @@
+"""Sweeps from outside: jobs that fail, die or hang, a parent that is killed, what is gone on with and what is kept."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+DATA = ["data=fashion_mnist", "trainer.limit_train_batches=12", "trainer.limit_val_batches=4"]
+if not os.environ.get("FMX_DATA_ROOT"):
+    DATA = ["data=digits"]
+SMALL = [*DATA, "augment=none", "trainer.max_epochs=2", "logger=none", "trainer.limit_test_batches=2"]
+FAULT = "+callbacks.fault={_target_:faults.Fault,seed:${seed}}"
+TWELVE = ["model=mlp,lenet", "seed=range(1,7)"]
+
+
+def here():
+    return {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
+
+
+def board(sweep):
+    """The leaderboard without what the clock says."""
+    table = pd.read_csv(sweep / "leaderboard.csv")
+    return table[[column for column in table if "second" not in column and "train s" not in column]]
+
+
+def status(sweep):
+    return {p.parent.name: json.loads(p.read_text()).get("status") for p in sweep.glob("*/run.json")}
+
+
+def alive(marker):
+    """The processes whose command line or working folder has to do with a sweep."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(marker) in str((path / "cwd").readlink()) and path.name != str(os.getpid()):
+                found.append(path.name)
+    return found
+
+
+def wait_for(condition, timeout_s=120):
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_jobs_that_raise_die_or_hang(command, tmp_path):
+    sweep = ["-m", *TWELVE, *SMALL, FAULT]
+    (tmp_path / "faults.json").write_text(json.dumps({"2": "raise", "3": "kill", "5": "hang"}))
+    disturbed = [*sweep, "model=mlp", "hydra.sweep.dir=sweep", "hydra.launcher.job_timeout_s=25"]
+    disturbed = [argument for argument in disturbed if argument != "model=mlp"]
+    first = command(*disturbed, cwd=tmp_path, env=here())
+    assert first.returncode == 1, first.stdout + first.stderr
+    statuses = status(tmp_path / "sweep")
+    assert len(statuses) == 12
+    assert sorted(statuses.values()) == ["completed"] * 6 + ["failed"] * 6
+    text = (tmp_path / "sweep/leaderboard.md").read_text()
+    for said in ("this seed is out of luck", "killed by SIGKILL", "longer than job_timeout_s"):
+        assert text.count(said) == 2, text
+        assert said in first.stdout
+    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").glob("[0-9]*/metrics.json")}
+
+    (tmp_path / "faults.json").unlink()
+    second = command(*disturbed, cwd=tmp_path, env=here())
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "6 of them done already" in second.stdout
+    assert all(path.stat().st_mtime_ns == then for path, then in finished.items())
+    undisturbed = command(*sweep, "hydra.sweep.dir=whole", cwd=tmp_path, env=here())
+    assert undisturbed.returncode == 0, undisturbed.stdout + undisturbed.stderr
+    assert len(board(tmp_path / "whole")) == 2
+    pd.testing.assert_frame_equal(board(tmp_path / "sweep"), board(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_sweep_whose_parent_ends(command, tmp_path, how):
+    """No orphan trains on, nothing is corrupted, --resume-sweep ends it as if nothing had happened."""
+    jobs = ["-m", "model=lenet", "seed=1,2,3,4", *SMALL, "trainer.max_epochs=4", "hydra.sweep.dir=sweep"]
+    jobs.remove("trainer.max_epochs=2")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fmx.run", *jobs], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    wait_for(lambda: len(list((tmp_path / "sweep").glob("*/history.csv"))) >= 2)
+    process.send_signal(how)
+    assert process.wait(60) == (-9 if how == signal.SIGKILL else 130)
+    wait_for(lambda: not alive(tmp_path), timeout_s=30)
+    assert "running" not in [json.loads(p.read_text())["status"] for p in tmp_path.glob("sweep/*/run.json")]
+    assert "completed" not in status(tmp_path / "sweep").values()
+    (tmp_path / "sweep/leaderboard.md").unlink(missing_ok=True)
+
+    done = command("--resume-sweep", "sweep", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on after step" in "".join(path.read_text() for path in tmp_path.glob("sweep/jobs/*.log"))
+    jobs[-1] = "hydra.sweep.dir=whole"
+    whole = command(*jobs, cwd=tmp_path)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    pd.testing.assert_frame_equal(board(tmp_path / "sweep"), board(tmp_path / "whole"))
+    for number in range(4):
+        ours, theirs = (pd.read_csv(tmp_path / name / str(number) / "history.csv") for name in ("sweep", "whole"))
+        pd.testing.assert_frame_equal(ours.drop(columns="seconds"), theirs.drop(columns="seconds"))
+
+
+def test_later_edits_change_no_job(tmp_path):
+    """The second job starts after its model's YAML, and the first one's, were spoilt."""
+    conf = tmp_path / "conf/model"
+    conf.mkdir(parents=True)
+    yaml = conf / "own.yaml"
+    yaml.write_text(
+        "name: own\nnet:\n  _target_: fmx.models.mlp.MLP\n  widths: [16]\n  num_classes: ${data.num_classes}\n"
+        "  in_channels: ${data.in_channels}\n  image_size: ${data.image_size}\n"
+    )
+    jobs = ["model=own", "seed=1,2,3", *SMALL, "hydra.sweep.dir=sweep", "hydra.launcher.workers=1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fmx.run", "--config-dir", "conf", "-m", *jobs],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_for((tmp_path / "sweep/0/run.json").exists)
+    yaml.write_text("nonsense: [")
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert {json.loads(p.read_text())["params"] for p in tmp_path.glob("sweep/*/run.json")} == {784 * 16 + 16 + 170}
+    assert len(status(tmp_path / "sweep")) == 3
+
+
+def test_equal_jobs_checkpoints_and_settings(command, tmp_path):
+    jobs = ["-m", "model=mlp", "optim.lr=1e-3,0.001,2e-3,4e-3", *SMALL, "sweep.keep_checkpoints=1"]
+    done = command(*jobs, "hydra.sweep.dir=sweep", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "is the same as job 0: it is run once" in done.stdout
+    assert len(status(tmp_path / "sweep")) == 3
+    kept = [path.parent.parent.name for path in tmp_path.glob("sweep/*/checkpoints/best.ckpt")]
+    accuracy = {
+        path.parent.name: json.loads(path.read_text())["val"]["accuracy"]
+        for path in tmp_path.glob("sweep/*/metrics.json")
+    }
+    assert len(kept) == 1
+    assert accuracy[kept[0]] == max(accuracy.values())
+    # Jobs share the machine, and are recorded as if each had been typed alone.
+    record = json.loads((tmp_path / "sweep/0/run.json").read_text())
+    assert "optim.lr=0.001" in record["overrides"]
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("workers=0", "hydra.launcher.workers must be a whole number of at least 1 or null, got 0"),
+        ("job_timeout_s=-1", "hydra.launcher.job_timeout_s must be a number greater than 0 or null, got -1"),
+        ("fail_fast=perhaps", "hydra.launcher.fail_fast must be true or false, got 'perhaps'"),
+    ],
+)
+def test_bad_settings(command, tmp_path, setting, said):
+    done = command("-m", "seed=1,2", "data=digits", f"hydra.launcher.{setting}", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, f"{said}\n")
+
+
+def test_fail_fast(command, tmp_path):
+    (tmp_path / "faults.json").write_text(json.dumps({"1": "raise"}))
+    jobs = ["-m", "model=mlp", "seed=range(1,9)", *SMALL, FAULT, "hydra.sweep.dir=sweep"]
+    done = command(*jobs, "hydra.launcher.fail_fast=true", cwd=tmp_path, env=here())
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert len(status(tmp_path / "sweep")) < 5
+    assert "this seed is out of luck" in done.stderr
+
+
+def test_no_sweep_to_go_on_with(command, tmp_path):
+    done = command("--resume-sweep", "nowhere", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.endswith("nowhere is no sweep of fmx: it has no sweep.json\n")
