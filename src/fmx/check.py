@@ -46,11 +46,12 @@ def _refusing(step: Callable[[], None]) -> None:
         raise Refusal(plain) from error
 
 
-def check(config: DictConfig, *, alone: bool = False) -> None:
+def check(config: DictConfig, *, alone: bool = False, here: bool = True) -> None:
     """Raise ConfigError for the first thing that is wrong in a composed configuration.
 
     Names and values come first and need no heavy import; then the targets are imported and their signatures bound; then
-    what needs no data is made. alone: no part of a sweep, so that its folder is asked as well.
+    what needs no data is made. alone: no part of a sweep, so that its folder is asked as well. here: it will run on
+    this machine, not on another one, which may have what this one lacks.
     """
     ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     plain: Any = OmegaConf.to_container(ours, resolve=False)
@@ -69,9 +70,11 @@ def check(config: DictConfig, *, alone: bool = False) -> None:
         check_started(resolved["trainer"], names_folder=given or resolved["resume"] not in {None, "auto"})
         if is_first_process(num_processes(resolved["trainer"])):
             check_same_run(resolved, Path(config.hydra.run.dir), resolved["resume"])
-    from fmx.targets import check_targets
+    from fmx.targets import check_accelerator, check_targets
 
     check_targets(_lightnings(resolved))
+    if here:
+        check_accelerator(resolved["trainer"])
     from fmx.rehearsal import rehearse
 
     rehearse(ours)
