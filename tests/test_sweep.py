@@ -44,7 +44,7 @@ def alive(marker):
     return found
 
 
-def wait_for(condition, timeout_s=120):
+def wait_for(condition, timeout_s=300):
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, "waited in vain"

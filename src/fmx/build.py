@@ -52,7 +52,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     Raises ConfigError for values that do not fit together, DataError for data that is missing or damaged.
     """
     # Lightning's advice about workers and its own deprecations are not the reader's business.
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     seed_everything(cfg.seed, workers=True, verbose=False)
     classifier = build_classifier(cfg)
     with record.timed("data_s"):

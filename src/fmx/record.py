@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from fmx.errors import DataError, FmxError
-from fmx.exits import Interrupted, Refusal, plain_message
+from fmx.exits import Interrupted, Refusal, expected, plain_message
 from fmx.frozen import relocated
 from fmx.ranks import is_first_process, num_processes
 from fmx.run_dir import open_run
@@ -127,16 +127,16 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
         record.end("interrupted", None)
         log.warning("interrupted; resume=%s goes on with it", run_dir)
         raise
-    except FmxError as error:
-        record.end("failed", plain_message(error))
+    except Exception as error:
+        plain = expected(error)
+        if isinstance(error, FileNotFoundError) and str(error.filename).startswith(str(run_dir)):
+            plain = FmxError(f"{error.filename} was removed while the run went on")
+        record.end("failed", plain_message(plain) if plain else f"{type(error).__name__}: {error}")
+        if plain is None:
+            raise
         if not record.writes:
-            raise SystemExit(error.exit_code) from error  # the first process prints it
-        raise Refusal(error) from error
-    except OSError as error:
-        if not run_dir.is_dir():
-            raise Refusal(FmxError(f"{run_dir} was removed while the run went on; nothing of it is left")) from error
-        record.end("failed", f"{type(error).__name__}: {error}")
-        raise
+            raise SystemExit(plain.exit_code) from error  # the first process prints it
+        raise Refusal(plain) from error
     except BaseException as error:
         if not isinstance(error, SystemExit) or error.code:
             record.end("failed", f"{type(error).__name__}: {error}")

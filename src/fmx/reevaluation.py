@@ -114,7 +114,7 @@ def _quiet_lightning() -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="pytorch_lightning")
+            warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
             yield
     finally:
         logger.setLevel(level)

@@ -89,6 +89,7 @@ class LastCheckpoint(Checkpoint):
         pl_module.tally.restore(state["tally"])
         # Lightning does so when it makes the loaders, but a schedule that asks for their length makes them too early.
         trainer.fit_loop._load_combined_loader_states()  # noqa: SLF001
+        trainer.fit_loop._restarting = False  # noqa: SLF001 - or a plateau schedule would miss the end of this epoch
         if self._at_epoch_start:  # Lightning would take the epoch that is to begin for one that has ended
             trainer.fit_loop.epoch_loop.restarting = False
 

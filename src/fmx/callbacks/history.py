@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
 
 from fmx.classifier import Classifier, validates
 
@@ -17,11 +18,13 @@ HISTORY, STEPS = "history.csv", "steps.csv"
 STEP_COLUMNS = ["step", "loss", "accuracy"]
 
 
-class History(Callback):
+class History(Checkpoint):
     """Appends a row to history.csv after each validation, or after each epoch where nothing is held out.
 
     `epoch` counts from 1 and `step` counts optimizer steps; `seconds` passed since the row before. A metric of your own
     adds a column. every_step: also write the loss and accuracy of each training step to steps.csv.
+
+    A Checkpoint, since Lightning calls others before the epoch's training figures are logged.
     """
 
     def __init__(self, *, every_step: bool) -> None:

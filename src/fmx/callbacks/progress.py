@@ -3,7 +3,8 @@
 import logging
 import sys
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
 from tqdm import tqdm
 
 from fmx.classifier import validates
@@ -13,8 +14,11 @@ __all__ = ["Progress"]
 log = logging.getLogger(__name__)
 
 
-class Progress(Callback):
-    """Shows one bar over the whole training on a terminal, and logs a line a validation everywhere."""
+class Progress(Checkpoint):
+    """Shows one bar over the whole training on a terminal, and logs a line a validation everywhere.
+
+    A Checkpoint, since Lightning calls others before the epoch's training figures are logged.
+    """
 
     def __init__(self) -> None:
         self._bar: tqdm[None] | None = None
