@@ -77,7 +77,7 @@ def check(config: DictConfig, *, alone: bool = False, here: bool = True) -> None
         check_accelerator(resolved["trainer"])
     from fmx.rehearsal import rehearse
 
-    rehearse(ours)
+    rehearse(ours, here=here)
 
 
 def _lightnings(config: dict[str, Any]) -> dict[str, Any]:
