@@ -43,6 +43,7 @@ class ArrayTask:
         try:
             runpy.run_module("fmx.run", run_name="__main__", alter_sys=True)
         except SystemExit as ended:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM may repeat it, and all is saved
             if ended.code == TERMINATED and self._out_of_time:
                 self._requeue()
             if ended.code:

@@ -88,8 +88,6 @@ class ClusterSweep(Sweep):
     def pool(self, jobs: Sequence[Job]) -> "ClusterPool":
         """SLURM, seen as a pool of workers."""
         alive = {job.number: name for job in jobs if (name := self._slurm_job(job)) in self._alive and name}
-        if alive:
-            log.info("%d of them are in SLURM's queue already", len(alive))
         return ClusterPool(self.ledger.sweep_dir, self.ledger.settings, alive=alive, submitted=self._submitted)
 
     def num_at_once(self, jobs: Sequence[Job]) -> int:
@@ -148,6 +146,8 @@ class ClusterPool:
         """Submit all jobs, and yield each start and end as SLURM tells them, and None whenever time has passed."""
         try:
             self._submit(list(jobs))
+            if self._alive:
+                log.info("%d of them were in SLURM's queue already", len(self._alive))
             while self._jobs:
                 yield from self._look()
                 yield None
