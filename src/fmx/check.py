@@ -62,7 +62,7 @@ def check(config: DictConfig, *, alone: bool = False, here: bool = True) -> None
     except InterpolationKeyError:
         from fmx.targets import check_keys
 
-        check_keys(_lightnings(plain))  # a mistyped key is the likely reason why an interpolation leads nowhere
+        check_keys(plain)  # a mistyped key is the likely reason why an interpolation leads nowhere
         raise
     check_values(resolved)
     if alone:
@@ -72,19 +72,12 @@ def check(config: DictConfig, *, alone: bool = False, here: bool = True) -> None
             check_same_run(resolved, Path(config.hydra.run.dir), resolved["resume"])
     from fmx.targets import check_accelerator, check_targets
 
-    check_targets(_lightnings(resolved))
+    check_targets(resolved)
     if here:
         check_accelerator(resolved["trainer"])
     from fmx.rehearsal import rehearse
 
     rehearse(ours, here=here)
-
-
-def _lightnings(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without the keys of its trainer that Lightning's does not take."""
-    if not isinstance(config["trainer"], dict):
-        return config
-    return config | {"trainer": {key: value for key, value in config["trainer"].items() if key not in OF_FMX}}
 
 
 def _check_root(config: Mapping[str, Any]) -> None:
@@ -119,7 +112,6 @@ def _check_model_keys(model: Mapping[str, Any]) -> None:
 GROUPS = ["data", "model", "augment", "loss", "optim", "schedule", "metrics", "trainer", "callbacks", "logger"]
 ROOT_KEYS = [*GROUPS, "seed", "select", "memory_format", "resume", "run_dir", "sweep", "vars"]
 MODEL_KEYS = ["name", "net"]
-OF_FMX = {"checkpoint_every_s"}  # keys of the trainer that parts of fmx read
 
 
 class Rule:

@@ -11,7 +11,7 @@ from types import FrameType
 
 from fmx.errors import FmxError
 
-__all__ = ["Interrupted", "Refusal", "expected", "plain_exits", "plain_message"]
+__all__ = ["Interrupted", "Pruned", "Refusal", "expected", "plain_exits", "plain_message"]
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 UNWRITABLE = {
@@ -42,6 +42,14 @@ class Interrupted(BaseException):
         self.signum = signum
 
 
+class Pruned(BaseException):
+    """A search ended this run before its time: no failure, so the process ends with 0."""
+
+    def __init__(self, *, epoch: int, metric: str, value: float) -> None:
+        super().__init__(f"pruned after epoch {epoch}: {metric} {value:.4g}")
+        self.facts = {"epoch": epoch, "metric": metric, "value": value}
+
+
 @contextmanager
 def plain_exits() -> Iterator[None]:
     """Turn every expected error into plain lines on stderr and DESIGN's exit code; our own bugs keep a traceback.
@@ -55,6 +63,8 @@ def plain_exits() -> Iterator[None]:
         yield
     except Interrupted as interrupted:
         sys.exit(128 + interrupted.signum)
+    except Pruned:
+        sys.exit(0)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader of `fmx report … | head` has seen enough

@@ -95,6 +95,8 @@ def _bad_key(cause: OmegaConfBaseException) -> ConfigError:
         return ConfigError(f"{key} refers to {wanted[1] if wanted else '?'}, which does not exist")
     if isinstance(cause, InterpolationResolutionError):
         return ConfigError(f"{key}: {' '.join(str(cause).partition('full_key')[0].split())}")
+    if key.startswith("hydra.sweeper.params."):
+        return ConfigError("hydra.sweeper.params is for experiment files; here write KEY=A,B or 'KEY=interval(A,B)'")
     if "is not in struct" in str(cause.msg):
         where, _, last = key.rpartition(".")
         siblings = [str(name) for name in cause.parent_node or [] if name != "hydra" and not str(name).startswith("_")]
@@ -135,4 +137,8 @@ def _composition(raised: BaseException) -> ConfigError:
         return ConfigError(f"a group takes the name of a member, such as model=mlp, but one override gives it {got}")
     if override := re.match(r"Ambiguous value for argument '(\S+)'", said):
         return ConfigError(f"{override[1]} gives several values: add -m to run them all, or write [A,B] for one list")
+    if override := re.match(r"Sweep parameters (.+) requires --multirun", said):
+        return ConfigError(f"{override[1]} gives many values: add -m, and hydra/sweeper=search to draw from them")
+    if "does not support sweep type" in said:
+        return ConfigError("an interval has no values to run one after another: draw from it with hydra/sweeper=search")
     return ConfigError(said)

@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from fmx.errors import DataError, FmxError
-from fmx.exits import Interrupted, Refusal, expected, plain_message
+from fmx.exits import Interrupted, Pruned, Refusal, expected, plain_message
 from fmx.frozen import relocated
 from fmx.ranks import is_first_process, num_processes
 from fmx.run_dir import open_run
@@ -77,7 +77,7 @@ class Record:
         there = json.loads(path.read_text(encoding="utf-8"))
         if there["status"] == "failed":
             return str(there["error"])
-        write_json(path, {**there, "status": status, "error": error})
+        write_json(path, {**(self.contents if self.writes else there), "status": status, "error": error})
         return error
 
     def continue_from(self, earlier: Mapping[str, Any]) -> None:
@@ -126,6 +126,11 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
     except (Interrupted, KeyboardInterrupt):
         record.end("interrupted", None)
         log.warning("interrupted; resume=%s goes on with it", run_dir)
+        raise
+    except Pruned as pruned:
+        record.contents["pruned"] = pruned.facts
+        record.end("interrupted", str(pruned))
+        log.info("%s", pruned)
         raise
     except Exception as error:
         plain = expected(error)

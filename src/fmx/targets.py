@@ -16,6 +16,8 @@ __all__ = ["check_accelerator", "check_keys", "check_targets", "locate"]
 HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 # What build hands to a target itself; any other required parameter must stand in the YAML.
 FROM_BUILD = {"data": {"augment", "seed"}}
+# Keys that parts of fmx read by interpolation, and the target never sees.
+OF_FMX = {"trainer": {"checkpoint_every_s"}}
 GIVEN_LATER = {"params", "optimizer"}  # what a partial lacks
 MANY = 20  # parameters; more are not listed in a message
 SCALARS = (int, float, bool, str)
@@ -90,7 +92,7 @@ def _known_keys(parameters: Parameters, key: str, node: Mapping[str, Any]) -> No
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     for name in node:
-        if name not in parameters and name not in HYDRA_KEYS:
+        if name not in parameters and name not in HYDRA_KEYS | OF_FMX.get(key, set()):
             takes = f" It takes: {', '.join(parameters)}" if len(parameters) <= MANY else ""
             raise ConfigError(f"{key}.{name}: {node['_target_']} takes no {name!r}{nearest(name, parameters)}{takes}")
 

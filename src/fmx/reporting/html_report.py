@@ -4,7 +4,6 @@ import csv
 import shlex
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
-from hashlib import sha256
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ from typing import Any
 from fmx.reporting.intervals import Spread, student_t
 from fmx.reporting.leaderboard import Leaderboard, Row
 from fmx.reporting.leaderboard_text import ON_TEST, cells, headings, notes, unfinished_table
+from fmx.reporting.offline_page import offline_page
 from fmx.reporting.outcomes import Outcome
 from fmx.reporting.settings import show
 
 __all__ = ["html_report"]
 
-TEMPLATES = Path(__file__).parent / "templates"
 CURVES = {
     "val/accuracy": "validation accuracy",
     "val/loss": "validation loss",
@@ -32,28 +31,11 @@ MAX_HISTORY = 20_000_000
 
 
 def html_report(board: Leaderboard) -> str:
-    """One page with everything inside: plotly.js, the figures as JSON, the pictures as data URIs.
-
-    Names are escaped, and the page's own policy allows these scripts alone and no address at all.
-    """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from plotly.offline import get_plotlyjs
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
-    scripts = [get_plotlyjs().strip(), (TEMPLATES / "report.js").read_text(encoding="utf-8").strip()]
+    """One page with everything inside: plotly.js, the figures as JSON, the pictures as data URIs."""
     best = board.rows[0] if board.rows else None
-    return environment.get_template("report.html.j2").render(
+    return offline_page(
+        "report",
         title=_title(board),
-        scripts=scripts,
-        hashes=[b64encode(sha256(script.encode()).digest()).decode() for script in scripts],
-        style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
         headings=headings(board),
         num_keys=len(board.columns),
         rows=cells(board),

@@ -51,7 +51,9 @@ class Ledger:
             ledger = cls(sweep_dir, dict(contents["settings"]))
             ledger.entries = {int(each["number"]): Entry(**each) for each in contents["jobs"]}
         except FileNotFoundError:
-            raise DataError(f"{sweep_dir} is no sweep of fmx: it has no {LEDGER}") from None
+            search = sweep_dir / "search.json"
+            hint = f"; {search} says the command that goes on with this search" if search.is_file() else ""
+            raise DataError(f"{sweep_dir} is no sweep of fmx: it has no {LEDGER}{hint}") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} cannot be read as the ledger of a sweep: {error}") from error
         for entry in ledger.entries.values():

@@ -1,0 +1,361 @@
+"""hydra/sweeper=search: what it draws, what it refuses, and that no trial is lost, repeated or shared by mistake."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from chromium import chromium_page
+from fmx.search.claims import Searcher
+from fmx.search.html_page import html_page
+from fmx.search.options import Objective, Options
+from fmx.search.space import Parameter, Space
+from fmx.search.study import RunningTrial, SharedStudy
+from fmx.search.summary import summarize
+
+# A run of a second on real digits.
+RUN = [
+    "-m",
+    "hydra/sweeper=search",
+    "hydra.sweep.dir=search",
+    "data=digits",
+    "model=mlp",
+    "augment=none",
+    "logger=none",
+    "trainer=cpu",
+    "hydra.launcher.workers=1",
+    "hydra.launcher.threads=1",
+    "trainer.max_epochs=2",
+    "trainer.limit_train_batches=4",
+]
+LR = "optim.lr=tag(log,interval(1e-4,1e-1))"
+
+REFUSED = {
+    # settings
+    "hydra.sweeper.sampler=tep": ["hydra.sweeper.sampler", "'tep'", "did you mean 'tpe'?", "random, grid, cmaes"],
+    "hydra.sweeper.pruning=ahsa": ["hydra.sweeper.pruning", "did you mean 'asha'?", "hyperband, none"],
+    "hydra.sweeper.metric=test/accuracy": ["test/accuracy", "chosen by the test set", "use val/accuracy"],
+    "hydra.sweeper.metric=[val/loss,test/loss]": ["test/loss", "use val/loss"],
+    "hydra.sweeper.metric=val/acuracy": ["no figure 'val/acuracy'", "did you mean 'val/accuracy'?", "params, seconds"],
+    "hydra.sweeper.direction=up": ["must be maximize, minimize or auto, got 'up'"],
+    "hydra.sweeper.direction=[maximize,minimize]": ["one entry for each of the 1 metrics, got 2"],
+    "hydra.sweeper.n_trials=0": ["hydra.sweeper.n_trials must be a whole number of at least 1 or null, got 0"],
+    "hydra.sweeper.n_trials=null": ["would never end", "hydra.sweeper.timeout_s=SECONDS"],
+    "hydra.sweeper.timeout_s=-1": ["hydra.sweeper.timeout_s must be a number greater than 0 or null, got -1"],
+    "hydra.sweeper.n_trails=3": ["n_trails", "did you mean 'n_trials'?"],
+    "+hydra.sweeper.n_trails=3": ["no key 'n_trails'", "did you mean 'n_trials'?"],
+    "hydra.sweeper.metric=[val/loss,params] hydra.sweeper.pruning=asha": ["names 2", "pruning=none"],
+    "hydra.sweeper.metric=params hydra.sweeper.pruning=asha": ["follows a figure of the validations"],
+    "hydra.sweeper.sampler=grid": ["cannot count the values of optim.lr", "choice(A,B,C)"],
+    "data.validation=test": ["data.validation=test makes val/accuracy a figure of the test set"],
+    "data.validation=none": ["leaves no val/accuracy"],
+    "hydra.launcher.workers=0": ["hydra.launcher.workers must be"],
+    # distributions
+    "optim.lr=1e-3": ["a search needs a distribution", "tag(log,interval(1e-4,1e-1))", "hydra.sweeper.params"],
+    "optim.lr=tag(lgo,interval(1e-4,1e-1))": ["there is no tag 'lgo'", "did you mean 'log'?"],
+    "optim.lr=tag(log,interval(0,1e-1))": ["needs a lower end above 0, got 0"],
+    "optim.lr=interval(0.1,0.01)": ["the lower end comes first"],
+    "optim.lr=tag(log,choice(1,2))": ["choices are not numbers in an order"],
+    "seed=range(3,3)": ["the range is empty"],
+    # what the distributions reach
+    "model=mlp,lenett": ["no model 'lenett'", "did you mean 'lenet'?"],
+    "optim.lrr=interval(0.1,0.2)": ["optim.lrr", "did you mean 'lr'?"],
+    "data.batch_size=64,0": ["data.batch_size must be a whole number of at least 1, got 0"],
+    "loss.label_smoothing=interval(0.1,1.5)": ["loss.label_smoothing must be", "got 1.5"],
+}
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_what_is_wrong_is_said_before_the_first_trial(command, tmp_path, line):
+    done = command(*RUN, LR, *line.split(), cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert [part for part in REFUSED[line] if part not in done.stderr] == [], done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def searched(folder: Path) -> dict:
+    return json.loads((folder / "search" / "search.json").read_text())
+
+
+def records(folder: Path) -> dict[int, dict]:
+    return {int(path.parent.name): json.loads(path.read_text()) for path in folder.glob("search/*/run.json")}
+
+
+def counted(folder: Path) -> dict[str, int]:
+    return {state: number for state, number in searched(folder)["trials"].items() if number}
+
+
+EXPERIMENT = """# @package _global_
+defaults:
+  - override /hydra/sweeper: search
+hydra:
+  sweeper:
+    n_trials: 3
+    params:
+      optim.lr: tag(log,interval(1e-4,1e-1))
+      model.net.hidden_sizes: [[16], [16, 16]]
+      data.batch_size: interval(16,64)
+      data.num_workers: range(0,1)
+      optim.weight_decay: interval(0,1)
+      loss.label_smoothing: 0.1
+"""
+
+
+def test_tpe_draws_by_an_experiment_file_and_names_the_best_as_a_command(command, tmp_path):
+    (tmp_path / "my/experiment").mkdir(parents=True)
+    (tmp_path / "my/experiment/mine.yaml").write_text(EXPERIMENT)
+    run = [each for each in RUN if each not in {"-m", "hydra/sweeper=search"}]  # the file says that it is a search
+    done = command("--config-dir=my", "experiment=mine", *run, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = searched(tmp_path)
+    assert counted(tmp_path) == {"begun": 3, "completed": 3}
+    for trial in found["history"]:
+        drawn = trial["params"]
+        assert 1e-4 <= drawn["optim.lr"] <= 1e-1
+        assert drawn["model.net.hidden_sizes"] in {"[16]", "[16,16]"}
+        assert isinstance(drawn["data.batch_size"], int)
+        assert drawn["data.num_workers"] == 0
+        assert isinstance(drawn["optim.weight_decay"], float)  # where the configuration has a decimal, so are the draws
+        metrics = json.loads((tmp_path / "search" / str(trial["trial"]) / "metrics.json").read_text())
+        assert trial["values"] == {"val/accuracy": metrics["val"]["accuracy"]}
+    best = max(found["history"], key=lambda trial: trial["values"]["val/accuracy"])
+    assert found["best"][0]["values"] == best["values"]
+    line = found["best"][0]["command"]
+    assert line in done.stdout
+    assert line in (tmp_path / "search/search.md").read_text()
+
+    again = command(*shlex.split(line)[3:], "hydra.run.dir=again", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    metrics = json.loads((tmp_path / "again/metrics.json").read_text())
+    assert metrics["val"]["accuracy"] == best["values"]["val/accuracy"]
+
+
+def test_grid_finds_the_pareto_front_and_says_which_trial_failed(command, tmp_path):
+    space = ["model=mlp,lenet", "data.image_size=28,8", "hydra.launcher.workers=2"]  # lenet takes no images of 8 pixels
+    goals = ["hydra.sweeper.metric=[val/accuracy,params]", "hydra.sweeper.sampler=grid", "hydra.sweeper.n_trials=null"]
+    done = command(*RUN, *space, *goals, cwd=tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = searched(tmp_path)
+    assert found["direction"] == ["maximize", "minimize"]
+    assert counted(tmp_path) == {"begun": 4, "completed": 3, "failed": 1}
+    assert len({tuple(trial["params"].values()) for trial in found["history"]}) == 4
+    (failed,) = (trial for trial in found["history"] if trial["state"] == "failed")
+    assert failed["params"] == {"model": "lenet", "data.image_size": "8"}
+    assert "image_size must be at least" in failed["error"]
+    assert f"#{failed['trial']}" in done.stderr
+    points = {tuple(trial["values"].values()) for trial in found["history"] if trial["values"]}
+    front = {p for p in points if not any(q[0] >= p[0] and q[1] <= p[1] and q != p for q in points)}
+    assert {tuple(each["values"].values()) for each in found["best"]} == front
+    page = (tmp_path / "search/search.html").read_text()
+    assert "Pareto front" in page
+    assert "Content-Security-Policy\" content=\"default-src 'none'" in page
+
+
+def test_asha_prunes(command, tmp_path):
+    space = ["optim.lr=tag(log,interval(1e-7,1e-2))", "trainer.max_epochs=4", "hydra.sweeper.sampler=random"]
+    prune = ["hydra.sweeper.pruning=asha", "hydra.sweeper.reduction=2", "hydra.sweeper.n_trials=5"]
+    done = command(*RUN, *space, *prune, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found, runs = searched(tmp_path), records(tmp_path)
+    pruned = [trial["trial"] for trial in found["history"] if trial["state"] == "pruned"]
+    completed = [trial["trial"] for trial in found["history"] if trial["state"] == "completed"]
+    assert len(pruned) + len(completed) == 5
+    assert len(pruned) >= 2
+    for number in pruned:
+        run_dir, said = tmp_path / "search" / str(number), runs[number]
+        assert said["status"] == "interrupted"
+        reports = found["history"][number]["reports"]
+        last = max(reports, key=int)
+        assert said["error"] == f"pruned after epoch {last}: val/accuracy {reports[last]:.4g}"
+        assert len((run_dir / "history.csv").read_text().splitlines()) == 1 + len(reports)
+        assert not (run_dir / "metrics.json").exists()  # the test set stays sealed
+    for number in completed:
+        assert list(found["history"][number]["reports"]) == ["1", "2", "3", "4"]
+    assert "Reports" in (tmp_path / "search/search.html").read_text()
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[..., subprocess.Popen]]:
+    """Start a command in a process of its own that can be killed."""
+    processes = []
+
+    def start(folder: Path, *arguments: str) -> subprocess.Popen:
+        with (folder / f"log{len(processes)}").open("w") as log:
+            command = [sys.executable, "-m", "fmx.run", *arguments]
+            processes.append(subprocess.Popen(command, cwd=folder, stdout=log, stderr=log))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def wait_until(holds, timeout_s: float = 100) -> None:
+    end = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def status_of(folder: Path, number: int) -> str | None:
+    path = folder / f"search/{number}/run.json"
+    return json.loads(path.read_text())["status"] if path.exists() else None
+
+
+def test_killed_and_resumed_it_repeats_no_trial(command, started, tmp_path):
+    (tmp_path / "my/optim").mkdir(parents=True)
+    mine = tmp_path / "my/optim/mine.yaml"
+    mine.write_text("defaults: [adam]\nweight_decay: 0.125\n")
+    arguments = ["--config-dir=my", *RUN, "optim=mine", LR, "hydra.sweeper.sampler=random", "hydra.sweeper.n_trials=4"]
+    search = started(tmp_path, *arguments)
+    wait_until(lambda: search.poll() is not None or status_of(tmp_path, 1) == "running")
+    search.kill()
+    search.wait()
+    before = (tmp_path / "search/0/run.json").read_text()
+    mine.write_text("defaults: [adam]\nweight_decay: 0.25\n")
+    with (tmp_path / "search/study.journal").open("ab") as journal:
+        journal.write(b'{"op_code": 5, "worker')  # as a power cut leaves it
+
+    done = command(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "have changed since this search began" in done.stdout
+    assert counted(tmp_path) == {"begun": 4, "completed": 4}
+    rates = [trial["params"]["optim.lr"] for trial in searched(tmp_path)["history"]]
+    assert len(set(rates)) == 4
+    assert (tmp_path / "search/0/run.json").read_text() == before
+    assert {record["status"] for record in records(tmp_path).values()} == {"completed"}
+    for number in range(4):
+        assert "weight_decay: 0.125" in (tmp_path / f"search/{number}/.hydra/resolved.yaml").read_text()
+
+    # With nothing left to do it does nothing, and it refuses to become another search.
+    again = command(*arguments, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert [trial["params"]["optim.lr"] for trial in searched(tmp_path)["history"]] == rates
+    other = command(*arguments, "trainer.max_epochs=3", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "trainer.max_epochs was trainer.max_epochs=2 and is trainer.max_epochs=3 now" in other.stderr
+    assert "hydra.sweep.dir=DIR" in other.stderr
+
+
+def test_two_commands_with_two_workers_each_share_the_study(started, tmp_path):
+    arguments = [*RUN, LR, "optim.weight_decay=interval(0.0,0.1)", "hydra.sweeper.sampler=cmaes"]
+    arguments += ["hydra.sweeper.startup=2", "hydra.sweeper.n_trials=8", "hydra.launcher.workers=2"]
+    searches = [started(tmp_path, *arguments) for _ in range(2)]
+    codes = [search.wait(timeout=300) for search in searches]
+    assert codes == [0, 0], [path.read_text() for path in tmp_path.glob("log*")]
+    assert counted(tmp_path) == {"begun": 8, "completed": 8}
+    assert sorted(records(tmp_path)) == list(range(8))
+    assert len({tuple(trial["params"].values()) for trial in searched(tmp_path)["history"]}) == 8
+
+
+OPTIONS = {
+    "objectives": (Objective("val/accuracy", "maximize"),),
+    "sampler": "tpe",
+    "pruning": "none",
+    "n_trials": 9,
+    "timeout_s": None,
+    "seed": 1,
+    "startup": 3,
+    "warmup": 1,
+    "reduction": 2,
+}
+SPACE = Space(
+    (
+        Parameter("optim.lr", FloatDistribution(0.0, 1.0, step=0.25)),
+        Parameter("data.batch_size", IntDistribution(1, 3)),
+        Parameter("model", CategoricalDistribution(["mlp", "lenet"])),
+    )
+)
+
+
+def draw(folder: Path, count: int, **options) -> list[dict]:
+    """What the next trials of a study are; each is worth its learning rate."""
+    folder.mkdir(exist_ok=True)
+    drawn = []
+    with Searcher(folder) as searcher:
+        study = SharedStudy(folder, Options(**(OPTIONS | options)), SPACE, searcher, fixed={})
+        while len(drawn) < count and (claim := study.claim()):
+            drawn.append(claim.values)
+            study.complete(claim.number, [claim.values["optim.lr"]])
+    return drawn
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "grid", "cmaes"])
+def test_a_study_in_parts_draws_what_it_draws_in_one_go(tmp_path, sampler):
+    whole = draw(tmp_path / "whole", 99, sampler=sampler)
+    parts = [*draw(tmp_path / "parts", 4, sampler=sampler), *draw(tmp_path / "parts", 99, sampler=sampler)]
+    assert parts == whole
+    assert len(whole) == OPTIONS["n_trials"]
+    assert len({tuple(values.items()) for values in whole}) > 5
+    assert draw(tmp_path / "other", 99, sampler=sampler, seed=2) != whole
+
+
+def test_a_grid_is_drawn_to_its_end_and_no_further(tmp_path):
+    drawn = draw(tmp_path, 99, sampler="grid", n_trials=None)
+    assert len({tuple(values.items()) for values in drawn}) == len(drawn) == 5 * 3 * 2
+
+
+@pytest.mark.parametrize("pruning", ["median", "asha", "hyperband", "none"])
+def test_a_poor_trial_is_told_to_stop(tmp_path, pruning):
+    options = Options(**(OPTIONS | {"pruning": pruning, "startup": 2}))
+    with Searcher(tmp_path) as searcher:
+        study = SharedStudy(tmp_path, options, SPACE, searcher, fixed={})
+        stops = []
+        for value in [0.9, 0.8, 0.7, 0.6, 0.1, 0.1, 0.1, 0.1]:
+            number = study.claim().number
+            trial = RunningTrial.of_run(tmp_path / str(number))
+            told = [trial.report(step, value) for step in range(1, 9)]
+            stops.append(any(told))
+            study.complete(number, [value])
+        assert RunningTrial.of_run(tmp_path / str(number)) is None  # it has ended
+    assert not stops[0]
+    assert any(stops[4:]) == (pruning != "none")
+
+
+def test_the_trial_of_a_command_that_is_gone_is_continued_once(tmp_path):
+    options = Options(**OPTIONS)
+    with Searcher(tmp_path) as gone:
+        lost = SharedStudy(tmp_path, options, SPACE, gone, fixed={}).claim()
+    with Searcher(tmp_path) as searcher:
+        study = SharedStudy(tmp_path, options, SPACE, searcher, fixed={})
+        claims = [study.claim(), study.claim()]
+    assert [(claim.number, claim.begun) for claim in claims] == [(0, True), (1, False)]
+    assert claims[0].values == lost.values
+
+
+@pytest.mark.browser
+def test_the_page_draws_without_a_network(tmp_path):
+    options = Options(**(OPTIONS | {"pruning": "median"}))
+    with Searcher(tmp_path) as searcher:
+        study = SharedStudy(tmp_path, options, SPACE, searcher, fixed={})
+        while claim := study.claim():
+            RunningTrial.of_run(tmp_path / str(claim.number)).report(1, claim.values["optim.lr"])
+            study.complete(claim.number, [claim.values["optim.lr"]])
+    command = SimpleNamespace(of=lambda _: "python -m fmx.run '</script><b>'", to_go_on="")
+    page_file = tmp_path / "search.html"
+    page_file.write_text(html_page(summarize(study.study, tmp_path, options, command)), encoding="utf-8")
+    with chromium_page() as page:
+        page.open(page_file.as_uri())
+        assert page.evaluate("document.querySelectorAll('.js-plotly-plot .main-svg').length >= 5")
+        assert page.evaluate("document.querySelectorAll('#trials tbody tr').length") == OPTIONS["n_trials"]
+        assert page.evaluate("document.querySelector('pre').textContent") == "python -m fmx.run '</script><b>'"
+        assert page.console == []
+        assert page.requests == [page_file.as_uri()]
+
+
+def test_without_optuna_it_says_what_to_install(cold_command, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['optuna'] = None\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = cold_command(*RUN, LR, cwd=tmp_path, env={"PYTHONPATH": path})
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr == ("hydra/sweeper=search needs Optuna, which is not installed: pip install 'fmx[search]'\n")
