@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -159,6 +160,26 @@ def test_jobs_outlive_the_launching_process_and_are_found_again(slurm, tmp_path)
     assert last.returncode == 0, output
     assert status(tmp_path / "sweep") == {"0": "completed", "1": "completed"}
     assert all(len(json.loads((run / "run.json").read_text())["parts"]) == 1 for run in runs)
+
+
+@pytest.mark.slurm
+def test_two_workers_of_a_search_on_the_cluster_share_one_study(slurm, tmp_path):
+    search = [
+        sys.executable, "-m", "fmx.run", "-m", "hydra/sweeper=search", *DIGITS, "trainer.max_epochs=1", "model=mlp",
+        "optim.lr=tag(log,interval(1e-4,1e-2))", "hydra.sweeper.n_trials=6", "hydra.launcher.workers=1",
+        "hydra.sweep.dir=sweep",
+    ]  # fmt: skip
+    sent = subprocess.run(
+        ["sbatch", "--wait", "--array=0-1", "--output=%a.log", f"--wrap=srun {shlex.join(search)}"],
+        cwd=tmp_path, env=os.environ | slurm, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    logs = [(tmp_path / name).read_text() for name in ("0.log", "1.log")]
+    assert sent.returncode == 0, sent.stdout + sent.stderr + "".join(logs)
+    runs = {number: json.loads((tmp_path / f"sweep/{number}/run.json").read_text()) for number in range(6)}
+    assert {run["status"] for run in runs.values()} == {"completed"}
+    assert len({tuple(run["overrides"]) for run in runs.values()}) == 6, "a trial was repeated"
+    assert all("val " in log for log in logs), "one of the two had nothing to do"
+    assert len(pd.read_csv(tmp_path / "sweep/leaderboard.csv")) == 6
 
 
 @pytest.mark.slurm
