@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import slurm_cluster
+
 # Tests run side by side, one a core: a second thread each would only make them wait for one another.
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -26,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reasons = {
         "data": None if os.environ.get("FMX_DATA_ROOT") else "FMX_DATA_ROOT names no folder with the real data",
         "gpu": None if torch.cuda.is_available() else "torch sees no GPU",
-        "slurm": None if shutil.which("sinfo") else "SLURM is not installed",
+        "slurm": f"{slurm_cluster.missing()} is not installed" if slurm_cluster.missing() else None,
         "browser": None if shutil.which("chromium") else "chromium is not installed",
     }
     for item in items:

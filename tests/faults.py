@@ -26,3 +26,11 @@ class Fault(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
         time.sleep(600)
+
+
+class Slow(Callback):
+    """Waits at each step while there is a file `slow` in the working directory, so that a test can come in between."""
+
+    def on_train_batch_end(self, *_):
+        if Path("slow").exists():
+            time.sleep(0.1)

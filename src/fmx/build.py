@@ -1,6 +1,8 @@
 """From a composed configuration to objects: the only caller of hydra.utils.instantiate."""
 
 import logging
+import os
+import shutil
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment  # type: ignore[attr-defined]
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning import Trainer, seed_everything
 from torch import nn
@@ -21,6 +24,7 @@ from fmx.datamodule import ImageDataModule
 from fmx.errors import ConfigError, FmxError
 from fmx.hardware import describe_device, keep_freed_memory, resolve_precision
 from fmx.idle_hooks import skip_idle_hooks
+from fmx.ranks import num_processes, started_by_srun
 from fmx.record import Record
 
 __all__ = ["Experiment", "build", "build_classifier", "build_data", "lightnings_keys", "meta_network"]
@@ -152,11 +156,22 @@ def _trainer(cfg: DictConfig, net: nn.Module) -> Trainer:
         precision=resolve_precision(cfg.trainer.precision, accelerator=cfg.trainer.accelerator, net=net),
         callbacks=[make(node) for node in cfg.callbacks.values()],
         logger=[make(node) for node in cfg.logger.values()],
-        plugins=[CheckpointFiles()],
+        plugins=[CheckpointFiles(), *_environment(num_processes(cfg.trainer))],
         default_root_dir=cfg.run_dir,
     )
     assert isinstance(trainer, Trainer)
     return trainer
+
+
+def _environment(processes: int) -> list[LightningEnvironment | SLURMEnvironment]:
+    """Who starts the processes, where SLURM is about; none where Lightning finds out by itself.
+
+    It would take every process inside an allocation for a task of srun's, and ask for a requeue on its own.
+    """
+    if started_by_srun(processes):
+        return [SLURMEnvironment(auto_requeue=False)]
+    slurm = "SLURM_NTASKS" in os.environ or shutil.which("srun") is not None
+    return [LightningEnvironment()] if slurm and "TORCHELASTIC_RUN_ID" not in os.environ else []
 
 
 def _hparams(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:

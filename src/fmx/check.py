@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from fmx.claim import claim
 from fmx.errors import ConfigError
 from fmx.exits import Refusal, expected
 from fmx.hydra_errors import nearest
+from fmx.ranks import check_started, is_first_process, num_processes
 from fmx.resume import check_same_run
 
 __all__ = ["Check", "check_values"]
@@ -27,7 +27,7 @@ class Check(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Check one run's configuration, then hold its run directory, before Hydra writes anything there."""
         _refusing(lambda: check(config, alone=True))
-        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        if is_first_process(num_processes(config.trainer)):
             _refusing(lambda: claim(Path(config.hydra.run.dir)))
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
@@ -46,11 +46,12 @@ def _refusing(step: Callable[[], None]) -> None:
         raise Refusal(plain) from error
 
 
-def check(config: DictConfig, *, alone: bool = False) -> None:
+def check(config: DictConfig, *, alone: bool = False, here: bool = True) -> None:
     """Raise ConfigError for the first thing that is wrong in a composed configuration.
 
     Names and values come first and need no heavy import; then the targets are imported and their signatures bound; then
-    what needs no data is made. alone: no part of a sweep, so that its folder is asked as well.
+    what needs no data is made. alone: no part of a sweep, so that its folder is asked as well. here: it will run on
+    this machine, not on another one, which may have what this one lacks.
     """
     ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     plain: Any = OmegaConf.to_container(ours, resolve=False)
@@ -64,14 +65,19 @@ def check(config: DictConfig, *, alone: bool = False) -> None:
         check_keys(plain)  # a mistyped key is the likely reason why an interpolation leads nowhere
         raise
     check_values(resolved)
-    if alone and int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        check_same_run(resolved, Path(config.hydra.run.dir), resolved["resume"])
-    from fmx.targets import check_targets
+    if alone:
+        given = any(str(each).startswith("hydra.run.dir=") for each in config.hydra.overrides.hydra)
+        check_started(resolved["trainer"], names_folder=given or resolved["resume"] not in {None, "auto"})
+        if is_first_process(num_processes(resolved["trainer"])):
+            check_same_run(resolved, Path(config.hydra.run.dir), resolved["resume"])
+    from fmx.targets import check_accelerator, check_targets
 
     check_targets(resolved)
+    if here:
+        check_accelerator(resolved["trainer"])
     from fmx.rehearsal import rehearse
 
-    rehearse(ours)
+    rehearse(ours, here=here)
 
 
 def _check_root(config: Mapping[str, Any]) -> None:

@@ -93,6 +93,12 @@ class Classifier(LightningModule):
         order.set_epoch(epoch)
         return f": training images {', '.join(map(str, images[:MANY]))}{', …' if len(images) > MANY else ''}"
 
+    def on_validation_start(self) -> None:
+        """Make all processes validate the same network, that of the checkpoints: their running averages differ."""
+        if self.trainer.world_size > 1:
+            for buffer in self.net.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Take a validation batch into the figures."""
         images, labels = batch

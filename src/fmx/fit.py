@@ -10,6 +10,8 @@ from torch.distributed import destroy_process_group, is_initialized
 from fmx.build import Experiment
 from fmx.callbacks.checkpoints import LastCheckpoint, checkpoint_dir
 from fmx.checkpoint import load_checkpoint, newest_checkpoint
+from fmx.exits import Interrupted
+from fmx.ranks import end_together
 
 __all__ = ["fit"]
 
@@ -21,9 +23,15 @@ def fit(experiment: Experiment) -> Path:
     trainer, record = experiment.trainer, experiment.record
     record.link_latest()
     newest = _newest(experiment)
-    seed_everything(experiment.seed, workers=True, verbose=False)  # building must not change what training draws
-    with record.timed("fit_s"):
-        trainer.fit(experiment.classifier, datamodule=experiment.data, ckpt_path=newest, weights_only=True)
+    # Building must not change what training draws, and no two processes should draw the same.
+    seed_everything(experiment.seed + trainer.global_rank, workers=True, verbose=False)
+    with record.timed("fit_s"), end_together(trainer, record):
+        try:
+            trainer.fit(experiment.classifier, datamodule=experiment.data, ckpt_path=newest, weights_only=True)
+        except Interrupted:
+            if not record.writes:
+                raise SystemExit(0) from None  # all have agreed to stop; the first process says so
+            raise
     if is_initialized():  # the ranks meet no more; what follows is the first one's work
         destroy_process_group()
     if not record.writes:

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from fmx.errors import DataError, FmxError
 from fmx.exits import Interrupted, Pruned, Refusal, expected, plain_message
 from fmx.frozen import relocated
+from fmx.ranks import is_first_process, num_processes
 from fmx.run_dir import open_run
 
 __all__ = ["Record", "config_fingerprint", "recording", "write_json"]
@@ -42,12 +43,13 @@ PACKAGES = [
 class Record:
     """The contents of run.json, written anew (whole, never half) at each update.
 
-    `writes` is False in the other processes of a distributed run: one process keeps the record.
+    writes: False in the other processes of a distributed run: one process keeps the record. shared: there are others.
     """
 
-    def __init__(self, run_dir: Path, *, writes: bool) -> None:
+    def __init__(self, run_dir: Path, *, writes: bool, shared: bool = False) -> None:
         self.run_dir = run_dir
         self.writes = writes
+        self.shared = shared
         self.contents: dict[str, Any] = {}
 
     def update(self, **fields: Any) -> None:
@@ -58,16 +60,31 @@ class Record:
         if self.writes:
             write_json(self.run_dir / "run.json", self.contents)
 
+    def end(self, status: str, error: str | None) -> str | None:
+        """Record how a run ended early, and return the error on record; a disk that is full must not hide why.
+
+        Of several processes' failures the first is the cause, and stays.
+        """
+        with suppress(OSError):
+            if not self.shared:
+                self.update(status=status, error=error)
+            elif self.writes or status == "failed":
+                error = self._end_shared(status, error)
+        return error
+
+    def _end_shared(self, status: str, error: str | None) -> str | None:
+        path = self.run_dir / "run.json"
+        there = json.loads(path.read_text(encoding="utf-8"))
+        if there["status"] == "failed":
+            return str(there["error"])
+        write_json(path, {**(self.contents if self.writes else there), "status": status, "error": error})
+        return error
+
     def continue_from(self, earlier: Mapping[str, Any]) -> None:
         """Keep what an earlier part of this run recorded, and note when, where and how that part began."""
         parts = earlier.get("parts")
         part = {key: earlier.get(key) for key in ("started", "host", "command", "status", "error")}
         self.contents = dict(earlier) | {"parts": [*(parts if isinstance(parts, list) else []), part]}
-
-    def end(self, status: str, error: str | None) -> None:
-        """Record how a run ended early; a disk that is full must not hide why."""
-        with suppress(OSError):
-            self.update(status=status, error=error)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -102,9 +119,42 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
 
     started: time.time() when the process began.
     """
+    record = _begun(cfg, started=started)
+    run_dir = record.run_dir
+    try:
+        yield record
+    except (Interrupted, KeyboardInterrupt):
+        record.end("interrupted", None)
+        log.warning("interrupted; resume=%s goes on with it", run_dir)
+        raise
+    except Pruned as pruned:
+        record.contents["pruned"] = pruned.facts
+        record.end("interrupted", str(pruned))
+        log.info("%s", pruned)
+        raise
+    except Exception as error:
+        plain = expected(error)
+        if isinstance(error, FileNotFoundError) and str(error.filename).startswith(str(run_dir)):
+            plain = FmxError(f"{error.filename} was removed while the run went on")
+        record.end("failed", plain_message(plain) if plain else f"{type(error).__name__}: {error}")
+        if plain is None:
+            raise
+        if not record.writes:
+            raise SystemExit(plain.exit_code) from error  # the first process prints it
+        raise Refusal(plain) from error
+    except BaseException as error:
+        if not isinstance(error, SystemExit) or error.code:
+            record.end("failed", f"{type(error).__name__}: {error}")
+        raise
+    record.update(status="completed")
+
+
+def _begun(cfg: DictConfig, *, started: float) -> Record:
+    """The record of a run that begins or goes on."""
     run_dir = Path(cfg.run_dir)
-    record = Record(run_dir, writes=int(os.environ.get("LOCAL_RANK", "0")) == 0)
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)
+    processes = num_processes(resolved["trainer"])
+    record = Record(run_dir, writes=is_first_process(processes), shared=processes > 1)
     if cfg.resume is not None and (run_dir / "run.json").is_file():
         record.continue_from(open_run(run_dir, finished=False).record)
     record.update(
@@ -124,29 +174,9 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
     if record.writes:
         (run_dir / ".hydra").mkdir(exist_ok=True)
         OmegaConf.save(OmegaConf.create(resolved), run_dir / ".hydra" / "resolved.yaml")
-    try:
-        yield record
-    except (Interrupted, KeyboardInterrupt):
-        record.end("interrupted", None)
-        log.warning("interrupted; resume=%s goes on with it", run_dir)
-        raise
-    except Pruned as pruned:
-        record.contents["pruned"] = pruned.facts
-        record.end("interrupted", str(pruned))
-        log.info("%s", pruned)
-        raise
-    except Exception as error:
-        plain = expected(error)
-        if isinstance(error, FileNotFoundError) and str(error.filename).startswith(str(run_dir)):
-            plain = FmxError(f"{error.filename} was removed while the run went on")
-        record.end("failed", plain_message(plain) if plain else f"{type(error).__name__}: {error}")
-        if plain is None:
-            raise
-        raise Refusal(plain) from error
-    except BaseException as error:
-        record.end("failed", f"{type(error).__name__}: {error}")
-        raise
-    record.update(status="completed")
+    else:
+        logging.getLogger("fmx").setLevel(logging.ERROR)  # the first process says it
+    return record
 
 
 def config_fingerprint(resolved: Mapping[str, Any]) -> str:

@@ -26,8 +26,11 @@ __all__ = ["rehearse"]
 STEPS_PER_EPOCH = 100  # any will do that leaves a schedule room for its phases
 
 
-def rehearse(config: DictConfig) -> None:
-    """Raise ConfigError for parts that refuse their values or do not fit each other or the shape of the data."""
+def rehearse(config: DictConfig, *, here: bool = True) -> None:
+    """Raise ConfigError for parts that refuse their values or do not fit each other or the shape of the data.
+
+    here: whether the run will compute on this machine.
+    """
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # before Hydra sets it
     with warnings.catch_warnings(action="ignore"):  # they come again when the run makes the parts
         _network(config.model, config.data)
@@ -42,12 +45,14 @@ def rehearse(config: DictConfig) -> None:
             figures += ["val/loss", *(f"val/{name}" for name in MetricCollection(metrics))]
         _callbacks(callbacks, figures, config.select)
         _optimization(config, figures)
-        precision = "32-true" if config.trainer.precision == "auto" else config.trainer.precision
+        known = here and config.trainer.precision != "auto"
+        elsewhere = {} if here else {"accelerator": "cpu", "devices": 1}  # this machine need not have what that one has
         _made(
             "trainer",
             lightnings_keys(config.trainer),
             Trainer,
-            precision=precision,
+            precision=config.trainer.precision if known else "32-true",
+            **elsewhere,
             logger=False,
             callbacks=[*callbacks.values()],
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
 from pytorch_lightning import Trainer
 from torch import Tensor
 from torchmetrics import MetricCollection
@@ -77,6 +78,7 @@ def predict(
         accelerator="gpu" if device.type == "cuda" else device.type,
         devices=[device.index or 0] if device.type != "cpu" else 1,
         precision="32-true",
+        plugins=[LightningEnvironment()],  # one process, whoever started it
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

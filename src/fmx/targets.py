@@ -11,7 +11,7 @@ from typing import Any
 from fmx.errors import ConfigError
 from fmx.hydra_errors import nearest
 
-__all__ = ["check_keys", "check_targets", "locate"]
+__all__ = ["check_accelerator", "check_keys", "check_targets", "locate"]
 
 HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 # What build hands to a target itself; any other required parameter must stand in the YAML.
@@ -54,13 +54,12 @@ def check_keys(config: Mapping[str, Any]) -> None:
 
 
 def check_targets(config: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a target that cannot be imported, takes other keys, or does not fit the machine."""
+    """Raise ConfigError for a target that cannot be imported, takes other keys, or does not fit the others."""
     for key, node in _target_nodes(config, ""):
         parameters = _parameters(node, key)
         _known_keys(parameters, key, node)
         _bind(parameters, key, node)
     _check_data_class(str(config["data"].get("_target_", "")))
-    _check_accelerator(config["trainer"])
 
 
 def _target_nodes(node: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -153,7 +152,8 @@ def _check_data_class(path: str) -> None:
         raise ConfigError(f"data: _target_ {path!r} is no fmx.datamodule.ImageDataModule")
 
 
-def _check_accelerator(trainer: Mapping[str, Any]) -> None:
+def check_accelerator(trainer: Mapping[str, Any]) -> None:
+    """Raise ConfigError for an accelerator that this machine lacks."""
     import torch
 
     accelerator = trainer.get("accelerator")

@@ -1,5 +1,6 @@
 """The two checkpoints of a run: best.ckpt, the best validation so far, and last.ckpt, from which training continues."""
 
+import io
 import time
 from pathlib import Path
 from typing import Any
@@ -120,8 +121,7 @@ class LastCheckpoint(Checkpoint):
         own = {"random": random_state(), "tally": trainer.lightning_module.tally.state()}
         self._states = [own]
         if trainer.world_size > 1:
-            self._states = [own] * trainer.world_size
-            torch.distributed.all_gather_object(self._states, own)
+            self._states = _gathered(own, trainer.world_size)
         self._at_epoch_start = at_epoch_start
         trainer.save_checkpoint(checkpoint_dir(trainer) / f"{self.filename}.ckpt")
         self._states = []
@@ -142,3 +142,12 @@ class LastCheckpoint(Checkpoint):
         self._at_epoch_start = state_dict["at_epoch_start"]
         self._finished = state_dict["finished"]
         self.elapsed_before_s = state_dict["elapsed_s"]
+
+
+def _gathered(own: dict[str, Any], world_size: int) -> list[dict[str, Any]]:
+    """Every process's state, in the order of their ranks; as bytes, since torch sends no tensors inside objects."""
+    buffer = io.BytesIO()
+    torch.save(own, buffer)
+    written = [b""] * world_size
+    torch.distributed.all_gather_object(written, buffer.getvalue())
+    return [torch.load(io.BytesIO(each), map_location="cpu", weights_only=True) for each in written]

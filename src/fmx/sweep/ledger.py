@@ -25,11 +25,13 @@ class Entry:
     overrides: list[str]
     fingerprint: str
     processes: int
-    on_gpu: bool
+    nodes: int
+    accelerator: str
     status: str = "waiting"  # or running, completed, failed, interrupted
     cause: str | None = None  # as in Ended
     error: str | None = None
     seconds: float | None = None
+    slurm_job: str | None = None  # under which name SLURM has or had it
 
 
 class Ledger:
@@ -68,7 +70,15 @@ class Ledger:
 
     def job(self, entry: Entry) -> Job:
         """The job of an entry."""
-        return Job(entry.number, entry.overrides, self.sweep_dir, entry.fingerprint, entry.processes, entry.on_gpu)
+        return Job(
+            number=entry.number,
+            overrides=entry.overrides,
+            sweep_dir=self.sweep_dir,
+            fingerprint=entry.fingerprint,
+            processes=entry.processes,
+            nodes=entry.nodes,
+            accelerator=entry.accelerator,
+        )
 
     def add(self, jobs: Sequence[Job]) -> None:
         """Take in new jobs."""

@@ -19,7 +19,7 @@ from fmx.sweep.display import Display
 from fmx.sweep.ledger import LEDGER, Ledger
 from fmx.sweep.machine import Share, shares
 from fmx.sweep.plan import Job, Plan
-from fmx.sweep.pool import Ended, Pool, Started
+from fmx.sweep.pool import Ended, Pool, Started, Workers
 
 __all__ = ["Sweep", "continue_sweep", "launch"]
 
@@ -48,6 +48,10 @@ def launch(
 def continue_sweep(sweep_dir: Path) -> list[Ended]:
     """Run the jobs of an earlier sweep that did not complete, as they were frozen then."""
     ledger = Ledger.read(sweep_dir.absolute())
+    if ledger.settings.get("launcher") == "slurm":
+        from fmx.sweep.slurm import ClusterSweep
+
+        return ClusterSweep(ledger).run_all(list(ledger.entries))
     warm_up(ledger.settings)
     return Sweep(ledger).run_all(list(ledger.entries))
 
@@ -83,7 +87,7 @@ class Sweep:
         entries = [self.ledger.entries[number] for number in numbers]
         to_run = [self.ledger.job(entry) for entry in entries if entry.status != "completed"]
         num_done = len(entries) - len(to_run)
-        num_workers = len(self.shares(to_run))
+        num_workers = self.num_at_once(to_run)
         log.info(
             "%d jobs%s, %d at a time · %s",
             len(entries),
@@ -95,18 +99,18 @@ class Sweep:
         self._say_result(ended, len(entries))
         return ended
 
-    def run(self, jobs: Iterable[Job], display: Display, *, shared: Sequence[Share] | None = None) -> Iterator[Ended]:
+    def run(self, jobs: Iterable[Job], display: Display) -> Iterator[Ended]:
         """Run jobs, asked for one by one as workers become free, and yield each as it ends.
 
         Ctrl-C and SIGTERM end the running ones, with their states saved, before they go on to the caller.
         """
         settings = self.ledger.settings
         known = jobs if isinstance(jobs, Sequence) else []
-        pool = Pool(shared or self.shares(known), job_timeout_s=settings["job_timeout_s"])
+        pool = self.pool(known)
         self.ledger.write()
         with display, pool:
             try:
-                for event in pool.run((job, self._arguments(job)) for job in jobs):
+                for event in pool.run((job, self.arguments(job)) for job in jobs):
                     if isinstance(event, Started):
                         self.ledger.note(event.job, status="running", cause=None, error=None, seconds=None)
                         display.started(event.job)
@@ -130,6 +134,14 @@ class Sweep:
                 self._write_leaderboard(now=True)
                 keep_best(self.ledger, settings.get("keep_checkpoints"))
 
+    def pool(self, jobs: Sequence[Job]) -> Workers:
+        """What runs the jobs; those that are known beforehand are given."""
+        return Pool(self.shares(jobs), job_timeout_s=self.ledger.settings["job_timeout_s"])
+
+    def num_at_once(self, jobs: Sequence[Job]) -> int:
+        """How many jobs run side by side."""
+        return len(self.shares(jobs))
+
     def shares(self, jobs: Sequence[Job]) -> list[Share]:
         """What each worker computes with."""
         settings = self.ledger.settings
@@ -140,7 +152,7 @@ class Sweep:
             threads=settings["threads"],
         )
 
-    def _arguments(self, job: Job) -> list[str]:
+    def arguments(self, job: Job) -> list[str]:
         """How a job starts: anew where it failed by itself, else from where it was interrupted, if it ever ran."""
         from fmx.composition import quoted
 

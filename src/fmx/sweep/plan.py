@@ -15,6 +15,7 @@ from fmx.composition import quoted
 from fmx.errors import ConfigError, FmxError
 from fmx.frozen import freeze_job
 from fmx.hydra_errors import translate
+from fmx.ranks import num_processes
 from fmx.record import config_fingerprint
 
 __all__ = ["FROZEN_JOBS", "Job", "Plan"]
@@ -32,7 +33,13 @@ class Job:
     sweep_dir: Path
     fingerprint: str  # of the resolved configuration, seed included
     processes: int = 1  # that train together
-    on_gpu: bool = False  # whether it may compute on a GPU
+    nodes: int = 1  # on how many machines
+    accelerator: str = "cpu"
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it may compute on a GPU."""
+        return self.accelerator != "cpu"
 
     @property
     def run_dir(self) -> Path:
@@ -57,9 +64,13 @@ class Job:
 
 
 class Plan:
-    """Composes the jobs of one sweep from its master configuration, and freezes each in the sweep directory."""
+    """Composes the jobs of one sweep from its master configuration, and freezes each in the sweep directory.
 
-    def __init__(self, context: HydraContext, config: DictConfig) -> None:
+    here: whether the jobs will run on this machine, and need what it lacks.
+    """
+
+    def __init__(self, context: HydraContext, config: DictConfig, *, here: bool = True) -> None:
+        self._here = here
         self._context = context
         self._config = config
         self._checked: set[str] = set()
@@ -109,25 +120,24 @@ class Plan:
         try:
             resolved = _resolved(config)
         except Exception:
-            check(config)
+            check(config, here=self._here)
             raise
         told = config_fingerprint({**resolved, "seed": None})
         if told not in self._checked:
-            check(config)
+            check(config, here=self._here)
             self._checked.add(told)
         check_values(resolved)
 
     def _frozen(self, config: DictConfig, overrides: Sequence[str], number: int) -> Job:
         resolved = _resolved(config)
-        devices, nodes = resolved["trainer"].get("devices", 1), resolved["trainer"].get("num_nodes", 1)
-        count = len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) else 1
         job = Job(
             number=number,
             overrides=list(overrides),
             sweep_dir=self.sweep_dir,
             fingerprint=config_fingerprint(resolved),
-            processes=count * nodes,
-            on_gpu=resolved["trainer"].get("accelerator") != "cpu",
+            processes=num_processes(resolved["trainer"]),
+            nodes=resolved["trainer"].get("num_nodes", 1),
+            accelerator=str(resolved["trainer"].get("accelerator")),
         )
         folder = self.sweep_dir / FROZEN_JOBS
         folder.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 from fmx.errors import DataError
 from fmx.record import write_json
@@ -19,7 +19,7 @@ from fmx.sweep.machine import Share
 from fmx.sweep.plan import Job
 from fmx.sweep.worker import PRELOADED, work
 
-__all__ = ["Ended", "Pool", "Started"]
+__all__ = ["Cause", "Ended", "Pool", "Started", "Workers", "complete_record", "last_line"]
 
 GRACE_S = 15.0  # between asking a job to stop and ending it
 PAUSE_S = 0.5  # between two looks at the clock
@@ -46,6 +46,20 @@ class Ended:
     def status(self) -> str:
         """As in run.json."""
         return self.cause if self.cause in {"completed", "interrupted"} else "failed"
+
+
+class Workers(Protocol):
+    """Something that runs jobs; see Pool for what each method has to do."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def run(self, jobs: Iterable[tuple[Job, list[str]]]) -> Iterator[Started | Ended | None]:
+        """Run jobs."""
+
+    def stop(self, signum: int) -> Iterator[Ended]:
+        """Ask the running jobs to end."""
 
 
 @dataclass
@@ -174,12 +188,12 @@ def _verdict(running: _Running, code: int) -> Ended:
     elif code < 0:
         error = f"killed by {signal.Signals(-code).name}"
     else:
-        error = record.get("error") or _last_line(job) or f"ended with exit code {code}"
-    _complete(job, record, "interrupted" if cause == "interrupted" else "failed", error)
+        error = record.get("error") or last_line(job) or f"ended with exit code {code}"
+    complete_record(job, record, "interrupted" if cause == "interrupted" else "failed", error)
     return Ended(job, cause, error, seconds)
 
 
-def _complete(job: Job, record: dict[str, Any], status: str, error: str | None) -> None:
+def complete_record(job: Job, record: dict[str, Any], status: str, error: str | None) -> None:
     """Write into run.json what a job that was killed could not write itself."""
     if record.get("status") in {status, "completed"} and record.get("error") == error:
         return
@@ -188,7 +202,8 @@ def _complete(job: Job, record: dict[str, Any], status: str, error: str | None) 
     write_json(job.run_dir / "run.json", {**started, **record, "status": status, "error": error})
 
 
-def _last_line(job: Job) -> str | None:
+def last_line(job: Job) -> str | None:
+    """The last line that a job printed."""
     try:
         lines = job.log.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:

@@ -1,0 +1,150 @@
+"""trainer=ddp from outside: alone and in a multirun, stopped, killed and gone on with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from test_sweep import FAULT, alive, here, wait_for
+
+DDP = ["data=digits", "model=lenet", "augment=none", "logger=none", "trainer=ddp", "trainer.accelerator=cpu"]
+FULL = "trainer.precision=32-true"
+SLOW = "+callbacks.slow={_target_:faults.Slow}"
+
+
+@pytest.fixture(scope="module")
+def alone(command, tmp_path_factory):
+    """A run by two processes that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("ddp")
+    finished = command(*DDP, FULL, SLOW, "trainer.max_epochs=4", "seed=2", "hydra.run.dir=run", cwd=folder, env=here())
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert finished.stdout.count("test accuracy") == 1
+    assert finished.stderr == ""
+    assert [path.name for path in folder.iterdir()] == ["run"]
+    return folder / "run"
+
+
+def start(folder, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "fmx.run", *DDP, FULL, SLOW, "trainer.max_epochs=4", "seed=2", *arguments],
+        cwd=folder, env=os.environ | here(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def second_process(folder):
+    """The process that the first one started."""
+    lines = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in alive(folder)}
+    return next(int(pid) for pid, line in lines.items() if "train_ddp_process_1" in line)
+
+
+def history(run_dir):
+    return pd.read_csv(run_dir / "history.csv").drop(columns="seconds")
+
+
+def assert_same_training(run_dir, other):
+    pd.testing.assert_frame_equal(history(run_dir), history(other))
+    ours, theirs = (
+        torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (run_dir, other)
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_the_figures_are_those_of_one_device(alone, command):
+    record, metrics = (json.loads((alone / name).read_text()) for name in ("run.json", "metrics.json"))
+    assert record["device"]["processes"] == 2
+    assert len(history(alone)) == 4
+    # What both processes together found out while they trained is what one device finds now.
+    best = history(alone).iloc[record["best"]["epoch"] - 1]
+    assert metrics["val"]["accuracy"] == pytest.approx(best["val/accuracy"], abs=1e-7)
+    assert metrics["val"]["loss"] == pytest.approx(best["val/loss"], rel=1e-5)
+    evaluated = command("run", "--allow", "faults", module="evaluate", cwd=alone.parent, env=here())
+    assert "identical to metrics.json" in evaluated.stdout, evaluated.stdout + evaluated.stderr
+
+
+def test_a_multirun_trains_each_job_once(alone, command, tmp_path):
+    swept = command(
+        "-m", *DDP, FULL, SLOW, "trainer.max_epochs=4", "seed=1,2", "hydra.sweep.dir=sweep", cwd=tmp_path, env=here()
+    )
+    assert swept.returncode == 0, swept.stdout + swept.stderr
+    assert_same_training(tmp_path / "sweep/1", alone)
+    assert not history(tmp_path / "sweep/0").equals(history(alone)), "both seeds trained the same"
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
+    assert {path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()} == {"0", "1", "jobs"}
+    for job in ("0", "1"):
+        assert {p.name for p in (tmp_path / "sweep" / job).iterdir()} == {p.name for p in alone.iterdir()}
+        evaluated = command(f"sweep/{job}", "--allow", "faults", module="evaluate", cwd=tmp_path, env=here())
+        assert "identical to metrics.json" in evaluated.stdout, evaluated.stdout + evaluated.stderr
+
+
+def test_a_run_that_is_stopped_goes_on_to_the_same_end(alone, tmp_path):
+    (tmp_path / "slow").touch()
+    run = start(tmp_path, "hydra.run.dir=run")
+    wait_for((tmp_path / "run/history.csv").exists)
+    run.send_signal(signal.SIGTERM)
+    output, _ = run.communicate(timeout=60)
+    assert run.returncode == 143, output
+    assert output.count("SIGTERM: saving the state") == 1
+    wait_for(lambda: not alive(tmp_path), timeout_s=10)
+    assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "interrupted"
+    (tmp_path / "slow").unlink()
+    again = start(tmp_path, "resume=run")
+    output, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, output
+    assert_same_training(tmp_path / "run", alone)
+
+
+def test_no_process_outlives_another_that_is_killed(tmp_path):
+    (tmp_path / "slow").touch()
+    first_dies = start(tmp_path, "hydra.run.dir=a")
+    wait_for((tmp_path / "a/history.csv").exists)
+    first_dies.kill()
+    first_dies.communicate()
+    wait_for(lambda: not alive(tmp_path), timeout_s=10)
+
+    second_dies = start(tmp_path, "hydra.run.dir=b")
+    wait_for((tmp_path / "b/history.csv").exists)
+    os.kill(second_process(tmp_path), signal.SIGKILL)
+    output, _ = second_dies.communicate(timeout=30)
+    assert second_dies.returncode == 1, output
+    assert "process 1 of this run was killed by SIGKILL" in output
+    assert "Traceback" not in output
+    record = json.loads((tmp_path / "b/run.json").read_text())
+    assert (record["status"], record["error"][:9]) == ("failed", "process 1")
+    wait_for(lambda: not alive(tmp_path), timeout_s=10)
+
+
+def test_what_fails_in_all_processes_is_said_once(command, tmp_path):
+    failed = command(*DDP, "optim.lr=1e30", "hydra.run.dir=run", cwd=tmp_path, env=here())
+    assert failed.returncode == 1, failed.stdout + failed.stderr
+    assert failed.stderr.count("the training loss became") == 1, failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert "the training loss became" in json.loads((tmp_path / "run/run.json").read_text())["error"]
+
+
+def test_a_bug_in_all_processes_ends_all(command, tmp_path):
+    (tmp_path / "faults.json").write_text(json.dumps({"1": "raise"}))
+    failed = command(*DDP, FAULT, "hydra.run.dir=run", cwd=tmp_path, env=here())
+    assert failed.returncode == 1, failed.stdout + failed.stderr
+    assert "this seed is out of luck" in json.loads((tmp_path / "run/run.json").read_text())["error"]
+    wait_for(lambda: not alive(tmp_path), timeout_s=10)
+
+
+@pytest.mark.parametrize(
+    ("env", "arguments", "said"),
+    [
+        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "4"}, [], "srun started 4 tasks"),
+        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}, ["hydra.run.dir=run"], "--ntasks-per-node"),
+        ({}, ["trainer.num_nodes=2"], "hydra.run.dir=DIR"),
+    ],
+)
+def test_processes_that_would_not_make_one_run_are_refused(command, tmp_path, env, arguments, said):
+    refused = command(*DDP, *arguments, cwd=tmp_path, env=env)
+    assert refused.returncode == 2, refused.stdout + refused.stderr
+    assert said in refused.stderr
+    assert list(tmp_path.iterdir()) == []
