@@ -27,6 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     reasons = {
         "data": None if os.environ.get("FMX_DATA_ROOT") else "FMX_DATA_ROOT names no folder with the real data",
+        "long": None if os.environ.get("FMX_LONG") else "takes many minutes: FMX_LONG=1 runs it",
         "gpu": None if torch.cuda.is_available() else "torch sees no GPU",
         "slurm": f"{slurm_cluster.missing()} is not installed" if slurm_cluster.missing() else None,
         "browser": None if shutil.which("chromium") else "chromium is not installed",

@@ -334,7 +334,8 @@ def test_damaged_files_load_or_are_refused(reader, tmp_path):
     assert len(read.counts) > 1, "changes that never or always matter find nothing"
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("reader", READERS, indirect=True)
 def test_ten_thousand_damaged_files_load_or_are_refused(reader, tmp_path):
     check(reader, tmp_path, range(NUM_SHORT, NUM_SHORT + NUM_LONG))
