@@ -18,9 +18,8 @@ from typing import Any
 
 from alternate import alternate
 from machine import describe, in_words
-from result_file import load, save
-
 from readme_table import write_table
+from result_file import load, save
 
 HERE = Path(__file__).parent
 RUN = [sys.executable, "-m", "fmx.run"]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from fmx.data.arrays import ImageArrays
 from fmx.data.loader import ArrayLoader, Order
@@ -54,3 +55,15 @@ def test_normalisation_is_the_formula():
     mean, std = [0.1, 0.2, 0.3], [0.5, 0.6, 0.7]
     expected = (images / 255 - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
     assert torch.allclose(Normalize(mean=mean, std=std)(images), expected, atol=1e-6)
+
+
+def test_a_folder_of_images_trains_and_is_tested(command, tmp_path):
+    for part, count in (("train", 24), ("test", 8)):
+        for number in range(count):
+            folder = tmp_path / "images" / part / f"class{number % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 16), (10 * number, 0, 0)).save(folder / f"{number}.png")
+    overrides = ["data=image_folder", "data.root=images", "data.image_size=16", "data.num_workers=1", "model=lenet"]
+    finished = command(*overrides, "trainer.max_epochs=1", "hydra.run.dir=run", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert (tmp_path / "run" / "predictions.npz").exists()

@@ -19,9 +19,11 @@ from torch import nn
 
 from fmx.checkpoint import CheckpointFiles
 from fmx.classifier import Classifier
+from fmx.composition import literal
 from fmx.datamodule import ImageDataModule
 from fmx.errors import ConfigError, FmxError
-from fmx.hardware import describe_device, resolve_precision
+from fmx.hardware import describe_device, keep_freed_memory, resolve_precision
+from fmx.idle_hooks import skip_idle_hooks
 from fmx.ranks import num_processes, started_by_srun
 from fmx.record import Record
 
@@ -53,11 +55,13 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     """
     # Lightning's advice about workers and its own deprecations are not the reader's business.
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+    keep_freed_memory()
     seed_everything(cfg.seed, workers=True, verbose=False)
     classifier = build_classifier(cfg)
     with record.timed("data_s"):
         data = build_data(cfg)
     trainer = _trainer(cfg, classifier.net)
+    skip_idle_hooks(trainer, classifier)
     described = {"name": data.name, "sizes": data.sizes(), **data.fingerprints()}
     record.check_data(described)
     record.update(
@@ -101,9 +105,13 @@ def build_data(cfg: DictConfig) -> ImageDataModule:
 
 
 def make(node: Any, **extra: Any) -> Any:
-    """Instantiate one node into plain objects; what a constructor says of its values becomes a ConfigError."""
+    """Instantiate one node into plain objects; what a constructor says of its values becomes a ConfigError.
+
+    The node is resolved once. Hydra would resolve what comes of that again: names of folders, for example.
+    """
+    plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
     try:
-        return instantiate(node, _convert_="all", **extra)
+        return instantiate(literal(plain, times=2), _convert_="all", **extra)
     except InstantiationException as error:
         cause = error.__cause__
         while isinstance(cause, InstantiationException) and cause.__cause__ is not None:

@@ -3,19 +3,25 @@
 import hashlib
 import io
 import os
-import pickle
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning.plugins import TorchCheckpointIO
-from torch import nn
+from torch import Tensor, nn
 
 from fmx.errors import DataError
+from fmx.tensor_file import read_tensors
 
-__all__ = ["CheckpointFiles", "load_checkpoint", "load_weights", "newest_checkpoint"]
+__all__ = [
+    "CheckpointFiles",
+    "apply_weights",
+    "check_shapes",
+    "load_checkpoint",
+    "load_weights",
+    "newest_checkpoint",
+]
 
 SUMS = "SHA256SUMS"  # as sha256sum writes it: `sha256sum -c SHA256SUMS` checks a folder
 NEWEST, BEFORE = "last.ckpt", "previous.ckpt"
@@ -106,31 +112,46 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a Lightning checkpoint onto the CPU; DataError where it is missing, damaged, or holds more than tensors."""
+    if not path.is_file():
+        raise DataError(f"there is no checkpoint {path}")
+    known = _read_sums(path.parent).get(path.name)
     try:
-        contents = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"there is no checkpoint {path}") from None
+        with path.open("rb") as file:
+            whole = not known or hashlib.file_digest(file, "sha256").hexdigest() in known
     except OSError as error:
         raise DataError(f"{path} cannot be read as a checkpoint: {error.strerror}") from error
-    known = _read_sums(path.parent).get(path.name)
-    if known and hashlib.sha256(contents).hexdigest() not in known:
+    if not whole:
         raise DataError(f"{path} is damaged: its SHA-256 sum is not the one in {path.parent / SUMS}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about files that are no checkpoint; what matters raises
-            state = torch.load(io.BytesIO(contents), map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{path} cannot be read as a checkpoint: {reason}") from error
-    if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
+    state = read_tensors(path)
+    if not isinstance(state, dict) or not _is_state_dict(state.get("state_dict")):
         raise DataError(f"{path} is not a checkpoint of fmx: it holds no state_dict")
     return state
 
 
+def _is_state_dict(node: object) -> bool:
+    return isinstance(node, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in node.items())
+
+
 def load_weights(module: nn.Module, path: Path) -> None:
     """Load a checkpoint's weights into a module; DataError names the first weights that do not fit."""
-    state = load_checkpoint(path)["state_dict"]
+    apply_weights(module, load_checkpoint(path)["state_dict"], path)
+
+
+def apply_weights(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Copy the weights that were read from `path` into a module; DataError names the first that do not fit."""
     own = module.state_dict()
+    check_shapes(own, state, path)
+    extra = next((name for name in state if name not in own), None)
+    if extra is not None:
+        raise DataError(f"{path} does not fit this model: it has weights {extra!r} that the model lacks")
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:  # numbers of a kind that these weights cannot take
+        raise DataError(f"{path} does not fit this model: {str(error).partition(chr(10))[0]}") from error
+
+
+def check_shapes(own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:
+    """DataError where weights that a model needs are not in `state`, or have another shape there."""
     for name, tensor in own.items():
         if name not in state:
             raise DataError(f"{path} does not fit this model: it has no weights {name!r}")
@@ -139,7 +160,3 @@ def load_weights(module: nn.Module, path: Path) -> None:
                 f"{path} does not fit this model: {name} has shape {tuple(state[name].shape)} there and "
                 f"{tuple(tensor.shape)} here"
             )
-    extra = next((name for name in state if name not in own), None)
-    if extra is not None:
-        raise DataError(f"{path} does not fit this model: it has weights {extra!r} that the model lacks")
-    module.load_state_dict(state)

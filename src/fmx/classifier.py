@@ -1,21 +1,27 @@
 """The LightningModule: a network, a loss, an optimizer, a schedule and metrics, logged leanly."""
 
+import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
+from fmx.data.loader import Order
 from fmx.errors import TrainingError
 from fmx.schedule import Schedule
 
-__all__ = ["Classifier", "validates"]
+__all__ = ["Classifier", "scales_gradients", "validates"]
 
 Batch = tuple[Tensor, Tensor]  # images float (B, C, H, W), labels int64 (B,)
+MANY = 8  # images that an error lists
 FLUSH_EVERY = 64  # training steps between two looks at the losses: each look makes the CPU wait for the GPU
 
 
@@ -24,7 +30,7 @@ class Classifier(LightningModule):
 
     optimizer: a partial that lacks its parameters. metrics: torchmetrics by name, updated with logits and labels.
     Logs one row a validation: `train/loss`, `train/accuracy` since the last one, `val/loss` and each scalar metric.
-    Raises TrainingError, with the step, once a loss is not finite.
+    Raises TrainingError, with the step and its images, once a loss or a gradient is not finite.
     """
 
     def __init__(
@@ -43,7 +49,7 @@ class Classifier(LightningModule):
         self.make_schedule = schedule
         self.val_metrics = MetricCollection(dict(metrics))
         self.val_loss = MeanMetric(nan_strategy="disable")
-        self.tally = Tally()
+        self.tally = Tally(self.images_of)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, C, H, W) to logits (B, K)."""
@@ -53,10 +59,39 @@ class Classifier(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the batch's mean training loss."""
         images, labels = batch
-        logits = self.net(images)
+        alone = len(images) == 1 and batch_idx > 0  # what the last batch of an epoch may be
+        with _running_statistics(self.net) if alone else nullcontext():
+            logits = self.net(images)
         loss: Tensor = self.loss(logits, labels)
-        self.tally.add(self.global_step, loss, logits, labels)
+        self.tally.add(Step(self.global_step, self.current_epoch, batch_idx), loss, logits, labels)
         return loss
+
+    # Lightning asks for the parameters before each step; inspect finds them quickly here and slowly elsewhere.
+    training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set the name of the running hook, which Lightning notes forty times a step, without a module's checks."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Note the size of the gradients, to be looked at with the losses."""
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        if gradients and not scales_gradients(self.trainer):
+            self.tally.add_norm(get_total_norm(gradients))
+
+    def images_of(self, step: "Step") -> str:
+        """The positions in the training set of the images of a step, as far as this process served them."""
+        order = getattr(self.trainer.train_dataloader, "sampler", None)
+        if not isinstance(order, Order):
+            return ""
+        epoch, size = order.epoch, self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        order.set_epoch(step.epoch)
+        images = order.indices()[step.batch * size : (step.batch + 1) * size].tolist()
+        order.set_epoch(epoch)
+        return f": training images {', '.join(map(str, images[:MANY]))}{', …' if len(images) > MANY else ''}"
 
     def on_validation_start(self) -> None:
         """Make all processes validate the same network, that of the checkpoints: their running averages differ."""
@@ -68,7 +103,8 @@ class Classifier(LightningModule):
         """Take a validation batch into the figures."""
         images, labels = batch
         logits = self.net(images).float()
-        self.val_loss.update(self.loss(logits, labels), weight=len(labels))
+        # Once for each image: MeanMetric forgets its weights where it does not look for NaN (torchmetrics 1.9).
+        self.val_loss.update(self.loss(logits, labels).expand(len(labels)))
         self.val_metrics.update(logits, labels)
 
     def on_validation_epoch_end(self) -> None:
@@ -114,34 +150,87 @@ def validates(trainer: Trainer) -> bool:
     return sum(trainer.num_val_batches) > 0
 
 
-class Tally:
-    """Training loss and accuracy since the last look, kept on the device and summed up only every few steps."""
+def scales_gradients(trainer: Trainer) -> bool:
+    """Whether precision 16-mixed leaves out steps itself, until it has found a scale that suits the gradients."""
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
 
-    def __init__(self) -> None:
-        self._waiting: list[tuple[int, Tensor, Tensor, Tensor]] = []
+
+@contextmanager
+def _running_statistics(net: nn.Module) -> Iterator[None]:
+    """Let batch norm use its running mean and variance: one image alone may have no variance at all."""
+    norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
+
+
+class Step(NamedTuple):
+    """Where training is: optimizer steps before this one, and the epoch and the batch in it, each from 0."""
+
+    number: int
+    epoch: int
+    batch: int
+
+
+class Tally:
+    """Training loss and accuracy since the last look, kept on the device and summed up only every few steps.
+
+    images_of: what to say of the images of a step. tolerates: leave out a step whose loss is not finite, for someone
+    else sees to it.
+    """
+
+    def __init__(self, images_of: Callable[[Step], str] = lambda _: "") -> None:
+        self._images_of = images_of
+        self.tolerates = False
+        self._waiting: list[tuple[Step, Tensor, Tensor, Tensor]] = []
+        self._norms: list[tuple[Step, Tensor]] = []
+        self._step = Step(0, 0, 0)
         self.sums = [0.0, 0.0, 0.0]  # loss times images, right images, images
         self.steps: list[tuple[int, float, float]] | None = None  # step, loss, accuracy; kept where a list is set
 
-    def add(self, step: int, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    def add(self, step: Step, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Note one training step."""
         self._waiting.append((step, loss.detach(), logits.detach(), labels))
         if len(self._waiting) == FLUSH_EVERY:
             self.flush()
+        self._step = step
+
+    def add_norm(self, norm: Tensor) -> None:
+        """Note how large the gradients of the last step are."""
+        self._norms.append((self._step, norm))
+
+    def _check(self, losses: Tensor, norms: Sequence[tuple[Step, Tensor]]) -> None:
+        """TrainingError for the first step whose loss, or else whose gradient, is not finite."""
+        values = [(step, "loss", loss) for (step, *_), loss in zip(self._waiting, losses.tolist(), strict=True)]
+        if norms:
+            lengths = torch.stack([norm for _, norm in norms]).tolist()
+            values += [(step, "gradient", length) for (step, _), length in zip(norms, lengths, strict=True)]
+        bad = [each for each in values if not math.isfinite(each[2])]
+        if bad and not self.tolerates:
+            step, what, value = min(bad, key=lambda each: each[0].number)
+            raise TrainingError(
+                f"the training {what} became {value} at step {step.number + 1} (epoch {step.epoch + 1}, batch "
+                f"{step.batch + 1}{self._images_of(step)}); the last good checkpoint is kept. Try a smaller optim.lr, "
+                "trainer.gradient_clip_val=1, trainer.precision=32-true or 'callbacks=[default,skip_nonfinite]'"
+            )
 
     def flush(self) -> None:
-        """Sum up the waiting steps; TrainingError names the first whose loss is not finite."""
+        """Sum up the waiting steps; TrainingError names the first whose loss or gradients are not finite."""
         if not self._waiting:
             return
-        steps, loss_list, logits_list, labels_list = zip(*self._waiting, strict=True)
-        self._waiting.clear()
-        losses = torch.stack(loss_list).double().cpu()
-        finite = losses.isfinite()
-        if not finite.all():
-            bad = int((~finite).nonzero()[0])
-            raise TrainingError(
-                f"the training loss became {losses[bad].item()} at step {steps[bad] + 1}; the last good checkpoint is "
-                "kept. Try a smaller optim.lr, trainer.gradient_clip_val=1 or trainer.precision=32-true"
-            )
+        losses = torch.stack([loss for _, loss, _, _ in self._waiting]).double().cpu()
+        self._check(losses, self._norms)
+        waiting, self._waiting, self._norms = self._waiting, [], []
+        if self.tolerates:
+            waiting = [each for each, loss in zip(waiting, losses.tolist(), strict=True) if math.isfinite(loss)]
+            losses = losses[losses.isfinite()]
+        if not waiting:
+            return
+        steps, _, logits_list, labels_list = zip(*waiting, strict=True)
         counts = torch.tensor([len(labels) for labels in labels_list], dtype=torch.float64)
         hits = torch.cat(logits_list).argmax(1) == torch.cat(labels_list)
         parts = torch.split(hits, [len(labels) for labels in labels_list])
@@ -151,7 +240,7 @@ class Tally:
             self.sums = [total + value for total, value in zip(self.sums, part, strict=True)]
         if self.steps is not None:
             accuracies = (right / counts).tolist()
-            self.steps += zip(steps, losses.tolist(), accuracies, strict=True)
+            self.steps += zip([step.number for step in steps], losses.tolist(), accuracies, strict=True)
 
     def state(self) -> dict[str, Any]:
         """What was summed up since the last look, as plain values."""

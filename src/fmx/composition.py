@@ -1,8 +1,9 @@
 """Where the configuration comes from, and the resolvers that its YAML files use."""
 
 import os
+import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fmx.errors import DataError
 
-__all__ = ["CONF_DIR", "compose_config", "quoted", "register_resolvers", "stamp"]
+__all__ = ["CONF_DIR", "compose_config", "literal", "quoted", "register_resolvers", "stamp"]
 
 
 def _conf_dir() -> Path:
@@ -77,6 +78,18 @@ def quoted(text: str) -> str:
     """A text that Hydra's override grammar reads as it is."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
+
+
+def literal(node: Any, *, times: int = 1) -> Any:
+    """A plain node in which OmegaConf finds nothing to resolve, however often (`times`) it looks: `${x}` is text."""
+    if isinstance(node, Mapping):
+        return {key: literal(child, times=times) for key, child in node.items()}
+    if isinstance(node, list):
+        return [literal(child, times=times) for child in node]
+    if isinstance(node, str):
+        for _ in range(times):
+            node = re.sub(r"(\\*)\$\{", r"\1\1\\${", node)
+    return node
 
 
 def register_resolvers() -> None:

@@ -160,7 +160,16 @@ class ImageDataModule(LightningDataModule):
     def predict_dataloader(self) -> Loader:
         """The whole of `predict_part` in order, whatever the number of processes that trained."""
         order = Order(self.indices[self.predict_part], shuffle=False, seed=0, rank=0, world_size=1, equal_shares=False)
-        return self._loader(self.predict_part, order, device=self._device())
+        return self._loader(self.predict_part, order, device=self._device(), goes_on=False)
+
+    def transfer_batch_to_device(
+        self, batch: tuple[Tensor, Tensor], device: torch.device, dataloader_idx: int
+    ) -> tuple[Tensor, Tensor]:
+        """Move a batch to the training device, unless it was gathered there."""
+        if batch[0].device == device:
+            return batch
+        moved: tuple[Tensor, Tensor] = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return moved
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Augment (training alone) and normalise a batch on the training device."""
@@ -188,7 +197,7 @@ class ImageDataModule(LightningDataModule):
             equal_shares=part == "train",
         )
 
-    def _loader(self, part: Part, order: Order, *, device: torch.device) -> Loader:
+    def _loader(self, part: Part, order: Order, *, device: torch.device, goes_on: bool = True) -> Loader:
         training = part == "train"
         return image_loader(
             self.sources[part],
@@ -197,6 +206,7 @@ class ImageDataModule(LightningDataModule):
             drop_last=self.drop_last and training,
             num_workers=self.num_workers,
             device=device,
+            goes_on=goes_on,
         )
 
 

@@ -139,7 +139,10 @@ def _cells(figures: dict[str, Any]) -> list[tuple[str, str]]:
         if isinstance(value, float):
             cells.append((name, f"{100 * value:.2f} %" if name == "accuracy" else f"{value:.4f}"))
         elif name == "per_class":
-            cells += [(f"  {label}", f"{100 * accuracy:.2f} %") for label, accuracy in value.items()]
+            cells += [
+                (f"  {label}", "no images" if accuracy is None else f"{100 * accuracy:.2f} %")
+                for label, accuracy in value.items()
+            ]
     return cells
 
 

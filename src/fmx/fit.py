@@ -3,7 +3,6 @@
 import logging
 from pathlib import Path
 
-import pandas as pd
 from pytorch_lightning import seed_everything
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.distributed import destroy_process_group, is_initialized
@@ -12,7 +11,6 @@ from fmx.build import Experiment
 from fmx.callbacks.checkpoints import LastCheckpoint, checkpoint_dir
 from fmx.checkpoint import load_checkpoint, newest_checkpoint
 from fmx.exits import Interrupted
-from fmx.gallery import Gallery
 from fmx.ranks import end_together
 
 __all__ = ["fit"]
@@ -25,8 +23,6 @@ def fit(experiment: Experiment) -> Path:
     trainer, record = experiment.trainer, experiment.record
     record.link_latest()
     newest = _newest(experiment)
-    if record.writes and newest is None:
-        Gallery(experiment.run_dir, experiment.data, trainer.loggers).draw_samples()
     # Building must not change what training draws, and no two processes should draw the same.
     seed_everything(experiment.seed + trainer.global_rank, workers=True, verbose=False)
     with record.timed("fit_s"), end_together(trainer, record):
@@ -63,6 +59,8 @@ def _newest(experiment: Experiment) -> Path | None:
 
 def _record_fit(experiment: Experiment, checkpoint: Path) -> None:
     """Add to run.json how fast training was, and which epoch's weights were chosen by what."""
+    import pandas as pd  # training need not wait for it
+
     history = pd.read_csv(experiment.run_dir / "history.csv")
     state = load_checkpoint(checkpoint)
     chosen = history[history["step"] <= state["global_step"]].iloc[-1]

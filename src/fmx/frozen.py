@@ -8,6 +8,8 @@ import yaml
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from fmx.composition import literal
+
 __all__ = ["FROZEN", "Origin", "freeze", "freeze_job", "relocated"]
 
 FROZEN = "exact"  # the name to pass as --config-name
@@ -25,7 +27,7 @@ def freeze(config: DictConfig, folder: Path) -> list[str]:
     """
     plain: Any = OmegaConf.to_container(config, resolve=True)
     moved = relocated(plain) | {"run_dir": "${run_dir:}"}
-    text = yaml.safe_dump({"defaults": DEFAULTS, **moved, "hydra": HYDRA}, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump({**moved, "defaults": DEFAULTS, "hydra": HYDRA}, sort_keys=False, allow_unicode=True)
     (folder / f"{FROZEN}.yaml").write_text(text, encoding="utf-8")
     return ["--config-dir", str(folder), "--config-name", FROZEN]
 
@@ -77,8 +79,6 @@ def _move(node: Any, run_dir: str) -> Any:
         return {key: _move(child, run_dir) for key, child in node.items()}
     if isinstance(node, list):
         return [_move(child, run_dir) for child in node]
-    if isinstance(node, str):
-        if node == run_dir or node.startswith(f"{run_dir}/"):
-            return "${run_dir}" + node.removeprefix(run_dir)
-        return node.replace("${", "\\${")  # resolved once, never again
-    return node
+    if isinstance(node, str) and (node == run_dir or node.startswith(f"{run_dir}/")):
+        return "${run_dir}" + literal(node.removeprefix(run_dir))
+    return literal(node)  # resolved once, never again

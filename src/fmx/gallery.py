@@ -31,7 +31,7 @@ class Gallery:
         self.writers = [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
 
     def draw_samples(self) -> None:
-        """Draw training images, before training."""
+        """Draw training images."""
         self._show("samples", samples(self.data.pictures("train"), self.data.labels("train"), self.names), step=0)
 
     def draw_results(self, history: pd.DataFrame, chosen_step: int, test: Predictions) -> None:

@@ -1,5 +1,6 @@
 """What this machine computes with, and how well."""
 
+import ctypes
 import platform
 import resource
 import sys
@@ -8,7 +9,9 @@ from collections.abc import Mapping
 import torch
 from pytorch_lightning import Trainer
 
-__all__ = ["describe_device", "peak_memory_mb", "resolve_precision"]
+__all__ = ["describe_device", "keep_freed_memory", "peak_memory_mb", "resolve_precision"]
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 def resolve_precision(precision: str, *, accelerator: str, net: torch.nn.Module) -> str:
@@ -28,6 +31,22 @@ def resolve_precision(precision: str, *, accelerator: str, net: torch.nn.Module)
 def _cpu_multiplies_bf16() -> bool:
     capabilities: Mapping[str, object] = torch.cpu.get_capabilities()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what a training step frees for the next step; nothing where the C library is another.
+
+    By default large tensors go back to the system as soon as they are freed, and the system clears every page anew when
+    the next step asks for them: up to a third of a small convolutional network's time on a CPU.
+    """
+    if sys.platform != "linux":
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return
+    for threshold in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+        mallopt(threshold, 2**30)
 
 
 def describe_device(trainer: Trainer) -> dict[str, object]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fmx.data.folder import FORMATS, MAX_PIXELS, MODES, SUFFIXES, in_mode, read_picture
+from fmx.data.folder import FORMATS, MODES, SUFFIXES, check_size, in_mode, read_picture
 from fmx.errors import ConfigError, DataError
 from fmx.exporting.signature import Signature
 
@@ -38,23 +38,30 @@ def find_pictures(patterns: Iterable[str]) -> tuple[list[Path], list[str]]:
     A folder gives its files with the suffix of a picture, hidden ones left out; a file is taken as it is.
     """
     files: dict[Path, None] = {}
-    problems = []
+    problems: list[str] = []
     for pattern in patterns:
         names = [pattern] if os.path.lexists(pattern) else sorted(glob(pattern, recursive=True))  # noqa: PTH207
         found = [Path(name) for name in names]
-        pictures = [file for path in found for file in (_below(path) if path.is_dir() else [path])]
+        pictures = [file for path in found for file in (_below(path, problems) if path.is_dir() else [path])]
         if not pictures:
             problems.append(f"{pattern}: " + ("no pictures in this folder" if found else "there is no such file"))
         files |= dict.fromkeys(pictures)
     return list(files), problems
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def _below(folder: Path, problems: list[str]) -> Iterator[Path]:
+    """The pictures in a folder and below it; a link that leads out of the folder becomes a problem."""
+    inside = os.path.realpath(folder) + os.sep
     for parent, folders, names in os.walk(folder):  # follows no links, so it ends
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if not name.startswith(".") and name.lower().endswith(SUFFIXES):
-                yield Path(parent, name)
+            path = Path(parent, name)
+            if name.startswith(".") or not name.lower().endswith(SUFFIXES):
+                continue
+            if os.path.realpath(path).startswith(inside):
+                yield path
+            else:
+                problems.append(f"{path}: leads outside {folder}; name the file itself")
 
 
 def prepare(path: Path, signature: Signature, invert: Invert) -> Picture:
@@ -101,8 +108,7 @@ def _prepare(path: Path, signature: Signature, invert: Invert) -> Picture:
 def _fitted(path: Path, mode: str, side: int, invert: Invert) -> NDArray[np.uint8]:
     """Decode a picture to uint8 (C, H, W) whose longer side is `side`."""
     with Image.open(path, formats=FORMATS) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
+        check_size(image)
         image.draft(None, (2 * side, 2 * side))  # JPEG decodes straight to about twice the wanted size
         ImageOps.exif_transpose(image, in_place=True)
         longer = max(image.size)

@@ -4,15 +4,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
-from fmx.composition import CONF_DIR
+from fmx.composition import CONF_DIR, register_resolvers
 from fmx.datamodule import names_of_classes
 from fmx.errors import ConfigError, DataError
+from fmx.expansion import check_expansion
+from fmx.plain_files import read_yaml
 from fmx.run_dir import Run
 
 __all__ = ["changed_data", "other_data", "parse_changes"]
@@ -32,10 +34,15 @@ def parse_changes(texts: Sequence[str]) -> list[Override]:
 def changed_data(run: Run, config: DictConfig, changes: Iterable[Override]) -> DictConfig:
     """The run's resolved configuration with keys of its data changed, and what depends on them."""
     path = run.path / ".hydra" / "config.yaml"
+    written = read_yaml(path)
+    check_expansion(written, "data", path)
+    register_resolvers()
     try:
-        source = OmegaConf.load(path)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{path} cannot be read as a configuration: {error}") from error
+        source = OmegaConf.create(written)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise DataError(f"{path} is no configuration of a run: {str(error).partition(chr(10))[0]}") from error
+    if not isinstance(source.get("data"), DictConfig):
+        raise DataError(f"{path} is no configuration of a run: it lacks data")
     for key in ("root", "class_names"):  # the others follow from what is changed
         OmegaConf.update(source, f"data.{key}", config.data[key])
     OmegaConf.set_struct(source, value=True)
@@ -52,6 +59,7 @@ def other_data(
     The run's class names and normalisation stay; a note says where the other set's classes have other names.
     DataError where its images have another shape or number of classes.
     """
+    register_resolvers()
     search = [] if config_dir is None else [f"hydra.searchpath=[{_quoted(f'file://{config_dir.resolve()}')}]"]
     lines = [str(change.input_line) for change in changes]
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):

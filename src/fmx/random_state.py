@@ -14,7 +14,8 @@ def random_state() -> dict[str, Any]:
     _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 - torchvision uses it
     return {
         "python": random.getstate(),
-        "numpy": [torch.from_numpy(np.array(keys)), position, has_gauss, cached],
+        # As int64, since ranks send each other their states, and torch cannot send its unsigned types.
+        "numpy": [torch.from_numpy(np.array(keys, dtype=np.int64)), position, has_gauss, cached],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -25,7 +26,7 @@ def restore_random_state(state: dict[str, Any]) -> None:
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     keys, *rest = state["numpy"]
-    np.random.set_state(("MT19937", keys.numpy(), *rest))  # noqa: NPY002
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])

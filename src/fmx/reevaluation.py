@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from fmx.classifier import Classifier
 from fmx.datamodule import ImageDataModule
 from fmx.other_data import changed_data, other_data
-from fmx.restore import check_trusted, restore_classifier, restore_data, trusted_config
+from fmx.restore import checked_config, restore_classifier, restore_data, trusted_config
 from fmx.run_dir import Run, open_run
 from fmx.scoring import Predictions, predict, score
 
@@ -65,8 +65,7 @@ def reevaluate(path: Path, request: Request) -> Evaluation:
     if request.data is not None:
         config, note = other_data(config, request.data, request.changes, request.config_dir)
     elif request.changes:
-        config = changed_data(run, config, request.changes)
-        check_trusted(config, run, request.allow)
+        config = checked_config(changed_data(run, config, request.changes), run, request.allow)
     checkpoint = request.checkpoint or run.tested
     classifier, data = restore_classifier(config, run.checkpoint(checkpoint)), restore_data(config)
     figures, predictions = _score(run, config, classifier, data, own=request.data is None)

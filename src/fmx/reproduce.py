@@ -5,12 +5,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fmx.errors import ConfigError, DataError
 from fmx.exits import plain_exits
+from fmx.plain_files import read_bytes
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from fmx.run_dir import Run
 
 __all__ = ["main"]
@@ -24,6 +29,9 @@ examples:
 The second run is an ordinary one in its own folder. Compared are history.csv (without its seconds), metrics.json, the
 test logits and the weights of both checkpoints. Exit code 0: identical; 1: different, with what and by how much.
 """
+
+
+MAX_HISTORY_BYTES = 16_000_000  # some hundred a validation
 
 
 def main() -> None:
@@ -48,10 +56,10 @@ def reproduce(path: str, folder: Path | None, allow: list[str]) -> int:
     Raises DataError where the run is no finished one, or the second run fails, and ConfigError where DIR exists.
     """
     from fmx.composition import quoted, stamp
-    from fmx.errors import ConfigError, DataError
     from fmx.frozen import freeze
     from fmx.restore import trusted_config
     from fmx.run_dir import open_run
+    from fmx.trust import check_paths
 
     first = open_run(path)
     folder = folder or first.path.parent / f"{stamp()}_again"
@@ -59,8 +67,11 @@ def reproduce(path: str, folder: Path | None, allow: list[str]) -> int:
         raise ConfigError(f"{folder} exists; name another folder with --dir")
     for line in edits(first):
         print(f"edited    {line}")
+    config = trusted_config(first, allow)
+    check_paths(config, first.path)
+    _check_results(first)
     with tempfile.TemporaryDirectory() as frozen:
-        arguments = freeze(trusted_config(first, allow), Path(frozen))
+        arguments = freeze(config, Path(frozen))
         command = [sys.executable, "-m", "fmx.run", *arguments, f"hydra.run.dir={quoted(str(folder.resolve()))}"]
         code = subprocess.run(command, check=False).returncode
     if code:
@@ -76,10 +87,23 @@ def reproduce(path: str, folder: Path | None, allow: list[str]) -> int:
     return int(bool(differences))
 
 
+def _check_results(run: "Run") -> None:
+    """DataError where a result cannot be read: better now than after hours of training."""
+    from fmx.checkpoint import load_checkpoint
+    from fmx.scoring import Predictions
+
+    assert isinstance(run.metrics, dict)
+    _history_of(run)
+    Predictions.load(run.path / "predictions.npz")
+    for name in ("best", "last"):
+        load_checkpoint(run.checkpoint(name))
+
+
 def edits(run: "Run") -> Iterator[str]:
     """What was changed in the run's configuration after it ran, as far as its own files tell."""
+    from fmx.plain_files import read_yaml
     from fmx.record import config_fingerprint
-    from fmx.reporting.settings import flat, read_yaml
+    from fmx.reporting.settings import flat
 
     resolved = read_yaml(run.path / ".hydra" / "resolved.yaml")
     recorded = run.record.get("config_fingerprint")
@@ -121,10 +145,19 @@ def results(first: "Run", second: "Run") -> Iterator[str]:
         yield from _weights(first, second, name)
 
 
-def _history(first: "Run", second: "Run") -> Iterator[str]:
+def _history_of(run: "Run") -> "pd.DataFrame":
+    """history.csv without its seconds; DataError where it is missing, damaged, or larger than 16 MB."""
     import pandas as pd
 
-    was, now = (pd.read_csv(run.path / "history.csv").drop(columns="seconds") for run in (first, second))
+    path = run.path / "history.csv"
+    try:
+        return pd.read_csv(BytesIO(read_bytes(path, at_most=MAX_HISTORY_BYTES))).drop(columns="seconds")
+    except (ValueError, KeyError, OverflowError) as error:
+        raise DataError(f"{path} cannot be read: {str(error).strip()}") from error
+
+
+def _history(first: "Run", second: "Run") -> Iterator[str]:
+    was, now = _history_of(first), _history_of(second)
     if was.shape != now.shape:
         yield f"history.csv: {len(was)} rows were {len(now)} now"
     elif not was.equals(now):

@@ -1,88 +1,97 @@
 """From a run directory back to objects: the classifier with a checkpoint's weights, and the data set."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
 
-from fmx.build import build_classifier, build_data
-from fmx.checkpoint import load_weights
+from fmx.build import build_classifier, build_data, meta_network
+from fmx.check import GROUPS, ROOT_KEYS
+from fmx.checkpoint import apply_weights, check_shapes, load_checkpoint
 from fmx.classifier import Classifier
-from fmx.composition import register_resolvers
+from fmx.composition import literal
 from fmx.datamodule import ImageDataModule
 from fmx.errors import DataError
 from fmx.run_dir import Run
-from fmx.targets import locate
+from fmx.trust import check_trusted, without_strange_mirrors
 
-__all__ = ["check_trusted", "restore_classifier", "restore_data", "trusted_config"]
-
-TRUSTED = ("fmx", "torch", "torchvision", "torchmetrics", "pytorch_lightning")
+__all__ = ["checked_config", "restore_classifier", "restore_data", "trusted_config"]
 
 
 def trusted_config(run: Run, allow: Iterable[str] = ()) -> DictConfig:
-    """The run's configuration, once every target in it is from a trusted package; DataError names the first other one.
+    """The run's configuration, once every target in it is one that its place may have; DataError names the first other.
 
-    allow: packages that the user trusts beside fmx's own (--allow mypkg).
+    allow: packages that the user trusts with anything, beside fmx's own (--allow mypkg).
     """
-    register_resolvers()
-    config = run.config
+    return checked_config(run.config, run, allow)
+
+
+def checked_config(config: DictConfig, run: Run, allow: Iterable[str] = ()) -> DictConfig:
+    """A resolved configuration, checked as `trusted_config` does; what it fetches comes from fmx's own mirrors."""
     try:
-        OmegaConf.resolve(config)  # so that a target which an interpolation makes is seen as well
+        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         reason = str(error).partition("\n")[0]
         raise DataError(f"the configuration of {run.path} cannot be resolved: {reason}") from error
-    check_trusted(config, run, allow)
+    for group in GROUPS:
+        if not isinstance(plain.get(group), dict):
+            raise DataError(f"{run.path} holds no configuration of a run: it lacks {group}")
+    if not isinstance(plain["model"].get("net"), dict):
+        raise DataError(f"{run.path} holds no configuration of a run: model.net names no network")
+    if strange := sorted(map(str, plain.keys() - {*ROOT_KEYS})):
+        raise DataError(f"{run.path} holds no configuration of a run: it has the key {strange[0]!r}")
+    check_trusted(plain, run.path, allow)
+    config = config.copy()
+    config.data = OmegaConf.create(literal(without_strange_mirrors(plain["data"])))
     return config
 
 
-def check_trusted(config: DictConfig, run: Run, allow: Iterable[str] = ()) -> None:
-    """DataError for the first target of a resolved configuration that is not from a trusted package.
-
-    Where it is defined counts too: `torch.os.system` is named after torch, but is Python's own.
-    """
-    trusted = {*TRUSTED, *allow}
-    targets = list(_targets(OmegaConf.to_container(config, resolve=False)))
-    for target in targets:  # all names first: nothing is imported for a configuration that names a wrong one
-        if not isinstance(target, str) or target.partition(".")[0] not in trusted:
-            raise _distrust(run, target, str(target), trusted)
-    for target in targets:
-        home = str(getattr(locate(target, str(run.path)), "__module__", None))
-        if home.partition(".")[0] not in trusted:
-            raise _distrust(run, target, home, trusted)
-
-
-def _distrust(run: Run, target: object, home: str, trusted: Iterable[str]) -> DataError:
-    package = home.partition(".")[0]
-    really = "" if str(target).partition(".")[0] == package else f", which is really from {package}"
-    return DataError(
-        f"{run.path} names the target {target!r}{really}; only {', '.join(sorted(trusted))} are trusted. "
-        f"If you trust that package too, add --allow {package}"
-    )
-
-
 def restore_classifier(config: DictConfig, checkpoint: Path) -> Classifier:
-    """The run's classifier in eval mode with a checkpoint's weights, on the CPU."""
+    """The run's classifier in eval mode with a checkpoint's weights, on the CPU.
+
+    DataError where its parts cannot be made, or the weights do not fit. The shapes are compared before there is memory
+    for the network, so that it takes no more than the checkpoint does.
+    """
     config = config.copy()
     if "weights" in config.model.net:  # the checkpoint has them; a download would be wasted
         config.model.net.weights = None
-    classifier = build_classifier(config)
-    load_weights(classifier, checkpoint)
+    state = load_checkpoint(checkpoint)["state_dict"]
+    check_shapes(_shapes(config), state, checkpoint)
+    with _makable("its parts"):
+        classifier = build_classifier(config)
+    apply_weights(classifier, state, checkpoint)
     return classifier.eval()
+
+
+def _shapes(config: DictConfig) -> dict[str, Tensor]:
+    """The weights of the run's network by their names in a checkpoint, without memory for them."""
+    try:
+        net = meta_network(OmegaConf.to_container(config.model.net, resolve=True))  # type: ignore[arg-type]
+    except InstantiationException:  # some look at values while they are built, and the meta device has none
+        return {}
+    return {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+
+
+@contextmanager
+def _makable(what: str) -> Iterator[None]:
+    """Turn what a constructor says of values that it cannot take into a DataError."""
+    try:
+        yield
+    except InstantiationException as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise DataError(
+            f"{what}: the run's configuration cannot be made: {str(cause).partition(chr(10))[0]}"
+        ) from error
 
 
 def restore_data(config: DictConfig) -> ImageDataModule:
     """The run's data set, split as it was then."""
-    return build_data(config)
-
-
-def _targets(node: Any) -> Iterable[Any]:
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield node["_target_"]
-        for child in node.values():
-            yield from _targets(child)
-    elif isinstance(node, list):
-        for child in node:
-            yield from _targets(child)
+    with _makable("data"):
+        return build_data(config)

@@ -27,6 +27,7 @@ def report(experiment: Experiment, scores: Scores) -> float:
     history = pd.read_csv(run_dir / "history.csv")
     gallery = Gallery(run_dir, experiment.data, experiment.trainer.loggers)
     step = experiment.record.contents["best"]["step"]
+    gallery.draw_samples()
     gallery.draw_results(history, step, scores.predictions)
     _fill_tensorboard(experiment, scores, gallery.names, step=step)
     experiment.record.update(peak_memory_mb=peak_memory_mb())

@@ -56,7 +56,8 @@ def check_same_run(config: Mapping[str, Any], run_dir: Path, resume: str | None)
 
     config: resolved, plain. A folder without a run is fine, but not where `resume` names it.
     """
-    from fmx.reporting.settings import flat, read_yaml
+    from fmx.plain_files import read_yaml
+    from fmx.reporting.settings import flat
 
     if not (run_dir / "run.json").is_file():
         if resume not in {None, "auto"}:
@@ -106,13 +107,15 @@ def _own_overrides(path: Path) -> list[str]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
+    from fmx.plain_files import read_yaml_list
     from fmx.restore import trusted_config
+    from fmx.trust import check_paths
 
     file = path / ".hydra" / "overrides.yaml"
     try:
-        trusted_config(open_run(path, finished=False))
-        plain = OmegaConf.to_container(OmegaConf.load(file))
-        overrides = [str(each) for each in plain if not str(each).startswith("resume=")]  # type: ignore[union-attr]
+        run = open_run(path, finished=False)
+        check_paths(trusted_config(run), run.path)
+        overrides = [str(each) for each in read_yaml_list(file) if not str(each).startswith("resume=")]
         keys = [override.key_or_group for override in OverridesParser.create().parse_overrides(overrides)]
     except FmxError:
         raise

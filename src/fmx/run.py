@@ -25,13 +25,14 @@ def run(cfg: DictConfig) -> float:
     from fmx.build import build
     from fmx.fit import fit
     from fmx.record import recording
-    from fmx.results import report
     from fmx.scoring import test
 
     with recording(cfg, started=STARTED) as record:
         experiment = build(cfg, record)
         checkpoint = fit(experiment)
         scores = test(experiment, checkpoint)
+        from fmx.results import report  # brings what draws and tabulates, for which training need not wait
+
         return report(experiment, scores)
 
 

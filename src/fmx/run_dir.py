@@ -1,6 +1,5 @@
 """Run directories read back: what a command needs to know of a run, from its files alone."""
 
-import json
 import os
 import socket
 from collections.abc import Iterable
@@ -9,11 +8,13 @@ from glob import glob
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from fmx.claim import is_claimed
+from fmx.composition import literal
 from fmx.errors import DataError
+from fmx.plain_files import read_json, read_yaml
 
 __all__ = ["Run", "find_runs", "open_run"]
 
@@ -31,21 +32,21 @@ class Run:
 
     @property
     def config(self) -> DictConfig:
-        """The run's whole configuration as it was resolved then."""
+        """The run's whole configuration as it was resolved then: what looks like an interpolation is text."""
         path = self.path / ".hydra" / "resolved.yaml"
         try:
-            config = OmegaConf.load(path)
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise DataError(f"{path} cannot be read as a configuration: {error}") from error
-        if not isinstance(config, DictConfig):
-            raise DataError(f"{path} is no configuration of a run")
-        config.run_dir = str(self.path)
+            values = read_yaml(path)
+            values = _moved(values, str(values.get("run_dir") or ""), str(self.path)) | {"run_dir": str(self.path)}
+            config = OmegaConf.create(literal(values))
+        except (OmegaConfBaseException, ValueError) as error:
+            raise DataError(f"{path} is no configuration of a run: {str(error).partition(chr(10))[0]}") from error
+        assert isinstance(config, DictConfig)
         return config
 
     @property
     def metrics(self) -> dict[str, Any]:
         """metrics.json: val, test, selected_on, validation."""
-        return _read_json(self.path / "metrics.json")
+        return read_json(self.path / "metrics.json")
 
     def recorded(self, kind: type[Value], *keys: str) -> Value:
         """A value of run.json by its keys; DataError where the record lacks it, or has another type."""
@@ -78,7 +79,7 @@ def open_run(path: str | Path, *, finished: bool = True) -> Run:
         raise DataError(
             f"{path} is not a run directory: it {what}. Runs are in outputs/runs/; the newest is outputs/latest"
         )
-    record = _read_json(path / "run.json")
+    record = read_json(path / "run.json")
     run = Run(path=path.resolve(), record=record, status=_status(record, path))
     if finished and run.status != FINISHED:
         reason = f": {record['error']}" if record.get("error") else ""
@@ -102,16 +103,6 @@ def find_runs(patterns: Iterable[str]) -> list[Path]:
     return list(found)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    if not isinstance(contents, dict):
-        raise DataError(f"{path} does not hold a JSON object")
-    return contents
-
-
 def _status(record: dict[str, Any], run_dir: Path) -> str:
     """run.json's status; a run that says it is running but has no process was interrupted."""
     status = str(record.get("status"))
@@ -133,3 +124,14 @@ def _is_alive(pid: object) -> bool:
     except (PermissionError, OverflowError):
         return True
     return True
+
+
+def _moved(node: Any, then: str, now: str) -> Any:
+    """A node in which what was in the run directory `then` is in `now`."""
+    if isinstance(node, dict):
+        return {key: _moved(child, then, now) for key, child in node.items()}
+    if isinstance(node, list):
+        return [_moved(child, then, now) for child in node]
+    if isinstance(node, str) and then and (node == then or node.startswith(f"{then}/")):
+        return now + node.removeprefix(then)
+    return node

@@ -1,10 +1,9 @@
 """The final figures: predictions of one checkpoint in float32, and what every metric says of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from fmx.build import Experiment
 from fmx.checkpoint import load_weights
 from fmx.classifier import Classifier
 from fmx.datamodule import ImageDataModule, Part
-from fmx.errors import DataError
+from fmx.reporting.stored_predictions import read_predictions
 
 __all__ = ["Predictions", "Scores", "predict", "score", "test"]
 
@@ -32,16 +31,9 @@ class Predictions:
 
     @classmethod
     def load(cls, path: Path) -> "Predictions":
-        """Read predictions.npz; DataError where it is missing or damaged."""
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                labels, logits, indices = (torch.from_numpy(arrays[k]) for k in ("labels", "logits", "indices"))
-        except (OSError, KeyError, ValueError, TypeError, EOFError, BadZipFile) as error:
-            raise DataError(f"{path} cannot be read as predictions: {error}") from error
-        if logits.ndim != 2 or labels.shape != indices.shape or len(labels) != len(logits):  # noqa: PLR2004
-            raise DataError(
-                f"{path}: labels {tuple(labels.shape)} and logits {tuple(logits.shape)} do not fit together"
-            )
+        """Read a run's predictions.npz; DataError where it is missing, damaged, or not what a run writes."""
+        stored = read_predictions(path.parent)
+        labels, logits, indices = map(torch.from_numpy, (stored.labels, stored.logits, stored.indices))
         return cls(labels=labels, logits=logits, indices=indices)
 
     def save(self, path: Path) -> None:
@@ -108,17 +100,22 @@ def score(predictions: Predictions, classifier: Classifier, class_names: Sequenc
     metrics.update(predictions.logits, predictions.labels)
     with torch.inference_mode():
         loss = classifier.loss.cpu().eval()(predictions.logits, predictions.labels)
-    return {"loss": float(loss)} | _plain(metrics.compute(), class_names)
+    present = set(predictions.labels.tolist())
+    return {"loss": float(loss)} | _plain(metrics.compute(), class_names, present)
 
 
-def _plain(values: Mapping[str, Tensor], class_names: Sequence[str]) -> dict[str, Any]:
-    """A number for each scalar, a mapping by class name for each vector with one value a class."""
+def _plain(values: Mapping[str, Tensor], class_names: Sequence[str], present: Collection[int]) -> dict[str, Any]:
+    """A number for each scalar, a mapping by class name for each vector with one value a class.
+
+    A class without images has no value: torchmetrics would say 0.
+    """
     plain: dict[str, Any] = {}
     for name, value in values.items():
         if value.numel() == 1:
             plain[name] = float(value)
         elif value.ndim == 1 and len(value) == len(class_names):
-            plain[name] = dict(zip(class_names, value.tolist(), strict=True))
+            numbers = [number if label in present else None for label, number in enumerate(value.tolist())]
+            plain[name] = dict(zip(class_names, numbers, strict=True))
         else:
             plain[name] = value.tolist()
     return plain

@@ -1,5 +1,6 @@
 """Images as rows of a CSV file, in the layout of Kaggle's copy of Fashion-MNIST."""
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from io import BufferedReader
@@ -25,7 +26,7 @@ def load_csv(*, file: str, image_size: int, num_classes: int, instead: Sequence[
     """Read a CSV file with the columns `label, pixel1 .. pixelN`: pixels 0 to 255 in row-major order.
 
     The columns may come in any order. `instead` lists what to suggest when the file is missing. Memory stays
-    at about the size of the arrays, whatever is in the file.
+    at about the size of the arrays, whatever is in the file: a line is read up to 16 bytes a column.
 
     Returns:
         images uint8 (N, 1, image_size, image_size), labels int64 (N,) below num_classes, in file order.
@@ -34,6 +35,8 @@ def load_csv(*, file: str, image_size: int, num_classes: int, instead: Sequence[
         DataError: names the file, the line (the header is line 1) and the column.
     """
     path = Path(file)
+    if path.exists() and not path.is_file():  # a pipe would never end
+        raise DataError(f"{path} cannot be read: it is no plain file")
     try:
         with path.open("rb") as stream:
             labels, pixels = _read(path, stream, num_pixels=image_size**2, num_classes=num_classes)
@@ -51,7 +54,8 @@ def _read(path: Path, stream: BufferedReader, *, num_pixels: int, num_classes: i
     names = ["label", *(f"pixel{number}" for number in range(1, num_pixels + 1))]
     max_line_bytes = 16 * len(names)  # so that a line without an end is not read to its end
     columns = _read_header(path, stream.readline(max_line_bytes), names)
-    order = np.array([columns.index(name) for name in names])
+    places = {name: place for place, name in enumerate(columns)}
+    order = np.array([places[name] for name in names])
     labels, pixels, line = bytearray(), bytearray(), 2
     while block := list(islice(iter(partial(stream.readline, max_line_bytes), b""), ROWS_PER_BLOCK)):
         rows = _parse_digits(b"".join(block), len(names))
@@ -68,10 +72,11 @@ def _read(path: Path, stream: BufferedReader, *, num_pixels: int, num_classes: i
 def _read_header(path: Path, line: bytes, names: list[str]) -> list[str]:
     text = line.decode("utf-8-sig", errors="replace").strip()
     columns = [field.strip(' "') for field in text.split(",")]
+    counts, known = Counter(columns), set(names)
     for problem, found in [
-        ("lacks the column", [name for name in names if name not in columns]),
-        ("has the unknown column", [name for name in columns if name not in names]),
-        ("repeats the column", [name for name in names if columns.count(name) > 1]),
+        ("lacks the column", [name for name in names if name not in counts]),
+        ("has the unknown column", [name for name in columns if name not in known]),
+        ("repeats the column", [name for name in names if counts[name] > 1]),
     ]:
         if found:
             more = f" and {len(found) - 1:,} more" if len(found) > 1 else ""

@@ -15,12 +15,13 @@ from torch.utils.data import Dataset
 
 from fmx.errors import ConfigError, DataError
 
-__all__ = ["FORMATS", "MAX_PIXELS", "MODES", "SUFFIXES", "ImageFolder", "in_mode", "read_picture"]
+__all__ = ["FORMATS", "MODES", "SUFFIXES", "ImageFolder", "check_size", "in_mode", "read_picture"]
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow runs no other program for these
 MODES = {1: "L", 3: "RGB"}
 MAX_PIXELS = 64 * 10**6
+MAX_SIDE = 32_768  # to shrink a longer one takes more memory for the filter than for the pixels
 
 
 class ImageFolder(Dataset[tuple[Tensor, int]]):
@@ -29,7 +30,8 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
     Every image becomes grey (`in_channels` 1) or RGB (3) and is stretched to `image_size` (S) on both sides,
     bilinear with antialiasing. The orientation a camera noted is applied; what is transparent becomes black;
     16-bit grey keeps its upper 8 bits; of several frames the first counts. Hidden files, other files and
-    deeper folders are passed over. An image of 64 million pixels, the most allowed, needs 0.8 GB to decode.
+    deeper folders are passed over. An image of 64 million pixels, the most allowed
+    (and 32,768 on a side), needs 0.8 GB to decode.
 
     Raises:
         DataError: when built, if a class is missing, empty or unknown, or a link leads outside `folder`;
@@ -118,8 +120,7 @@ def _images(folder: Path, class_name: str) -> Iterator[tuple[str, int]]:
 def read_picture(path: Path, mode: str, image_size: int) -> NDArray[np.uint8]:
     """Read an image file as uint8 pixels (C, S, S); ValueError or OSError where it cannot be, or is too large."""
     with Image.open(path, formats=FORMATS) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
+        check_size(image)
         # JPEG decodes straight to about twice the wanted size, several times faster for photographs.
         image.draft(None, (2 * image_size, 2 * image_size))
         ImageOps.exif_transpose(image, in_place=True)
@@ -128,6 +129,14 @@ def read_picture(path: Path, mode: str, image_size: int) -> NDArray[np.uint8]:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture).convert(mode)
     pixels = np.array(picture).reshape(image_size, image_size, -1)  # (S, S, C)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (C, S, S)
+
+
+def check_size(image: Image.Image) -> None:
+    """ValueError where a picture that is opened, but not decoded, is larger than 64 million pixels or 32,768 wide."""
+    if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
+        raise ValueError(
+            f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}, or than {MAX_SIDE:,} on a side"
+        )
 
 
 def in_mode(image: Image.Image, mode: str) -> Image.Image:

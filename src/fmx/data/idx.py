@@ -22,7 +22,10 @@ __all__ = ["IdxFile", "load_idx"]
 
 BLOCK_BYTES = 2**18
 MAX_BYTES = 2**32  # what belongs in memory; more is a case for data=image_folder
-MAX_DEFLATE_RATIO = 1032  # no deflate stream grows more than this: https://zlib.net/zlib_tech.html
+MAX_LABELS = 2**28  # eight bytes each once they are read
+# Deflate can shrink zeros to a thousandth, pictures to a fifth or so. What is small may be what it likes.
+MAX_RATIO = 64
+FREE_BYTES = 2**26
 
 
 class IdxFile(TypedDict):
@@ -47,7 +50,8 @@ def load_idx(
 
     What is there is only read, so the folder may be read-only; a `.gz` is unpacked in memory. `instead` lists
     what to suggest when a file is missing and cannot be fetched. Memory stays at the size of the arrays, and
-    they are made only if the header and the length of the file agree that they can be that large.
+    they are made only if the header and the length of the file agree that they can be that large: as long as the
+    file, or, of a `.gz`, 64 times as long (64 MiB are always allowed); at most 4 GiB.
 
     Returns:
         images uint8 (N, 1, image_size, image_size), labels int64 (N,) below num_classes, in file order.
@@ -81,13 +85,15 @@ def _locate(folder: Path, file: IdxFile, mirrors: Sequence[str], instead: Sequen
 
 def _read(path: Path, checksum: str | None, *, item_shape: tuple[int, ...]) -> Tensor:
     try:
+        if not path.is_file():  # a pipe would never end
+            raise DataError(f"{path} cannot be read: it is no plain file")
         with path.open("rb") as file:
             _check_sum(path, file, checksum)
             num_bytes = os.fstat(file.fileno()).st_size
             if path.suffix != ".gz":
                 return _parse(path, file, item_shape, at_most=num_bytes)
             with gzip.GzipFile(fileobj=file) as stream:
-                return _parse(path, stream, item_shape, at_most=num_bytes * MAX_DEFLATE_RATIO)
+                return _parse(path, stream, item_shape, at_most=max(FREE_BYTES, num_bytes * MAX_RATIO))
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}; if damaged, delete it to fetch it again") from error
 
@@ -120,7 +126,7 @@ def _parse(path: Path, stream: BufferedReader | gzip.GzipFile, item_shape: tuple
         found, wanted = (" x ".join(map(str, sides)) for sides in (shape[1:], item_shape))
         raise DataError(f"{path} holds images of {found} pixels, but data.image_size asks for {wanted}")
     num_bytes = math.prod(shape)
-    if not 0 < num_bytes <= min(at_most - len(header), MAX_BYTES):
+    if not 0 < num_bytes <= min(at_most - len(header), MAX_BYTES if item_shape else MAX_LABELS):
         raise DataError(f"{path}: the header says {shape[0]:,} items, which its length does not allow")
     items = torch.empty(shape, dtype=torch.uint8)
     view, filled = items.numpy().data.cast("B"), 0

@@ -146,17 +146,23 @@ def image_loader(
     drop_last: bool,
     num_workers: int,
     device: torch.device,
+    goes_on: bool,
 ) -> "ArrayLoader | DataLoader[tuple[Tensor, int]]":
-    """The right loader for a source: a gather for arrays, worker processes for a dataset that reads files."""
+    """The right loader for a source: a gather for arrays, worker processes for a dataset that reads files.
+
+    goes_on: whether it can begin in the middle of an epoch. For a prediction Lightning makes a loader of files anew, as
+    only one without a constructor of its own can be.
+    """
     if isinstance(source, ImageArrays):
         return ArrayLoader(source, order, batch_size=batch_size, drop_last=drop_last, device=device)
-    return ImageLoader(
-        source,
-        order,
-        batch_size=batch_size,
-        drop_last=drop_last,
-        num_workers=num_workers,
-        pin_memory=device.type == "cuda",
-        persistent_workers=num_workers > 0,
-        prefetch_factor=4 if num_workers else None,
-    )
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "drop_last": drop_last,
+        "num_workers": num_workers,
+        "pin_memory": device.type == "cuda",
+        "persistent_workers": num_workers > 0,
+        "prefetch_factor": 4 if num_workers else None,
+    }
+    if goes_on:
+        return ImageLoader(source, order, **options)
+    return DataLoader(source, sampler=order, generator=torch.Generator().manual_seed(order.seed), **options)

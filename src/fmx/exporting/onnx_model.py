@@ -1,10 +1,13 @@
 """ONNX files: written from a network with all that is needed to use them, and run by onnxruntime."""
 
+import json
 import logging
-import os
+import subprocess
+import sys
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmx.errors import ConfigError, DataError, FmxError
+from fmx.exporting import onnx_worker
 from fmx.exporting.signature import Signature
 
 if TYPE_CHECKING:
@@ -22,7 +26,7 @@ __all__ = ["DEFAULT_OPSET", "Logits", "open_onnx", "require", "write_onnx"]
 
 Logits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # pixels (N, C, H, W) to logits (N, K)
 DEFAULT_OPSET = 18  # the oldest that torch's exporter knows, so that old runtimes read the file as well
-ERRORS_ONLY = 4  # onnxruntime's own log; what goes wrong is raised as well
+MAX_ANSWER = 2**26  # bytes of a line: a hundred thousand class names and more
 
 
 def require(*packages: str) -> list[Any]:
@@ -100,36 +104,82 @@ def _quiet() -> Iterator[None]:
 def open_onnx(path: Path) -> tuple[Signature, Logits]:
     """Read a file that fmx export wrote: what it takes and gives, and the function from pixels to logits.
 
-    DataError where the file is missing, damaged, not from fmx, or not what it says of itself.
+    The file is opened and run in a process of its own, which may take 6 GiB and four times the size of the
+    file, and a quarter of an hour a batch.
+    DataError where the file is missing, damaged, not from fmx, or not what it says of itself; where it keeps weights
+    in other files or holds a loop; and where it brings that process down.
     """
-    (ort,) = require("onnxruntime")
+    require("onnx", "onnxruntime")
     if not path.is_file():
         raise DataError(f"there is no file {path}")
-    options = ort.SessionOptions()
-    options.log_severity_level = ERRORS_ONLY
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0"))  # 0: one a core
-    try:
-        session = ort.InferenceSession(str(path), sess_options=options, providers=["CPUExecutionProvider"])
-        texts = session.get_modelmeta().custom_metadata_map
-    except Exception as error:  # onnxruntime's exceptions share no base class
-        raise DataError(f"{path} cannot be read as an ONNX model: {_first_line(error)}") from error
-    signature = Signature.from_texts(texts, path)
+    worker = _Worker(path)
+    facts = worker.answer("cannot be read as an ONNX model")
+    signature = Signature.from_texts(facts["texts"], path)
     dtype = "uint8" if signature.normalize == "inside" else "float"
-    inputs = [(entry.type, tuple(entry.shape[1:])) for entry in session.get_inputs()]
-    if inputs != [(f"tensor({dtype})", signature.shape)] or len(session.get_outputs()) != 1:
+    inputs = [(kind, tuple(shape[1:])) for _, kind, shape in facts["inputs"]]
+    if inputs != [(f"tensor({dtype})", signature.shape)] or facts["num_outputs"] != 1:
         raise DataError(f"{path} takes and gives other arrays than it says of itself")
-    name = session.get_inputs()[0].name
+    num_classes = len(signature.class_names)
 
     def logits(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        try:
-            (result,) = session.run(None, {name: signature.as_input(pixels)})
-        except Exception as error:
-            raise DataError(f"{path} cannot be run: {_first_line(error)}") from error
-        if result.shape != (len(pixels), len(signature.class_names)) or result.dtype != np.float32:
-            raise DataError(f"{path} gives {result.dtype} {result.shape}, not a number for each of its classes")
-        return result  # type: ignore[no-any-return]
+        worker.ask(signature.as_input(pixels))
+        said = worker.answer("cannot be run")
+        shape = (len(pixels), num_classes)
+        if (said["dtype"], tuple(said["shape"])) != ("float32", shape):
+            raise DataError(
+                f"{path} gives {said['dtype']} {tuple(said['shape'])}, not a number for each of its classes"
+            )
+        return np.frombuffer(worker.read(4 * len(pixels) * num_classes), np.float32).reshape(shape)
 
     return signature, logits
+
+
+class _Worker:
+    """The process that runs a file; it ends when this object does."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        command = [sys.executable, "-P", onnx_worker.__file__, str(path)]  # -P: the folder we are in is no library
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen(command, **pipes)  # type: ignore[call-overload]
+        self.end = weakref.finalize(self, _end, self.process)
+
+    def ask(self, batch: NDArray[Any]) -> None:
+        """Send an array."""
+        line = json.dumps({"shape": batch.shape, "dtype": str(batch.dtype)}) + "\n"
+        with suppress(BrokenPipeError):  # the answer will say that there is no one
+            self.process.stdin.write(line.encode() + np.ascontiguousarray(batch).tobytes())
+            self.process.stdin.flush()
+
+    def answer(self, failure: str) -> dict[str, Any]:
+        """The next line that the process says; DataError where it is an error, or where there is none."""
+        line = self.process.stdout.readline(MAX_ANSWER)
+        try:
+            facts = json.loads(line)
+        except ValueError:
+            self.process.kill()
+            code = self.process.wait()
+            raise DataError(f"{self.path} {failure}: it brings down the process that runs it ({code})") from None
+        if "error" in facts:
+            raise DataError(f"{self.path} {failure}: {facts['error']}")
+        assert isinstance(facts, dict)
+        return facts
+
+    def read(self, num_bytes: int) -> bytes:
+        """The bytes behind the last line; DataError where there are fewer."""
+        contents: bytes = self.process.stdout.read(num_bytes)
+        if len(contents) < num_bytes:
+            raise DataError(f"{self.path} cannot be run: it brings down the process that runs it")
+        return contents
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(OSError):
+                pipe.close()
+    process.wait()
 
 
 def _first_line(error: Exception) -> str:

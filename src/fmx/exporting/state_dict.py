@@ -10,6 +10,7 @@ from torch import nn
 from fmx.exporting.onnx_model import Logits
 from fmx.exporting.pixel_net import PixelNet, torch_logits
 from fmx.exporting.signature import Signature
+from fmx.tensor_file import read_tensors
 
 __all__ = ["open_state_dict", "write_state_dict"]
 
@@ -26,5 +27,5 @@ def open_state_dict(net: nn.Module, signature: Signature, path: Path) -> Logits:
     blank = copy.deepcopy(net)
     for tensor in blank.state_dict().values():
         tensor.zero_()
-    blank.load_state_dict(torch.load(path, weights_only=True))
+    blank.load_state_dict(read_tensors(path))
     return torch_logits(PixelNet(signature.normalization(), blank))

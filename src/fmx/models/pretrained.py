@@ -9,6 +9,7 @@ from fmx.models.sizes import output_shape, positive
 from fmx.models.torchvision_net import (
     adapt_first_convolution,
     adapt_head,
+    fetch_weights,
     find_weights,
     head,
     smallest_image,
@@ -50,12 +51,13 @@ class Pretrained(nn.Module):
         self.freeze = freeze
         self.resize = None if resize is None else positive("resize", resize)
         named_weights = find_weights(architecture, weights)
-        self.net = torchvision_net(architecture, named_weights)
+        self.net = torchvision_net(architecture)
         adapt_first_convolution(self.net, in_channels)
         adapt_head(self.net, num_classes)
         _check_image_size(self.net, architecture, in_channels, self.resize or image_size)
-        if weights is not None and named_weights is None:
-            load_weights_file(self.net, Path(weights).expanduser(), architecture)
+        if weights is not None:
+            file = Path(weights).expanduser() if named_weights is None else fetch_weights(named_weights)
+            load_weights_file(self.net, file, architecture)
         if freeze:
             self.net.requires_grad_(requires_grad=False)
             head(self.net)[1].requires_grad_(requires_grad=True)

@@ -1,6 +1,5 @@
 """torchvision's networks and the weights it names, and how their first and last layers are changed."""
 
-import pickle
 import socket
 from difflib import get_close_matches
 from http.client import HTTPException
@@ -17,6 +16,7 @@ __all__ = [
     "adapt_first_convolution",
     "adapt_head",
     "adapt_kernel",
+    "fetch_weights",
     "find_weights",
     "first_convolution",
     "head",
@@ -53,19 +53,13 @@ def find_weights(architecture: str, weights: str | None) -> Any:
     )
 
 
-def torchvision_net(architecture: str, named_weights: Any) -> nn.Module:
-    """Return the network for 3 channels and 1000 classes, without auxiliary heads, random or as published.
-
-    DataError: there is no network to fetch the weights from, or what came is damaged.
-    """
+def torchvision_net(architecture: str) -> nn.Module:
+    """Return the network for 3 channels and 1000 classes, without auxiliary heads, with random weights."""
     from torchvision import models
 
     # These two warn about a slow initialisation unless it is chosen or declined.
     options = {"init_weights": False} if architecture in {"googlenet", "inception_v3"} else {}
-    if named_weights is None:
-        net: nn.Module = models.get_model(architecture, weights=None, **options)
-    else:
-        net = _download(architecture, named_weights, options)
+    net: nn.Module = models.get_model(architecture, weights=None, **options)
     for auxiliary in ("aux1", "aux2", "AuxLogits"):
         if hasattr(net, auxiliary):
             setattr(net, auxiliary, None)
@@ -75,23 +69,28 @@ def torchvision_net(architecture: str, named_weights: Any) -> nn.Module:
     return net
 
 
-def _download(architecture: str, named_weights: Any, options: dict[str, bool]) -> nn.Module:
-    from torchvision import models
+def fetch_weights(named_weights: Any) -> Path:
+    """Return the file of weights that torchvision names, from torch's cache or fetched into it; it is not read yet.
 
+    DataError: there is no network to fetch it from, or what came is damaged.
+    """
+    url: str = named_weights.url
+    file = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    if file.is_file():
+        return file
     timeout_s = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)  # torch.hub sets none; a silent firewall would hold us
     try:
-        net: nn.Module = models.get_model(architecture, weights=named_weights, **options)
-    except (OSError, HTTPException, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        url = named_weights.url
-        cached = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(file), hash_prefix=file.stem.rpartition("-")[2])
+    except (OSError, HTTPException, EOFError, RuntimeError) as error:
         raise DataError(
             f"cannot get the weights {named_weights} of torchvision ({error}); "
-            f"save {url} as {cached}, or use model.net.weights=FILE or model.net.weights=null"
+            f"save {url} as {file}, or use model.net.weights=FILE or model.net.weights=null"
         ) from error
     finally:
         socket.setdefaulttimeout(timeout_s)
-    return net
+    return file
 
 
 def smallest_image(architecture: str) -> int:

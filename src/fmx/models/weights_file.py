@@ -1,14 +1,13 @@
 """A file of weights for a torchvision network."""
 
 import re
-import warnings
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from fmx.errors import DataError
 from fmx.models.torchvision_net import adapt_kernel, first_convolution, head
+from fmx.tensor_file import read_tensors
 
 __all__ = ["load_weights_file"]
 
@@ -48,10 +47,9 @@ def load_weights_file(net: nn.Module, path: Path, architecture: str) -> None:
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        with warnings.catch_warnings(action="ignore"):  # torch warns of odd bytes before it fails on them
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes raise nearly anything
-        raise DataError(f"{path} cannot be read as weights ({type(error).__name__}); {REMEDY}") from error
+        content = read_tensors(path, old_format=True)
+    except DataError as error:
+        raise DataError(f"{error}; {REMEDY}") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]  # a checkpoint of Lightning
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):

@@ -111,7 +111,7 @@ def _curves(runs: Iterable[Outcome]) -> dict[str, dict[str, Any]]:
 def _history(path: Path) -> list[tuple[float, dict[str, str]]]:
     """The rows of history.csv with their place in epochs, the last of each step; none where it cannot be read."""
     try:
-        if path.stat().st_size > MAX_HISTORY:
+        if not path.is_file() or path.stat().st_size > MAX_HISTORY:
             return []
         with path.open(newline="", encoding="utf-8") as file:
             rows = {_float(row.get("step")): row for row in csv.DictReader(file)}
@@ -122,6 +122,8 @@ def _history(path: Path) -> list[tuple[float, dict[str, str]]]:
         return []
     if len(set(epochs)) == len(epochs):
         return list(zip(epochs, rows.values(), strict=True))  # type: ignore[arg-type]
+    if not max(epochs):  # type: ignore[type-var]
+        return []
     steps_per_epoch = max(rows) / max(epochs)  # type: ignore[type-var, operator]
     return [(round(step / steps_per_epoch, 6), row) for step, row in rows.items()]  # type: ignore[operator]
 

@@ -8,15 +8,11 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from fmx.errors import DataError
+from fmx.plain_files import read_yaml
 from fmx.table import printable
 
-__all__ = ["ABSENT", "Settings", "flat", "read_settings", "read_yaml", "show"]
+__all__ = ["ABSENT", "Settings", "flat", "read_settings", "show"]
 
-MAX_BYTES = 1_000_000
-MAX_DEPTH = 40
 NOT_SETTINGS = frozenset(
     {"seed", "run_dir", "resume", "data.root", "sweep.keep_checkpoints"}
 )  # they say which run, when and where
@@ -59,7 +55,7 @@ def read_settings(run_dir: Path) -> Settings:
     written = read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else resolved
     hydra = read_yaml(folder / "hydra.yaml") if (folder / "hydra.yaml").is_file() else {}
     leaves = [leaf for leaf in _leaves(resolved, written) if leaf[0] not in NOT_SETTINGS]
-    choices = hydra
+    choices: Any = hydra
     for key in ("hydra", "runtime", "choices"):
         choices = choices.get(key) if isinstance(choices, Mapping) else None
     return Settings(
@@ -100,30 +96,3 @@ def _leaves(resolved: Any, written: Any, key: str = "", *, follows: bool = False
         except (LookupError, TypeError):
             source = None
         yield from _leaves(child, source, f"{key}.{name}" if key else name, follows=follows)
-
-
-def read_yaml(path: Path) -> Any:
-    """Read a mapping of plain values; DataError where there is none, or none of a configuration's size and shape."""
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path} is larger than any configuration is")
-        text = path.read_text(encoding="utf-8")
-        _check_shape(path, text)
-        contents = yaml.load(text, Loader=LOADER)  # noqa: S506 - the safe loader in C, or in Python
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{path} cannot be read as a configuration: {error}") from error
-    if not isinstance(contents, dict):
-        raise DataError(f"{path} is no configuration of a run")
-    return contents
-
-
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-def _check_shape(path: Path, text: str) -> None:
-    """Refuse what no configuration has: deep nesting overflows the C loader's stack, aliases grow without end."""
-    depth = 0
-    for event in yaml.parse(text, Loader=LOADER):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH or isinstance(event, yaml.AliasEvent):
-            raise DataError(f"{path} cannot be read as a configuration: it is nested too deeply, or has aliases")

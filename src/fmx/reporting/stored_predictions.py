@@ -1,11 +1,14 @@
 """predictions.npz read back without torch: what a run said of the test set."""
 
+import math
 import struct
 import tokenize
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,21 +72,45 @@ def verdicts(runs: Sequence[StoredPredictions]) -> Verdicts:
 def read_predictions(run_dir: Path) -> StoredPredictions:
     """Read predictions.npz; DataError where it is missing, damaged, or not what a run writes.
 
-    A run writes it uncompressed, so that no member can be larger than the file is.
+    It takes at most about three times the size of the file: a run writes it uncompressed, so that no array can be
+    larger than the file is, and each array's header must agree with the bytes that follow it.
     """
     path = run_dir / "predictions.npz"
     try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path} cannot be read: it is no plain file")
         with zipfile.ZipFile(path) as archive:
-            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            members = archive.infolist()
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 raise DataError(f"{path} was not written by fmx: it is compressed")
-        with np.load(path, allow_pickle=False) as arrays:
-            labels, logits, indices = (arrays[name] for name in ("labels", "logits", "indices"))
+            if sum(member.file_size for member in members) > path.stat().st_size:
+                raise DataError(f"{path} claims to be larger than it is")
+            labels, logits, indices = (_array(archive.read(f"{name}.npy")) for name in ("labels", "logits", "indices"))
     except DAMAGE as error:
-        raise DataError(f"{path} cannot be read as predictions: {error}") from error
+        raise DataError(f"{path} cannot be read as predictions: {str(error)[:200]}") from error
     kinds = (labels.dtype.kind, logits.dtype.kind, indices.dtype.kind)
     whole = kinds == ("i", "f", "i") and logits.ndim == 2 and logits.size > 0  # noqa: PLR2004
     if not whole or labels.shape != (len(logits),) or indices.shape != labels.shape:
         raise DataError(
             f"{path}: labels {labels.shape}, logits {logits.shape} and indices {indices.shape} do not fit together"
         )
-    return StoredPredictions(labels=labels, logits=logits, indices=indices)
+    if not (0 <= labels.min() <= labels.max() < logits.shape[1]) or indices.min() < 0:
+        raise DataError(f"{path}: its labels are no classes of its logits {logits.shape}")
+    return StoredPredictions(
+        labels=labels.astype(np.int64, copy=False),
+        logits=logits.astype(np.float32, copy=False),
+        indices=indices.astype(np.int64, copy=False),
+    )
+
+
+def _array(contents: bytes) -> NDArray[Any]:
+    """An array of numbers from the bytes of a .npy file; ValueError where it says that they are more, or fewer."""
+    stream = BytesIO(contents)
+    version = np.lib.format.read_magic(stream)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+    shape, fortran_order, dtype = read_header(stream)
+    num_bytes = len(contents) - stream.tell()
+    if dtype.kind not in "if" or math.prod(shape) * dtype.itemsize != num_bytes or min(shape, default=0) < 0:
+        raise ValueError(f"an array says that it is {dtype} {shape}, but {num_bytes:,} bytes follow")
+    array = np.frombuffer(contents, dtype, offset=stream.tell()).reshape(shape, order="F" if fortran_order else "C")
+    return array.astype(dtype.newbyteorder("="))

@@ -1,0 +1,45 @@
+"""What a figure was measured on: written into each file of benchmarks/results/ and below each table."""
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+__all__ = ["describe", "in_words"]
+
+PACKAGES = ["torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core"]
+
+
+def describe(device: str = "cpu") -> dict[str, object]:
+    """Processor, cores, what it multiplies natively, memory, versions and, for cuda, the name of the GPU."""
+    import torch
+
+    capabilities = torch.cpu.get_capabilities()
+    return {
+        "device": device,
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "amx_bf16": bool(capabilities.get("amx_bf16")),
+        "avx512_bf16": bool(capabilities.get("avx512_bf16")),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "load_before": round(os.getloadavg()[0], 2),  # of others: a busy machine shows here
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+    }
+
+
+def in_words(machine: dict[str, object]) -> str:
+    """One clause for the caption of a table."""
+    units = "AMX" if machine["amx_bf16"] else "AVX512-BF16" if machine["avx512_bf16"] else "no bf16 units"
+    gpu = f"{machine['gpu']}, " if machine["gpu"] else ""
+    versions = machine["versions"]
+    assert isinstance(versions, dict)
+    return f"{gpu}{machine['processor']}, {machine['cores']} cores, {units}, torch {versions['torch']}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

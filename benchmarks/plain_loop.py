@@ -1,0 +1,74 @@
+"""The best plain loop for a configuration: no Lightning, no logging, the same parts, losses and accuracy.
+
+    python benchmarks/plain_loop.py --device cpu --result seconds.json model=three_conv data.batch_size=256
+
+The network, loss, optimizer, schedule and arrays are those that fmx builds; what is measured is the loop around them.
+"""
+
+import argparse
+import json
+import math
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from fmx.build import build_classifier, build_data
+from fmx.composition import compose_config
+from fmx.hardware import keep_freed_memory, resolve_precision
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--result", type=Path, required=True)
+    arguments, overrides = parser.parse_known_args()
+    keep_freed_memory()
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    cfg = compose_config(overrides)
+    torch.manual_seed(cfg.seed)
+    parts, data, device = build_classifier(cfg), build_data(cfg), torch.device(arguments.device)
+    net, loss_of = parts.net.to(device), parts.loss.to(device)
+    precision = resolve_precision(cfg.trainer.precision, accelerator=arguments.device, net=net)
+    autocast = (lambda: torch.autocast(device.type, torch.bfloat16)) if precision == "bf16-mixed" else nullcontext
+    images, labels = data.sources["train"].images.to(device), data.sources["train"].labels.to(device)
+    train, val = data.indices["train"].to(device), data.indices["val"].to(device)
+    normalize, augment = data.normalize.to(device), data.augment.to(device)
+    epochs, steps = cfg.trainer.max_epochs, math.ceil(len(train) / data.batch_size)
+    optimizer = parts.make_optimizer(net.parameters())
+    entries = parts.make_schedule(optimizer, steps_per_epoch=steps, epochs=epochs, total_steps=steps * epochs)
+    seconds = []
+    for _ in range(epochs):
+        began = time.perf_counter()
+        net.train()
+        total, right = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
+        for chunk in train[torch.randperm(len(train), device=device)].split(data.batch_size):
+            x, y = normalize(augment(images.index_select(0, chunk))), labels.index_select(0, chunk)
+            with autocast():
+                logits = net(x)
+                loss = loss_of(logits, y)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            for entry in entries:
+                if entry["interval"] == "step":
+                    entry["scheduler"].step()
+            total += loss.detach() * len(y)
+            right += (logits.detach().argmax(1) == y).sum()
+        net.eval()
+        val_total, val_right = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
+        with torch.inference_mode(), autocast():
+            for chunk in val.split(data.eval_batch_size):
+                y = labels.index_select(0, chunk)
+                logits = net(normalize(images.index_select(0, chunk))).float()
+                val_total += loss_of(logits, y) * len(y)
+                val_right += (logits.argmax(1) == y).sum()
+        figures = [total / len(train), right / len(train), val_total / len(val), val_right / len(val)]
+        print(" ".join(f"{float(figure):.4f}" for figure in figures))
+        seconds.append(time.perf_counter() - began)
+    arguments.result.write_text(json.dumps(seconds))
+
+
+if __name__ == "__main__":
+    main()

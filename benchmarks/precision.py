@@ -1,0 +1,86 @@
+"""Does the fast precision cost accuracy? bf16-mixed against 32-true, recipe by recipe, the same seeds.
+
+    python benchmarks/precision.py [--seeds 5] [--epochs 3] [--only lenet_mnist] [--device cuda] [--table]
+
+Prints the difference of test accuracies, bf16 minus float32, and its 95 % interval over the seeds (paired). --epochs
+shortens the recipes, and the table says so; 0 keeps their lengths. Not part of run_all.py: it takes hours.
+"""
+
+import argparse
+import math
+import statistics
+from typing import Any
+
+from alternate import alternate
+from extracted_data import extracted
+from machine import describe, in_words
+from process import fmx_run
+from readme_table import write_table
+from result_file import load, save
+
+RECIPES = ["fast", "three_conv_adam", "dropout_cnn_adam", "dilated_adam", "avgpool_adam", "lenet_mnist", "mlp_sgd"]
+
+
+def measure(recipe: str, *, seeds: int, epochs: int, device: str) -> dict[str, Any]:
+    data = extracted()
+    length = [f"trainer.max_epochs={epochs}"] if epochs else []
+
+    def accuracy(precision: str, seed: int) -> float:
+        overrides = [f"experiment={recipe}", f"seed={seed}", f"trainer.precision={precision}", f"data.root={data}"]
+        value: float = fmx_run(*overrides, *length, device=device)["metrics"]["test"]["accuracy"]
+        return 100 * value
+
+    runs = alternate(
+        {
+            "bf16-mixed": lambda seed: accuracy("bf16-mixed", seed),
+            "32-true": lambda seed: accuracy("32-true", seed),
+        },
+        seeds,
+    )
+    print(recipe, difference(runs), flush=True)
+    return {"epochs": epochs, "accuracy": runs}
+
+
+def difference(runs: dict[str, list[float]]) -> str:
+    """Mean paired difference and its 95 % interval, in percentage points."""
+    from scipy.stats import t
+
+    pairs = [low - full for low, full in zip(runs["bf16-mixed"], runs["32-true"], strict=True)]
+    mean, count = statistics.mean(pairs), len(pairs)
+    if count == 1:
+        return f"{mean:+.2f}"
+    half = t.ppf(0.975, count - 1) * statistics.stdev(pairs) / math.sqrt(count)
+    return f"{mean:+.2f} ({mean - half:+.2f} … {mean + half:+.2f})"
+
+
+def write(results: dict[str, Any]) -> None:
+    rows = []
+    for recipe, entry in results["measured"].items():
+        means = [f"{statistics.mean(values):.2f} %" for values in entry["accuracy"].values()]
+        length = f"{entry['epochs']} epochs" if entry["epochs"] else "as published"
+        rows.append(
+            [f"`{recipe}`", *means, difference(entry["accuracy"]), str(len(entry["accuracy"]["32-true"])), length]
+        )
+    header = ["recipe", "bf16-mixed", "32-true", "difference, points (95 % interval)", "seeds", "length"]
+    write_table("precision", header, rows, f"Test accuracy, means. On {in_words(results['machine'])}.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--only", default=",".join(RECIPES))
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--table", action="store_true")
+    arguments = parser.parse_args()
+    if not arguments.table:
+        machine, measured = describe(arguments.device), {}
+        for recipe in arguments.only.split(","):
+            options = {"seeds": arguments.seeds, "epochs": arguments.epochs, "device": arguments.device}
+            measured[recipe] = measure(recipe, **options)
+            save("precision", machine, measured)
+    write(load("precision", arguments.device))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Commands run and timed as a person would run them: in a process of their own."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Finished", "fmx_run", "timed"]
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a process went: its seconds, its most resident memory in MiB, what it printed."""
+
+    seconds: float
+    peak_mb: float
+    output: str
+
+
+def timed(command: list[str], *, expected: int = 0, env: dict[str, str] | None = None) -> Finished:
+    """Run a command to its end; RuntimeError with its output where it does not exit as expected."""
+    # Without bytecode files Python would compile each side's modules anew at every start.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | (env or {})
+    with tempfile.TemporaryFile("w+") as output:
+        began = time.perf_counter()
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        text = output.read()
+    if process.returncode != expected:
+        raise RuntimeError(f"{' '.join(command)} exited with {process.returncode}:\n{text}")
+    return Finished(seconds, usage.ru_maxrss / 1024, text)
+
+
+def fmx_run(*overrides: str, device: str = "cpu", env: dict[str, str] | None = None) -> dict[str, Any]:
+    """One `python -m fmx.run`, everything on; returns its record with `process_s`, `peak_mb`, metrics and history."""
+    accelerator = {"cpu": "cpu", "cuda": "gpu"}[device]
+    with tempfile.TemporaryDirectory(prefix="fmx-bench-") as folder:
+        run = Path(folder) / "run"
+        command = [sys.executable, "-m", "fmx.run", *overrides]
+        finished = timed([*command, f"trainer.accelerator={accelerator}", f"hydra.run.dir={run}"], env=env)
+        record: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+        lines = [line.split(",") for line in (run / "history.csv").read_text(encoding="utf-8").splitlines()]
+    return record | {
+        "process_s": finished.seconds,
+        "peak_mb": finished.peak_mb,
+        "metrics": metrics,
+        "history": [dict(zip(lines[0], line, strict=True)) for line in lines[1:]],
+    }

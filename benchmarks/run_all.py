@@ -1,0 +1,43 @@
+"""Run every benchmark with its short defaults, one after the other: under 30 minutes on two cores.
+
+    python benchmarks/run_all.py [--device cuda]
+
+Each writes its JSON file and its table of README.md; run one by itself, with --help, for more rounds.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SHORT = {
+    "startup": [],
+    "loader": [],
+    "memory": [],
+    "inference": [],
+    "overhead": ["--repeats", "3"],
+    "time_to_accuracy": ["--only", "92.04", "--tutorial-epochs", "2"],
+    "vs_tutorial": ["--seeds", "2"],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    arguments = parser.parse_args()
+    failed = []
+    for name, options in SHORT.items():
+        print(f"== {name}", flush=True)
+        began = time.perf_counter()
+        command = [sys.executable, str(HERE / f"{name}.py"), *options, "--device", arguments.device]
+        if subprocess.run(command, check=False).returncode:
+            failed.append(name)
+        print(f"== {name}: {time.perf_counter() - began:.0f} s\n", flush=True)
+    if failed:
+        raise SystemExit(f"these did not finish: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Seconds to a test accuracy: experiment=fast against ten epochs of the three_conv tutorial script.
+
+    python benchmarks/time_to_accuracy.py [--seeds 10] [--tutorial-epochs 3] [--only 92.04] [--device cuda] [--table]
+    python benchmarks/time_to_accuracy.py --tune trainer.max_epochs=3 optim.lr=0.02
+
+The tutorial's ten epochs are its median epoch times ten, and its process the rest of its process besides; with
+--tutorial-epochs 10 they are run. --tune says what values of your own reach on 5,000 held-out training images, drawn
+anew for each of four seeds; the test set plays no part in it.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from alternate import median
+from extracted_data import extracted
+from machine import describe, in_words
+from process import fmx_run, timed
+from readme_table import write_table
+from result_file import load, save
+
+TUTORIAL = Path(__file__).with_name("tutorials") / "three_conv.py"
+TARGETS = {  # accuracy: the command's own values
+    "92.04": ["experiment=fast"],
+    "93": ["experiment=fast", "trainer.max_epochs=6", "augment=flip", "model.net.widths=[96,96]"],
+    "94": ["experiment=fast", "trainer.max_epochs=24", "augment=crop_flip", "model.net.widths=[128,256]"],
+}
+
+
+def tutorial(epochs: int, device: str, data: Path) -> dict[str, float]:
+    """Training and process seconds of ten epochs."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        options = ["--data", str(data), "--epochs", str(epochs), "--device", device, "--result", str(result)]
+        finished = timed([sys.executable, str(TUTORIAL), *options])
+        history = json.loads(result.read_text())
+    seconds = [epoch["seconds"] for epoch in history]
+    training = 10 * median(seconds)
+    return {"training_s": training, "process_s": finished.seconds - sum(seconds) + training}
+
+
+def fast(overrides: list[str], seed: int, device: str, data: Path) -> dict[str, float]:
+    run = fmx_run(*overrides, f"seed={seed}", f"data.root={data}", device=device)
+    return {
+        "training_s": sum(float(row["seconds"]) for row in run["history"]),
+        "process_s": run["process_s"],
+        "accuracy": 100 * run["metrics"]["test"]["accuracy"],
+    }
+
+
+def measure(names: list[str], *, seeds: int, tutorial_epochs: int, device: str) -> dict[str, Any]:
+    data = extracted()
+    before = tutorial(tutorial_epochs, device, data)
+    measured: dict[str, Any] = {}
+    for name in names:
+        runs = [fast(TARGETS[name], seed, device, data) for seed in range(1, seeds + 1)]
+        columns = {key: [run[key] for run in runs] for key in runs[0]}
+        measured[name] = {"overrides": TARGETS[name], **columns}
+        print(
+            f"{name}: {statistics.mean(columns['accuracy']):.2f} % in {median(columns['training_s']):.2f} s", flush=True
+        )
+    after = tutorial(tutorial_epochs, device, data)
+    sides = {key: [before[key], after[key]] for key in before}
+    for entry in measured.values():
+        for key in ("training_s", "process_s"):
+            entry[f"{key[:-2]}_ratio"] = median(sides[key]) / median(entry[key])
+    return {"tutorial": sides | {"epochs_run": tutorial_epochs}, "fast": measured}
+
+
+def tune(overrides: list[str], device: str) -> None:
+    accuracies = []
+    for seed in range(4):
+        split = ["data.validation=5000", f"data.split_seed={seed}", "trainer.limit_test_batches=1", f"seed={seed}"]
+        run = fmx_run("experiment=fast", *split, *overrides, device=device)
+        accuracies.append(100 * run["metrics"]["val"]["accuracy"])
+        print(f"split {seed}: {accuracies[-1]:.2f} %, {run['timing']['fit_s']:.1f} s", flush=True)
+    print(f"mean {statistics.mean(accuracies):.2f} %")
+
+
+def interval(values: list[float]) -> float:
+    """Half of the 95 % interval of the mean, Student's t."""
+    from scipy.stats import t
+
+    half: float = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return half
+
+
+def write(results: dict[str, Any]) -> None:
+    sides, entries = results["measured"]["tutorial"], results["measured"]["fast"]
+    training, process = median(sides["training_s"]), median(sides["process_s"])
+    rows = [["tutorial, ten epochs", "—", f"{training:.0f} s", "1 ×", f"{process:.0f} s", "1 ×"]]
+    for name, entry in entries.items():
+        values = entry["accuracy"]
+        half = interval(values) if len(values) > 1 else 0.0
+        rows.append(
+            [f"`{' '.join(entry['overrides'])}` (for {name} %)",
+             f"{statistics.mean(values):.2f} ± {half:.2f} %",
+             f"{median(entry['training_s']):.2f} s", f"**{entry['training_ratio']:.0f} ×**",
+             f"{median(entry['process_s']):.1f} s", f"{entry['process_ratio']:.0f} ×"]
+        )  # fmt: skip
+    count = len(next(iter(entries.values()))["accuracy"])
+    caption = (
+        f"Test accuracy: mean and 95 % interval over {count} seeds; seconds are medians. The tutorial ran "
+        f"{sides['epochs_run']} epochs before and after. Targets: ≥ 50 × training and ≥ 25 × process for 92.04 %. "
+        f"On {in_words(results['machine'])}."
+    )
+    header = ["command", "test accuracy", "training", "ratio", "whole process", "ratio"]
+    write_table("time_to_accuracy", header, rows, caption)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--tutorial-epochs", type=int, default=3)
+    parser.add_argument("--only", default=",".join(TARGETS))
+    parser.add_argument("--tune", nargs="*", metavar="OVERRIDE")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--table", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.tune is not None:
+        tune(arguments.tune, arguments.device)
+        return
+    if not arguments.table:
+        machine, names = describe(arguments.device), arguments.only.split(",")
+        options = {"tutorial_epochs": arguments.tutorial_epochs, "device": arguments.device}
+        save("time_to_accuracy", machine, measure(names, seeds=arguments.seeds, **options))
+    write(load("time_to_accuracy", arguments.device))
+
+
+if __name__ == "__main__":
+    main()

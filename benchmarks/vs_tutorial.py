@@ -1,0 +1,131 @@
+"""Each recipe as tutorials write it against the same recipe in fmx: seconds an epoch, whole process, accuracy.
+
+    python benchmarks/vs_tutorial.py [--epochs 1] [--seeds 2] [--only lenet_mnist,mlp_sgd] [--device cuda] [--table]
+
+The two sides take turns, a new seed each round; both evaluate after each epoch. fmx runs with everything on. A few
+epochs show the speed; the published lengths are those of `make recipes`. --table only writes the README's table again.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from alternate import alternate, median, ratio
+from extracted_data import extracted
+from machine import describe, in_words
+from process import fmx_run, timed
+from readme_table import write_table
+from result_file import load, save
+
+TUTORIALS = Path(__file__).with_name("tutorials")
+RECIPES = {  # recipe: its tutorial script, the target for tutorial / fmx in seconds an epoch
+    "three_conv_adam": (["three_conv.py"], 8),
+    "dropout_cnn_adam": (["dropout_cnn.py"], 8),
+    "dilated_adam": (["dilated.py"], 6),
+    "avgpool_adam": (["dilated.py", "--dilation", "1"], 6),
+    "lenet_mnist": (["lenet.py"], 8),
+    "mlp_sgd": (["mlp.py"], 20),
+}
+
+
+def tutorial(script: list[str], *, epochs: int, seed: int, device: str, data: Path) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        command = [sys.executable, str(TUTORIALS / script[0]), *script[1:], "--data", str(data)]
+        options = ["--epochs", str(epochs), "--seed", str(seed), "--device", device, "--result", str(result)]
+        finished = timed([*command, *options])
+        history = json.loads(result.read_text())
+    return {
+        "epoch_s": median([epoch["seconds"] for epoch in history]),
+        "process_s": finished.seconds,
+        "accuracy": history[-1]["accuracy"],
+    }
+
+
+def fmx(recipe: str, *, epochs: int, seed: int, device: str, data: Path) -> dict[str, Any]:
+    overrides = [f"experiment={recipe}", f"trainer.max_epochs={epochs}", f"seed={seed}", f"data.root={data}"]
+    run = fmx_run(*overrides, device=device)
+    return {
+        "epoch_s": run["timing"]["seconds_per_epoch"],
+        "process_s": run["process_s"],
+        "accuracy": run["metrics"]["test"]["accuracy"],
+        "precision": run["device"]["precision"],
+        "threads": run["device"]["threads"],
+    }
+
+
+def measure(recipe: str, *, epochs: int, seeds: int, device: str, data: Path) -> dict[str, Any]:
+    script, target = RECIPES[recipe]
+    runs = alternate(
+        {
+            "tutorial": lambda seed: tutorial(script, epochs=epochs, seed=seed, device=device, data=data),
+            "fmx": lambda seed: fmx(recipe, epochs=epochs, seed=seed, device=device, data=data),
+        },
+        seeds,
+    )
+    columns = {
+        side: {key: [run[key] for run in rounds] for key in ("epoch_s", "process_s", "accuracy")}
+        for side, rounds in runs.items()
+    }
+    measured = {
+        "epochs": epochs,
+        "seeds": seeds,
+        "target": target,
+        "precision": runs["fmx"][0]["precision"],
+        **columns,
+        "epoch_ratio": ratio(columns["tutorial"]["epoch_s"], columns["fmx"]["epoch_s"]),
+        "process_ratio": ratio(columns["tutorial"]["process_s"], columns["fmx"]["process_s"]),
+    }
+    print(f"{recipe}: {measured['epoch_ratio']:.1f} × an epoch, {measured['process_ratio']:.1f} × the process, "
+          f"accuracy {accuracy(columns['tutorial'])} | {accuracy(columns['fmx'])}", flush=True)  # fmt: skip
+    return measured
+
+
+def accuracy(side: dict[str, list[float]]) -> str:
+    """Mean and, of several, standard error, in per cent."""
+    values = [100 * value for value in side["accuracy"]]
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.2f} ± {error:.2f} %"
+
+
+def write(results: dict[str, Any]) -> None:
+    rows = [
+        [
+            f"`{recipe}`",
+            f"{median(r['tutorial']['epoch_s']):.2f} s",
+            f"{median(r['fmx']['epoch_s']):.2f} s",
+            f"**{r['epoch_ratio']:.1f} ×** (≥ {r['target']})",
+            f"{r['process_ratio']:.1f} ×",
+            f"{accuracy(r['tutorial'])} · {accuracy(r['fmx'])}",
+            f"{r['epochs']} / {r['seeds']}",
+            r["precision"],
+        ]
+        for recipe, r in results["measured"].items()
+    ]
+    header = ["recipe", "tutorial, an epoch", "fmx, an epoch", "ratio (target)", "whole process", "accuracy of both"]
+    caption = f"Medians; accuracy ± standard error after these epochs. On {in_words(results['machine'])}."
+    write_table("vs_tutorial", [*header, "epochs / seeds", "precision"], rows, caption)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--only", default=",".join(RECIPES))
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--table", action="store_true")
+    arguments = parser.parse_args()
+    if not arguments.table:
+        machine, data = describe(arguments.device), extracted()
+        options = {"epochs": arguments.epochs, "seeds": arguments.seeds, "device": arguments.device, "data": data}
+        save("vs_tutorial", machine, {recipe: measure(recipe, **options) for recipe in arguments.only.split(",")})
+    write(load("vs_tutorial", arguments.device))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""JSON and YAML files read back as plain values, within bounds: they may come from anywhere."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+from fmx.errors import DataError
+
+__all__ = ["read_bytes", "read_json", "read_yaml", "read_yaml_list"]
+
+MAX_JSON_BYTES = 4_000_000  # run.json has some thousand, metrics.json about twenty a class
+MAX_YAML_BYTES = 1_000_000
+MAX_DEPTH = 40
+MAX_SCALAR = 10_000  # characters of an unquoted value: YAML's numbers in base 60 take quadratic time
+
+
+def read_bytes(path: Path, *, at_most: int) -> bytes:
+    """Read a whole file; DataError where it is no plain file, or larger than `at_most` bytes."""
+    try:
+        if path.exists() and not path.is_file():  # a pipe would never end, a device neither
+            raise DataError(f"{path} cannot be read: it is no plain file")
+        with path.open("rb") as file:
+            contents = file.read(at_most + 1)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if len(contents) > at_most:
+        raise DataError(f"{path} is larger than the {at_most:,} bytes that such a file may have")
+    return contents
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; DataError where there is none, or none of a record's size (4 MB at most)."""
+    contents = read_bytes(path, at_most=MAX_JSON_BYTES)
+    try:
+        values = json.loads(contents.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{path} does not hold a JSON object")
+    return values
+
+
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """Read a mapping of plain values, in which `${…}` is text like any other; DataError where there is none.
+
+    Bounds: 1 MB, 40 levels, no aliases (they grow without end), none but YAML's own plain types.
+    """
+    values = _plain_yaml(path)
+    if not isinstance(values, dict):
+        raise DataError(f"{path} is no configuration of a run")
+    return values
+
+
+def read_yaml_list(path: Path) -> list[Any]:
+    """Read a list of plain values, within the bounds of `read_yaml`; DataError where there is none."""
+    values = _plain_yaml(path)
+    if not isinstance(values, list):
+        raise DataError(f"{path} holds no list")
+    return values
+
+
+def _plain_yaml(path: Path) -> Any:
+    contents = read_bytes(path, at_most=MAX_YAML_BYTES)
+    try:
+        text = contents.decode("utf-8")
+        _check_shape(path, text)
+        values = yaml.load(text, Loader=PlainLoader)  # noqa: S506 - a safe loader
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise DataError(f"{path} cannot be read as a configuration: {' '.join(str(error).split())[:300]}") from error
+    if not _is_plain(values):
+        raise DataError(f"{path} holds more than plain values")
+    return values
+
+
+def _is_plain(node: Any) -> bool:
+    """Whether a node holds mappings, lists and plain values alone: YAML also knows sets, pairs and bytes."""
+    if isinstance(node, dict):
+        return all(_is_plain(key) and _is_plain(child) for key, child in node.items())
+    if isinstance(node, list):
+        return all(map(_is_plain, node))
+    return node is None or isinstance(node, str | int | float)
+
+
+BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class PlainLoader(BASE):  # type: ignore[misc]
+    """The safe loader with OmegaConf's idea of numbers: 1e-3 is one, and a date is text."""
+
+    yaml_implicit_resolvers: ClassVar[Any] = {
+        first: [(tag, pattern) for tag, pattern in pairs if not tag.endswith(":timestamp")]
+        for first, pairs in BASE.yaml_implicit_resolvers.items()
+    }
+
+
+PlainLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _check_shape(path: Path, text: str) -> None:
+    """Refuse what no configuration has: deep nesting overflows the C loader's stack, aliases grow without end."""
+    depth = 0
+    for event in yaml.parse(text, Loader=PlainLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH or isinstance(event, yaml.AliasEvent):
+            raise DataError(f"{path} cannot be read as a configuration: it is nested too deeply, or has aliases")
+        if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and len(event.value) > MAX_SCALAR:
+            raise DataError(f"{path} cannot be read as a configuration: a value has {len(event.value):,} characters")

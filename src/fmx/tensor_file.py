@@ -1,0 +1,144 @@
+"""Files that torch.save wrote, read as tensors and plain values: nothing in them runs or outgrows the memory."""
+
+import pickletools
+import warnings
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from fmx.errors import DataError
+
+__all__ = ["read_tensors"]
+
+MAX_RECORDS = 100_000
+MAX_PLAN_BYTES = 8_000_000  # of the pickle that says which tensors there are; 10,000 tensors take about 1 MB
+MAX_CALLS = 100_000  # tensors that it may make
+# What a checkpoint of fmx, of Lightning or of torchvision is made of. torch's own list is longer, and some of it makes
+# arrays of any size from a number, or tensors that are not there.
+STORAGES = ("BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short")
+DTYPES = ("bfloat16", "bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64")
+NAMES = {
+    *("collections OrderedDict", "collections defaultdict", "collections Counter", "__builtin__ set", "_codecs encode"),
+    *("torch Size", "torch device", "torch.storage UntypedStorage"),
+    *("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor_v3", "torch._utils _rebuild_parameter"),
+    *(f"torch {kind}Storage" for kind in STORAGES),
+    *(f"torch {dtype}" for dtype in (*DTYPES, "uint8", "uint16", "uint32", "uint64")),
+}
+CALLS = {"BINPERSID", "BUILD", "NEWOBJ", "REDUCE"}
+REFUSED = {"BYTEARRAY8", "EXT1", "EXT2", "EXT4", "INST", "NEWOBJ_EX", "NEXT_BUFFER", "OBJ", "PERSID", "STACK_GLOBAL"}
+PLAIN = (str, int, float, complex, bytes, torch.device, torch.dtype, type(None))
+NUM_OLD_PLANS = 4  # what torch wrote before it wrote archives: magic number, version, sizes of C types, the tensors
+
+
+def read_tensors(path: Path, *, old_format: bool = False) -> Any:
+    """Read what torch.save wrote, onto the CPU; it takes at most about three times the size of the file.
+
+    old_format: also take a file from before torch 1.6, as torchvision offers some.
+    DataError: the file is missing, damaged, holds more than tensors and plain values, or says that its tensors are
+    larger than the file is.
+    """
+    if not path.is_file():
+        raise DataError(f"there is no checkpoint {path}" if not path.exists() else f"{path} is no plain file")
+    try:
+        num_bytes = path.stat().st_size
+        is_archive = zipfile.is_zipfile(path)
+        if is_archive or not old_format:
+            with zipfile.ZipFile(path) as archive:
+                _check_records(path, archive, num_bytes)
+        else:
+            with path.open("rb") as file:
+                for _ in range(NUM_OLD_PLANS):
+                    _check_plan(path, file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about files that are no checkpoint; what matters raises
+            # Mapped, a tensor is a part of the file and cannot reach beyond it, whatever the file says of its size.
+            contents = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+        return _Copies(path, at_most=num_bytes).of(contents)
+    except DataError:
+        raise
+    except Exception as error:  # damaged bytes raise nearly anything in zipfile, pickletools and torch
+        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        raise DataError(f"{path} cannot be read as a checkpoint: {reason}") from error
+
+
+def _check_records(path: Path, archive: zipfile.ZipFile, num_bytes: int) -> None:
+    """DataError where the archive is not as torch writes it: stored, each byte once, with one plan of tensors."""
+    records = archive.infolist()
+    stored = all(record.compress_type == zipfile.ZIP_STORED for record in records)
+    if len(records) > MAX_RECORDS or not stored or sum(record.file_size for record in records) > num_bytes:
+        raise DataError(f"{path} cannot be read as a checkpoint: it is compressed, or claims more than its own size")
+    plans = [record for record in records if record.filename.rpartition("/")[2] == "data.pkl"]
+    if len(plans) != 1 or plans[0].file_size > MAX_PLAN_BYTES:
+        raise DataError(f"{path} cannot be read as a checkpoint: it has no list of tensors, or one beyond measure")
+    with archive.open(plans[0]) as plan:
+        _check_plan(path, plan)
+    if damaged := archive.testzip():  # torch itself does not look at the sums
+        raise DataError(f"{path} is damaged: the sum of {damaged[-80:]} in it is wrong")
+
+
+def _check_plan(path: Path, plan: IO[bytes]) -> None:
+    """DataError for the first name that is none of a tensor or a plain value; nothing is made or imported.
+
+    Bounds: 8 MB, and 100,000 things that it makes.
+    """
+    calls = 0
+    for code, argument, position in pickletools.genops(plan):
+        if code.name in REFUSED or (code.name == "GLOBAL" and argument not in NAMES):
+            name = str(argument).replace(" ", ".") if code.name == "GLOBAL" else code.name
+            raise DataError(f"{path} holds more than tensors and plain values ({name[:80]!r}), so it is not loaded")
+        calls += code.name in CALLS
+        if calls > MAX_CALLS or (position or 0) > MAX_PLAN_BYTES:
+            raise DataError(f"{path} cannot be read as a checkpoint: its list of tensors is beyond measure")
+
+
+class _Copies:
+    """Copies what was mapped, so that it does not change with the file; what was shared stays shared.
+
+    Raises DataError where something is no plain value, or where the copies would be larger than the file.
+    """
+
+    def __init__(self, path: Path, *, at_most: int) -> None:
+        self.path = path
+        self.left = at_most
+        self.storages: dict[tuple[int, int], torch.UntypedStorage] = {}
+        self.containers: dict[int, Any] = {}
+
+    def of(self, node: Any) -> Any:
+        """A copy of a tensor, a container or a plain value."""
+        if isinstance(node, Tensor):
+            return self._tensor(node)
+        if isinstance(node, PLAIN):
+            return node
+        if id(node) in self.containers:
+            return self.containers[id(node)]
+        if isinstance(node, dict) and all(isinstance(key, PLAIN) for key in node):
+            copy: Any = self.containers.setdefault(id(node), {})
+            copy |= {key: self.of(child) for key, child in node.items()}
+        elif isinstance(node, list):
+            copy = self.containers.setdefault(id(node), [])
+            copy += [self.of(child) for child in node]
+        elif isinstance(node, tuple):
+            copy = self.containers[id(node)] = tuple(self.of(child) for child in node)
+        elif isinstance(node, set) and all(isinstance(child, PLAIN) for child in node):
+            copy = set(node)
+        else:
+            raise DataError(f"{self.path} holds a {type(node).__name__}, which is neither a tensor nor a plain value")
+        return copy
+
+    def _tensor(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        key = (storage.data_ptr(), storage.nbytes())
+        if key not in self.storages:
+            self.left -= storage.nbytes()
+            if self.left < 0 or storage.device.type != "cpu":
+                raise DataError(f"{self.path} says that its tensors are larger than the file is")
+            self.storages[key] = storage.clone()  # type: ignore[no-untyped-call]
+        if tensor.numel() * tensor.itemsize > storage.nbytes():  # strides of zero make anything of one number
+            raise DataError(
+                f"{self.path} says that a tensor of shape {tuple(tensor.shape)} is larger than what it holds"
+            )
+        copy = torch.empty(0, dtype=tensor.dtype)
+        return copy.set_(self.storages[key], tensor.storage_offset(), tensor.shape, tensor.stride())

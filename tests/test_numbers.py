@@ -1,0 +1,158 @@
+"""Numbers that hold: what is not finite stops or is counted, and odd sizes give the right figures without a word."""
+
+import csv
+import json
+import math
+import os
+import re
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import f1_score
+
+SPOILED = """
+import torch
+from torch import nn
+
+
+class Spoil(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, gradient):
+        ctx.gradient = gradient
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.gradient, None
+
+
+class Spoiled(nn.Module):
+    def __init__(self, at, loss, gradient):
+        super().__init__()
+        self.at, self.step, self.spoils = at, 0, (loss, gradient)
+
+    def forward(self, logits, labels):
+        self.step += self.training
+        loss = nn.functional.cross_entropy(logits, labels)
+        if not self.training or self.step not in self.at:
+            return loss
+        return Spoil.apply(loss, float(self.spoils[1])) * float(self.spoils[0])
+"""
+COMMON = ["data=digits", "augment=none", "logger=none", "hydra.run.dir=run", "trainer.max_epochs=2"]
+
+
+def run(command, cwd, *overrides, spoil=None, code=0):
+    (cwd / "spoils.py").write_text(SPOILED)
+    (cwd / "conf/loss").mkdir(parents=True, exist_ok=True)
+    at, loss, gradient = spoil or ([], 1, 1)
+    (cwd / "conf/loss/spoiled.yaml").write_text(
+        f"_target_: spoils.Spoiled\nat: {at}\nloss: {loss}\ngradient: {gradient}\n"
+    )
+    mine = ["--config-dir=conf", "loss=spoiled"] if spoil else []
+    done = command(*mine, *COMMON, *overrides, cwd=cwd, env={"PYTHONPATH": f"{cwd}:{os.environ.get('PYTHONPATH', '')}"})
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def rows(cwd):
+    with (cwd / "run/history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [(([25], "nan", 1), "loss became nan"), (([25], 1, "inf"), "gradient became nan"),
+     (([20], 1, "nan"), "gradient became nan")],
+)  # fmt: skip
+def test_it_stops_with_the_step_and_its_images(command, tmp_path, spoil, said):
+    done = run(command, tmp_path, "model=mlp", "data.shuffle=false", spoil=spoil, code=1)
+    step = spoil[0][0]
+    batch = (step - 1) % 20
+    assert f"the training {said} at step {step} (epoch {(step - 1) // 20 + 1}, batch {batch + 1}: " in done.stderr
+    images = [int(text) for text in re.search(r"training images ([\d, ]+\d)", done.stderr)[1].split(", ")]
+    assert len(images) == (5 if batch == 19 else 8)  # 1,221 images, and no more than eight are listed
+    assert images == sorted(images)  # in the order of the file, of which some are held out
+    assert 64 * batch <= images[0] < 64 * batch + 216
+    kept = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True) if step > 20 else None
+    assert kept is None or all(weight.isfinite().all() for weight in kept["state_dict"].values())
+    assert not (tmp_path / "run/metrics.json").exists()
+
+
+@pytest.mark.parametrize("spoil", [([3, 25], "nan", 1), ([3, 25], 1, "inf")])
+def test_it_skips_and_counts_where_that_is_asked_for(command, tmp_path, spoil):
+    skip = "callbacks=[default,ema,skip_nonfinite]"
+    done = run(command, tmp_path, "model=resnet20", "model.net.width=4", skip, spoil=spoil)
+    assert [row["train/skipped"] for row in rows(tmp_path)] == ["1", "2"]
+    assert "step 3 is skipped" in done.stdout
+    assert "step 25 is skipped" in done.stdout
+    kept = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert all(weight.isfinite().all() for weight in kept.values())
+    assert all(math.isfinite(float(row[name])) for row in rows(tmp_path) for name in ("train/loss", "val/loss"))
+    refused = run(
+        command, tmp_path, "model=mlp", skip, "callbacks.skip_nonfinite.max_steps=1", "hydra.run.dir=run2",
+        spoil=spoil, code=1,
+    )  # fmt: skip
+    assert "2 steps had a loss or gradients that are not finite, the last one at step 25" in refused.stderr
+
+
+def quiet(done):
+    """Nothing on stderr, and no warning that repeats."""
+    assert done.stderr == ""
+    assert not re.search(r"warning|UserWarning", done.stdout, re.IGNORECASE), done.stdout
+
+
+def test_a_smaller_last_batch_of_the_validation_counts_as_what_it_is(command, tmp_path):
+    run(command, tmp_path, "model=mlp", "data.validation=217", "data.eval_batch_size=72", "select=last")
+    figures = json.loads((tmp_path / "run/metrics.json").read_text())  # 3 x 72 and one, there of all at once
+    assert math.isclose(float(rows(tmp_path)[-1]["val/loss"]), figures["val"]["loss"], rel_tol=1e-5)
+
+
+def test_a_class_that_is_not_in_the_validation_set(command, tmp_path):
+    quiet(run(command, tmp_path, "model=mlp", "data.validation=5"))
+    figures = json.loads((tmp_path / "run/metrics.json").read_text())
+    known = {name: value for name, value in figures["val"]["per_class"].items() if value is not None}
+    assert len(known) == 5
+    assert math.isclose(sum(known.values()) / 5, figures["val"]["accuracy"], abs_tol=1e-6)
+    assert None not in figures["test"]["per_class"].values()
+    stored = np.load(tmp_path / "run/predictions.npz")
+    expected = f1_score(stored["labels"], stored["logits"].argmax(1), average="macro")
+    assert math.isclose(figures["test"]["macro_f1"], expected, abs_tol=1e-6)
+    done = command("run", module="evaluate", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("no images") == 5
+    assert "identical to metrics.json" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "model", [["model=resnet20", "model.net.width=4"], ["model=pretrained", "model.net.architecture=resnet18"]]
+)
+def test_a_last_batch_of_one_image_under_batch_norm(command, tmp_path, model):
+    """1,437 images, none held out: 1,436 and one. The second network has one number a channel in its last stage."""
+    done = run(command, tmp_path, *model, "data.validation=none", "data.batch_size=359", "trainer.max_epochs=1")
+    quiet(done)
+    (row,) = rows(tmp_path)
+    assert row["step"] == "5"
+    assert math.isfinite(float(row["train/loss"]))
+    weights = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert {int(value) for name, value in weights.items() if name.endswith("num_batches_tracked")} == {4}
+
+
+def test_an_odd_number_of_images_across_ranks(command, tmp_path):
+    """217 held out of 1,437; with 216, 1,221 remain: both odd."""
+    for number, held_out in enumerate((217, 216)):
+        folder = f"run{number}"
+        done = run(
+            command, tmp_path, "model=mlp", f"data.validation={held_out}", "data.eval_batch_size=10", "trainer=ddp",
+            "trainer.accelerator=cpu", "trainer.devices=2", "select=last", f"hydra.run.dir={folder}",
+        )  # fmt: skip
+        assert not re.search(r"UserWarning|warn\(", done.stdout + done.stderr), done.stderr
+        with (tmp_path / folder / "history.csv").open() as file:
+            last = list(csv.DictReader(file))[-1]
+        figures = json.loads((tmp_path / folder / "metrics.json").read_text())  # by one process, all images once
+        assert figures["selected_on"] == "last"
+        assert math.isclose(float(last["val/accuracy"]), figures["val"]["accuracy"], abs_tol=1e-6)
+        assert math.isclose(float(last["val/loss"]), figures["val"]["loss"], rel_tol=1e-4)
+        assert last["step"] == "20"
+        right = float(last["train/accuracy"]) * (2 * math.ceil((1437 - held_out) / 2))
+        assert math.isclose(right, round(right), abs_tol=1e-3)
