@@ -17,10 +17,10 @@ _held: dict[Path, int] = {}
 
 def claim(run_dir: Path) -> None:
     """Hold a run directory until this process ends; ConfigError where another one holds it."""
-    run_dir = run_dir.resolve()
+    named, run_dir = run_dir, run_dir.resolve()
     if run_dir in _held:
         return
-    run_dir.mkdir(parents=True, exist_ok=True)
+    named.mkdir(parents=True, exist_ok=True)  # an error names the folder as it was typed
     descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     for _ in range(ATTEMPTS):
         try:
