@@ -49,7 +49,9 @@ def translate(raised: BaseException) -> FmxError | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+    seen = set[int]()
+    while error is not None and id(error) not in seen:  # contexts may run in a circle
+        seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
 
