@@ -17,8 +17,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from fmx.composition import CONF_DIR
-from fmx.errors import DataError
+from fmx.errors import ConfigError, DataError
 from fmx.expansion import check_expansion
+from fmx.exporting.signature import signature_of
 from fmx.restore import trusted_config
 from fmx.run_dir import open_run
 from fmx.trust import check_paths, check_trusted
@@ -122,6 +123,14 @@ def test_a_target_of_another_kind_is_refused(attack, foreign, cwd, monkeypatch):
     assert said in str(refused.value)
     assert str(foreign) in str(refused.value)
     assert_untouched(cwd, foreign)
+
+
+@pytest.mark.parametrize(("key", "value"), [("mean", ["0.3x"]), ("std", [[0.3]]), ("mean", []), ("mean", [10**400])])
+def test_a_mean_that_is_no_number_is_refused(foreign, key, value):
+    """Found among the damaged files: seed 1753 of the restored run, whose mean had become a text."""
+    implant(foreign, f"data.{key}", value)
+    with pytest.raises((DataError, ConfigError)):
+        signature_of(trusted_config(open_run(foreign)), normalize="inside")
 
 
 def test_what_is_not_trusted_is_not_even_imported(foreign, cwd, monkeypatch):

@@ -105,7 +105,7 @@ def signature_of(config: "DictConfig", *, normalize: Where) -> Signature:
     data: Any = OmegaConf.to_container(config.data, resolve=True)
     try:
         signature = _read(config.model.name, data, normalize)
-    except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(f"the run's configuration of its data is damaged: {error!r}") from error
     if not signature.is_sound():
         raise DataError("the run's configuration of its data says classes or an input that cannot be right")
