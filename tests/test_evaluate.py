@@ -93,6 +93,10 @@ def test_changed_weights_and_changed_data_are_told(copied, command, tmp_path):
     name = next(key for key in reversed(checkpoint["state_dict"]) if key.startswith("net.") and key.endswith("bias"))
     checkpoint["state_dict"][name][3] += 5
     torch.save(checkpoint, path)
+    refused = command("copied", module="evaluate", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "best.ckpt is damaged" in refused.stderr
+    (path.parent / "SHA256SUMS").unlink()  # as one who changes weights on purpose would
     edit_json(copied / "run.json", versions={"torch": "1.0", "nowhere": "2"})
     seed = "data.train.test_seed=1"
     scored = command("copied", "--set", seed, "--set", "data.split_seed=1", module="evaluate", cwd=tmp_path)

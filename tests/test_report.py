@@ -60,7 +60,7 @@ def test_every_figure_of_a_real_sweep_is_recomputed(sweep, command, tmp_path):
     assert finished.returncode == 0, finished.stderr
     shown = pd.read_csv(tmp_path / "t.csv").set_index("optim")
     runs = []
-    for folder in sweep.glob("*/"):
+    for folder in sweep.glob("[0-9]*/"):
         record, metrics = (json.loads((folder / f"{name}.json").read_text()) for name in ("run", "metrics"))
         told = dict(override.split("=") for override in record["overrides"])
         stored = np.load(folder / "predictions.npz")
@@ -96,7 +96,7 @@ def test_the_sweeps_own_leaderboard_says_the_same(sweep, tmp_path):
     written = {path.name: path.read_bytes() for path in copy.glob("*leaderboard*")}
     assert sorted(written) == ["leaderboard.csv", "leaderboard.html", "leaderboard.md"]
     rows = table(written["leaderboard.csv"].decode())
-    assert [row["optim"] for row in rows] == [row.settings["optim"] for row in leaderboard(sweep.glob("*/")).rows]
+    assert [row["optim"] for row in rows] == [row.settings["optim"] for row in leaderboard(sweep.glob("[0-9]*/")).rows]
     assert sorted(";".join(row["runs"] for row in rows).split(";")) == [str(job) for job in range(9)]
     write_leaderboard(copy)
     assert {path.name: path.read_bytes() for path in copy.glob("*leaderboard*")} == written
