@@ -134,7 +134,7 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
         raise
     except Exception as error:
         plain = expected(error)
-        if isinstance(error, FileNotFoundError) and str(error.filename).startswith(str(run_dir)):
+        if isinstance(error, FileNotFoundError) and _is_below(error.filename, run_dir):
             plain = FmxError(f"{error.filename} was removed while the run went on")
         record.end("failed", plain_message(plain) if plain else f"{type(error).__name__}: {error}")
         if plain is None:
@@ -177,6 +177,10 @@ def _begun(cfg: DictConfig, *, started: float) -> Record:
     else:
         logging.getLogger("fmx").setLevel(logging.ERROR)  # the first process says it
     return record
+
+
+def _is_below(name: object, folder: Path) -> bool:
+    return isinstance(name, str | bytes) and os.fsdecode(name).startswith(str(folder))
 
 
 def config_fingerprint(resolved: Mapping[str, Any]) -> str:
