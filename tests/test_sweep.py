@@ -112,7 +112,7 @@ def test_later_edits_change_no_job(tmp_path):
     conf.mkdir(parents=True)
     yaml = conf / "own.yaml"
     yaml.write_text(
-        "name: own\nnet:\n  _target_: fmx.models.mlp.MLP\n  widths: [16]\n  num_classes: ${data.num_classes}\n"
+        "name: own\nnet:\n  _target_: fmx.models.mlp.MLP\n  hidden_sizes: [16]\n  num_classes: ${data.num_classes}\n"
         "  in_channels: ${data.in_channels}\n  image_size: ${data.image_size}\n"
     )
     jobs = ["model=own", "seed=1,2,3", *SMALL, "hydra.sweep.dir=sweep", "hydra.launcher.workers=1"]
