@@ -144,6 +144,7 @@ def test_what_is_not_trusted_is_not_even_imported(foreign, cwd, monkeypatch):
 
 
 VERBS = {
+    "run": ["resume=foreign"],
     "evaluate": ["foreign"],
     "predict": ["foreign", "image.png"],
     "export": ["foreign"],
