@@ -6,9 +6,10 @@ The recipe's source reads Kaggle's CSV files. Rows of theirs that notebooks prin
 other side: the third row of fashion-mnist_test.csv (label 2, pixels 7 to 9: 14, 53, 99) is official *training* image
 34,561, the fourth (label 2, pixels 775 to 777: 137, 126, 140) training image 17,236, and the third row of
 fashion-mnist_train.csv (label 6, pixels 778 and 779: 30, 43) is official *test* image 44. So those files seem to divide
-the same 70,000 images anew (they are not at hand here; the rows are as printed in notebooks). This script prints where it finds the three, then runs the recipe on the official division, on
-new random ones (seeded, written as CSV files), and in float32, and writes the README's table. Needs `make recipes`
-first. --table only writes the table, of the runs that are complete.
+the same 70,000 images anew (they are not at hand here; the rows are as printed in notebooks). This script prints where
+it finds the three, then runs the recipe on the official division, on new random ones (seeded, written as CSV files),
+and in float32, and writes the README's table. Needs `make recipes` first. --table only writes the table, of the runs
+that are complete.
 """
 
 import argparse
