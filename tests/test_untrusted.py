@@ -234,7 +234,7 @@ def test_parts_of_the_right_kind_from_trusted_packages_pass(key, target):
         ("callbacks.best.dirpath", "weights"),
         ("callbacks.best.filename", "../../x"),
         ("logger.tensorboard.save_dir", "~"),
-        ("logger.tensorboard.version", "/tmp/x"),
+        ("logger.tensorboard.version", "/elsewhere/x"),
         ("trainer.default_root_dir", "s3://bucket"),
     ],
 )

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -99,7 +100,7 @@ def end_together(trainer: "Trainer", record: Ending) -> Iterator[None]:
         watch.stop()
 
 
-class _Watch(threading.Thread):
+class _Watch(threading.Thread, ABC):
     """Looks at other processes until it is told to stop."""
 
     def __init__(self) -> None:
@@ -113,8 +114,9 @@ class _Watch(threading.Thread):
     def stop(self) -> None:
         self._stopped.set()
 
+    @abstractmethod
     def look(self) -> None:
-        raise NotImplementedError
+        """Act where something has ended."""
 
 
 class _Parent(_Watch):

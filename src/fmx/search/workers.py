@@ -22,7 +22,7 @@ __all__ = ["check_launcher", "run_trials"]
 
 log = logging.getLogger(__name__)
 LEADERBOARD_SHARE = 10  # writing the leaderboard may take one part of so many of the time
-LOCAL = "hydra_plugins.fmx_local.LocalLauncher"
+LOCAL = "hydra_plugins.fmx_launchers.LocalLauncher"
 
 
 def check_launcher(settings: Mapping[str, Any]) -> None:

@@ -1,19 +1,23 @@
 """The launchers that Hydra finds by this folder's name: thin, since Hydra imports them at every start."""
 
 import logging
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-__all__ = ["LocalLauncher"]
+if TYPE_CHECKING:
+    from fmx.sweep.pool import Ended
+
+__all__ = ["LocalLauncher", "SlurmLauncher"]
 
 
-class LocalLauncher(Launcher):
-    """hydra/launcher=local: the jobs of a multirun side by side on this machine; see conf/hydra/launcher/local.yaml."""
+class _SweepLauncher(Launcher):
+    """Hands the jobs of a multirun to fmx.sweep."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
@@ -23,18 +27,21 @@ class LocalLauncher(Launcher):
         self.context = hydra_context
         self.config = config
 
+    @abstractmethod
+    def run(self, job_overrides: Sequence[Sequence[str]]) -> "list[Ended]":
+        """Run the jobs; FmxError where one cannot run, or failed."""
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; Refusal where one cannot run, or failed."""
         from fmx.errors import FmxError
         from fmx.exits import Refusal
         from fmx.sweep.display import validation_accuracy
-        from fmx.sweep.local import launch
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         logging.getLogger("fmx").setLevel(logging.INFO)
         try:
-            ended = launch(self.context, self.config, job_overrides, self.settings)
+            ended = self.run(job_overrides)
         except FmxError as error:
             raise Refusal(error) from error
         return [
@@ -45,3 +52,23 @@ class LocalLauncher(Launcher):
             )
             for each in ended
         ]
+
+
+class LocalLauncher(_SweepLauncher):
+    """hydra/launcher=local: side by side on this machine; see conf/hydra/launcher/local.yaml."""
+
+    def run(self, job_overrides: Sequence[Sequence[str]]) -> "list[Ended]":
+        """Run the jobs here."""
+        from fmx.sweep.local import launch
+
+        return launch(self.context, self.config, job_overrides, self.settings)
+
+
+class SlurmLauncher(_SweepLauncher):
+    """hydra/launcher=slurm: as arrays of SLURM jobs; see conf/hydra/launcher/slurm.yaml."""
+
+    def run(self, job_overrides: Sequence[Sequence[str]]) -> "list[Ended]":
+        """Submit the jobs and wait for them."""
+        from fmx.sweep.slurm import launch
+
+        return launch(self.context, self.config, job_overrides, self.settings)
