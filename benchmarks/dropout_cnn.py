@@ -77,10 +77,11 @@ def run(folder: Path, overrides: Iterable[str]) -> None:
         subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
 
 
-def row(name: str, kind: str, seeds: list[int]) -> list[str]:
-    folders = [folder for seed in seeds if is_complete(folder := RUNS / kind / str(seed))]
-    if len(folders) < 2:
-        return [name, "not run", "", "", str(len(folders))]
+def complete(kind: str, seeds: list[int]) -> list[Path]:
+    return [folder for seed in seeds if is_complete(folder := RUNS / kind / str(seed))]
+
+
+def row(name: str, folders: list[Path]) -> list[str]:
     tests = [json.loads((folder / "metrics.json").read_text())["test"] for folder in folders]
     best = [100 * pd.read_csv(folder / "history.csv")["val/accuracy"].max() for folder in folders]
     accuracy, loss = [100 * test["accuracy"] for test in tests], [test["loss"] for test in tests]
@@ -106,15 +107,15 @@ def main() -> None:
         overrides = [f"seed={seed}", "trainer.precision=32-true"]
         run(RUNS / "dropout_cnn_adam_float32" / str(seed), overrides)
     published = ["published (Kaggle's CSV files)", "92.83 %", "0.1975", "–", "1"]
+    ways = {
+        "divided anew at random": complete("dropout_cnn_adam_divided_anew", seeds),
+        "official": complete("dropout_cnn_adam", seeds),
+        "official, float32": complete("dropout_cnn_adam_float32", seeds),
+    }
     write_table(
         "dropout",
         ["60,000 / 10,000 images", "after 20 epochs", "loss", "best epoch, chosen on these images", "seeds"],
-        [
-            published,
-            row("divided anew at random, as Kaggle's CSV files are", "dropout_cnn_adam_divided_anew", seeds),
-            row("official", "dropout_cnn_adam", seeds),
-            row("official, float32", "dropout_cnn_adam_float32", seeds),
-        ],
+        [published, *(row(name, folders) for name, folders in ways.items() if len(folders) > 1)],
         "Printed by `python benchmarks/dropout_cnn.py`.",
     )
 

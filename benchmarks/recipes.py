@@ -66,7 +66,8 @@ def row(recipe: str, seeds: list[int]) -> list[str]:
     seconds = statistics.median(r["timing"]["fit_s"] for r in records)
     spread = f"{statistics.mean(accuracy):.2f} ± {statistics.stdev(accuracy):.2f} %"
     loss_spread = f"{statistics.mean(loss):.4f} ± {statistics.stdev(loss):.4f}"
-    return [f"`{recipe}`", PUBLISHED[recipe], spread, loss_spread, str(len(seeds)), f"{seconds:.0f} s"]
+    precision = records[0]["device"]["precision"]
+    return [f"`{recipe}`", PUBLISHED[recipe], spread, loss_spread, str(len(seeds)), precision, f"{seconds:.0f} s"]
 
 
 def main() -> None:
@@ -82,10 +83,10 @@ def main() -> None:
     device = json.loads((run_dir(recipes[0], seeds[0]) / "run.json").read_text())["device"]
     write_table(
         "recipes",
-        ["recipe", "published", "test accuracy here", "test loss here", "seeds", "training, median"],
+        ["recipe", "published", "test accuracy here", "test loss here", "seeds", "precision", "training, median"],
         [row(recipe, seeds) for recipe in recipes if all(is_complete(recipe, seed) for seed in seeds)],
-        f"Mean ± standard deviation over the seeds; one run a core, one thread a run, on {device['name']}, "
-        f"{device['precision']}. The seconds include waiting where the machine was shared. Printed by `make recipes`.",
+        f"Mean ± standard deviation over the seeds; one run a core, one thread a run, on {device['name']}. "
+        "The seconds include waiting where the machine was shared. Printed by `make recipes`.",
     )
 
 
