@@ -62,9 +62,16 @@ def cold_command() -> Command:
     return run
 
 
-def send_signal(pid: int, signum: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signum)
+def send_signal(pid: int, when: float | Path, signum: int, ended: threading.Event) -> None:
+    """Send a signal after so many seconds, or as soon as there is such a file; never to a process that has ended."""
+    if isinstance(when, Path):
+        while not when.exists() and not ended.wait(0.01):
+            pass
+    else:
+        ended.wait(when)
+    if not ended.is_set():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signum)
 
 
 @pytest.fixture(scope="session")
@@ -84,9 +91,9 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
         module: str = "run",
         env: dict[str, str] | None = None,
         timeout_s: float = 300,
-        send: tuple[float, int] | None = None,
+        send: tuple[float | Path, int] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """send: after how many seconds the process gets which signal."""
+        """send: after how many seconds, or at which file's appearance, the process gets which signal."""
         request = {
             "module": f"fmx.{module}",
             "arguments": arguments,
@@ -102,13 +109,12 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
         pid = json.loads(server.stdout.readline())["pid"]
         killer = threading.Timer(timeout_s, os.kill, (pid, signal.SIGKILL))
         killer.start()
-        sender = threading.Timer(send[0], send_signal, (pid, send[1])) if send else None
-        if sender:
-            sender.start()
+        ended = threading.Event()
+        if send:
+            threading.Thread(target=send_signal, args=(pid, *send, ended)).start()
         code = json.loads(server.stdout.readline())["returncode"]
         killer.cancel()
-        if sender:
-            sender.cancel()
+        ended.set()
         texts = [(outputs / name).read_text(encoding="utf-8") for name in ("stdout", "stderr")]
         return subprocess.CompletedProcess(["fmx", module, *arguments], code, *texts)
 

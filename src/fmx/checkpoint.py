@@ -91,23 +91,28 @@ def _read_sums(folder: Path) -> dict[str, list[str]]:
     return sums
 
 
-def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint to continue from, if any, and what was wrong with those that were passed over.
+def newest_checkpoint(folder: Path) -> tuple[Path | None, int, list[str]]:
+    """The newest whole checkpoint to continue from, if any, its step, and what was wrong with those passed over.
 
     Raises DataError where there are checkpoints, but all are damaged.
     """
-    complaints = []
+    complaints: list[str] = []
     for name in (NEWEST, BEFORE):
         if (folder / name).is_file():
             try:
-                load_checkpoint(folder / name)
+                return folder / name, _step(folder / name), complaints
             except DataError as error:
                 complaints.append(str(error))
-            else:
-                return folder / name, complaints
     if complaints:
         raise DataError(f"{complaints[0]}; no other checkpoint is whole. Start the run anew in another folder")
-    return None, []
+    return None, 0, []
+
+
+def _step(path: Path) -> int:
+    step = load_checkpoint(path).get("global_step")
+    if not isinstance(step, int):
+        raise DataError(f"{path} cannot be continued from: it holds no global_step")
+    return step
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

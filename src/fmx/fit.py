@@ -46,10 +46,9 @@ def _newest(experiment: Experiment) -> Path | None:
     """The checkpoint to go on from; the curves of what came after it are taken back."""
     if not experiment.resumes:
         return None
-    newest, complaints = newest_checkpoint(checkpoint_dir(experiment.trainer))
+    newest, step, complaints = newest_checkpoint(checkpoint_dir(experiment.trainer))
     for complaint in complaints:
         log.warning("%s; going on from %s", complaint, newest)
-    step = 0 if newest is None else int(load_checkpoint(newest)["global_step"])
     log.info("going on after step %d", step) if newest else log.info("no checkpoint to go on from: starting anew")
     for logger in experiment.trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
