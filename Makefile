@@ -30,13 +30,13 @@ run: setup  ## the default run on Fashion-MNIST (make run ARGS='model=dilated op
 	$(BIN)/python -m fmx.run $(ARGS)
 
 test: setup  ## the tests; FMX_DATA_ROOT=DIR adds those on the real data
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: setup  ## formatting, lint, types and tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 tensorboard: setup  ## look at all runs in the browser, from this machine alone
 	$(BIN)/tensorboard --logdir_spec runs:outputs/runs,sweeps:outputs/sweeps --host 127.0.0.1

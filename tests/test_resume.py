@@ -107,7 +107,7 @@ def test_stopped_twice(command, tmp_path, name):
 def test_twenty_killed_runs_on_the_real_data(command, tmp_path):
     """SIGKILL and SIGTERM at random moments from the start to the test; every fourth run is killed again."""
     run = ["data=fashion_mnist", "data.batch_size=64", *ALL_AT_ONCE, "trainer.max_epochs=3", "logger=none"]
-    run += ["trainer.limit_train_batches=40", "trainer.limit_val_batches=4", "trainer.limit_test_batches=4"]
+    run += ["trainer.limit_train_batches=24", "trainer.limit_val_batches=4", "trainer.limit_test_batches=4"]
     run += ["trainer.checkpoint_every_s=0.2"]
     began = time.monotonic()
     whole = command(*run, "hydra.run.dir=whole", cwd=tmp_path)

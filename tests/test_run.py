@@ -162,6 +162,7 @@ def test_validation_by_steps_writes_a_row_each_time_and_keeps_every_step(command
     assert all(0 <= float(row["accuracy"]) <= 1 for row in steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sweep",
     [["model=glob(*)", "optim=glob(*)"], ["schedule=glob(*)", "augment=glob(*)", "loss=glob(*)"]],

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -48,8 +49,9 @@ class Gallery:
 
     def _show(self, name: str, figure: Figure, *, step: int) -> None:
         self.folder.mkdir(exist_ok=True)
-        FigureCanvasAgg(figure)  # TensorBoard and savefig both draw on it
+        canvas = FigureCanvasAgg(figure)
         figure.set_dpi(DPI)
         figure.savefig(self.folder / f"{name}.png")
-        for writer in self.writers:
-            writer.add_figure(name, figure, global_step=step, close=False)
+        drawn = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+        for writer in self.writers:  # add_figure would draw everything once more
+            writer.add_image(name, drawn, global_step=step, dataformats="HWC")
