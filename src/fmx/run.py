@@ -1,6 +1,7 @@
 """`python -m fmx.run`: compose a configuration, train, choose a checkpoint, test it once, leave a run directory."""
 
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,9 @@ from fmx.resume import retyped
 __all__ = ["main", "run"]
 
 STARTED = time.time()
+# How often an OpenMP thread that has nothing to do looks for work before it sleeps; read when torch is imported. GNU's
+# own 300,000 keep a core from other processes that share it, and a step then takes up to four times as long.
+SPINS = "60000"
 register_resolvers()
 
 
@@ -48,6 +52,7 @@ def _continue_sweep(arguments: list[str]) -> None:
 
 def main() -> None:
     """Run the command line and end with one of fmx's exit codes."""
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     with plain_exits():
         if sys.argv[1:2] == ["--resume-sweep"]:
             _continue_sweep(sys.argv[2:])
