@@ -1,5 +1,6 @@
 """How a command ends: one or two plain lines and an exit code instead of a traceback."""
 
+import atexit
 import errno
 import os
 import signal
@@ -8,10 +9,11 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 from fmx.errors import FmxError
 
-__all__ = ["Interrupted", "Pruned", "Refusal", "expected", "plain_exits", "plain_message"]
+__all__ = ["Interrupted", "Pruned", "Refusal", "expected", "leave", "plain_exits", "plain_message"]
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 UNWRITABLE = {
@@ -81,6 +83,14 @@ def plain_exits() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
         os.environ[FULL_ERROR] = "1" if wants_traceback else "0"
+
+
+def leave() -> NoReturn:
+    """End the process that has done its work, at once: to free the modules one by one would take it seconds."""
+    atexit._run_exitfuncs()  # noqa: SLF001 - what is registered still runs, as always
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _interrupt(signum: int, _: FrameType | None) -> None:

@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary
 
 from fmx.datamodule import ImageDataModule
 from fmx.figures.confusion import confusion_matrix
@@ -20,6 +20,7 @@ from fmx.scoring import Predictions
 __all__ = ["Gallery"]
 
 DPI = 110
+RGBA = 4  # channels, as TensorBoard wants to know
 
 
 class Gallery:
@@ -51,7 +52,10 @@ class Gallery:
         self.folder.mkdir(exist_ok=True)
         canvas = FigureCanvasAgg(figure)
         figure.set_dpi(DPI)
-        figure.savefig(self.folder / f"{name}.png")
-        drawn = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-        for writer in self.writers:  # add_figure would draw everything once more
-            writer.add_image(name, drawn, global_step=step, dataformats="HWC")
+        file = self.folder / f"{name}.png"
+        figure.savefig(file, pil_kwargs={"compress_level": 1})  # a fifth larger, in a fifth of the time
+        width, height = canvas.get_width_height()
+        image = Summary.Image(height=height, width=width, colorspace=RGBA, encoded_image_string=file.read_bytes())
+        for writer in self.writers:  # add_figure would draw and pack everything once more
+            events = writer._get_file_writer()  # noqa: SLF001 - the one way to an image that is packed already
+            events.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from fmx.composition import CONF_DIR, register_resolvers
 from fmx.errors import ConfigError
-from fmx.exits import plain_exits
+from fmx.exits import leave, plain_exits
 from fmx.resume import retyped
 
 __all__ = ["main", "run"]
@@ -59,6 +59,7 @@ def main() -> None:
         else:
             sys.argv[1:] = retyped(sys.argv[1:])
             run()
+    leave()
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from fmx.sweep.pool import Ended, Pool, Started, Workers
 __all__ = ["Sweep", "continue_sweep", "launch"]
 
 log = logging.getLogger(__name__)
-LEADERBOARD_SHARE = 10  # writing the leaderboard may take one part of so many of the time
+LEADERBOARD_SHARE = 20  # writing the leaderboard may take one part of so many of the time
 
 
 def launch(
