@@ -18,7 +18,7 @@ from fmx.hydra_errors import nearest
 from fmx.ranks import check_started, is_first_process, num_processes
 from fmx.resume import check_same_run
 
-__all__ = ["Check", "check_values"]
+__all__ = ["Check", "check_names", "check_parts", "check_values"]
 
 
 class Check(Callback):
@@ -46,14 +46,24 @@ def _refusing(step: Callable[[], None]) -> None:
         raise Refusal(plain) from error
 
 
-def check(config: DictConfig, *, alone: bool = False, here: bool = True) -> None:
+def check(config: DictConfig, *, alone: bool = False) -> None:
     """Raise ConfigError for the first thing that is wrong in a composed configuration.
 
-    Names and values come first and need no heavy import; then the targets are imported and their signatures bound; then
-    what needs no data is made. alone: no part of a sweep, so that its folder is asked as well. here: it will run on
-    this machine, not on another one, which may have what this one lacks.
+    Names and values come first and need no heavy import; then the parts. alone: no part of a sweep, so that its folder
+    is asked as well.
     """
-    ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    resolved = check_names(config)
+    if alone:
+        given = any(str(each).startswith("hydra.run.dir=") for each in config.hydra.overrides.hydra)
+        check_started(resolved["trainer"], names_folder=given or resolved["resume"] not in {None, "auto"})
+        if is_first_process(num_processes(resolved["trainer"])):
+            check_same_run(resolved, Path(config.hydra.run.dir), resolved["resume"])
+    check_parts(config)
+
+
+def check_names(config: DictConfig) -> dict[str, Any]:
+    """Check keys and values, and return the configuration, resolved, as plain values."""
+    ours = _without_hydra(config)
     plain: Any = OmegaConf.to_container(ours, resolve=False)
     _check_root(plain)
     _check_model_keys(plain["model"])
@@ -65,19 +75,27 @@ def check(config: DictConfig, *, alone: bool = False, here: bool = True) -> None
         check_keys(plain)  # a mistyped key is the likely reason why an interpolation leads nowhere
         raise
     check_values(resolved)
-    if alone:
-        given = any(str(each).startswith("hydra.run.dir=") for each in config.hydra.overrides.hydra)
-        check_started(resolved["trainer"], names_folder=given or resolved["resume"] not in {None, "auto"})
-        if is_first_process(num_processes(resolved["trainer"])):
-            check_same_run(resolved, Path(config.hydra.run.dir), resolved["resume"])
+    return dict(resolved)
+
+
+def check_parts(config: DictConfig, *, here: bool = True) -> None:
+    """Import the targets, bind their signatures, and make what needs no data.
+
+    here: it will run on this machine, not on another one, which may have what this one lacks.
+    """
+    from fmx.rehearsal import rehearse
     from fmx.targets import check_accelerator, check_targets
 
+    ours = _without_hydra(config)
+    resolved: Any = OmegaConf.to_container(ours, resolve=True)
     check_targets(resolved)
     if here:
         check_accelerator(resolved["trainer"])
-    from fmx.rehearsal import rehearse
-
     rehearse(ours, here=here)
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
 def _check_root(config: Mapping[str, Any]) -> None:

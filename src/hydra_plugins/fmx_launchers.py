@@ -59,6 +59,9 @@ class LocalLauncher(_SweepLauncher):
 
     def run(self, job_overrides: Sequence[Sequence[str]]) -> "list[Ended]":
         """Run the jobs here."""
+        from fmx.sweep.warm import warm_up
+
+        warm_up()
         from fmx.sweep.local import launch
 
         return launch(self.context, self.config, job_overrides, self.settings)

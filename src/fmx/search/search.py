@@ -60,7 +60,7 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
     """Read and check everything; nothing is written yet."""
     from fmx.search.space import read_space, split
     from fmx.search.workers import check_launcher
-    from fmx.sweep.local import warm_up
+    from fmx.sweep.warm import warm_up
 
     sweep_dir = Path(str(config.hydra.sweep.dir)).absolute()
     sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
@@ -78,7 +78,7 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
     if options.sampler == "grid":
         space.grid()
     configs = _every_choice(composed, options, space)
-    warm_up(launcher)
+    warm_up()
     for each in configs:
         check(each)
     return _Task(context, config, sweep_dir, launcher, options, space, fixed)

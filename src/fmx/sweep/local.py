@@ -20,6 +20,7 @@ from fmx.sweep.ledger import LEDGER, Ledger
 from fmx.sweep.machine import Share, shares
 from fmx.sweep.plan import Job, Plan
 from fmx.sweep.pool import Ended, Pool, Started, Workers
+from fmx.sweep.warm import warm_up
 
 __all__ = ["Sweep", "continue_sweep", "launch"]
 
@@ -38,7 +39,6 @@ def launch(
     sweep_dir = Path(str(config.hydra.sweep.dir)).absolute()
     earlier = Ledger.read(sweep_dir) if (sweep_dir / LEDGER).is_file() else Ledger(sweep_dir, {})
     known = {entry.fingerprint: entry.number for entry in earlier.entries.values()}
-    warm_up(settings)
     jobs = Plan(context, config).jobs(overrides, known)
     earlier.settings = {**settings, "keep_checkpoints": config.sweep.keep_checkpoints}
     earlier.add([job for job in jobs if job.fingerprint not in known])
@@ -52,13 +52,8 @@ def continue_sweep(sweep_dir: Path) -> list[Ended]:
         from fmx.sweep.slurm import ClusterSweep
 
         return ClusterSweep(ledger).run_all(list(ledger.entries))
-    warm_up(ledger.settings)
+    warm_up()
     return Sweep(ledger).run_all(list(ledger.entries))
-
-
-def warm_up(settings: Mapping[str, Any]) -> None:
-    """Let the imports of the jobs begin while the jobs are still being composed."""
-    Pool([], job_timeout_s=settings["job_timeout_s"]).warm_up()
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

@@ -3,7 +3,10 @@
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+
+from fmx.sweep.warm import apart
 
 __all__ = ["Share", "num_cores", "shares"]
 
@@ -61,10 +64,15 @@ def _memory_bytes() -> int:
     return available
 
 
+@cache
 def _gpus() -> list[str]:
     """The GPUs by the names that CUDA_VISIBLE_DEVICES takes."""
-    import torch
-
-    count = torch.cuda.device_count()
+    count = apart(_num_gpus)
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return visible[:count] or [str(index) for index in range(count)]
+
+
+def _num_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()

@@ -1,7 +1,8 @@
 """The jobs of a sweep: each composed, checked and frozen into a file before the first one starts."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ from hydra.core.utils import filter_overrides
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from fmx.check import check, check_values
-from fmx.composition import quoted
+from fmx.check import check_names, check_parts
+from fmx.composition import quoted, register_resolvers
 from fmx.errors import ConfigError, FmxError
 from fmx.frozen import freeze_job
 from fmx.hydra_errors import translate
 from fmx.ranks import num_processes
 from fmx.record import config_fingerprint
+from fmx.sweep.warm import apart
 
 __all__ = ["FROZEN_JOBS", "Job", "Plan"]
 
@@ -82,6 +84,8 @@ class Plan:
         known: the numbers of an earlier sweep's jobs by fingerprint; others get the numbers from there on.
         """
         composed = [self._compose(each, number) for number, each in enumerate(overrides)]
+        for number, (config, each) in enumerate(zip(composed, overrides, strict=True)):
+            self._check(config, each, number)
         numbers, jobs = dict(known), list[Job]()
         for config, each in zip(composed, overrides, strict=True):
             fingerprint = config_fingerprint(_resolved(config))
@@ -96,37 +100,33 @@ class Plan:
 
     def job(self, overrides: Sequence[str], number: int) -> Job:
         """One job by its number; ConfigError where it cannot run."""
-        return self._frozen(self._compose(overrides, number), overrides, number)
+        config = self._compose(overrides, number)
+        self._check(config, overrides, number)
+        return self._frozen(config, overrides, number)
 
     def check(self, overrides: Sequence[str]) -> None:
         """ConfigError where a job with these overrides could not run."""
-        self._compose(overrides, 0)
+        self._check(self._compose(overrides, 0), overrides, 0)
 
     def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
-        try:
+        with _of_job(overrides, number):
             config: DictConfig = self._context.config_loader.load_sweep_config(self._config, list(overrides))
             with open_dict(config):
                 config.hydra.job.id = config.hydra.job.num = number
-            self._check(config)
-        except Exception as error:
-            plain = error if isinstance(error, FmxError) else translate(error)
-            if plain is None:
-                raise
-            raise ConfigError(f"job {number} ({' '.join(overrides)}): {plain}") from error
+            check_names(config)
         return config
 
-    def _check(self, config: DictConfig) -> None:
+    def _check(self, config: DictConfig, overrides: Sequence[str], number: int) -> None:
         """Check a configuration; what was found right with another seed is not rehearsed again."""
-        try:
-            resolved = _resolved(config)
-        except Exception:
-            check(config, here=self._here)
-            raise
-        told = config_fingerprint({**resolved, "seed": None})
-        if told not in self._checked:
-            check(config, here=self._here)
-            self._checked.add(told)
-        check_values(resolved)
+        told = config_fingerprint({**_resolved(config), "seed": None})
+        if told in self._checked:
+            return
+        with _of_job(overrides, number):
+            if self._here:
+                apart(_check_here, config)
+            else:
+                check_parts(config, here=False)
+        self._checked.add(told)
 
     def _frozen(self, config: DictConfig, overrides: Sequence[str], number: int) -> Job:
         resolved = _resolved(config)
@@ -143,6 +143,23 @@ class Plan:
         folder.mkdir(parents=True, exist_ok=True)
         freeze_job(config, folder / f"{number}.yaml")
         return job
+
+
+@contextmanager
+def _of_job(overrides: Sequence[str], number: int) -> Iterator[None]:
+    """Say of a ConfigError which job it is about."""
+    try:
+        yield
+    except Exception as error:
+        plain = error if isinstance(error, FmxError) else translate(error)
+        if plain is None:
+            raise
+        raise ConfigError(f"job {number} ({' '.join(overrides)}): {plain}") from error
+
+
+def _check_here(config: DictConfig) -> None:
+    register_resolvers()
+    check_parts(config)
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Jobs side by side: pulled whenever a worker is free, ended whatever happens, told apart by how they ended."""
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import time
@@ -17,7 +16,8 @@ from fmx.record import write_json
 from fmx.run_dir import open_run
 from fmx.sweep.machine import Share
 from fmx.sweep.plan import Job
-from fmx.sweep.worker import PRELOADED, work
+from fmx.sweep.warm import context
+from fmx.sweep.worker import work
 
 __all__ = ["Cause", "Ended", "Pool", "Started", "Workers", "complete_record", "last_line"]
 
@@ -84,14 +84,7 @@ class Pool:
         self._free = list(shares)
         self._timeout_s = job_timeout_s
         self._running: list[_Running] = []
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(PRELOADED)
-
-    def warm_up(self) -> None:
-        """Start importing what jobs need, in the process that they will be forked from."""
-        from multiprocessing import forkserver
-
-        forkserver.ensure_running()
+        self._context = context()
 
     def run(self, jobs: Iterable[tuple[Job, list[str]]]) -> Iterator[Started | Ended | None]:
         """Run jobs, each with more arguments of its own; yield each start and end, and None whenever time has passed.

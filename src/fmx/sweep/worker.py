@@ -11,23 +11,8 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-__all__ = ["PRELOADED", "work"]
+__all__ = ["work"]
 
-# What every run imports sooner or later; a job that needs more imports it itself.
-PRELOADED = [
-    "torch",
-    "torch.utils.tensorboard",
-    "pytorch_lightning",
-    "torchmetrics.classification",
-    "pandas",
-    "sklearn.datasets",
-    "sklearn.metrics",
-    "matplotlib.pyplot",
-    "fmx.check",
-    "fmx.rehearsal",
-    "fmx.fit",
-    "fmx.results",
-]
 GRACE_S = 20  # to save the state after the sweep has died
 
 
