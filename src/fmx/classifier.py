@@ -10,7 +10,6 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
@@ -77,10 +76,11 @@ class Classifier(LightningModule):
             super().__setattr__(name, value)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Note the size of the gradients, to be looked at with the losses."""
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        """Note the sizes of the gradients, to be looked at with the losses."""
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if gradients and not scales_gradients(self.trainer):
-            self.tally.add_norm(get_total_norm(gradients))
+            # What torch.nn.utils.get_total_norm begins with: the whole of it takes a small network's step 3 % longer.
+            self.tally.add_norms(torch._foreach_norm(gradients))  # noqa: SLF001
 
     def images_of(self, step: "Step") -> str:
         """The positions in the training set of the images of a step, as far as this process served them."""
@@ -187,7 +187,7 @@ class Tally:
         self._images_of = images_of
         self.tolerates = False
         self._waiting: list[tuple[Step, Tensor, Tensor, Tensor]] = []
-        self._norms: list[tuple[Step, Tensor]] = []
+        self._norms: list[tuple[Step, Sequence[Tensor]]] = []
         self._step = Step(0, 0, 0)
         self.sums = [0.0, 0.0, 0.0]  # loss times images, right images, images
         self.steps: list[tuple[int, float, float]] | None = None  # step, loss, accuracy; kept where a list is set
@@ -199,16 +199,18 @@ class Tally:
             self.flush()
         self._step = step
 
-    def add_norm(self, norm: Tensor) -> None:
+    def add_norms(self, norms: Sequence[Tensor]) -> None:
         """Note how large the gradients of the last step are."""
-        self._norms.append((self._step, norm))
+        self._norms.append((self._step, norms))
 
-    def _check(self, losses: Tensor, norms: Sequence[tuple[Step, Tensor]]) -> None:
+    def _check(self, losses: Tensor, norms: Sequence[tuple[Step, Sequence[Tensor]]]) -> None:
         """TrainingError for the first step whose loss, or else whose gradient, is not finite."""
         values = [(step, "loss", loss) for (step, *_), loss in zip(self._waiting, losses.tolist(), strict=True)]
         if norms:
-            lengths = torch.stack([norm for _, norm in norms]).tolist()
-            values += [(step, "gradient", length) for (step, _), length in zip(norms, lengths, strict=True)]
+            steps, lengths = zip(*((step, norm) for step, each in norms for norm in each), strict=True)
+            values += [
+                (step, "gradient", length) for step, length in zip(steps, torch.stack([*lengths]).tolist(), strict=True)
+            ]
         bad = [each for each in values if not math.isfinite(each[2])]
         if bad and not self.tolerates:
             step, what, value = min(bad, key=lambda each: each[0].number)
