@@ -16,6 +16,7 @@ from fmx.build import Experiment
 from fmx.checkpoint import load_weights
 from fmx.classifier import Classifier
 from fmx.datamodule import ImageDataModule, Part
+from fmx.hardware import keep_freed_memory
 from fmx.reporting.stored_predictions import read_predictions
 
 __all__ = ["Predictions", "Scores", "predict", "score", "test"]
@@ -74,6 +75,7 @@ def predict(
 
     limit: the share or count of batches, as Lightning's limit_predict_batches.
     """
+    keep_freed_memory()
     trainer = Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
         devices=[device.index or 0] if device.type != "cpu" else 1,
