@@ -87,6 +87,7 @@ def test_a_sweep_whose_parent_ends(command, tmp_path, how):
         [sys.executable, "-m", "fmx.run", *jobs], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     wait_for(lambda: len(list((tmp_path / "sweep").glob("*/history.csv"))) >= 2)
+    assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()  # it stays small, and starts at once
     process.send_signal(how)
     assert process.wait(60) == (-9 if how == signal.SIGKILL else 130)
     wait_for(lambda: not alive(tmp_path), timeout_s=30)
