@@ -17,6 +17,6 @@ def main() -> None:
     else:
         if verb == "run" and len(sys.argv) > 1:
             del sys.argv[1]
-        from fmx.run import main as run
+        from fmx.run import command
 
-        run()
+        command()

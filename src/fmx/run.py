@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from omegaconf import DictConfig
@@ -14,7 +15,7 @@ from fmx.errors import ConfigError
 from fmx.exits import leave, plain_exits
 from fmx.resume import retyped
 
-__all__ = ["main", "run"]
+__all__ = ["command", "main", "run"]
 
 STARTED = time.time()
 # How often an OpenMP thread that has nothing to do looks for work before it sleeps; read when torch is imported. GNU's
@@ -59,8 +60,13 @@ def main() -> None:
         else:
             sys.argv[1:] = retyped(sys.argv[1:])
             run()
+
+
+def command() -> NoReturn:
+    """Do what `main` does as a process of its own, which ends with it."""
+    main()
     leave()
 
 
 if __name__ == "__main__":
-    main()
+    command()

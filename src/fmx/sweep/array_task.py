@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -39,9 +38,11 @@ class ArrayTask:
         threads = os.environ.get("SLURM_CPUS_PER_TASK")
         if threads:
             os.environ.setdefault("OMP_NUM_THREADS", threads)
+        from fmx.run import main
+
         sys.argv = ["fmx.run", *self.arguments, *self._more_arguments()]
         try:
-            runpy.run_module("fmx.run", run_name="__main__", alter_sys=True)
+            main()
         except SystemExit as ended:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM may repeat it, and all is saved
             if ended.code == TERMINATED and self._out_of_time:
