@@ -1,8 +1,7 @@
 """The jobs of a sweep: each composed, checked and frozen into a file before the first one starts."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,8 +83,7 @@ class Plan:
         known: the numbers of an earlier sweep's jobs by fingerprint; others get the numbers from there on.
         """
         composed = [self._compose(each, number) for number, each in enumerate(overrides)]
-        for number, (config, each) in enumerate(zip(composed, overrides, strict=True)):
-            self._check(config, each, number)
+        self._check(composed, overrides)
         numbers, jobs = dict(known), list[Job]()
         for config, each in zip(composed, overrides, strict=True):
             fingerprint = config_fingerprint(_resolved(config))
@@ -101,32 +99,39 @@ class Plan:
     def job(self, overrides: Sequence[str], number: int) -> Job:
         """One job by its number; ConfigError where it cannot run."""
         config = self._compose(overrides, number)
-        self._check(config, overrides, number)
+        self._check([config], [overrides], first=number)
         return self._frozen(config, overrides, number)
 
     def check(self, overrides: Sequence[str]) -> None:
         """ConfigError where a job with these overrides could not run."""
-        self._check(self._compose(overrides, 0), overrides, 0)
+        self._check([self._compose(overrides, 0)], [overrides])
 
     def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
-        with _of_job(overrides, number):
+        try:
             config: DictConfig = self._context.config_loader.load_sweep_config(self._config, list(overrides))
             with open_dict(config):
                 config.hydra.job.id = config.hydra.job.num = number
             check_names(config)
+        except Exception as error:
+            plain = _plain(error)
+            if plain is None:
+                raise
+            raise ConfigError(_of_job(number, overrides, plain)) from error
         return config
 
-    def _check(self, config: DictConfig, overrides: Sequence[str], number: int) -> None:
-        """Check a configuration; what was found right with another seed is not rehearsed again."""
-        told = config_fingerprint({**_resolved(config), "seed": None})
-        if told in self._checked:
-            return
-        with _of_job(overrides, number):
-            if self._here:
-                apart(_check_here, config)
-            else:
-                check_parts(config, here=False)
-        self._checked.add(told)
+    def _check(self, configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], *, first: int = 0) -> None:
+        """Check the parts of configurations; what was found right with another seed is not made again."""
+        new: dict[str, int] = {}
+        for position, config in enumerate(configs):
+            told = config_fingerprint({**_resolved(config), "seed": None})
+            if told not in self._checked:
+                new.setdefault(told, position)
+        unknown = [configs[position] for position in new.values()]
+        refused = apart(_first_refused, unknown) if unknown and self._here else _first_refused(unknown, here=False)
+        if refused:
+            position = [*new.values()][refused[0]]
+            raise ConfigError(_of_job(first + position, overrides[position], refused[1]))
+        self._checked |= new.keys()
 
     def _frozen(self, config: DictConfig, overrides: Sequence[str], number: int) -> Job:
         resolved = _resolved(config)
@@ -145,21 +150,26 @@ class Plan:
         return job
 
 
-@contextmanager
-def _of_job(overrides: Sequence[str], number: int) -> Iterator[None]:
-    """Say of a ConfigError which job it is about."""
-    try:
-        yield
-    except Exception as error:
-        plain = error if isinstance(error, FmxError) else translate(error)
-        if plain is None:
-            raise
-        raise ConfigError(f"job {number} ({' '.join(overrides)}): {plain}") from error
-
-
-def _check_here(config: DictConfig) -> None:
+def _first_refused(configs: Sequence[DictConfig], *, here: bool = True) -> tuple[int, str] | None:
+    """The position of the first configuration whose parts cannot be made, and why not."""
     register_resolvers()
-    check_parts(config)
+    for position, config in enumerate(configs):
+        try:
+            check_parts(config, here=here)
+        except Exception as error:
+            plain = _plain(error)
+            if plain is None:
+                raise
+            return position, str(plain)
+    return None
+
+
+def _plain(error: Exception) -> FmxError | None:
+    return error if isinstance(error, FmxError) else translate(error)
+
+
+def _of_job(number: int, overrides: Sequence[str], message: object) -> str:
+    return f"job {number} ({' '.join(overrides)}): {message}"
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
