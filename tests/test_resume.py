@@ -109,25 +109,29 @@ def test_twenty_killed_runs_on_the_real_data(command, tmp_path):
     run = ["data=fashion_mnist", "data.batch_size=64", *ALL_AT_ONCE, "trainer.max_epochs=3", "logger=none"]
     run += ["trainer.limit_train_batches=24", "trainer.limit_val_batches=4", "trainer.limit_test_batches=4"]
     run += ["trainer.checkpoint_every_s=0.2"]
-    began = time.monotonic()
-    whole = command(*run, "hydra.run.dir=whole", cwd=tmp_path)
-    assert whole.returncode == 0, whole.stdout + whole.stderr
-    length = time.monotonic() - began
+    for name in ("first", "whole"):  # the first one reads cold files, and takes longer than those to come
+        began = time.monotonic()
+        whole = command(*run, f"hydra.run.dir={name}", cwd=tmp_path)
+        assert whole.returncode == 0, whole.stdout + whole.stderr
+        length = time.monotonic() - began
+    assert_same(tmp_path / "first", tmp_path / "whole")
     moments = random.Random(20)
-    stopped = 0
     for number in range(20):
         folder = tmp_path / f"cut{number}"
         arguments = [*run, "resume=auto", f"hydra.run.dir={folder}"]
-        for _ in range(2 if number % 4 == 0 else 1):
-            signum = signal.SIGTERM if number % 3 == 0 else signal.SIGKILL
-            moment = (number + moments.random()) / 20 * length
-            stopped += command(*arguments, cwd=tmp_path, send=(moment, signum)).returncode in {-9, 143}
+        signum = signal.SIGTERM if number % 3 == 0 else signal.SIGKILL
+        moment = (number + moments.random()) / 20 * length
+        while (code := command(*arguments, cwd=tmp_path, send=(moment, signum)).returncode) == 0:
+            shutil.rmtree(folder)  # it was over before the signal came: again, and sooner
+            moment *= 0.8
+        assert code in {-signum, 128 + signum}
+        if number % 4 == 0:
+            command(*arguments, cwd=tmp_path, send=(moments.random() * length, signum))
         if not (folder / "run.json").exists() or json.loads((folder / "run.json").read_text())["status"] != "completed":
             done = command(*arguments, cwd=tmp_path)
             assert done.returncode == 0, (number, done.stdout + done.stderr)
         assert_same(folder, tmp_path / "whole")
         shutil.rmtree(folder)
-    assert stopped >= 15
 
 
 @pytest.fixture
