@@ -107,7 +107,7 @@ def test_stopped_twice(command, tmp_path, name):
 def test_twenty_killed_runs_on_the_real_data(command, tmp_path):
     """SIGKILL and SIGTERM at random moments from the start to the test; every fourth run is killed again."""
     run = ["data=fashion_mnist", "data.batch_size=64", *ALL_AT_ONCE, "trainer.max_epochs=3", "logger=none"]
-    run += ["trainer.limit_train_batches=24", "trainer.limit_val_batches=4", "trainer.limit_test_batches=4"]
+    run += ["trainer.limit_train_batches=40", "trainer.limit_val_batches=4", "trainer.limit_test_batches=4"]
     run += ["trainer.checkpoint_every_s=0.2"]
     for name in ("first", "whole"):  # the first one reads cold files, and takes longer than those to come
         began = time.monotonic()
@@ -123,7 +123,7 @@ def test_twenty_killed_runs_on_the_real_data(command, tmp_path):
         moment = (number + moments.random()) / 20 * length
         while (code := command(*arguments, cwd=tmp_path, send=(moment, signum)).returncode) == 0:
             shutil.rmtree(folder)  # it was over before the signal came: again, and sooner
-            moment *= 0.8
+            moment *= 0.9
         assert code in {-signum, 128 + signum}
         if number % 4 == 0:
             command(*arguments, cwd=tmp_path, send=(moments.random() * length, signum))

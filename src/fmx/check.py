@@ -58,7 +58,7 @@ def check(config: DictConfig, *, alone: bool = False) -> None:
         check_started(resolved["trainer"], names_folder=given or resolved["resume"] not in {None, "auto"})
         if is_first_process(num_processes(resolved["trainer"])):
             check_same_run(resolved, Path(config.hydra.run.dir), resolved["resume"])
-    check_parts(config)
+    check_parts(config, resolved)
 
 
 def check_names(config: DictConfig) -> dict[str, Any]:
@@ -78,20 +78,19 @@ def check_names(config: DictConfig) -> dict[str, Any]:
     return dict(resolved)
 
 
-def check_parts(config: DictConfig, *, here: bool = True) -> None:
+def check_parts(config: DictConfig, resolved: Mapping[str, Any], *, here: bool = True) -> None:
     """Import the targets, bind their signatures, and make what needs no data.
 
-    here: it will run on this machine, not on another one, which may have what this one lacks.
+    resolved: what check_names returned. here: it will run on this machine, not on another one, which may have what this
+    one lacks.
     """
     from fmx.rehearsal import rehearse
     from fmx.targets import check_accelerator, check_targets
 
-    ours = _without_hydra(config)
-    resolved: Any = OmegaConf.to_container(ours, resolve=True)
     check_targets(resolved)
     if here:
         check_accelerator(resolved["trainer"])
-    rehearse(ours, here=here)
+    rehearse(_without_hydra(config), here=here)
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:

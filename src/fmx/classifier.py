@@ -79,7 +79,7 @@ class Classifier(LightningModule):
         """Note the sizes of the gradients, to be looked at with the losses."""
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if gradients and not scales_gradients(self.trainer):
-            # What torch.nn.utils.get_total_norm begins with: the whole of it takes a small network's step 3 % longer.
+            # What torch.nn.utils.get_total_norm begins with; a small network's step would feel the rest of it.
             self.tally.add_norms(torch._foreach_norm(gradients))  # noqa: SLF001
 
     def images_of(self, step: "Step") -> str:

@@ -19,7 +19,7 @@ __all__ = ["command", "main", "run"]
 
 STARTED = time.time()
 # How often an OpenMP thread that has nothing to do looks for work before it sleeps; read when torch is imported. GNU's
-# own 300,000 keep a core from other processes that share it, and a step then takes up to four times as long.
+# own 300,000 keep a core from other processes that share it, for which the step itself has to wait then.
 SPINS = "60000"
 register_resolvers()
 
@@ -60,6 +60,7 @@ def main() -> None:
         else:
             sys.argv[1:] = retyped(sys.argv[1:])
             run()
+        sys.stdout.flush()  # here, where a reader that has seen enough is nothing wrong
 
 
 def command() -> NoReturn:

@@ -4,11 +4,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.core.utils import filter_overrides
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from fmx.check import check_names, check_parts
 from fmx.composition import quoted, register_resolvers
@@ -64,6 +64,13 @@ class Job:
         return [*frozen, f"hydra.run.dir={quoted(str(self.run_dir))}"]
 
 
+class _Composed(NamedTuple):
+    position: int  # on the command line
+    overrides: list[str]
+    config: DictConfig
+    resolved: dict[str, Any]
+
+
 class Plan:
     """Composes the jobs of one sweep from its master configuration, and freezes each in the sweep directory.
 
@@ -83,79 +90,79 @@ class Plan:
         known: the numbers of an earlier sweep's jobs by fingerprint; others get the numbers from there on.
         """
         composed = [self._compose(each, number) for number, each in enumerate(overrides)]
-        self._check(composed, overrides)
+        self._check(composed)
         numbers, jobs = dict(known), list[Job]()
-        for config, each in zip(composed, overrides, strict=True):
-            fingerprint = config_fingerprint(_resolved(config))
+        for each in composed:
+            fingerprint = config_fingerprint(each.resolved)
             number = numbers.setdefault(fingerprint, max(numbers.values(), default=-1) + 1)
             if number in {job.number for job in jobs}:
-                log.warning("%s is the same as job %d: it is run once", " ".join(each), number)
+                log.warning("%s is the same as job %d: it is run once", " ".join(each.overrides), number)
             else:
-                with open_dict(config):
-                    config.hydra.job.id = config.hydra.job.num = number
-                jobs.append(self._frozen(config, each, number))
+                jobs.append(self._frozen(each, number))
         return jobs
 
     def job(self, overrides: Sequence[str], number: int) -> Job:
         """One job by its number; ConfigError where it cannot run."""
-        config = self._compose(overrides, number)
-        self._check([config], [overrides], first=number)
-        return self._frozen(config, overrides, number)
+        composed = self._compose(overrides, number)
+        self._check([composed])
+        return self._frozen(composed, number)
 
-    def check(self, overrides: Sequence[str]) -> None:
-        """ConfigError where a job with these overrides could not run."""
-        self._check([self._compose(overrides, 0)], [overrides])
-
-    def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
+    def _compose(self, overrides: Sequence[str], position: int) -> _Composed:
         try:
             config: DictConfig = self._context.config_loader.load_sweep_config(self._config, list(overrides))
-            with open_dict(config):
-                config.hydra.job.id = config.hydra.job.num = number
-            check_names(config)
+            _set_number(config, position)
+            return _Composed(position, list(overrides), config, check_names(config))
         except Exception as error:
             plain = _plain(error)
             if plain is None:
                 raise
-            raise ConfigError(_of_job(number, overrides, plain)) from error
-        return config
+            raise ConfigError(_of_job(position, overrides, plain)) from error
 
-    def _check(self, configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]], *, first: int = 0) -> None:
+    def _check(self, composed: Sequence[_Composed]) -> None:
         """Check the parts of configurations; what was found right with another seed is not made again."""
-        new: dict[str, int] = {}
-        for position, config in enumerate(configs):
-            told = config_fingerprint({**_resolved(config), "seed": None})
-            if told not in self._checked:
-                new.setdefault(told, position)
-        unknown = [configs[position] for position in new.values()]
-        refused = apart(_first_refused, unknown) if unknown and self._here else _first_refused(unknown, here=False)
-        if refused:
-            position = [*new.values()][refused[0]]
-            raise ConfigError(_of_job(first + position, overrides[position], refused[1]))
+        new: dict[str, _Composed] = {}
+        for each in composed:
+            new.setdefault(config_fingerprint({**each.resolved, "seed": None}), each)
+        unknown = [each for told, each in new.items() if told not in self._checked]
+        if unknown:
+            parts = [(each.config, each.resolved) for each in unknown]
+            refused = apart(_first_refused, parts) if self._here else _first_refused(parts, here=False)
+            if refused:
+                position, why = refused
+                raise ConfigError(_of_job(unknown[position].position, unknown[position].overrides, why))
         self._checked |= new.keys()
 
-    def _frozen(self, config: DictConfig, overrides: Sequence[str], number: int) -> Job:
-        resolved = _resolved(config)
+    def _frozen(self, composed: _Composed, number: int) -> Job:
+        trainer = composed.resolved["trainer"]
         job = Job(
             number=number,
-            overrides=list(overrides),
+            overrides=composed.overrides,
             sweep_dir=self.sweep_dir,
-            fingerprint=config_fingerprint(resolved),
-            processes=num_processes(resolved["trainer"]),
-            nodes=resolved["trainer"].get("num_nodes", 1),
-            accelerator=str(resolved["trainer"].get("accelerator")),
+            fingerprint=config_fingerprint(composed.resolved),
+            processes=num_processes(trainer),
+            nodes=trainer.get("num_nodes", 1),
+            accelerator=str(trainer.get("accelerator")),
         )
         folder = self.sweep_dir / FROZEN_JOBS
         folder.mkdir(parents=True, exist_ok=True)
-        freeze_job(config, folder / f"{number}.yaml")
+        _set_number(composed.config, number)
+        freeze_job(composed.config, folder / f"{number}.yaml")
         return job
 
 
-def _first_refused(configs: Sequence[DictConfig], *, here: bool = True) -> tuple[int, str] | None:
-    """The position of the first configuration whose parts cannot be made, and why not."""
+def _set_number(config: DictConfig, number: int) -> None:
+    with open_dict(config):
+        config.hydra.job.id = config.hydra.job.num = number
+
+
+def _first_refused(
+    configs: Sequence[tuple[DictConfig, Mapping[str, Any]]], *, here: bool = True
+) -> tuple[int, str] | None:
+    """The position of the first configuration, as composed and as resolved, whose parts cannot be made, and why not."""
     register_resolvers()
-    for position, config in enumerate(configs):
+    for position, (config, resolved) in enumerate(configs):
         try:
-            check_parts(config, here=here)
+            check_parts(config, resolved, here=here)
         except Exception as error:
             plain = _plain(error)
             if plain is None:
@@ -170,9 +177,3 @@ def _plain(error: Exception) -> FmxError | None:
 
 def _of_job(number: int, overrides: Sequence[str], message: object) -> str:
     return f"job {number} ({' '.join(overrides)}): {message}"
-
-
-def _resolved(config: DictConfig) -> dict[str, Any]:
-    ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    plain: Any = OmegaConf.to_container(ours, resolve=True)
-    return dict(plain)

@@ -23,7 +23,7 @@ def work(arguments: Sequence[str], log: Path, threads: int, env: Mapping[str, st
     sweep's process; once that is gone, the job saves its state and ends.
     """
     os.setsid()
-    gc.freeze()  # looking through all that was imported, once, would copy it into this process: half a second
+    gc.freeze()  # a collection that looked through all the imports would copy them into this process
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
