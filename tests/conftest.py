@@ -17,6 +17,8 @@ import slurm_cluster
 
 # Tests run side by side, one a core: a second thread each would only make them wait for one another.
 os.environ["OMP_NUM_THREADS"] = "1"
+# A shell that starts the tests in the background has SIGINT ignored, and so would every process that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

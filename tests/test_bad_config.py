@@ -35,6 +35,7 @@ COMMAND_LINE = {
     "trainer.precision=8": ["trainer.precision must be one of auto, 32-true, bf16-mixed", "got 8"],
     "trainer.strategy=foo": ["trainer", "'foo'", "ddp"],
     "trainer.gradient_clip_val=-1": ["trainer.gradient_clip_val must be a number greater than 0 or null, got -1"],
+    "trainer.max_epochs=3 trainer.check_val_every_n_epoch=4": ["check_val_every_n_epoch=4", "leaves no validation"],
     "optim.lr=-1": ["optim.lr must be a number greater than 0, got -1"],
     "optim.lr=abc": ["optim.lr must be a number greater than 0, got 'abc'"],
     "optim.lr=null": ["optim.lr must be a number greater than 0, got null"],
@@ -252,3 +253,11 @@ def test_a_run_directory_that_cannot_be_made(command, tmp_path, path):
     assert done.returncode == 1
     assert done.stderr.startswith(f"cannot write {path}: ")
     assert [entry.read_text() for entry in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_training_that_ends_before_its_first_validation(command, tmp_path):
+    steps = ["trainer.check_val_every_n_epoch=null", "trainer.val_check_interval=50", "trainer.max_epochs=2"]
+    done = command("data=digits", "model=mlp", *steps, "hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "val_check_interval=50 leaves no validation to choose a checkpoint by in 40 training steps" in done.stderr
+    assert not (tmp_path / "run/history.csv").exists()

@@ -1,17 +1,19 @@
-"""What makes training quick changes nothing: losses to the bit, images, figures, hooks that somebody uses."""
+"""What makes training quick changes nothing: losses to the bit, images, steps without Lightning's hooks."""
 
 import csv
-from types import SimpleNamespace
+import warnings
 
 import pytest
 import torch
-from pytorch_lightning import Callback, LightningModule
-from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import EMAWeightAveraging
 
 from fmx.augment import RandomCrop, RandomErasing, RandomHorizontalFlip
 from fmx.build import build_classifier, build_data
+from fmx.callbacks.lean_steps import LeanSteps
+from fmx.checkpoint import load_checkpoint
 from fmx.composition import compose_config
-from fmx.idle_hooks import skip_idle_hooks
+from same_runs import assert_same, points
 
 DIGITS = ["data=digits", "model=lenet", "augment=none", "trainer.precision=32-true"]
 
@@ -90,21 +92,68 @@ def test_augmentations_are_what_they_say_pixel_by_pixel(channels):
     assert 0.05 < (erased == 0).float().mean() < 0.35
 
 
-def test_only_hooks_that_do_nothing_are_skipped():
-    class Counts(Callback):
-        seen = 0
+LEAN = {
+    "the defaults": ["model=lenet", "augment=flip", "trainer.max_epochs=3"],
+    "clipped, in bf16": ["model=dropout_cnn", "trainer.precision=bf16-mixed", "trainer.gradient_clip_val=0.1"],
+    "clipped by value": ["model=mlp", "trainer.gradient_clip_val=0.01", "+trainer.gradient_clip_algorithm=value"],
+    "validated by steps": [
+        "model=mlp", "schedule=step", "schedule.warmup_steps=9", "callbacks.history.every_step=true",
+        "trainer.val_check_interval=17", "trainer.check_val_every_n_epoch=null", "trainer.log_every_n_steps=5",
+    ],
+    "so many steps": ["model=mlp", "optim=sgd", "+trainer.max_steps=33", "trainer.max_epochs=4"],
+    "a part of each epoch": ["model=mlp", "schedule=plateau", "trainer.limit_train_batches=7", "trainer.max_epochs=4"],
+}  # fmt: skip
 
-        def on_before_zero_grad(self, *_):
-            self.seen += 1
 
-    class Module(LightningModule):
-        def on_after_backward(self):
-            pass
+@pytest.mark.parametrize("name", LEAN)
+def test_lean_steps_are_lightnings_to_the_bit(command, tmp_path, name):
+    """Weights, optimizer, schedule, history, each point of the curves, and Lightning's own counters."""
+    for folder, seconds in ("lean", 10), ("plain", 0):
+        overrides = ["data=digits", "data.batch_size=64", "trainer.max_epochs=2", *LEAN[name]]
+        overrides += [f"callbacks.lean_steps.at_most_s={seconds}", f"hydra.run.dir={folder}"]
+        finished = command(*overrides, cwd=tmp_path)
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert_same(tmp_path / "lean", tmp_path / "plain")
+    assert points(tmp_path / "lean") == points(tmp_path / "plain")
+    lean, plain = (load_checkpoint(tmp_path / folder / "checkpoints/last.ckpt") for folder in ("lean", "plain"))
+    assert lean["loops"] == plain["loops"]
+    assert lean["global_step"] == plain["global_step"] > 10
 
-    counts, module = Counts(), Module()
-    trainer = SimpleNamespace(callbacks=[counts], profiler=PassThroughProfiler())
-    skip_idle_hooks(trainer, module)
-    assert callable(counts.on_before_zero_grad)
-    assert callable(module.on_after_backward)
-    assert counts.on_after_backward is None
-    assert module.on_before_zero_grad is None
+
+class SeesEachStep(Callback):
+    def on_after_backward(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "options", "calls"),
+    [
+        ([], {}, [0, 9, 19]),  # the first step, the one that logs, the last
+        ([], {"val_check_interval": 8}, [0, 7, 8, 9, 15, 16, 19]),
+        ([SeesEachStep()], {}, list(range(20))),
+        ([EMAWeightAveraging()], {}, list(range(20))),
+        ([], {"accumulate_grad_batches": 2}, list(range(20))),
+        ([], {"profiler": "simple"}, list(range(20))),
+    ],
+)
+def test_which_steps_stay_lightnings(tmp_path, callbacks, options, calls):
+    cfg = compose_config(["data=digits", "model=mlp", "schedule=constant"])
+    classifier, data, seen = build_classifier(cfg), build_data(cfg), []
+    step = classifier.training_step
+
+    def training_step(batch, batch_idx):
+        seen.append(batch_idx)
+        return step(batch, batch_idx)
+
+    classifier.training_step = training_step
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|lightning_utilities")
+        trainer = Trainer(
+        callbacks=[LeanSteps(at_most_s=10.0), *callbacks], max_epochs=1, log_every_n_steps=10, accelerator="cpu",
+        default_root_dir=tmp_path, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False, **options,
+    )  # fmt: skip
+        trainer.fit(classifier, datamodule=data)
+    assert trainer.num_training_batches == 20
+    assert seen == calls
+    assert trainer.global_step == 20 // trainer.accumulate_grad_batches

@@ -18,12 +18,11 @@ from pytorch_lightning import Trainer, seed_everything
 from torch import nn
 
 from fmx.checkpoint import CheckpointFiles
-from fmx.classifier import Classifier
+from fmx.classifier import Classifier, scales_gradients
 from fmx.composition import literal
 from fmx.datamodule import ImageDataModule
 from fmx.errors import ConfigError, FmxError
 from fmx.hardware import describe_device, keep_freed_memory, resolve_precision
-from fmx.idle_hooks import skip_idle_hooks
 from fmx.ranks import num_processes, started_by_srun
 from fmx.record import Record
 
@@ -61,7 +60,6 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     with record.timed("data_s"):
         data = build_data(cfg)
     trainer = _trainer(cfg, classifier.net)
-    skip_idle_hooks(trainer, classifier)
     described = {"name": data.name, "sizes": data.sizes(), **data.fingerprints()}
     record.check_data(described)
     record.update(
@@ -160,6 +158,11 @@ def _trainer(cfg: DictConfig, net: nn.Module) -> Trainer:
         default_root_dir=cfg.run_dir,
     )
     assert isinstance(trainer, Trainer)
+    if scales_gradients(trainer) and cfg.trainer.gradient_clip_val is not None and cfg.optim.get("fused"):
+        raise ConfigError(
+            "trainer.gradient_clip_val does not go with trainer.precision=16-mixed and a fused optimizer, which undoes "
+            "the scale of the gradients too late; set optim.fused=false"
+        )
     return trainer
 
 

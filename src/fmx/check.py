@@ -263,3 +263,9 @@ def check_values(config: Mapping[str, Any]) -> None:
     weights, num_classes = config["loss"].get("weight"), config["data"]["num_classes"]
     if isinstance(weights, list) and len(weights) != num_classes:
         raise ConfigError(f"loss.weight must have one number for each of the {num_classes} classes, got {len(weights)}")
+    every, epochs = config["trainer"].get("check_val_every_n_epoch"), config["trainer"]["max_epochs"]
+    if every is not None and every > epochs and config["data"].get("validation") != "none":
+        raise ConfigError(
+            f"trainer.check_val_every_n_epoch={every} with trainer.max_epochs={epochs} leaves no validation to choose "
+            "a checkpoint by; validate more often"
+        )

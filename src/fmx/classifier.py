@@ -1,6 +1,5 @@
 """The LightningModule: a network, a loss, an optimizer, a schedule and metrics, logged leanly."""
 
-import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -10,6 +9,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
@@ -57,23 +57,17 @@ class Classifier(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the batch's mean training loss."""
+        return self.train_on(batch, Step(self.global_step, self.current_epoch, batch_idx))
+
+    def train_on(self, batch: Batch, step: "Step") -> Tensor:
+        """Return the mean training loss of a step's batch, and note how it did."""
         images, labels = batch
-        alone = len(images) == 1 and batch_idx > 0  # what the last batch of an epoch may be
+        alone = len(images) == 1 and step.batch > 0  # what the last batch of an epoch may be
         with _running_statistics(self.net) if alone else nullcontext():
             logits = self.net(images)
         loss: Tensor = self.loss(logits, labels)
-        self.tally.add(Step(self.global_step, self.current_epoch, batch_idx), loss, logits, labels)
+        self.tally.add(step, loss, logits, labels)
         return loss
-
-    # Lightning asks for the parameters before each step; inspect finds them quickly here and slowly elsewhere.
-    training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set the name of the running hook, which Lightning notes forty times a step, without a module's checks."""
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Note the sizes of the gradients, to be looked at with the losses."""
@@ -81,6 +75,16 @@ class Classifier(LightningModule):
         if gradients and not scales_gradients(self.trainer):
             # What torch.nn.utils.get_total_norm begins with; a small network's step would feel the rest of it.
             self.tally.add_norms(torch._foreach_norm(gradients))  # noqa: SLF001
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip as Lightning would, who refuses to where an optimizer is fused, even if bf16-mixed scales nothing."""
+        if scales_gradients(self.trainer):
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val is not None:
+            clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
+            clip([p for group in optimizer.param_groups for p in group["params"]], gradient_clip_val)
 
     def images_of(self, step: "Step") -> str:
         """The positions in the training set of the images of a step, as far as this process served them."""

@@ -10,6 +10,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
 from fmx.classifier import Classifier
+from fmx.errors import ConfigError
 from fmx.random_state import random_state, restore_random_state
 
 __all__ = ["ASK_EVERY", "BestCheckpoint", "LastCheckpoint", "checkpoint_dir", "is_between_steps"]
@@ -22,13 +23,13 @@ def checkpoint_dir(trainer: Trainer) -> Path:
     return Path(trainer.default_root_dir) / "checkpoints"
 
 
-def is_between_steps(trainer: Trainer, batch_idx: int) -> bool:
+def is_between_steps(trainer: Trainer) -> bool:
     """Whether nothing but the next training step follows this one: no validation, no gradient half summed up."""
     loop = trainer.fit_loop.epoch_loop
-    if (batch_idx + 1) % trainer.accumulate_grad_batches or loop.batch_progress.is_last_batch:
+    if (loop.batch_idx + 1) % trainer.accumulate_grad_batches or loop.batch_progress.is_last_batch:
         return False
     every = trainer.val_check_batch
-    counted = loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
+    counted = loop.total_batch_idx if trainer.check_val_every_n_epoch is None else loop.batch_idx
     return not isinstance(every, int) or (counted + 1) % every != 0
 
 
@@ -53,6 +54,17 @@ class BestCheckpoint(ModelCheckpoint):
         if not trainer.datamodule.has_validation:  # type: ignore[attr-defined]
             self.monitor = None
         super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """ConfigError where training would end before its first validation."""
+        super().on_train_start(trainer, pl_module)
+        steps = trainer.num_training_batches * (trainer.max_epochs or 1)
+        every = trainer.val_check_batch
+        if self.monitor and trainer.check_val_every_n_epoch is None and isinstance(every, int) and every > steps:
+            raise ConfigError(
+                f"trainer.val_check_interval={every} leaves no validation to choose a checkpoint by in {steps:.0f} "
+                "training steps; validate more often"
+            )
 
 
 class LastCheckpoint(Checkpoint):
@@ -104,7 +116,7 @@ class LastCheckpoint(Checkpoint):
         """Save the state in the middle of an epoch where it is time to."""
         if trainer.world_size > 1 and batch_idx % ASK_EVERY:
             return
-        due = time.monotonic() - self._saved >= self.every_s and is_between_steps(trainer, batch_idx)
+        due = time.monotonic() - self._saved >= self.every_s and is_between_steps(trainer)
         if trainer.world_size > 1:
             due = trainer.strategy.reduce_boolean_decision(due, all=False)
         if due:

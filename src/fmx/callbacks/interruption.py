@@ -39,7 +39,7 @@ class Interruption(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save and stop where a signal came, as soon as no validation is due first."""
-        between = is_between_steps(trainer, batch_idx)
+        between = is_between_steps(trainer)
         if between and (trainer.world_size == 1 or batch_idx % ASK_EVERY == 0):
             self._stop_if_asked(trainer)
 

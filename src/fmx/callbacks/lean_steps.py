@@ -1,0 +1,130 @@
+"""Training steps without Lightning's bookkeeping, wherever it has nothing to do at them."""
+
+import time
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.strategies import SingleDeviceStrategy
+from torch import Tensor
+
+from fmx.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, is_between_steps
+from fmx.callbacks.interruption import Interruption
+from fmx.callbacks.learning_rate import LearningRate
+from fmx.callbacks.progress import Progress
+from fmx.classifier import Classifier, Step, scales_gradients
+
+__all__ = ["LeanSteps"]
+
+STEP_HOOKS = [
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+]
+# Callbacks to which it is the same whether they are called after each step or after several.
+PATIENT = (BestCheckpoint, LastCheckpoint, Interruption, LearningRate, Progress)
+
+
+class LeanSteps(Callback):
+    """Follows each of Lightning's training steps by more of them, for at most `at_most_s` seconds; 0 for none.
+
+    They compute what Lightning would, to the bit, and count as its own, but call no hook: a small network's step takes
+    half as long. Those at which something is due stay Lightning's: an epoch's last, the one before a validation, those
+    that log, the last of all. All do where another callback, precision 16-mixed, a profiler, several processes or
+    accumulated gradients need to see each step.
+    """
+
+    def __init__(self, *, at_most_s: float) -> None:
+        self.at_most_s = at_most_s
+        self._apply = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find out whether anybody needs to see each step."""
+        self._apply = (
+            isinstance(pl_module, Classifier)
+            and isinstance(trainer.strategy, SingleDeviceStrategy)
+            and type(trainer.profiler) is PassThroughProfiler  # type: ignore[attr-defined]
+            and trainer.accumulate_grad_batches == 1
+            and not scales_gradients(trainer)
+            and not any(map(_needs_each_step, trainer.callbacks))  # type: ignore[attr-defined]
+        )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Train on the batches that come next."""
+        if not self._apply or trainer.should_stop or not is_between_steps(trainer):
+            return
+        assert isinstance(pl_module, Classifier)
+        loop, fetcher, began = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher, time.monotonic()  # noqa: SLF001
+        assert fetcher is not None
+        place, first, taken, room = loop.batch_idx + 1, trainer.global_step, 0, _room(trainer)
+        train = _Training(trainer, pl_module)
+        while taken < room and time.monotonic() - began < self.at_most_s:
+            images_and_labels, _, _ = next(fetcher)
+            train(images_and_labels, Step(first + taken, trainer.current_epoch, place + taken))
+            taken += 1
+        loop.batch_progress.increment_by(taken, is_last_batch=fetcher.done)
+        loop._batches_that_stepped += taken  # noqa: SLF001 - where the loggers' curves go on
+        loop.scheduler_progress.increment_by(taken * len(train.schedulers))
+        loop.automatic_optimization.optim_progress.optimizer.step.increment_by(taken)
+        loop.automatic_optimization.optim_progress.optimizer.zero_grad.increment_by(taken)
+
+
+def _needs_each_step(callback: Callback) -> bool:
+    return not isinstance(callback, (LeanSteps, *PATIENT)) and any(
+        getattr(type(callback), hook) is not getattr(Callback, hook) for hook in STEP_HOOKS
+    )
+
+
+def _room(trainer: Trainer) -> int:
+    """How many steps may follow this one before a step at which Lightning has something to do."""
+    loop = trainer.fit_loop.epoch_loop
+    room = trainer.num_training_batches - 1 - (loop.batch_idx + 1)
+    room = min(room, _until(loop._batches_that_stepped + 1, trainer.log_every_n_steps))  # type: ignore[attr-defined]  # noqa: SLF001
+    if isinstance(trainer.val_check_batch, int):
+        counted = loop.total_batch_idx if trainer.check_val_every_n_epoch is None else loop.batch_idx
+        room = min(room, _until(counted + 1, trainer.val_check_batch))
+    if trainer.max_steps != -1:
+        room = min(room, trainer.max_steps - 1 - trainer.global_step)
+    return int(room)
+
+
+def _until(position: int, every: int) -> int:
+    """How many positions from this one on, counted from 0, come before the last one of a group of `every`."""
+    return every - 1 - position % every if every else position
+
+
+class _Training:
+    """What Lightning's loops do with one batch, in their order."""
+
+    def __init__(self, trainer: Trainer, classifier: Classifier) -> None:
+        self.classifier = classifier
+        self.data = trainer.datamodule  # type: ignore[attr-defined]
+        self.device = classifier.device
+        self.precision = trainer.precision_plugin
+        self.clip = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
+        (self.optimizer,) = trainer.optimizers
+        configs = trainer.lr_scheduler_configs
+        self.schedulers = [config.scheduler for config in configs if config.interval == "step"]
+
+    def __call__(self, batch: Any, step: Step) -> None:
+        batch = self.data.transfer_batch_to_device(self.precision.convert_input(batch), self.device, 0)
+        batch = self.data.on_after_batch_transfer(batch, 0)
+
+        def closure() -> Tensor:
+            with self.precision.train_step_context():
+                loss = self.classifier.train_on(batch, step)
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.classifier.on_before_optimizer_step(self.optimizer)
+            if self.clip[0] is not None:
+                self.classifier.configure_gradient_clipping(self.optimizer, *self.clip)
+            return loss.detach()
+
+        self.optimizer.step(closure)  # type: ignore[arg-type]
+        for scheduler in self.schedulers:
+            scheduler.step()
