@@ -190,34 +190,32 @@ class Tally:
     def __init__(self, images_of: Callable[[Step], str] = lambda _: "") -> None:
         self._images_of = images_of
         self.tolerates = False
-        self._waiting: list[tuple[Step, Tensor, Tensor, Tensor]] = []
-        self._norms: list[tuple[Step, Sequence[Tensor]]] = []
-        self._step = Step(0, 0, 0)
+        self._waiting: list[tuple[Step, int]] = []  # steps and their images
+        self._notes: _Notes | None = None  # what is known of those steps
         self.sums = [0.0, 0.0, 0.0]  # loss times images, right images, images
         self.steps: list[tuple[int, float, float]] | None = None  # step, loss, accuracy; kept where a list is set
 
     def add(self, step: Step, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Note one training step."""
-        self._waiting.append((step, loss.detach(), logits.detach(), labels))
         if len(self._waiting) == FLUSH_EVERY:
             self.flush()
-        self._step = step
+        if self._notes is None or self._notes.batch_size < len(labels):
+            self.flush()
+            self._notes = _Notes(len(labels), labels.device)
+        self._notes.add(len(self._waiting), loss.detach(), logits.detach(), labels)
+        self._waiting.append((step, len(labels)))
 
     def add_norms(self, norms: Sequence[Tensor]) -> None:
         """Note how large the gradients of the last step are."""
-        self._norms.append((self._step, norms))
+        if self._notes is not None and self._waiting:
+            torch.amax(torch.stack([*norms]).float(), 0, out=self._notes.norms[len(self._waiting) - 1])
 
-    def _check(self, losses: Tensor, norms: Sequence[tuple[Step, Sequence[Tensor]]]) -> None:
+    def _check(self, losses: Sequence[float], norms: Sequence[float]) -> None:
         """TrainingError for the first step whose loss, or else whose gradient, is not finite."""
-        values = [(step, "loss", loss) for (step, *_), loss in zip(self._waiting, losses.tolist(), strict=True)]
-        if norms:
-            steps, lengths = zip(*((step, norm) for step, each in norms for norm in each), strict=True)
-            values += [
-                (step, "gradient", length) for step, length in zip(steps, torch.stack([*lengths]).tolist(), strict=True)
-            ]
-        bad = [each for each in values if not math.isfinite(each[2])]
-        if bad and not self.tolerates:
-            step, what, value = min(bad, key=lambda each: each[0].number)
+        for (step, _), loss, norm in zip(self._waiting, losses, norms, strict=True):
+            if math.isfinite(loss) and math.isfinite(norm):
+                continue
+            what, value = ("gradient", norm) if math.isfinite(loss) else ("loss", loss)
             raise TrainingError(
                 f"the training {what} became {value} at step {step.number + 1} (epoch {step.epoch + 1}, batch "
                 f"{step.batch + 1}{self._images_of(step)}); the last good checkpoint is kept. Try a smaller optim.lr, "
@@ -226,27 +224,19 @@ class Tally:
 
     def flush(self) -> None:
         """Sum up the waiting steps; TrainingError names the first whose loss or gradients are not finite."""
-        if not self._waiting:
+        if not self._waiting or self._notes is None:
             return
-        losses = torch.stack([loss for _, loss, _, _ in self._waiting]).double().cpu()
-        self._check(losses, self._norms)
-        waiting, self._waiting, self._norms = self._waiting, [], []
-        if self.tolerates:
-            waiting = [each for each, loss in zip(waiting, losses.tolist(), strict=True) if math.isfinite(loss)]
-            losses = losses[losses.isfinite()]
-        if not waiting:
-            return
-        steps, _, logits_list, labels_list = zip(*waiting, strict=True)
-        counts = torch.tensor([len(labels) for labels in labels_list], dtype=torch.float64)
-        hits = torch.cat(logits_list).argmax(1) == torch.cat(labels_list)
-        parts = torch.split(hits, [len(labels) for labels in labels_list])
-        right = torch.stack([part.sum() for part in parts]).double().cpu()
+        losses, norms, right = self._notes.take(len(self._waiting))
+        if not self.tolerates:
+            self._check(losses, norms)
         # One by one: the sum must not depend on when someone looked.
-        for part in zip((losses * counts).tolist(), right.tolist(), counts.tolist(), strict=True):
-            self.sums = [total + value for total, value in zip(self.sums, part, strict=True)]
-        if self.steps is not None:
-            accuracies = (right / counts).tolist()
-            self.steps += zip([step.number for step in steps], losses.tolist(), accuracies, strict=True)
+        for (step, count), loss, hits in zip(self._waiting, losses, right, strict=True):
+            if not math.isfinite(loss):
+                continue
+            self.sums = [total + value for total, value in zip(self.sums, (loss * count, hits, count), strict=True)]
+            if self.steps is not None:
+                self.steps.append((step.number, loss, hits / count))
+        self._waiting = []
 
     def state(self) -> dict[str, Any]:
         """What was summed up since the last look, as plain values."""
@@ -263,3 +253,32 @@ class Tally:
         loss, right, count = reduce(torch.tensor(self.sums, dtype=torch.float64), reduce_op="sum")
         self.sums = [0.0, 0.0, 0.0]
         return {"train/loss": (loss / count).float(), "train/accuracy": (right / count).float()} if count else {}
+
+
+class _Notes:
+    """What a Tally keeps of each step, in memory of its own on the device.
+
+    A tensor kept from each step would lie between those that the next steps could use again: the heap falls to pieces,
+    and a training on a CPU becomes slower and larger.
+    """
+
+    def __init__(self, batch_size: int, device: torch.device) -> None:
+        self.batch_size = batch_size
+        self.losses = torch.zeros(FLUSH_EVERY, device=device)
+        self.norms = torch.zeros(FLUSH_EVERY, device=device)
+        self.hits = torch.zeros(FLUSH_EVERY, batch_size, dtype=torch.bool, device=device)
+
+    def add(self, place: int, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        self.losses[place] = loss
+        hits = self.hits[place]
+        if len(labels) < self.batch_size:
+            hits.zero_()
+            hits = hits[: len(labels)]
+        torch.eq(logits.argmax(1), labels, out=hits)
+
+    def take(self, steps: int) -> tuple[list[float], list[float], list[float]]:
+        """Losses, largest norms and right images of the first steps; the norms begin anew."""
+        figures = torch.stack([self.losses[:steps], self.norms[:steps], self.hits[:steps].sum(1)]).double().tolist()
+        self.norms.zero_()
+        losses, norms, right = figures
+        return losses, norms, right
