@@ -13,6 +13,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from fmx.build import Experiment
+from fmx.callbacks.collected import Collected
 from fmx.checkpoint import load_weights
 from fmx.classifier import Classifier
 from fmx.datamodule import ImageDataModule, Part
@@ -87,12 +88,12 @@ def predict(
         enable_model_summary=False,
         use_distributed_sampler=False,
         limit_predict_batches=limit,
+        callbacks=[collected := Collected(len(data.indices[part]))],
     )
     data.predict_part = part
-    batches = trainer.predict(classifier, datamodule=data)
-    assert batches is not None
-    logits, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    return Predictions(labels=labels, logits=logits, indices=data.indices[part][: len(labels)])
+    trainer.predict(classifier, datamodule=data, return_predictions=False)
+    logits, labels = (each[: collected.count] for each in collected.arrays)
+    return Predictions(labels=labels, logits=logits, indices=data.indices[part][: collected.count])
 
 
 def score(predictions: Predictions, classifier: Classifier, class_names: Sequence[str]) -> dict[str, Any]:

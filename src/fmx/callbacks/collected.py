@@ -1,0 +1,30 @@
+"""The predictions of many batches, in one piece."""
+
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+__all__ = ["Collected"]
+
+
+class Collected(Callback):
+    """Writes what each batch's predict_step returns, tensors of as many rows as the batch has images, into `arrays`.
+
+    images: how many there may be; `count` of them were predicted. Kept batch by batch, the tensors would lie between
+    those that the next batch could use again, and a prediction's memory would grow with the number of its batches.
+    """
+
+    def __init__(self, images: int) -> None:
+        self._images = images
+        self.arrays: list[Tensor] = []
+        self.count = 0
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
+    ) -> None:
+        """Take a batch's rows."""
+        self.arrays = self.arrays or [each.new_empty(self._images, *each.shape[1:]) for each in outputs]
+        for array, rows in zip(self.arrays, outputs, strict=True):
+            array[self.count : self.count + len(rows)] = rows
+        self.count += len(outputs[0])
