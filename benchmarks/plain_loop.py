@@ -26,6 +26,7 @@ def main() -> None:
     arguments, overrides = parser.parse_known_args()
     keep_freed_memory()
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
     cfg = compose_config(overrides)
     torch.manual_seed(cfg.seed)
     parts, data, device = build_classifier(cfg), build_data(cfg), torch.device(arguments.device)

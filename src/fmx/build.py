@@ -55,6 +55,8 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     # Lightning's advice about workers and its own deprecations are not the reader's business.
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     keep_freed_memory()
+    # What trainer.deterministic would fill first is written before it is read: a tenth of a step for nothing.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     seed_everything(cfg.seed, workers=True, verbose=False)
     classifier = build_classifier(cfg)
     with record.timed("data_s"):

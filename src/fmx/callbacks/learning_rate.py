@@ -22,6 +22,7 @@ class LearningRate(LearningRateMonitor):
             super().on_train_batch_start(trainer, *args, **kwargs)
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Log the rate where it may change each epoch."""
-        if trainer.loggers:
-            super().on_train_epoch_start(trainer, *args, **kwargs)
+        """Log each rate once an epoch, however often it may change: a short training has a curve too."""
+        rates = self._extract_stats(trainer, "any")
+        for logger in trainer.loggers:
+            logger.log_metrics(rates, step=trainer.fit_loop.epoch_loop._batches_that_stepped)  # noqa: SLF001
