@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from fmx.errors import DataError
+from fmx.errors import ConfigError, DataError
 
 if TYPE_CHECKING:  # an ONNX file is read without torch
     from omegaconf import DictConfig
@@ -105,8 +105,8 @@ def signature_of(config: "DictConfig", *, normalize: Where) -> Signature:
     data: Any = OmegaConf.to_container(config.data, resolve=True)
     try:
         signature = _read(config.model.name, data, normalize)
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise DataError(f"the run's configuration of its data is damaged: {error!r}") from error
+    except (ArithmeticError, AttributeError, ConfigError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise DataError(f"the run's configuration of its data is damaged: {error!r:.300}") from error
     if not signature.is_sound():
         raise DataError("the run's configuration of its data says classes or an input that cannot be right")
     return signature
