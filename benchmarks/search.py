@@ -32,8 +32,8 @@ RUN = [
     "hydra.launcher.threads=1",  # so that as many workers as there are cores do not wait for one another
     "trainer.max_epochs=9",
     f"trainer.limit_train_batches={STEPS_PER_EPOCH}",
-    "trainer.limit_val_batches=2",
-    "trainer.limit_test_batches=1",
+    "trainer.limit_val_batches=8",
+    "trainer.limit_test_batches=4",
 ]
 SPACE = [
     "optim=adamw,rmsprop,sgd",
