@@ -26,6 +26,11 @@ class Interruption(Checkpoint):
         self._signum: int | None = None
         self._earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
+    @property
+    def asked(self) -> bool:
+        """Whether a signal came that asks this process to stop."""
+        return self._signum is not None
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen from the first step on: Lightning has set its own handlers by now."""
         for number in self._earlier:
@@ -44,7 +49,7 @@ class Interruption(Checkpoint):
             self._stop_if_asked(trainer)
 
     def _stop_if_asked(self, trainer: Trainer, *, at_epoch_start: bool = False) -> None:
-        asked = self._signum is not None
+        asked = self.asked
         if trainer.world_size > 1:
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
         if not asked:

@@ -40,9 +40,11 @@ class LeanSteps(Callback):
     def __init__(self, *, at_most_s: float) -> None:
         self.at_most_s = at_most_s
         self._apply = False
+        self._interruptions: list[Interruption] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find out whether anybody needs to see each step."""
+        """Find out whether anybody needs to see each step, and who knows of signals."""
+        self._interruptions = [each for each in trainer.callbacks if isinstance(each, Interruption)]  # type: ignore[attr-defined]
         self._apply = (
             isinstance(pl_module, Classifier)
             and isinstance(trainer.strategy, SingleDeviceStrategy)
@@ -63,7 +65,7 @@ class LeanSteps(Callback):
         assert fetcher is not None
         place, first, taken, room = loop.batch_idx + 1, trainer.global_step, 0, _room(trainer)
         train = _Training(trainer, pl_module)
-        while taken < room and time.monotonic() - began < self.at_most_s:
+        while taken < room and time.monotonic() - began < self.at_most_s and not self._asked_to_stop():
             images_and_labels, _, _ = next(fetcher)
             train(images_and_labels, Step(first + taken, trainer.current_epoch, place + taken))
             taken += 1
@@ -72,6 +74,9 @@ class LeanSteps(Callback):
         loop.scheduler_progress.increment_by(taken * len(train.schedulers))
         loop.automatic_optimization.optim_progress.optimizer.step.increment_by(taken)
         loop.automatic_optimization.optim_progress.optimizer.zero_grad.increment_by(taken)
+
+    def _asked_to_stop(self) -> bool:
+        return any(each.asked for each in self._interruptions)
 
 
 def _needs_each_step(callback: Callback) -> bool:
