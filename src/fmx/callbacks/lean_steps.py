@@ -49,7 +49,6 @@ class LeanSteps(Callback):
             isinstance(pl_module, Classifier)
             and isinstance(trainer.strategy, SingleDeviceStrategy)
             and type(trainer.profiler) is PassThroughProfiler  # type: ignore[attr-defined]
-            and trainer.accumulate_grad_batches == 1
             and not scales_gradients(trainer)
             and not any(map(_needs_each_step, trainer.callbacks))  # type: ignore[attr-defined]
         )
@@ -58,7 +57,9 @@ class LeanSteps(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Train on the batches that come next."""
-        if not self._apply or trainer.should_stop or not is_between_steps(trainer):
+        if not self._apply or trainer.should_stop or trainer.accumulate_grad_batches > 1:
+            return
+        if not is_between_steps(trainer):
             return
         assert isinstance(pl_module, Classifier)
         loop, fetcher, began = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher, time.monotonic()  # noqa: SLF001
@@ -89,7 +90,8 @@ def _room(trainer: Trainer) -> int:
     """How many steps may follow this one before a step at which Lightning has something to do."""
     loop = trainer.fit_loop.epoch_loop
     room = trainer.num_training_batches - 1 - (loop.batch_idx + 1)
-    room = min(room, _until(loop._batches_that_stepped + 1, trainer.log_every_n_steps))  # type: ignore[attr-defined]  # noqa: SLF001
+    if log_every := trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        room = min(room, _until(loop._batches_that_stepped + 1, log_every))  # noqa: SLF001
     if isinstance(trainer.val_check_batch, int):
         counted = loop.total_batch_idx if trainer.check_val_every_n_epoch is None else loop.batch_idx
         room = min(room, _until(counted + 1, trainer.val_check_batch))
@@ -100,7 +102,7 @@ def _room(trainer: Trainer) -> int:
 
 def _until(position: int, every: int) -> int:
     """How many positions from this one on, counted from 0, come before the last one of a group of `every`."""
-    return every - 1 - position % every if every else position
+    return every - 1 - position % every
 
 
 class _Training:
@@ -117,8 +119,8 @@ class _Training:
         self.schedulers = [config.scheduler for config in configs if config.interval == "step"]
 
     def __call__(self, batch: Any, step: Step) -> None:
-        batch = self.data.transfer_batch_to_device(self.precision.convert_input(batch), self.device, 0)
-        batch = self.data.on_after_batch_transfer(batch, 0)
+        batch = self.data.on_before_batch_transfer(self.precision.convert_input(batch), 0)
+        batch = self.data.on_after_batch_transfer(self.data.transfer_batch_to_device(batch, self.device, 0), 0)
 
         def closure() -> Tensor:
             with self.precision.train_step_context():
