@@ -75,7 +75,18 @@ def check_names(config: DictConfig) -> dict[str, Any]:
         check_keys(plain)  # a mistyped key is the likely reason why an interpolation leads nowhere
         raise
     check_values(resolved)
+    _check_validations(resolved["trainer"], resolved["data"])
     return dict(resolved)
+
+
+def _check_validations(trainer: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Whether there will be a validation to choose a checkpoint by."""
+    every, epochs = trainer.get("check_val_every_n_epoch"), trainer.get("max_epochs")
+    if every is not None and epochs is not None and every > epochs and data.get("validation") != "none":
+        raise ConfigError(
+            f"trainer.check_val_every_n_epoch={every} with trainer.max_epochs={epochs} leaves no validation to choose "
+            "a checkpoint by; validate more often"
+        )
 
 
 def check_parts(config: DictConfig, resolved: Mapping[str, Any], *, here: bool = True) -> None:
@@ -263,9 +274,3 @@ def check_values(config: Mapping[str, Any]) -> None:
     weights, num_classes = config["loss"].get("weight"), config["data"]["num_classes"]
     if isinstance(weights, list) and len(weights) != num_classes:
         raise ConfigError(f"loss.weight must have one number for each of the {num_classes} classes, got {len(weights)}")
-    every, epochs = config["trainer"].get("check_val_every_n_epoch"), config["trainer"]["max_epochs"]
-    if every is not None and every > epochs and config["data"].get("validation") != "none":
-        raise ConfigError(
-            f"trainer.check_val_every_n_epoch={every} with trainer.max_epochs={epochs} leaves no validation to choose "
-            "a checkpoint by; validate more often"
-        )

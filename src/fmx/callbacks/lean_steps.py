@@ -31,10 +31,10 @@ PATIENT = (BestCheckpoint, LastCheckpoint, Interruption, LearningRate, Progress)
 class LeanSteps(Callback):
     """Follows each of Lightning's training steps by more of them, for at most `at_most_s` seconds; 0 for none.
 
-    They compute what Lightning would, to the bit, and count as its own, but call no hook: a small network's step takes
-    half as long. Those at which something is due stay Lightning's: an epoch's last, the one before a validation, those
-    that log, the last of all. All do where another callback, precision 16-mixed, a profiler, several processes or
-    accumulated gradients need to see each step.
+    They compute what Lightning would, to the bit, and count as its own, but call no hook, which is most of what a small
+    network's step costs more than a plain loop's (benchmarks/overhead.py). Those at which something is due stay
+    Lightning's: an epoch's last, the one before a validation, those that log, the last of all. All do where another
+    callback, precision 16-mixed, a profiler, several processes or accumulated gradients need to see each step.
     """
 
     def __init__(self, *, at_most_s: float) -> None:
