@@ -36,6 +36,7 @@ COMMAND_LINE = {
     "trainer.strategy=foo": ["trainer", "'foo'", "ddp"],
     "trainer.gradient_clip_val=-1": ["trainer.gradient_clip_val must be a number greater than 0 or null, got -1"],
     "trainer.max_epochs=3 trainer.check_val_every_n_epoch=4": ["check_val_every_n_epoch=4", "leaves no validation"],
+    "trainer.precision=16-mixed trainer.gradient_clip_val=1": ["gradient_clip_val", "set optim.fused=false"],
     "optim.lr=-1": ["optim.lr must be a number greater than 0, got -1"],
     "optim.lr=abc": ["optim.lr must be a number greater than 0, got 'abc'"],
     "optim.lr=null": ["optim.lr must be a number greater than 0, got null"],

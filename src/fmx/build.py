@@ -18,7 +18,7 @@ from pytorch_lightning import Trainer, seed_everything
 from torch import nn
 
 from fmx.checkpoint import CheckpointFiles
-from fmx.classifier import Classifier, scales_gradients
+from fmx.classifier import Classifier
 from fmx.composition import literal
 from fmx.datamodule import ImageDataModule
 from fmx.errors import ConfigError, FmxError
@@ -160,11 +160,6 @@ def _trainer(cfg: DictConfig, net: nn.Module) -> Trainer:
         default_root_dir=cfg.run_dir,
     )
     assert isinstance(trainer, Trainer)
-    if scales_gradients(trainer) and cfg.trainer.gradient_clip_val is not None and cfg.optim.get("fused"):
-        raise ConfigError(
-            "trainer.gradient_clip_val does not go with trainer.precision=16-mixed and a fused optimizer, which undoes "
-            "the scale of the gradients too late; set optim.fused=false"
-        )
     return trainer
 
 

@@ -76,6 +76,7 @@ def check_names(config: DictConfig) -> dict[str, Any]:
         raise
     check_values(resolved)
     _check_validations(resolved["trainer"], resolved["data"])
+    _check_clipping(resolved["trainer"], resolved["optim"])
     return dict(resolved)
 
 
@@ -86,6 +87,15 @@ def _check_validations(trainer: Mapping[str, Any], data: Mapping[str, Any]) -> N
         raise ConfigError(
             f"trainer.check_val_every_n_epoch={every} with trainer.max_epochs={epochs} leaves no validation to choose "
             "a checkpoint by; validate more often"
+        )
+
+
+def _check_clipping(trainer: Mapping[str, Any], optim: Mapping[str, Any]) -> None:
+    """Whether gradients can be clipped: in 16-mixed they are scaled, and a fused optimizer undoes that by itself."""
+    if trainer.get("precision") == "16-mixed" and trainer.get("gradient_clip_val") is not None and optim.get("fused"):
+        raise ConfigError(
+            "trainer.gradient_clip_val does not go with trainer.precision=16-mixed and a fused optimizer; set "
+            "optim.fused=false"
         )
 
 

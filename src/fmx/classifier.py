@@ -226,9 +226,10 @@ class Tally:
         """Sum up the waiting steps; TrainingError names the first whose loss or gradients are not finite."""
         if not self._waiting or self._notes is None:
             return
-        losses, norms, right = self._notes.take(len(self._waiting))
+        losses, norms, right = self._notes.first(len(self._waiting))
         if not self.tolerates:
             self._check(losses, norms)
+        self._notes.norms.zero_()
         # One by one: the sum must not depend on when someone looked.
         for (step, count), loss, hits in zip(self._waiting, losses, right, strict=True):
             if not math.isfinite(loss):
@@ -276,9 +277,8 @@ class _Notes:
             hits = hits[: len(labels)]
         torch.eq(logits.argmax(1), labels, out=hits)
 
-    def take(self, steps: int) -> tuple[list[float], list[float], list[float]]:
-        """Losses, largest norms and right images of the first steps; the norms begin anew."""
+    def first(self, steps: int) -> tuple[list[float], list[float], list[float]]:
+        """Losses, largest norms and right images of the first steps."""
         figures = torch.stack([self.losses[:steps], self.norms[:steps], self.hits[:steps].sum(1)]).double().tolist()
-        self.norms.zero_()
         losses, norms, right = figures
         return losses, norms, right
