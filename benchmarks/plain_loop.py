@@ -16,7 +16,7 @@ import torch
 
 from fmx.build import build_classifier, build_data
 from fmx.composition import compose_config
-from fmx.hardware import keep_freed_memory, resolve_precision
+from fmx.hardware import ask_for_gpus_once, keep_freed_memory, resolve_precision
 
 
 def main() -> None:
@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--result", type=Path, required=True)
     arguments, overrides = parser.parse_known_args()
     keep_freed_memory()
+    ask_for_gpus_once()
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False
     cfg = compose_config(overrides)

@@ -1,6 +1,6 @@
 """Each recipe as tutorials write it against the same recipe in fmx: seconds an epoch, whole process, accuracy.
 
-    python benchmarks/vs_tutorial.py [--epochs 1] [--seeds 2] [--only lenet_mnist,mlp_sgd] [--device cuda] [--table]
+    python benchmarks/vs_tutorial.py [--epochs 2] [--seeds 5] [--only lenet_mnist,mlp_sgd] [--device cuda] [--table]
 
 The two sides take turns, a new seed each round; both evaluate after each epoch. fmx runs with everything on. A few
 epochs show the speed; the published lengths are those of `make recipes`. --table only writes the README's table again.
@@ -114,8 +114,8 @@ def write(results: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", default=",".join(RECIPES))
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--table", action="store_true")

@@ -15,6 +15,8 @@ from torch import nn
 from torchvision import models as torchvision_models
 
 from fmx.errors import DataError
+from fmx.models.dropout import Dropout
+from fmx.models.narrow_conv import NarrowConv2d
 from fmx.models.pretrained import Pretrained
 from fmx.models.torchvision_net import adapt_kernel
 
@@ -370,3 +372,64 @@ def test_a_file_that_holds_no_weights_is_refused(damage, tmp_path):
         pretrained("squeezenet1_1", weights=str(path))
     assert str(error.value).endswith("FILE), or use model.net.weights=null")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_drops_its_share_and_keeps_the_mean(dtype, memory_format):
+    ones = torch.ones(64, 30, 15, 15, dtype=dtype).to(memory_format=memory_format).requires_grad_()
+    dropout = Dropout(0.3)
+    torch.manual_seed(1)
+    dropped = dropout(ones)
+    torch.manual_seed(1)
+    assert torch.equal(dropout(ones), dropped)  # the generator's seed decides
+    assert not torch.equal(dropout(ones), dropped)
+    assert dropped.is_contiguous(memory_format=memory_format)
+    kept = dropped != 0
+    assert kept.float().mean().item() == pytest.approx(0.7, abs=0.004)  # of 432,000 values: five standard deviations
+    for dim in range(4):  # nowhere more than elsewhere
+        assert kept.float().mean(dim=[d for d in range(4) if d != dim]).sub(0.7).abs().max() < 0.03
+    assert torch.equal(dropped[kept], torch.full_like(dropped[kept], 1 / 0.7))
+    dropped.backward(torch.ones_like(dropped))
+    assert torch.equal(ones.grad, dropped)
+    assert torch.equal(dropout.eval()(ones), ones)
+
+
+@pytest.mark.parametrize("values", [0, 1, 7, 8])
+def test_dropout_of_any_number_of_values(values):
+    x = torch.randn(2, values)[:, ::2]  # not dense
+    assert torch.equal(Dropout(0.0)(x), x)
+    assert torch.equal(Dropout(1.0)(x), torch.zeros_like(x))
+    dropped = Dropout(0.5)(x)
+    assert ((dropped == 0) | (dropped == 2 * x)).all()
+
+
+@pytest.mark.parametrize(
+    ("batch", "size", "kernel", "stride", "padding"),
+    [
+        (8, 7, 3, 1, 1),
+        (9, 7, 3, 1, 1),
+        (3, 14, 4, 2, 1),
+        (5, 12, 5, 1, 0),
+        (7, 11, 3, 2, 0),
+        (1, 16, 3, 3, 2),
+        (4, 2, 2, 2, 0),
+    ],
+)
+def test_a_narrow_convolution_is_torchs(batch, size, kernel, stride, padding):
+    narrow = NarrowConv2d(3, 5, kernel, stride=stride, padding=padding)
+    plain = nn.Conv2d(3, 5, kernel, stride=stride, padding=padding)
+    plain.load_state_dict(narrow.state_dict())
+    images = torch.randn(batch, 3, size, size)
+    results = []
+    for convolution in (narrow, plain):
+        x = images.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            maps = convolution(x)
+        assert maps.dtype == torch.bfloat16
+        torch.manual_seed(2)
+        maps.backward(torch.randn_like(maps))
+        results.append((maps, x.grad, convolution.weight.grad, convolution.bias.grad))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.02, atol=0.02 * other.abs().max().item())
+    assert torch.equal(narrow(images), plain(images))  # in float32

@@ -1,6 +1,7 @@
 """What makes training quick changes nothing: losses to the bit, images, steps without Lightning's hooks."""
 
 import csv
+import os
 import warnings
 
 import pytest
@@ -13,6 +14,7 @@ from fmx.build import build_classifier, build_data
 from fmx.callbacks.lean_steps import LeanSteps
 from fmx.checkpoint import load_checkpoint
 from fmx.composition import compose_config
+from fmx.hardware import ask_for_gpus_once
 from same_runs import assert_same, points
 
 DIGITS = ["data=digits", "model=lenet", "augment=none", "trainer.precision=32-true"]
@@ -157,3 +159,19 @@ def test_which_steps_stay_lightnings(tmp_path, callbacks, options, calls):
     assert trainer.num_training_batches == 20
     assert seen == calls
     assert trainer.global_step == 20 // trainer.accumulate_grad_batches
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_step_without_a_gpu_does_not_search_for_its_library(monkeypatch):
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as Lightning sets it
+    searches = []
+    monkeypatch.setattr(torch.cuda, "_raw_device_count_nvml", lambda: searches.append(True) or -1)
+    weight = torch.nn.Parameter(torch.ones(1))
+    weight.grad = torch.ones(1)
+    optimizer = torch.optim.AdamW([weight], fused=True)
+    optimizer.step()
+    ask_for_gpus_once()
+    searches.clear()
+    optimizer.step()
+    assert not searches
+    assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == "0"

@@ -22,7 +22,7 @@ from fmx.classifier import Classifier
 from fmx.composition import literal
 from fmx.datamodule import ImageDataModule
 from fmx.errors import ConfigError, FmxError
-from fmx.hardware import describe_device, keep_freed_memory, resolve_precision
+from fmx.hardware import ask_for_gpus_once, describe_device, keep_freed_memory, resolve_precision
 from fmx.ranks import num_processes, started_by_srun
 from fmx.record import Record
 
@@ -55,6 +55,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     # Lightning's advice about workers and its own deprecations are not the reader's business.
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     keep_freed_memory()
+    ask_for_gpus_once()
     # What trainer.deterministic would fill first is written before it is read: a tenth of a step for nothing.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     seed_everything(cfg.seed, workers=True, verbose=False)

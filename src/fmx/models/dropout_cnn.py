@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from fmx.models.dropout import Dropout
 from fmx.models.fully_connected import fully_connected
 from fmx.models.sizes import flattened_size, positive, positive_list
 
@@ -37,11 +38,11 @@ class DropoutCNN(nn.Module):
             nn.Conv2d(in_channels, first, kernel),  # (B, 32, 24, 24)
             nn.MaxPool2d(2),  # (B, 32, 12, 12)
             nn.ReLU(),
-            nn.Dropout(dropout_prob),
+            Dropout(dropout_prob),
             nn.Conv2d(first, second, kernel),  # (B, 64, 8, 8)
             nn.MaxPool2d(2),  # (B, 64, 4, 4)
             nn.ReLU(),
-            nn.Dropout(dropout_prob),
+            Dropout(dropout_prob),
             nn.Flatten(),  # (B, 1024)
         )
         num_features = flattened_size(self.features, in_channels, image_size, model="dropout_cnn")
