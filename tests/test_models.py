@@ -16,7 +16,6 @@ from torchvision import models as torchvision_models
 
 from fmx.errors import DataError
 from fmx.models.dropout import Dropout
-from fmx.models.narrow_conv import NarrowConv2d
 from fmx.models.pretrained import Pretrained
 from fmx.models.torchvision_net import adapt_kernel
 
@@ -402,34 +401,3 @@ def test_dropout_of_any_number_of_values(values):
     assert torch.equal(Dropout(1.0)(x), torch.zeros_like(x))
     dropped = Dropout(0.5)(x)
     assert ((dropped == 0) | (dropped == 2 * x)).all()
-
-
-@pytest.mark.parametrize(
-    ("batch", "size", "kernel", "stride", "padding"),
-    [
-        (8, 7, 3, 1, 1),
-        (9, 7, 3, 1, 1),
-        (3, 14, 4, 2, 1),
-        (5, 12, 5, 1, 0),
-        (7, 11, 3, 2, 0),
-        (1, 16, 3, 3, 2),
-        (4, 2, 2, 2, 0),
-    ],
-)
-def test_a_narrow_convolution_is_torchs(batch, size, kernel, stride, padding):
-    narrow = NarrowConv2d(3, 5, kernel, stride=stride, padding=padding)
-    plain = nn.Conv2d(3, 5, kernel, stride=stride, padding=padding)
-    plain.load_state_dict(narrow.state_dict())
-    images = torch.randn(batch, 3, size, size)
-    results = []
-    for convolution in (narrow, plain):
-        x = images.clone().requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16):
-            maps = convolution(x)
-        assert maps.dtype == torch.bfloat16
-        torch.manual_seed(2)
-        maps.backward(torch.randn_like(maps))
-        results.append((maps, x.grad, convolution.weight.grad, convolution.bias.grad))
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other, rtol=0.02, atol=0.02 * other.abs().max().item())
-    assert torch.equal(narrow(images), plain(images))  # in float32

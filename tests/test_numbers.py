@@ -79,6 +79,46 @@ def test_it_stops_with_the_step_and_its_images(command, tmp_path, spoil, said):
     assert not (tmp_path / "run/metrics.json").exists()
 
 
+SPOILED_WEIGHT = """
+from fmx.models.mlp import MLP
+
+
+class Spoiled(MLP):
+    def __init__(self, *, at, bias, **options):
+        super().__init__(**options)
+        self.step, layers = 0, [module for module in self.modules() if hasattr(module, "bias")]
+        for layer in layers if not bias else []:
+            layer.register_parameter("bias", None)
+
+        def spoil(grad):
+            self.step += 1
+            return grad * float("inf" if self.step == at else 1)
+
+        layers[0].weight.register_hook(spoil)
+"""
+
+
+@pytest.mark.parametrize(
+    ("at", "bias", "said"),
+    [
+        (20, True, "net.head.0.weight has values that are not finite after step 20"),  # the last one before a checkpoint
+        (25, True, "the training loss became nan at step 26"),
+        (25, False, "the training gradient became nan at step 25"),
+    ],
+)
+def test_a_weight_alone_that_is_spoiled_reaches_no_checkpoint(command, tmp_path, at, bias, said):
+    (tmp_path / "weights.py").write_text(SPOILED_WEIGHT)
+    model = ["model=mlp", "model.net._target_=weights.Spoiled", f"+model.net.at={at}", f"+model.net.bias={bias}"]
+    environment = {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    done = command(*COMMON, *model, cwd=tmp_path, env=environment)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert said in done.stderr
+    kept = list((tmp_path / "run/checkpoints").glob("*.ckpt"))
+    assert len(kept) == (2 if at > 20 else 0)
+    for path in kept:
+        assert all(weight.isfinite().all() for weight in torch.load(path, weights_only=True)["state_dict"].values())
+
+
 @pytest.mark.parametrize("spoil", [([3, 25], "nan", 1), ([3, 25], 1, "inf")])
 def test_it_skips_and_counts_where_that_is_asked_for(command, tmp_path, spoil):
     skip = "callbacks=[default,ema,skip_nonfinite]"

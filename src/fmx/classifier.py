@@ -21,6 +21,10 @@ __all__ = ["Classifier", "scales_gradients", "validates"]
 
 Batch = tuple[Tensor, Tensor]  # images float (B, C, H, W), labels int64 (B,)
 MANY = 8  # images that an error lists
+REMEDIES = (
+    "Try a smaller optim.lr, trainer.gradient_clip_val=1, trainer.precision=32-true or "
+    "'callbacks=[default,skip_nonfinite]'"
+)
 FLUSH_EVERY = 64  # training steps between two looks at the losses: each look makes the CPU wait for the GPU
 
 
@@ -73,8 +77,11 @@ class Classifier(LightningModule):
         """Note the sizes of the gradients, to be looked at with the losses."""
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if gradients and not scales_gradients(self.trainer):
+            # Biases, and what normalisation adds, sum up all that flows back through their layers: what is not finite
+            # there is not finite in them, and they are soon looked at. Where there are none, everything is.
+            vectors = [gradient for gradient in gradients if gradient.dim() == 1]
             # What torch.nn.utils.get_total_norm begins with; a small network's step would feel the rest of it.
-            self.tally.add_norms(torch._foreach_norm(gradients))  # noqa: SLF001
+            self.tally.add_norms(torch._foreach_norm(vectors or gradients))  # noqa: SLF001
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -135,8 +142,14 @@ class Classifier(LightningModule):
         return self.net(images).float().cpu(), labels.cpu()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Look at the losses before a checkpoint is written: weights after a NaN must not replace good ones."""
+        """Look at losses and weights before a checkpoint is written: weights after a NaN must not replace good ones."""
         self.tally.flush()
+        for name, weight in self.named_parameters():
+            if not weight.isfinite().all():
+                raise TrainingError(
+                    f"{name} has values that are not finite after step {self.global_step}; the last good checkpoint is "
+                    f"kept. {REMEDIES}"
+                )
 
     def configure_optimizers(self) -> Any:
         """Make the optimizer over what is not frozen, and its schedule for the length of this training."""
@@ -218,8 +231,7 @@ class Tally:
             what, value = ("gradient", norm) if math.isfinite(loss) else ("loss", loss)
             raise TrainingError(
                 f"the training {what} became {value} at step {step.number + 1} (epoch {step.epoch + 1}, batch "
-                f"{step.batch + 1}{self._images_of(step)}); the last good checkpoint is kept. Try a smaller optim.lr, "
-                "trainer.gradient_clip_val=1, trainer.precision=32-true or 'callbacks=[default,skip_nonfinite]'"
+                f"{step.batch + 1}{self._images_of(step)}); the last good checkpoint is kept. {REMEDIES}"
             )
 
     def flush(self) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fmx.models.narrow_conv import NarrowConv2d
 from fmx.models.sizes import flattened_size, positive, positive_list
 
 __all__ = ["CosineCNN", "CosineStem"]
@@ -67,10 +66,10 @@ class CosineCNN(nn.Module):
             CosineStem(
                 in_channels=in_channels, kernel_size=kernel_size, stride=stride, emphasis=emphasis
             ),  # (B, 32, 14, 14)
-            NarrowConv2d(2 * in_channels * kernel_size**2, first, 4, stride=2, padding=1),  # (B, 48, 7, 7)
+            nn.Conv2d(2 * in_channels * kernel_size**2, first, 4, stride=2, padding=1),  # (B, 48, 7, 7)
             nn.BatchNorm2d(first),
             nn.ReLU(),
-            NarrowConv2d(first, second, 3, padding=1),  # (B, 96, 7, 7)
+            nn.Conv2d(first, second, 3, padding=1),  # (B, 96, 7, 7)
             nn.MaxPool2d(2),  # (B, 96, 3, 3); before the next two, which then have a quarter of the values
             nn.BatchNorm2d(second),
             nn.ReLU(),
