@@ -7,6 +7,7 @@ layers alone take, forward and backward: what no framework around them can save.
 """
 
 import argparse
+import math
 import statistics
 import time
 import warnings
@@ -139,8 +140,8 @@ def measure(recipe: str, rounds: int) -> dict[str, Any]:
     alone = arithmetic(ways[0], chunks[0])
     seconds = {way.name: statistics.median(way.seconds) for way in ways}
     print(recipe, {name: f"{1e3 * value:.2f} ms" for name, value in seconds.items()}, f"{1e3 * alone:.2f} ms alone")
-    return {"batch_size": ways[0].data.batch_size, "mixed": ways[0].mixed, "seconds": seconds,
-            "arithmetic_s": alone, "compile_s": cold}  # fmt: skip
+    return {"steps_per_epoch": math.ceil(len(order) / ways[0].data.batch_size), "mixed": ways[0].mixed,
+            "seconds": seconds, "arithmetic_s": alone, "compile_s": cold}  # fmt: skip
 
 
 def write(results: dict[str, Any]) -> None:
@@ -148,13 +149,14 @@ def write(results: dict[str, Any]) -> None:
     for recipe, entry in results["measured"].items():
         seconds = entry["seconds"]
         ratios = [f"{seconds[name] / seconds['fmx']:.2f}" if name in seconds else "—" for name in WAYS[1:]]
-        share = f"{100 * entry['arithmetic_s'] / seconds['fmx']:.0f} %"
-        rows.append([f"`{recipe}`", f"{1e3 * seconds['fmx']:.2f} ms", share, *ratios])
-    header = ["recipe", "a step", "arithmetic", *WAYS[1:]]
+        steps, alone = entry["steps_per_epoch"], entry["arithmetic_s"]
+        share = f"{alone * steps:.2f} s ({100 * alone / seconds['fmx']:.0f} %)"
+        rows.append([f"`{recipe}`", f"{1e3 * seconds['fmx']:.2f} ms", f"{steps}", share, *ratios])
+    header = ["recipe", "a step", "steps", "arithmetic", *WAYS[1:]]
     compiled = statistics.median(entry["compile_s"] for entry in results["measured"].values())
     caption = (
-        f"Medians; from the third column on: the share of the step, then times as long as fmx's step. Compiling took "
-        f"{compiled:.0f} s. On {in_words(results['machine'])}."
+        f"Medians; steps of an epoch; the arithmetic's seconds of an epoch and share of a step; then times as long as "
+        f"fmx's step. Compiling took {compiled:.0f} s. On {in_words(results['machine'])}."
     )
     write_table("steps", header, rows, caption)
 
