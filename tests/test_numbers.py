@@ -101,7 +101,8 @@ class Spoiled(MLP):
 @pytest.mark.parametrize(
     ("at", "bias", "said"),
     [
-        (20, True, "net.head.0.weight has values that are not finite after step 20"),  # the last one before a checkpoint
+        # The last step before a checkpoint.
+        (20, True, "net.head.0.weight has values that are not finite after step 20"),
         (25, True, "the training loss became nan at step 26"),
         (25, False, "the training gradient became nan at step 25"),
     ],

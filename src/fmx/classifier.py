@@ -221,7 +221,7 @@ class Tally:
     def add_norms(self, norms: Sequence[Tensor]) -> None:
         """Note how large the gradients of the last step are."""
         if self._notes is not None and self._waiting:
-            torch.amax(torch.stack([*norms]).float(), 0, out=self._notes.norms[len(self._waiting) - 1])
+            self._notes.add_norms(len(self._waiting) - 1, norms)
 
     def _check(self, losses: Sequence[float], norms: Sequence[float]) -> None:
         """TrainingError for the first step whose loss, or else whose gradient, is not finite."""
@@ -280,14 +280,18 @@ class _Notes:
         self.losses = torch.zeros(FLUSH_EVERY, device=device)
         self.norms = torch.zeros(FLUSH_EVERY, device=device)
         self.hits = torch.zeros(FLUSH_EVERY, batch_size, dtype=torch.bool, device=device)
+        self._places = list(zip(self.losses.unbind(), self.norms.unbind(), self.hits.unbind(), strict=True))
 
     def add(self, place: int, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        self.losses[place] = loss
-        hits = self.hits[place]
+        kept, _, hits = self._places[place]
+        kept.copy_(loss)
         if len(labels) < self.batch_size:
             hits.zero_()
             hits = hits[: len(labels)]
         torch.eq(logits.argmax(1), labels, out=hits)
+
+    def add_norms(self, place: int, norms: Sequence[Tensor]) -> None:
+        torch.amax(torch.stack([*norms]).float(), 0, out=self._places[place][1])
 
     def first(self, steps: int) -> tuple[list[float], list[float], list[float]]:
         """Losses, largest norms and right images of the first steps."""
