@@ -3,7 +3,8 @@
     python benchmarks/vs_tutorial.py [--epochs 2] [--seeds 5] [--only lenet_mnist,mlp_sgd] [--device cuda] [--table]
 
 The two sides take turns, a new seed each round; both evaluate after each epoch. fmx runs with everything on. A few
-epochs show the speed; the published lengths are those of `make recipes`. --table only writes the README's table again.
+epochs show the speed; the published lengths are those of `make recipes`. --only keeps the other rows as they are, and
+--table only writes the README's table again.
 """
 
 import argparse
@@ -125,7 +126,9 @@ def main() -> None:
     if not arguments.table:
         machine, data = describe(arguments.device), extracted()
         options = {"epochs": arguments.epochs, "seeds": arguments.seeds, "device": arguments.device, "data": data}
-        save("vs_tutorial", machine, {recipe: measure(recipe, **options) for recipe in arguments.only.split(",")})
+        measured = {recipe: measure(recipe, **options) for recipe in arguments.only.split(",")}
+        kept = load("vs_tutorial", arguments.device)["measured"] if set(measured) < set(RECIPES) else {}
+        save("vs_tutorial", machine, kept | measured)
     write(load("vs_tutorial", arguments.device))
 
 

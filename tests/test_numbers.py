@@ -149,6 +149,18 @@ def test_a_smaller_last_batch_of_the_validation_counts_as_what_it_is(command, tm
     assert math.isclose(float(rows(tmp_path)[-1]["val/loss"]), figures["val"]["loss"], rel_tol=1e-5)
 
 
+@pytest.mark.parametrize("together", [1, 4])
+def test_the_seconds_of_an_epoch_that_goes_on_after_its_last_validation(command, tmp_path, together):
+    every = ["trainer.val_check_interval=15", "trainer.check_val_every_n_epoch=null"]  # of 20 batches, 1,221 images
+    run(command, tmp_path, "model=mlp", *every, f"trainer.accumulate_grad_batches={together}", "trainer.max_epochs=1")
+    (row,) = rows(tmp_path)
+    assert int(row["step"]) == 15 // together
+    timing = json.loads((tmp_path / "run/run.json").read_text())["timing"]
+    epoch = float(row["seconds"]) * (20 / together) / (15 // together)
+    assert timing["seconds_per_epoch"] == pytest.approx(epoch, rel=0.01)
+    assert timing["images_per_s"] == pytest.approx(1221 / epoch, rel=0.01)
+
+
 def test_a_class_that_is_not_in_the_validation_set(command, tmp_path):
     quiet(run(command, tmp_path, "model=mlp", "data.validation=5"))
     figures = json.loads((tmp_path / "run/metrics.json").read_text())

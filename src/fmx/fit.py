@@ -1,6 +1,7 @@
 """Training: Lightning's fit, and the choice of the checkpoint that will be tested."""
 
 import logging
+import math
 from pathlib import Path
 
 from pytorch_lightning import seed_everything
@@ -60,17 +61,20 @@ def _record_fit(experiment: Experiment, checkpoint: Path) -> None:
     """Add to run.json how fast training was, and which epoch's weights were chosen by what."""
     import pandas as pd  # training need not wait for it
 
-    history = pd.read_csv(experiment.run_dir / "history.csv")
+    trainer, history = experiment.trainer, pd.read_csv(experiment.run_dir / "history.csv")
     state = load_checkpoint(checkpoint)
     chosen = history[history["step"] <= state["global_step"]].iloc[-1]
     by_validation = experiment.data.has_validation
     metric = "val/accuracy" if by_validation else "train/loss"
     if checkpoint.stem == "best" and by_validation:
-        metric = next(filter(None, (getattr(c, "monitor", None) for c in experiment.trainer.checkpoint_callbacks)))
-    seconds, epochs = history["seconds"].sum(), history["epoch"].iloc[-1]
-    before = [c.elapsed_before_s for c in experiment.trainer.callbacks if isinstance(c, LastCheckpoint)]  # type: ignore[attr-defined]
+        metric = next(filter(None, (getattr(c, "monitor", None) for c in trainer.checkpoint_callbacks)))
+    # Of the steps that the rows tell of: an epoch may go on after its last validation.
+    seconds, steps = history["seconds"].sum(), history["step"].iloc[-1]
+    epochs = steps / math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    before = [c.elapsed_before_s for c in trainer.callbacks if isinstance(c, LastCheckpoint)]  # type: ignore[attr-defined]
     fit_s = experiment.record.contents["timing"]["fit_s"] + sum(before)
-    images = experiment.trainer.global_step * experiment.data.batch_size * experiment.trainer.world_size
+    batches = trainer.num_training_batches * experiment.data.batch_size * trainer.world_size
+    images = epochs * min(batches, len(experiment.data.indices["train"]))
     experiment.record.update(
         best={
             "epoch": int(chosen["epoch"]),
@@ -82,7 +86,7 @@ def _record_fit(experiment: Experiment, checkpoint: Path) -> None:
         timing={
             "fit_s": round(fit_s, 3),
             "seconds_per_epoch": round(seconds / epochs, 4),
-            "images_per_s": round(min(images, epochs * len(experiment.data.indices["train"])) / seconds, 1),
+            "images_per_s": round(images / seconds, 1),
         },
     )
     log.info("%s: epoch %d, %s %.4f", checkpoint.name, chosen["epoch"], metric, chosen[metric])
