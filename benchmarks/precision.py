@@ -57,7 +57,7 @@ def write(results: dict[str, Any]) -> None:
     rows = []
     for recipe, entry in results["measured"].items():
         means = [f"{statistics.mean(values):.2f} %" for values in entry["accuracy"].values()]
-        length = f"{entry['epochs']} epochs" if entry["epochs"] else "as published"
+        length = f"epochs: {entry['epochs']}" if entry["epochs"] else "as published"
         rows.append(
             [f"`{recipe}`", *means, difference(entry["accuracy"]), str(len(entry["accuracy"]["32-true"])), length]
         )

@@ -1,4 +1,4 @@
-"""Run every benchmark with its short defaults, one after the other: under 30 minutes on two cores.
+"""Run every benchmark with its short defaults, one after the other: meant for less than 30 minutes on two cores.
 
     python benchmarks/run_all.py [--device cuda]
 

@@ -54,7 +54,7 @@ def ask_for_gpus_once() -> None:
     """Where there is no GPU, undo a setting of Lightning's with which each optimizer step looks for one on the disk.
 
     It has torch ask NVIDIA's management library, which can be asked before a fork; where it is missing, it is searched
-    for at every question, and Adam and AdamW ask at every step (torch 2.15): a quarter of a millisecond.
+    for at every question, and Adam and AdamW ask at every step (torch 2.15), which small networks feel.
     """
     if not torch.cuda.is_available():
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
