@@ -3,7 +3,8 @@
     python benchmarks/precision.py [--seeds 5] [--epochs 3] [--only lenet_mnist] [--device cuda] [--table]
 
 Prints the difference of test accuracies, bf16 minus float32, and its 95 % interval over the seeds (paired). --epochs
-shortens the recipes, and the table says so; 0 keeps their lengths. Not part of run_all.py: it takes hours.
+shortens the recipes, and the table says so; 0 keeps their lengths. --only keeps the rows of the others. Not part of
+run_all.py: it takes hours.
 """
 
 import argparse
@@ -74,8 +75,9 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     if not arguments.table:
-        machine, measured = describe(arguments.device), {}
-        for recipe in arguments.only.split(","):
+        machine, recipes = describe(arguments.device), arguments.only.split(",")
+        measured = load("precision", arguments.device)["measured"] if set(recipes) < set(RECIPES) else {}
+        for recipe in recipes:
             options = {"seeds": arguments.seeds, "epochs": arguments.epochs, "device": arguments.device}
             measured[recipe] = measure(recipe, **options)
             save("precision", machine, measured)

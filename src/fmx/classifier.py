@@ -74,14 +74,13 @@ class Classifier(LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Note the sizes of the gradients, to be looked at with the losses."""
+        """Note the gradients, to be looked at with the losses."""
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if gradients and not scales_gradients(self.trainer):
             # Biases, and what normalisation adds, sum up all that flows back through their layers: what is not finite
             # there is not finite in them, and they are soon looked at. Where there are none, everything is.
             vectors = [gradient for gradient in gradients if gradient.dim() == 1]
-            # What torch.nn.utils.get_total_norm begins with; a small network's step would feel the rest of it.
-            self.tally.add_norms(torch._foreach_norm(vectors or gradients))  # noqa: SLF001
+            self.tally.add_gradients(vectors or [gradient.sum().view(1) for gradient in gradients])
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -218,17 +217,17 @@ class Tally:
         self._notes.add(len(self._waiting), loss.detach(), logits.detach(), labels)
         self._waiting.append((step, len(labels)))
 
-    def add_norms(self, norms: Sequence[Tensor]) -> None:
-        """Note how large the gradients of the last step are."""
+    def add_gradients(self, vectors: Sequence[Tensor]) -> None:
+        """Note gradients (N,) of the last step, which should be finite."""
         if self._notes is not None and self._waiting:
-            self._notes.add_norms(len(self._waiting) - 1, norms)
+            self._notes.add_gradients(len(self._waiting) - 1, vectors)
 
-    def _check(self, losses: Sequence[float], norms: Sequence[float]) -> None:
+    def _check(self, losses: Sequence[float], gradients: Sequence[float]) -> None:
         """TrainingError for the first step whose loss, or else whose gradient, is not finite."""
-        for (step, _), loss, norm in zip(self._waiting, losses, norms, strict=True):
-            if math.isfinite(loss) and math.isfinite(norm):
+        for (step, _), loss, gradient in zip(self._waiting, losses, gradients, strict=True):
+            if math.isfinite(loss) and math.isfinite(gradient):
                 continue
-            what, value = ("gradient", norm) if math.isfinite(loss) else ("loss", loss)
+            what, value = ("gradient", gradient) if math.isfinite(loss) else ("loss", loss)
             raise TrainingError(
                 f"the training {what} became {value} at step {step.number + 1} (epoch {step.epoch + 1}, batch "
                 f"{step.batch + 1}{self._images_of(step)}); the last good checkpoint is kept. {REMEDIES}"
@@ -238,10 +237,10 @@ class Tally:
         """Sum up the waiting steps; TrainingError names the first whose loss or gradients are not finite."""
         if not self._waiting or self._notes is None:
             return
-        losses, norms, right = self._notes.first(len(self._waiting))
+        losses, gradients, right = self._notes.first(len(self._waiting))
         if not self.tolerates:
-            self._check(losses, norms)
-        self._notes.norms.zero_()
+            self._check(losses, gradients)
+        self._notes.forget_gradients()
         # One by one: the sum must not depend on when someone looked.
         for (step, count), loss, hits in zip(self._waiting, losses, right, strict=True):
             if not math.isfinite(loss):
@@ -278,23 +277,33 @@ class _Notes:
     def __init__(self, batch_size: int, device: torch.device) -> None:
         self.batch_size = batch_size
         self.losses = torch.zeros(FLUSH_EVERY, device=device)
-        self.norms = torch.zeros(FLUSH_EVERY, device=device)
+        self.gradients = torch.zeros(FLUSH_EVERY, 0, device=device)
         self.hits = torch.zeros(FLUSH_EVERY, batch_size, dtype=torch.bool, device=device)
-        self._places = list(zip(self.losses.unbind(), self.norms.unbind(), self.hits.unbind(), strict=True))
+        self._places = list(zip(self.losses.unbind(), self.hits.unbind(), strict=True))
+        self._gradient_rows = self.gradients.unbind()
 
     def add(self, place: int, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        kept, _, hits = self._places[place]
+        kept, hits = self._places[place]
         kept.copy_(loss)
         if len(labels) < self.batch_size:
             hits.zero_()
             hits = hits[: len(labels)]
         torch.eq(logits.argmax(1), labels, out=hits)
 
-    def add_norms(self, place: int, norms: Sequence[Tensor]) -> None:
-        torch.amax(torch.stack([*norms]).float(), 0, out=self._places[place][1])
+    def add_gradients(self, place: int, vectors: Sequence[Tensor]) -> None:
+        size, width = sum(map(len, vectors)), len(self._gradient_rows[0])
+        if size > width:
+            self.gradients = nn.functional.pad(self.gradients, (0, size - width))
+            self._gradient_rows = self.gradients.unbind()
+        row = self._gradient_rows[place]
+        # Copied as they are: to sum them up here, too, would be felt in a small network's step.
+        torch.cat([*vectors], out=row if size >= width else row[:size])
+
+    def forget_gradients(self) -> None:
+        self.gradients.zero_()
 
     def first(self, steps: int) -> tuple[list[float], list[float], list[float]]:
-        """Losses, largest norms and right images of the first steps."""
-        figures = torch.stack([self.losses[:steps], self.norms[:steps], self.hits[:steps].sum(1)]).double().tolist()
-        losses, norms, right = figures
-        return losses, norms, right
+        """Losses, sums of gradients and right images of the first steps."""
+        parts = [self.losses[:steps], self.gradients[:steps].sum(1), self.hits[:steps].sum(1)]
+        losses, gradients, right = torch.stack(parts).double().tolist()
+        return losses, gradients, right
