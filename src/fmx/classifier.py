@@ -53,6 +53,7 @@ class Classifier(LightningModule):
         self.val_metrics = MetricCollection(dict(metrics))
         self.val_loss = MeanMetric(nan_strategy="disable")
         self.tally = Tally(self.images_of)
+        self._watched: list[nn.Parameter] = []  # whose gradients are looked at
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, C, H, W) to logits (B, K)."""
@@ -75,12 +76,9 @@ class Classifier(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Note the gradients, to be looked at with the losses."""
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [p.grad for p in self._watched if p.grad is not None]
         if gradients and not scales_gradients(self.trainer):
-            # Biases, and what normalisation adds, sum up all that flows back through their layers: what is not finite
-            # there is not finite in them, and they are soon looked at. Where there are none, everything is.
-            vectors = [gradient for gradient in gradients if gradient.dim() == 1]
-            self.tally.add_gradients(vectors or [gradient.sum().view(1) for gradient in gradients])
+            self.tally.add_gradients([grad if grad.dim() == 1 else grad.sum().view(1) for grad in gradients])
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -152,7 +150,11 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Make the optimizer over what is not frozen, and its schedule for the length of this training."""
-        optimizer = self.make_optimizer(p for p in self.parameters() if p.requires_grad)
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        optimizer = self.make_optimizer(parameters)
+        # Biases, and what normalisation adds, sum up all that flows back through their layers: what is not finite there
+        # is not finite in them, and they are soon looked at. Where there are none, everything is.
+        self._watched = [p for p in parameters if p.dim() == 1] or parameters
         total_steps = int(self.trainer.estimated_stepping_batches)
         epochs = max(self.trainer.max_epochs or 1, 1)
         entries = self.make_schedule(
@@ -291,7 +293,7 @@ class _Notes:
         torch.eq(logits.argmax(1), labels, out=hits)
 
     def add_gradients(self, place: int, vectors: Sequence[Tensor]) -> None:
-        size, width = sum(map(len, vectors)), len(self._gradient_rows[0])
+        size, width = sum(map(Tensor.numel, vectors)), self._gradient_rows[0].numel()
         if size > width:
             self.gradients = nn.functional.pad(self.gradients, (0, size - width))
             self._gradient_rows = self.gradients.unbind()

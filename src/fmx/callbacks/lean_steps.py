@@ -66,10 +66,14 @@ class LeanSteps(Callback):
         assert fetcher is not None
         place, first, taken, room = loop.batch_idx + 1, trainer.global_step, 0, _room(trainer)
         train = _Training(trainer, pl_module)
+        served = fetcher.combined_loader._iterator  # noqa: SLF001
+        batches = served.iterators[0]  # type: ignore[union-attr] # our loader's: wrapped twice, it takes twice as long
         while taken < room and time.monotonic() - began < self.at_most_s and not self._asked_to_stop():
-            images_and_labels, _, _ = next(fetcher)
-            train(images_and_labels, Step(first + taken, trainer.current_epoch, place + taken))
+            train(next(batches), Step(first + taken, trainer.current_epoch, place + taken))
             taken += 1
+        served._idx += taken  # type: ignore[union-attr] # noqa: SLF001
+        fetcher.fetched += taken
+        fetcher.done = fetcher.fetched == fetcher.length
         loop.batch_progress.increment_by(taken, is_last_batch=fetcher.done)
         loop._batches_that_stepped += taken  # noqa: SLF001 - where the loggers' curves go on
         loop.scheduler_progress.increment_by(taken * len(train.schedulers))
