@@ -1,9 +1,10 @@
 """The best plain PyTorch loop for the same model, data path, precision and metrics against fmx with everything on.
 
-    python benchmarks/overhead.py [--repeats 5] [--epochs 2] [--only mlp_sgd] [--device cuda] [--table]
+    python benchmarks/overhead.py [--repeats 5] [--epochs 2] [--only mlp] [--device cuda] [--table]
 
 Both sides are processes of their own that take turns, and both count the seconds of an epoch alone: training, its loss
 and accuracy, a validation. fmx adds Lightning, TensorBoard, history.csv, two checkpoints and the check for NaN.
+--only keeps the rows of the others.
 """
 
 import argparse
@@ -76,7 +77,8 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     if not arguments.table:
-        machine, data, measured = describe(arguments.device), extracted(), {}
+        machine, data = describe(arguments.device), extracted()
+        measured = load("overhead", arguments.device)["measured"] if arguments.only else {}
         for name, (overrides, target) in (CASES | (ON_GPU if arguments.device == "cuda" else {})).items():
             if arguments.only not in name:
                 continue
