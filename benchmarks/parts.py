@@ -75,11 +75,12 @@ def measure(overrides: list[str], *, rounds: int, device: str) -> dict[str, list
         part_out.close()
 
     accelerator = {"cpu": "cpu", "cuda": "gpu"}[device]
-    with tempfile.TemporaryDirectory(prefix="fmx-bench-") as folder, ExitStack() as loop_as_it_was:
+    with tempfile.TemporaryDirectory(prefix="fmx-bench-") as folder, ExitStack() as as_it_was:
         for place, hook in ("on_advance_start", on_advance_start), ("on_advance_end", on_advance_end):
-            loop_as_it_was.callback(setattr, _FitLoop, place, getattr(_FitLoop, place))
+            as_it_was.callback(setattr, _FitLoop, place, getattr(_FitLoop, place))
             setattr(_FitLoop, place, hook)
         options = [f"trainer.max_epochs={len(names)}", f"trainer.accelerator={accelerator}"]
+        as_it_was.callback(setattr, sys, "argv", sys.argv)
         sys.argv = ["fmx.run", *overrides, *options, f"data.root={extracted()}", f"hydra.run.dir={folder}/run"]
         fmx_main()
     return {name: values[1:] for name, values in seconds.items()}
