@@ -108,8 +108,8 @@ def write(results: dict[str, Any]) -> None:
         )  # fmt: skip
     caption = (
         "Test accuracy: mean and 95 % interval, and how many seeds; seconds are medians. The tutorial ran "
-        f"{sides['epochs_run']} of its epochs before and after; each ratio is of its row's own go. Targets: ≥ 50 × training "
-        f"and ≥ 25 × process for 92.04 %. On {in_words(results['machine'])}."
+        f"{sides['epochs_run']} of its epochs before and after; each ratio is of its row's own go. Targets: ≥ 50 × "
+        f"training and ≥ 25 × process for 92.04 %. On {in_words(results['machine'])}."
     )
     header = ["command (for an accuracy of, %)", "test accuracy (seeds)", "training", "ratio", "whole process", "ratio"]
     write_table("time_to_accuracy", header, rows, caption)
