@@ -67,7 +67,7 @@ class LeanSteps(Callback):
         place, first, taken, room = loop.batch_idx + 1, trainer.global_step, 0, _room(trainer)
         train = _Training(trainer, pl_module)
         served = fetcher.combined_loader._iterator  # noqa: SLF001
-        batches = served.iterators[0]  # type: ignore[union-attr] # our loader's: wrapped twice, it takes twice as long
+        batches = served.iterators[0]  # type: ignore[union-attr] # a small network's step feels what is wrapped around
         while taken < room and time.monotonic() - began < self.at_most_s and not self._asked_to_stop():
             train(next(batches), Step(first + taken, trainer.current_epoch, place + taken))
             taken += 1
