@@ -95,8 +95,12 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
         env: dict[str, str] | None = None,
         timeout_s: float = 300,
         send: tuple[float | Path, int] | None = None,
+        die_at_change: int = 0,
     ) -> subprocess.CompletedProcess[str]:
-        """send: after how many seconds, or at which file's appearance, the process gets which signal."""
+        """send: after how many seconds, or at which file's appearance, the process gets which signal.
+
+        die_at_change: the number of the change to the files below `cwd`, from 1, at which it is killed.
+        """
         request = {
             "module": f"fmx.{module}",
             "arguments": arguments,
@@ -104,6 +108,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
             "env": os.environ | (env or {}),
             "stdout": str(outputs / "stdout"),
             "stderr": str(outputs / "stderr"),
+            "die_at_change": die_at_change,
         }
         assert server.stdin is not None
         assert server.stdout is not None

@@ -11,6 +11,7 @@ import runpy
 import signal
 import sys
 import traceback
+from pathlib import Path
 
 HEAVY = [
     "torch",
@@ -21,6 +22,32 @@ HEAVY = [
     "matplotlib",
     "fmx.results",
 ]
+
+
+CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.symlink")
+
+
+def die_at_change(number: int, folder: Path) -> None:
+    """Kill this process before its change of that number, from 1, to the files below a folder.
+
+    A file that is opened to be written is empty then, as one is whose contents have not reached it yet.
+    """
+    changes = 0
+
+    def look(event: str, arguments: tuple) -> None:
+        nonlocal changes
+        opened = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if not opened and event not in CHANGES:
+            return
+        if isinstance(arguments[0], int) or not Path(os.fsdecode(arguments[0])).absolute().is_relative_to(folder):
+            return
+        changes += 1
+        if changes == number:
+            if opened:
+                os.open(arguments[0], arguments[2])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(look)
 
 
 def child(request: dict) -> None:
@@ -37,6 +64,8 @@ def child(request: dict) -> None:
     sys.path[0] = request["cwd"]
     sys.path[1:1] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.argv = [request["module"], *request["arguments"]]
+    if request["die_at_change"]:
+        die_at_change(request["die_at_change"], Path.cwd())
     code = 0
     try:
         runpy.run_module(request["module"], run_name="__main__", alter_sys=True)

@@ -9,7 +9,7 @@ import yaml
 
 from fmx.errors import DataError
 
-__all__ = ["read_bytes", "read_json", "read_yaml", "read_yaml_list"]
+__all__ = ["read_bytes", "read_json", "read_yaml"]
 
 MAX_JSON_BYTES = 4_000_000  # run.json has some thousand, metrics.json about twenty a class
 MAX_YAML_BYTES = 1_000_000
@@ -48,21 +48,6 @@ def read_yaml(path: Path) -> dict[Any, Any]:
 
     Bounds: 1 MB, 40 levels, no aliases (they grow without end), none but YAML's own plain types.
     """
-    values = _plain_yaml(path)
-    if not isinstance(values, dict):
-        raise DataError(f"{path} is no configuration of a run")
-    return values
-
-
-def read_yaml_list(path: Path) -> list[Any]:
-    """Read a list of plain values, within the bounds of `read_yaml`; DataError where there is none."""
-    values = _plain_yaml(path)
-    if not isinstance(values, list):
-        raise DataError(f"{path} holds no list")
-    return values
-
-
-def _plain_yaml(path: Path) -> Any:
     contents = read_bytes(path, at_most=MAX_YAML_BYTES)
     try:
         text = contents.decode("utf-8")
@@ -72,6 +57,8 @@ def _plain_yaml(path: Path) -> Any:
         raise DataError(f"{path} cannot be read as a configuration: {' '.join(str(error).split())[:300]}") from error
     if not _is_plain(values):
         raise DataError(f"{path} holds more than plain values")
+    if not isinstance(values, dict):
+        raise DataError(f"{path} is no configuration of a run")
     return values
 
 

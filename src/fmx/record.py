@@ -157,6 +157,12 @@ def _begun(cfg: DictConfig, *, started: float) -> Record:
     record = Record(run_dir, writes=is_first_process(processes), shared=processes > 1)
     if cfg.resume is not None and (run_dir / "run.json").is_file():
         record.continue_from(open_run(run_dir, finished=False).record)
+    if record.writes:
+        (run_dir / ".hydra").mkdir(exist_ok=True)
+        # Before run.json, which says that there is a run: what one needs to go on with it is there by then.
+        _write_whole(run_dir / ".hydra" / "resolved.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved)))
+    else:
+        logging.getLogger("fmx").setLevel(logging.ERROR)  # the first process says it
     record.update(
         status="running",
         command=shlex.join([Path(sys.executable).name, "-m", "fmx.run", *sys.argv[1:]]),
@@ -171,11 +177,6 @@ def _begun(cfg: DictConfig, *, started: float) -> Record:
         timing={"startup_s": round(time.time() - started, 3)},
         error=None,
     )
-    if record.writes:
-        (run_dir / ".hydra").mkdir(exist_ok=True)
-        OmegaConf.save(OmegaConf.create(resolved), run_dir / ".hydra" / "resolved.yaml")
-    else:
-        logging.getLogger("fmx").setLevel(logging.ERROR)  # the first process says it
     return record
 
 
@@ -194,9 +195,13 @@ def config_fingerprint(resolved: Mapping[str, Any]) -> str:
 
 
 def write_json(path: Path, contents: object) -> None:
-    """Write a JSON file under a temporary name, then rename it: a reader sees the old one or the new one."""
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(contents, indent=2, ensure_ascii=False, allow_nan=True) + "\n", encoding="utf-8")
+    """Write a JSON file of which a reader sees the old one or the new one, never a half."""
+    _write_whole(path, json.dumps(contents, indent=2, ensure_ascii=False, allow_nan=True) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 

@@ -107,21 +107,22 @@ def _own_overrides(path: Path) -> list[str]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    from fmx.plain_files import read_yaml_list
     from fmx.restore import trusted_config
     from fmx.trust import check_paths
 
-    file = path / ".hydra" / "overrides.yaml"
+    run = open_run(path, finished=False)
     try:
-        run = open_run(path, finished=False)
         check_paths(trusted_config(run), run.path)
-        overrides = [str(each) for each in read_yaml_list(file) if not str(each).startswith("resume=")]
+        # run.json's, not .hydra/overrides.yaml's: Hydra writes that anew, and half where it is killed, at each start.
+        overrides = [str(each) for each in run.recorded(list, "overrides") if not str(each).startswith("resume=")]
         keys = [override.key_or_group for override in OverridesParser.create().parse_overrides(overrides)]
     except FmxError:
         raise
     except (HydraException, OSError, TypeError, ValueError) as error:
-        raise DataError(f"{file} cannot be read as a list of overrides: {error}") from error
+        raise DataError(f"the overrides in {path / 'run.json'} cannot be read: {error}") from error
     if any(key.partition(".")[0].partition("/")[0] == "hydra" for key in keys):
-        raise DataError(f"{file} changes Hydra itself, which no run's own list does; type the whole command")
+        raise DataError(
+            f"the overrides in {path / 'run.json'} change Hydra itself, as no run's own do; type the whole command"
+        )
     print(f"resume: {' '.join(overrides) or 'the default configuration'}", file=sys.stderr)
     return overrides
