@@ -83,7 +83,7 @@ def write(results: dict[str, Any]) -> None:
         for batch, sides in measured["images_per_s"].items()
     ]
     caption = f"Images a second of {measured['model']}, float32, medians. On {in_words(results['machine'])}."
-    write_table("inference", ["batch", "`fmx evaluate`", "ONNX Runtime"], rows, caption)
+    write_table("inference", ["batch", "`fmx evaluate`", "ONNX Runtime"], rows, caption, machine=results["machine"])
 
 
 def main() -> None:
@@ -93,10 +93,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
-    if not arguments.table:
+    if arguments.table:
+        results = load("inference", arguments.device)
+    else:
         machine = describe(arguments.device)
-        save("inference", machine, measure(arguments.model, arguments.repeats, arguments.device))
-    write(load("inference", arguments.device))
+        results = save("inference", machine, measure(arguments.model, arguments.repeats, arguments.device))
+    write(results)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from alternate import alternate, median
+from claim import Claim, at_most
 from extracted_data import extracted
 from fmx.build import build_data
 from fmx.composition import compose_config
@@ -83,6 +84,18 @@ def measure(repeats: int, batch_size: int, device: str) -> dict[str, Any]:
     return measured
 
 
+def claims(measured: dict[str, Any]) -> list[Claim]:
+    return [
+        at_most(f"60,000 images, `augment={augment}`", 1000 * whole_path_s(entry), entry["target_ms"], "{:.0f} ms")
+        for augment, entry in measured.items()
+        if entry["target_ms"]
+    ]
+
+
+def whole_path_s(entry: dict[str, Any]) -> float:
+    return next(median(seconds) for path, seconds in entry["seconds"].items() if path.endswith("whole path"))
+
+
 def write(results: dict[str, Any]) -> None:
     rows = []
     for augment, entry in results["measured"].items():
@@ -97,7 +110,7 @@ def write(results: dict[str, Any]) -> None:
         "60,000 training images in batches of 256; the whole path is gather, augmentation, conversion to float and "
         f"normalisation. Medians. On {in_words(results['machine'])}."
     )
-    write_table("loader", header, rows, caption)
+    write_table("loader", header, rows, caption, machine=results["machine"])
 
 
 def main() -> None:
@@ -107,10 +120,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
-    if not arguments.table:
+    if arguments.table:
+        results = load("loader", arguments.device)
+    else:
         machine = describe(arguments.device)
-        save("loader", machine, measure(arguments.repeats, arguments.batch_size, arguments.device))
-    write(load("loader", arguments.device))
+        results = save("loader", machine, measure(arguments.repeats, arguments.batch_size, arguments.device))
+    write(results)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["describe", "in_words"]
+__all__ = ["describe", "in_words", "kind"]
 
 PACKAGES = ["torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core"]
 
@@ -26,6 +26,13 @@ def describe(device: str = "cpu") -> dict[str, object]:
         "load_before": round(os.getloadavg()[0], 2),  # of others: a busy machine shows here
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
     }
+
+
+def kind(machine: dict[str, object]) -> str:
+    """Which figures can be put side by side: `gpu`, or a CPU that multiplies `bf16` or only `float32`."""
+    if machine["gpu"]:
+        return "gpu"
+    return "bf16" if machine["amx_bf16"] or machine["avx512_bf16"] else "float32"
 
 
 def in_words(machine: dict[str, object]) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alternate import alternate, median
+from claim import Claim, at_most
 from extracted_data import extracted
 from machine import describe, in_words
 from process import fmx_run, timed
@@ -98,6 +99,14 @@ def folder_larger_than_memory(limit_mb: int, device: str) -> dict[str, Any]:
             "added_mb": peaks["large"] - peaks["small"]}  # fmt: skip
 
 
+def claims(measured: dict[str, Any]) -> list[Claim]:
+    run, folder = measured["run"], measured["folder"]
+    return [
+        at_most("peak memory of a run", median(run["peaks_mb"]["run"]), run["allowed_mb"], "{:.0f} MiB"),
+        at_most("more memory for ten times the image files", folder["added_mb"], folder["limit_mb"], "{:.0f} MiB"),
+    ]
+
+
 def write(results: dict[str, Any]) -> None:
     measured, folder = results["measured"]["run"], results["measured"]["folder"]
     medians = {name: median(values) for name, values in measured["peaks_mb"].items()}
@@ -108,7 +117,13 @@ def write(results: dict[str, Any]) -> None:
         [f"{folder['images']:,} image files, {folder['pixels_mb']:.0f} MiB of pixels",
          f"**{folder['added_mb']:.0f} MiB** more than on a tenth of them", f"≤ {folder['limit_mb']} MiB"],
     ]  # fmt: skip
-    write_table("memory", ["what", "peak", "target"], rows, f"Medians. On {in_words(results['machine'])}.")
+    write_table(
+        "memory",
+        ["what", "peak", "target"],
+        rows,
+        f"Medians. On {in_words(results['machine'])}.",
+        machine=results["machine"],
+    )
 
 
 def main() -> None:
@@ -118,14 +133,16 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
-    if not arguments.table:
+    if arguments.table:
+        results = load("memory", arguments.device)
+    else:
         machine = describe(arguments.device)
         measured = {
             "run": measure(arguments.repeats, arguments.device),
             "folder": folder_larger_than_memory(arguments.limit_mb, arguments.device),
         }
-        save("memory", machine, measured)
-    write(load("memory", arguments.device))
+        results = save("memory", machine, measured)
+    write(results)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from alternate import alternate, median, ratio
+from claim import Claim, at_most
 from extracted_data import extracted
 from machine import describe, in_words
 from process import fmx_run, timed
 from readme_table import write_table
-from result_file import load, save
+from result_file import load, measured_before, save
 
 CASES = {  # name: overrides, target for fmx / plain loop
     "three_conv, batch 256": (["model=three_conv", "augment=none", "data.batch_size=256"], 1.05),
@@ -53,6 +54,12 @@ def measure(overrides: list[str], *, repeats: int, epochs: int, data: Path, devi
     )
 
 
+def claims(measured: dict[str, Any]) -> list[Claim]:
+    return [
+        at_most(f"{name}: fmx ÷ best plain loop", entry["ratio"], entry["target"]) for name, entry in measured.items()
+    ]
+
+
 def write(results: dict[str, Any]) -> None:
     rows = [
         [name, f"{median(entry['seconds']['plain loop']):.3f} s", f"{median(entry['seconds']['fmx']):.3f} s",
@@ -60,7 +67,13 @@ def write(results: dict[str, Any]) -> None:
         for name, entry in results["measured"].items()
     ]  # fmt: skip
     caption = f"Medians of {len(entry_seconds(results))} alternating runs each. On {in_words(results['machine'])}."
-    write_table("overhead", ["case", "plain loop, an epoch", "fmx, an epoch", "ratio", "target"], rows, caption)
+    write_table(
+        "overhead",
+        ["case", "plain loop, an epoch", "fmx, an epoch", "ratio", "target"],
+        rows,
+        caption,
+        machine=results["machine"],
+    )
 
 
 def entry_seconds(results: dict[str, Any]) -> list[float]:
@@ -76,9 +89,11 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
-    if not arguments.table:
+    if arguments.table:
+        results = load("overhead", arguments.device)
+    else:
         machine, data = describe(arguments.device), extracted()
-        measured = load("overhead", arguments.device)["measured"] if arguments.only else {}
+        measured = measured_before("overhead", machine) if arguments.only else {}
         for name, (overrides, target) in (CASES | (ON_GPU if arguments.device == "cuda" else {})).items():
             if arguments.only not in name:
                 continue
@@ -90,8 +105,8 @@ def main() -> None:
                 "ratio": ratio(seconds["fmx"], seconds["plain loop"]),
             }
             print(f"{name}: {measured[name]['ratio']:.3f}", flush=True)
-        save("overhead", machine, measured)
-    write(load("overhead", arguments.device))
+        results = save("overhead", machine, measured)
+    write(results)
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def write(results: dict[str, Any]) -> None:
         f"Medians of {rounds} epochs each, in turn: what an epoch takes longer with a part than without it. On "
         f"{in_words(results['machine'])}."
     )
-    write_table("parts", ["case", "an epoch", *parts], rows, caption)
+    write_table("parts", ["case", "an epoch", *parts], rows, caption, machine=results["machine"])
 
 
 def main() -> None:
@@ -108,12 +108,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
-    if not arguments.table:
+    if arguments.table:
+        results = load("parts", arguments.device)
+    else:
         machine = describe(arguments.device)
         options = {"rounds": arguments.rounds, "device": arguments.device}
         measured = {name: measure(CASES[name][0], **options) for name in NAMES}
-        save("parts", machine, measured)
-    write(load("parts", arguments.device))
+        results = save("parts", machine, measured)
+    write(results)
 
 
 if __name__ == "__main__":

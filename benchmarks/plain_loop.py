@@ -8,9 +8,14 @@ The network, loss, optimizer, schedule and arrays are those that fmx builds; wha
 import argparse
 import json
 import math
+import os
 import time
 from contextlib import nullcontext
 from pathlib import Path
+
+from fmx.run import SPINS
+
+os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported
 
 import torch
 

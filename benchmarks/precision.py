@@ -17,7 +17,7 @@ from extracted_data import extracted
 from machine import describe, in_words
 from process import fmx_run
 from readme_table import write_table
-from result_file import load, save
+from result_file import load, measured_before, save
 
 RECIPES = ["fast", "three_conv_adam", "dropout_cnn_adam", "dilated_adam", "avgpool_adam", "lenet_mnist", "mlp_sgd"]
 
@@ -63,7 +63,13 @@ def write(results: dict[str, Any]) -> None:
             [f"`{recipe}`", *means, difference(entry["accuracy"]), str(len(entry["accuracy"]["32-true"])), length]
         )
     header = ["recipe", "bf16-mixed", "32-true", "difference, points (95 % interval)", "seeds", "length"]
-    write_table("precision", header, rows, f"Test accuracy, means. On {in_words(results['machine'])}.")
+    write_table(
+        "precision",
+        header,
+        rows,
+        f"Test accuracy, means. On {in_words(results['machine'])}.",
+        machine=results["machine"],
+    )
 
 
 def main() -> None:
@@ -74,14 +80,16 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
-    if not arguments.table:
+    if arguments.table:
+        results = load("precision", arguments.device)
+    else:
         machine, recipes = describe(arguments.device), arguments.only.split(",")
-        measured = load("precision", arguments.device)["measured"] if set(recipes) < set(RECIPES) else {}
+        measured = measured_before("precision", machine) if set(recipes) < set(RECIPES) else {}
         for recipe in recipes:
             options = {"seeds": arguments.seeds, "epochs": arguments.epochs, "device": arguments.device}
             measured[recipe] = measure(recipe, **options)
-            save("precision", machine, measured)
-    write(load("precision", arguments.device))
+            results = save("precision", machine, measured)
+    write(results)
 
 
 if __name__ == "__main__":

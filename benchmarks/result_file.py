@@ -1,4 +1,4 @@
-"""benchmarks/results/NAME.json: what one benchmark measured, and on what."""
+"""benchmarks/results/KIND/NAME.json: what one benchmark measured, and on what; a kind of machine has its own folder."""
 
 import json
 import sys
@@ -6,25 +6,48 @@ import time
 from pathlib import Path
 from typing import Any
 
-__all__ = ["load", "save"]
+from machine import kind
+
+__all__ = ["KINDS", "load", "measured_before", "of_kind", "save"]
 
 RESULTS = Path(__file__).with_name("results")
+KINDS = {"bf16": "CPU with bf16", "float32": "CPU without", "gpu": "GPU"}
+SHOWN = {"cpu": "bf16", "cuda": "gpu"}  # the kind whose table stands for a device
 
 
-def save(name: str, machine: dict[str, object], measured: dict[str, Any]) -> None:
-    """Write NAME.json, or NAME_cuda.json for a GPU."""
-    path = _path(name, str(machine["device"]))
-    path.parent.mkdir(exist_ok=True)
+def save(name: str, machine: dict[str, object], measured: dict[str, Any]) -> dict[str, Any]:
+    """Write NAME.json of this kind of machine, and return what it holds."""
+    path = _path(name, kind(machine))
+    path.parent.mkdir(parents=True, exist_ok=True)
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     contents = {"command": command, "date": time.strftime("%Y-%m-%d"), "machine": machine, "measured": measured}
     path.write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{path} written", flush=True)
-
-
-def load(name: str, device: str = "cpu") -> dict[str, Any]:
-    contents: dict[str, Any] = json.loads(_path(name, device).read_text(encoding="utf-8"))
     return contents
 
 
-def _path(name: str, device: str) -> Path:
-    return RESULTS / (f"{name}.json" if device == "cpu" else f"{name}_{device}.json")
+def load(name: str, device: str = "cpu") -> dict[str, Any]:
+    """What was measured on the kind of machine that the README shows for a device."""
+    return _read(_path(name, SHOWN[device]))
+
+
+def measured_before(name: str, machine: dict[str, object]) -> dict[str, Any]:
+    """The rows of an earlier go on this kind of machine; none where there was none."""
+    path = _path(name, kind(machine))
+    measured: dict[str, Any] = _read(path)["measured"] if path.exists() else {}
+    return measured
+
+
+def of_kind(name: str, kind_of_machine: str) -> dict[str, Any] | None:
+    """What was measured on a kind of machine, or None."""
+    path = _path(name, kind_of_machine)
+    return _read(path) if path.exists() else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    contents: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return contents
+
+
+def _path(name: str, kind_of_machine: str) -> Path:
+    return RESULTS / kind_of_machine / f"{name}.json"

@@ -35,6 +35,7 @@ def main() -> None:
         if subprocess.run(command, check=False).returncode:
             failed.append(name)
         print(f"== {name}: {time.perf_counter() - began:.0f} s\n", flush=True)
+    subprocess.run([sys.executable, str(HERE / "targets.py")], check=True)
     if failed:
         raise SystemExit(f"these did not finish: {', '.join(failed)}")
 

@@ -158,7 +158,7 @@ def write(results: dict[str, Any]) -> None:
         f"Medians; steps of an epoch; the arithmetic's seconds of an epoch and share of a step; then times as long as "
         f"fmx's step. Compiling took {compiled:.0f} s. On {in_words(results['machine'])}."
     )
-    write_table("steps", header, rows, caption)
+    write_table("steps", header, rows, caption, machine=results["machine"])
 
 
 def main() -> None:
@@ -167,15 +167,19 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(RECIPES))
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
-    if not arguments.table:
+    if arguments.table:
+        results = load("steps")
+    else:
         warnings.filterwarnings("ignore")
         keep_freed_memory()
         ask_for_gpus_once()
         torch.use_deterministic_algorithms(mode=True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False
         machine = describe("cpu")
-        save("steps", machine, {recipe: measure(recipe, arguments.rounds) for recipe in arguments.only.split(",")})
-    write(load("steps"))
+        results = save(
+            "steps", machine, {recipe: measure(recipe, arguments.rounds) for recipe in arguments.only.split(",")}
+        )
+    write(results)
 
 
 if __name__ == "__main__":

@@ -85,9 +85,8 @@ def measure(jobs: int, repeats: int, many: int) -> dict[str, Any]:
     }
 
 
-def table() -> None:
-    result = load("sweep")
-    m = result["measured"]
+def write(results: dict[str, Any]) -> None:
+    m = results["measured"]
     write_table(
         "sweep",
         [f"{m['jobs']} runs on the digits, two epochs", "typed one after the other", "`-m`, local launcher", "ratio"],
@@ -97,9 +96,10 @@ def table() -> None:
             ["process to first step, median", f"{m['first_step_s']['typed']:.2f} s",
              f"{m['first_step_s']['sweep']:.2f} s", f"{m['first_step_s']['typed'] / m['first_step_s']['sweep']:.1f}"],
         ],
-        f"On {in_words(result['machine'])}. Memory of the sweep's own process over {m['many']} jobs: "
+        f"On {in_words(results['machine'])}. Memory of the sweep's own process over {m['many']} jobs: "
         f"{m['memory_mb']['first tenth']:.0f} MiB after the first tenth, {m['memory_mb']['end']:.0f} MiB at the end. "
-        f"Printed by `{result['command']}`.",
+        f"Printed by `{results['command']}`.",
+        machine=results["machine"],
     )  # fmt: skip
 
 
@@ -110,10 +110,12 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=100)
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
-    if not arguments.table:
+    if arguments.table:
+        results = load("sweep")
+    else:
         machine = describe()
-        save("sweep", machine, measure(arguments.jobs, arguments.repeats, arguments.many))
-    table()
+        results = save("sweep", machine, measure(arguments.jobs, arguments.repeats, arguments.many))
+    write(results)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from alternate import alternate, median, ratio
+from claim import Claim, at_least
 from extracted_data import extracted
 from machine import describe, in_words
 from process import fmx_run, timed
 from readme_table import write_table
-from result_file import load, save
+from result_file import load, measured_before, save
 
 TUTORIALS = Path(__file__).with_name("tutorials")
 RECIPES = {  # recipe: its tutorial script, the target for tutorial / fmx in seconds an epoch
@@ -89,6 +90,13 @@ def measure(recipe: str, *, epochs: int, seeds: int, device: str, data: Path) ->
     return measured
 
 
+def claims(measured: dict[str, Any]) -> list[Claim]:
+    return [
+        at_least(f"`{recipe}`: tutorial ÷ fmx, an epoch", entry["epoch_ratio"], entry["target"])
+        for recipe, entry in measured.items()
+    ]
+
+
 def accuracy(side: dict[str, list[float]]) -> str:
     """Mean and, of several, standard error, in per cent."""
     values = [100 * value for value in side["accuracy"]]
@@ -112,7 +120,7 @@ def write(results: dict[str, Any]) -> None:
     ]
     header = ["recipe", "tutorial, an epoch", "fmx, an epoch", "ratio (target)", "whole process", "accuracy of both"]
     caption = f"Medians; accuracy ± standard error after these epochs. On {in_words(results['machine'])}."
-    write_table("vs_tutorial", [*header, "epochs / seeds", "precision"], rows, caption)
+    write_table("vs_tutorial", [*header, "epochs / seeds", "precision"], rows, caption, machine=results["machine"])
 
 
 def main() -> None:
@@ -123,13 +131,15 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
-    if not arguments.table:
+    if arguments.table:
+        results = load("vs_tutorial", arguments.device)
+    else:
         machine, data = describe(arguments.device), extracted()
         options = {"epochs": arguments.epochs, "seeds": arguments.seeds, "device": arguments.device, "data": data}
         measured = {recipe: measure(recipe, **options) for recipe in arguments.only.split(",")}
-        kept = load("vs_tutorial", arguments.device)["measured"] if set(measured) < set(RECIPES) else {}
-        save("vs_tutorial", machine, kept | measured)
-    write(load("vs_tutorial", arguments.device))
+        kept = measured_before("vs_tutorial", machine) if set(measured) < set(RECIPES) else {}
+        results = save("vs_tutorial", machine, kept | measured)
+    write(results)
 
 
 if __name__ == "__main__":

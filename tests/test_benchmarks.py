@@ -1,0 +1,32 @@
+"""The README's tables are what the benchmarks' result files say."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+WRITE_EACH = """
+import importlib, sys
+sys.path.insert(0, "benchmarks")
+for name in sys.argv[1:]:
+    module = importlib.import_module(name)
+    module.main() if name == "targets" else module.write(module.load(name))
+"""
+
+
+def test_tables_are_those_of_the_result_files(tmp_path):
+    """Of each result of the kind of machine that README.md shows, and the table of targets over all kinds."""
+    shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    names = sorted(path.stem for path in (ROOT / "benchmarks/results/bf16").glob("*.json"))
+    assert len(names) > 8
+    marked = text
+    for name in [*names, "targets"]:
+        before, start, rest = marked.partition(f"<!-- {name} -->\n")
+        table, end, after = rest.partition(f"<!-- /{name} -->")
+        assert "|" in table, name
+        marked = before + start + end + after
+    (tmp_path / "README.md").write_text(marked, encoding="utf-8")
+    subprocess.run([sys.executable, "-c", WRITE_EACH, *names, "targets"], cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == text
