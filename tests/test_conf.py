@@ -1,6 +1,7 @@
 """Every YAML under conf/ is composed, its values are checked and its targets' signatures are bound."""
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,17 @@ def test_the_names_of_the_design_are_there():
     assert len(MEMBERS) >= sum(len(names.split()) for names in DESIGN.values())
     for group, names in DESIGN.items():
         assert set(names.split()) <= {name for g, name in MEMBERS if g == group}
+
+
+def test_help_lists_every_member(command, tmp_path):
+    mine = tmp_path / "my/model/tiny.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("name: tiny\n")
+    shown = command("--help", "--config-dir", "my", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    lines = dict(line.split(": ", 1) for line in shown.stdout.splitlines() if re.match(r"\w+: \w", line))
+    for group, name in [*MEMBERS, ("model", "tiny")]:
+        assert name in lines[group].split(", "), (group, name)
 
 
 @pytest.mark.parametrize(("group", "name"), MEMBERS, ids=str)

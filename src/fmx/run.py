@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from fmx.composition import CONF_DIR, register_resolvers
 from fmx.errors import ConfigError
 from fmx.exits import leave, plain_exits
+from fmx.quick_help import list_groups_from_one_copy
 from fmx.resume import retyped
 
 __all__ = ["command", "main", "run"]
@@ -58,6 +59,8 @@ def main() -> None:
         if sys.argv[1:2] == ["--resume-sweep"]:
             _continue_sweep(sys.argv[2:])
         else:
+            if {"--help", "-h"} & set(sys.argv):
+                list_groups_from_one_copy()
             sys.argv[1:] = retyped(sys.argv[1:])
             run()
         sys.stdout.flush()  # here, where a reader that has seen enough is nothing wrong
