@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from alternate import alternate, median, ratio
+from chosen import chosen
 from claim import Claim, at_most
 from extracted_data import extracted
 from machine import describe, in_words
@@ -94,8 +95,10 @@ def main() -> None:
     else:
         machine, data = describe(arguments.device), extracted()
         measured = measured_before("overhead", machine) if arguments.only else {}
-        for name, (overrides, target) in (CASES | (ON_GPU if arguments.device == "cuda" else {})).items():
-            if arguments.only not in name:
+        cases = CASES | (ON_GPU if arguments.device == "cuda" else {})
+        names = chosen(arguments.only, list(dict.fromkeys(name.partition(",")[0] for name in cases)))
+        for name, (overrides, target) in cases.items():
+            if name.partition(",")[0] not in names:
                 continue
             options = {"repeats": arguments.repeats, "epochs": arguments.epochs, "device": arguments.device}
             seconds = measure(overrides, data=data, **options)

@@ -12,6 +12,7 @@ __all__ = ["KINDS", "load", "measured_before", "of_kind", "save"]
 
 RESULTS = Path(__file__).with_name("results")
 KINDS = {"bf16": "CPU with bf16", "float32": "CPU without", "gpu": "GPU"}
+ALIKE = ["processor", "cores", "amx_bf16", "gpu"]  # rows of one table are of machines that agree on these
 SHOWN = {"cpu": "bf16", "cuda": "gpu"}  # the kind whose table stands for a device
 
 
@@ -32,9 +33,15 @@ def load(name: str, device: str = "cpu") -> dict[str, Any]:
 
 
 def measured_before(name: str, machine: dict[str, object]) -> dict[str, Any]:
-    """The rows of an earlier go on this kind of machine; none where there was none."""
+    """The rows of an earlier go on such a machine, beside which new ones may stand; none where there was none."""
     path = _path(name, kind(machine))
-    measured: dict[str, Any] = _read(path)["measured"] if path.exists() else {}
+    if not path.exists():
+        return {}
+    before = _read(path)
+    unlike = [key for key in ALIKE if before["machine"][key] != machine[key]]
+    if unlike:
+        raise SystemExit(f"{path} is of another machine ({', '.join(unlike)} differ): run without --only")
+    measured: dict[str, Any] = before["measured"]
     return measured
 
 

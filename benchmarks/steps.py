@@ -19,13 +19,14 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from chosen import chosen
 from fmx.build import build_classifier, build_data
 from fmx.composition import compose_config
 from fmx.hardware import ask_for_gpus_once, keep_freed_memory, resolve_precision
 from fmx.models.dropout import Dropout
 from machine import describe, in_words
 from readme_table import write_table
-from result_file import load, save
+from result_file import load, measured_before, save
 
 RECIPES = ["three_conv_adam", "dropout_cnn_adam", "dilated_adam", "avgpool_adam", "lenet_mnist", "mlp_sgd", "fast"]
 STEPS = 12  # of one way before the next has its turn; the first two are not counted
@@ -164,7 +165,7 @@ def write(results: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--only", default=",".join(RECIPES))
+    parser.add_argument("--only", default="")
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     if arguments.table:
@@ -176,9 +177,9 @@ def main() -> None:
         torch.use_deterministic_algorithms(mode=True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False
         machine = describe("cpu")
-        results = save(
-            "steps", machine, {recipe: measure(recipe, arguments.rounds) for recipe in arguments.only.split(",")}
-        )
+        measured = measured_before("steps", machine) if arguments.only else {}
+        measured |= {recipe: measure(recipe, arguments.rounds) for recipe in chosen(arguments.only, RECIPES)}
+        results = save("steps", machine, measured)
     write(results)
 
 

@@ -22,9 +22,9 @@ SOURCES: list[Any] = [vs_tutorial, overhead, startup, time_to_accuracy, memory, 
 
 
 def cell(claim: Claim, target: str) -> str:
-    """What was measured, with the target where another machine's is another, bold where it is missed."""
+    """What was measured, with the target where another machine's is another, and a cross where it is missed."""
     text = claim.measured if claim.target == target else f"{claim.measured} ({claim.target})"
-    return text if claim.holds else f"**{text}**"
+    return text if claim.holds else f"{text} ✗"
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
                 cells[claim.what, kind] = cell(claim, target)
     rows = [[what, target, *(cells.get((what, kind), "—") for kind in kinds)] for what, target in targets.items()]
     machines = [f"{KINDS[kind]}: {in_words(next(filter(None, results[kind].values()))['machine'])}" for kind in kinds]
-    caption = f"Bold: missed. {'; '.join(machines)}."
+    caption = f"✗: missed. {'; '.join(machines)}."
     write_table("targets", ["what", "target", *(KINDS[kind] for kind in kinds)], rows, caption)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from alternate import alternate, median, ratio
+from chosen import chosen
 from claim import Claim, at_least
 from extracted_data import extracted
 from machine import describe, in_words
@@ -127,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--only", default=",".join(RECIPES))
+    parser.add_argument("--only", default="")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
@@ -136,8 +137,8 @@ def main() -> None:
     else:
         machine, data = describe(arguments.device), extracted()
         options = {"epochs": arguments.epochs, "seeds": arguments.seeds, "device": arguments.device, "data": data}
-        measured = {recipe: measure(recipe, **options) for recipe in arguments.only.split(",")}
-        kept = measured_before("vs_tutorial", machine) if set(measured) < set(RECIPES) else {}
+        kept = measured_before("vs_tutorial", machine) if arguments.only else {}
+        measured = {recipe: measure(recipe, **options) for recipe in chosen(arguments.only, RECIPES)}
         results = save("vs_tutorial", machine, kept | measured)
     write(results)
 

@@ -28,5 +28,5 @@ def test_tables_are_those_of_the_result_files(tmp_path):
         assert "|" in table, name
         marked = before + start + end + after
     (tmp_path / "README.md").write_text(marked, encoding="utf-8")
-    subprocess.run([sys.executable, "-c", WRITE_EACH, *names, "targets"], cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", WRITE_EACH, *names, "targets"], cwd=tmp_path, check=True)
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == text

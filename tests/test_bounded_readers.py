@@ -196,6 +196,9 @@ def test_a_file_of_a_run_that_is_huge_or_never_ends(tmp_path, run, name):
     refused(read, tmp_path, at_most=64 * MIB)
 
 
+TAGS = ["no bool", "no int", "no time", "base 60 in a tag"]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -206,8 +209,13 @@ def test_a_file_of_a_run_that_is_huge_or_never_ends(tmp_path, run, name):
         "a: !!python/object/apply:os.system [touch PWNED]",
         "a: !!set {x}",
         "a: !!binary aGVsbG8=",
+        "a: " + "1:" * 200 + "1.5",
+        "a: !!bool maybe",
+        'a: !!int ""',
+        "a: !!timestamp soon",
+        "a: !!int " + "1:" * 20_000 + "1",
     ],
-    ids=["aliases", "depth", "base 60", "an object", "a set", "bytes"],
+    ids=["aliases", "depth", "base 60", "an object", "a set", "bytes", "a large number", *TAGS],
 )
 def test_a_configuration_that_grows(tmp_path, run, text, monkeypatch):
     monkeypatch.chdir(tmp_path)

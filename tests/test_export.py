@@ -276,7 +276,7 @@ def test_refusals_say_what_would_be_right(digits_run, copied, tmp_path, monkeypa
         assert "Traceback" not in captured.err
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert main(monkeypatch, digits_run) == 2
-    assert "pip install 'fmx[onnx]'" in capsys.readouterr().err
+    assert "pip install onnx onnxscript onnxruntime" in capsys.readouterr().err
     assert sorted(p.name for p in Path().iterdir()) == ["card.pt.md", "copied", "there.onnx"]
 
 

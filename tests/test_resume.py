@@ -100,29 +100,34 @@ def test_twenty_killed_runs_on_the_real_data(command, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_killed_at_each_change_to_its_files(command, tmp_path):
-    """At each one until training begins, and at every fourth from then on, where most are checkpoints'."""
+    """At each one until training begins, then at every fifth, where most are checkpoints'; every other run twice."""
     run = ["data=digits", "model=mlp", "trainer.max_epochs=2", "trainer.limit_train_batches=4", "logger=none"]
     whole = command(*run, "hydra.run.dir=whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stdout + whole.stderr
-    number, killed, begun = 1, 0, False
+    arguments = [*run, "resume=auto", "hydra.run.dir=outputs/runs/mine"]
+    number, codes, begun = 1, [], False
     while True:
         folder = tmp_path / f"cut{number}"
         folder.mkdir()
-        arguments = [*run, "resume=auto", "hydra.run.dir=run"]
-        code = command(*arguments, cwd=folder, die_at_change=number).returncode
-        assert code in {0, -signal.SIGKILL}
-        if code == 0:
+        codes.append(command(*arguments, cwd=folder, die_at_change=number).returncode)
+        if codes[-1] == 0:
             break
-        killed += 1
-        begun = begun or (folder / "run/history.csv").exists()
-        # The run alone where there is one by now, the whole command where there is none.
-        there = (folder / "run/run.json").exists() and number % 2
-        done = command(*(["resume=run"] if there else arguments), cwd=folder)
-        assert done.returncode == 0, (number, done.stdout + done.stderr)
-        assert_same(folder / "run", tmp_path / "whole")
-        number += 4 if begun else 1
-    assert killed > 20
+        mine = folder / "outputs/runs/mine"
+        begun = begun or (mine / "history.csv").exists()
+        alone = len(codes) % 4 > 1  # the run's name where there is a run by now, or else the whole command
+        again = [f"resume={mine}"] if alone and (mine / "run.json").exists() else arguments
+        if len(codes) % 2:
+            codes.append(command(*again, cwd=folder, die_at_change=number).returncode)
+        if codes[-1] != 0:
+            done = command(*again, cwd=folder)
+            assert done.returncode == 0, (number, again, done.stdout + done.stderr)
+        assert_same(mine, tmp_path / "whole")
+        assert not list(mine.rglob("*.tmp"))
+        number += 5 if begun else 1
+    assert set(codes) == {0, -signal.SIGKILL}
+    assert codes.count(-signal.SIGKILL) > 30
 
 
 @pytest.fixture

@@ -46,14 +46,14 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_yaml(path: Path) -> dict[Any, Any]:
     """Read a mapping of plain values, in which `${…}` is text like any other; DataError where there is none.
 
-    Bounds: 1 MB, 40 levels, no aliases (they grow without end), none but YAML's own plain types.
+    Bounds: 1 MB, 40 levels, no aliases (they grow without end), no tags, none but YAML's own plain types.
     """
     contents = read_bytes(path, at_most=MAX_YAML_BYTES)
     try:
         text = contents.decode("utf-8")
         _check_shape(path, text)
         values = yaml.load(text, Loader=PlainLoader)  # noqa: S506 - a safe loader
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
+    except (ValueError, OverflowError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"{path} cannot be read as a configuration: {' '.join(str(error).split())[:300]}") from error
     if not _is_plain(values):
         raise DataError(f"{path} holds more than plain values")
@@ -95,5 +95,7 @@ def _check_shape(path: Path, text: str) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH or isinstance(event, yaml.AliasEvent):
             raise DataError(f"{path} cannot be read as a configuration: it is nested too deeply, or has aliases")
+        if getattr(event, "tag", None) is not None:  # a value that is called what it is not ends in any exception
+            raise DataError(f"{path} cannot be read as a configuration: {event.tag!r} is a tag")
         if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and len(event.value) > MAX_SCALAR:
             raise DataError(f"{path} cannot be read as a configuration: a value has {len(event.value):,} characters")

@@ -75,9 +75,13 @@ def open_run(path: str | Path, *, finished: bool = True) -> Run:
     """Read a run directory; DataError where it is none, or, with `finished`, where the run did not complete."""
     path = Path(path)
     if not (path / "run.json").is_file():
+        jobs = sorted(path.glob("[0-9]*/run.json"), key=lambda file: (len(file.parent.name), file.parent.name))
+        if jobs:
+            raise DataError(f"{path} is a sweep, not one run: name one of its {len(jobs)}, such as {jobs[0].parent}")
         what = "does not exist" if not path.exists() else "has no run.json"
         raise DataError(
-            f"{path} is not a run directory: it {what}. Runs are in outputs/runs/; the newest is outputs/latest"
+            f"{path} is not a run directory: it {what}. Runs are in outputs/runs/ and outputs/sweeps/DIR/; "
+            "outputs/latest is the newest run or sweep"
         )
     record = read_json(path / "run.json")
     run = Run(path=path.resolve(), record=record, status=_status(record, path))

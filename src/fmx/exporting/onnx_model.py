@@ -35,7 +35,7 @@ def require(*packages: str) -> list[Any]:
         return [import_module(package) for package in packages]
     except ImportError as error:
         missing = error.name or packages[0]
-        raise ConfigError(f"ONNX needs the package {missing}: pip install 'fmx[onnx]'") from error
+        raise ConfigError(f"ONNX needs the package {missing}: pip install onnx onnxscript onnxruntime") from error
 
 
 def write_onnx(module: "nn.Module", signature: Signature, path: Path, *, opset: int) -> None:

@@ -58,7 +58,7 @@ class Options:
 def require_optuna() -> None:
     """ConfigError with the line to type where Optuna is not installed."""
     if find_spec("optuna") is None:
-        raise ConfigError("hydra/sweeper=search needs Optuna, which is not installed: pip install 'fmx[search]'")
+        raise ConfigError("hydra/sweeper=search needs Optuna, which is not installed: pip install 'optuna>=5,<6' cmaes")
 
 
 def read_options(sweeper: Mapping[str, Any], figures: Collection[str]) -> Options:
@@ -72,7 +72,7 @@ def read_options(sweeper: Mapping[str, Any], figures: Collection[str]) -> Option
     sampler = _named(sweeper, "sampler", SAMPLERS)
     pruning = _named(sweeper, "pruning", PRUNINGS)
     if sampler == "cmaes" and find_spec("cmaes") is None:
-        raise ConfigError("hydra.sweeper.sampler=cmaes needs a package that is missing: pip install 'fmx[search]'")
+        raise ConfigError("hydra.sweeper.sampler=cmaes needs a package that is missing: pip install cmaes")
     for key, rule in RULES.items():
         if not rule.holds(sweeper[key]):
             raise ConfigError(f"hydra.sweeper.{key} must be {rule.expected}, got {_shown(sweeper[key])}")

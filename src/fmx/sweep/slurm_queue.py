@@ -24,7 +24,7 @@ def check_installed() -> None:
     try:
         import submitit  # noqa: F401
     except ImportError:
-        raise ConfigError("hydra/launcher=slurm needs submitit: pip install 'fmx[slurm]'") from None
+        raise ConfigError("hydra/launcher=slurm needs submitit: pip install submitit") from None
     for command in ("sbatch", "srun", "squeue"):
         if shutil.which(command) is None:
             raise ConfigError(
