@@ -263,9 +263,12 @@ def test_refusals_say_what_would_be_right(digits_run, tmp_path, monkeypatch, cap
     (failed / "run.json").write_text(json.dumps(record), encoding="utf-8")
     (tmp_path / "there.csv").write_text("mine", encoding="utf-8")
     (tmp_path / "empty").mkdir()
+    for job in ("10", "9"):
+        shutil.copytree(digits_run, tmp_path / "sweep" / job)
     for code, arguments, said in [
         (1, [tmp_path, picture], "is not a run directory: it has no run.json"),
         (1, [tmp_path / "none", picture], "is not a run directory: it does not exist"),
+        (1, [tmp_path / "sweep", picture], f"is a sweep, not one run: name one of its 2, such as {tmp_path}/sweep/9"),
         (1, [failed, picture], "is not finished: its status is failed: no luck"),
         (1, [digits_run, tmp_path / "empty"], "no pictures in this folder"),
         (1, [digits_run, tmp_path / "*.gif"], "there are no pictures to predict"),
