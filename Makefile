@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 setup: $(INSTALLED)  ## make .venv with fmx and everything it uses
 
-demo: setup  ## train on the digits inside scikit-learn: no download, under a minute
+demo: setup  ## train on the digits inside scikit-learn: no download, about a minute
 	$(BIN)/python -m fmx.run data=digits model=lenet augment=none trainer.max_epochs=20
 	@echo
 	@echo "Next: look at outputs/latest/figures/, or type"

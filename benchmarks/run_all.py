@@ -1,4 +1,4 @@
-"""Run every benchmark with its short defaults, one after the other: meant for less than 30 minutes on two cores.
+"""Run every benchmark with its short defaults, one after the other: less than 30 minutes on two cores with AMX.
 
     python benchmarks/run_all.py [--device cuda]
 

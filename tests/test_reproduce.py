@@ -1,6 +1,7 @@
 """reproduce: a fresh run is identical; an edited key, another pixel and another version are named."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -27,6 +28,14 @@ def test_a_fresh_run_is_identical_and_another_version_is_named(command, copied_r
     assert again["status"] == "completed"
     assert again["config_fingerprint"] != ""
     assert str(copied_run) not in (tmp_path / "again" / ".hydra" / "resolved.yaml").read_text()
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="there is one core")
+def test_as_many_threads_as_then(command, copied_run, tmp_path):
+    assert json.loads((copied_run / "run.json").read_text())["device"]["threads"] == 1
+    done = command("run", "--dir", "again", module="reproduce", cwd=tmp_path, env={"OMP_NUM_THREADS": "2"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((tmp_path / "again/run.json").read_text())["device"]["threads"] == 1
 
 
 def test_an_edited_key_is_named_with_what_it_changed(command, copied_run, tmp_path):

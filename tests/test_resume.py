@@ -166,6 +166,8 @@ def test_which_run_is_gone_on_with(command, tmp_path, interrupted):
     whole = command(*run, "hydra.run.dir=whole", cwd=tmp_path)
     assert whole.returncode == 0
     assert_same(folder, tmp_path / "whole")
+    reproduced = command(str(folder), "--dir", "again", module="reproduce", cwd=tmp_path)
+    assert reproduced.returncode == 0, reproduced.stdout + reproduced.stderr
     refused = command(f"resume={folder}", cwd=tmp_path)
     assert refused.returncode == 2
     assert "is complete; there is nothing to continue" in refused.stderr

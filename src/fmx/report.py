@@ -22,7 +22,7 @@ def main() -> None:
     """Run the command line and end with one of fmx's exit codes."""
     parser = argparse.ArgumentParser(
         prog="fmx report",
-        description="A leaderboard of runs and sweeps, with means, spreads and 95 %% intervals over seeds.",
+        description="A leaderboard of runs and sweeps, with means, spreads and 95 % intervals over seeds.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,6 +1,7 @@
 """`fmx reproduce`: run an exact configuration again and say whether the same comes out, to the bit."""
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -72,8 +73,11 @@ def reproduce(path: str, folder: Path | None, allow: list[str]) -> int:
     _check_results(first)
     with tempfile.TemporaryDirectory() as frozen:
         arguments = freeze(config, Path(frozen))
-        command = [sys.executable, "-m", "fmx.run", *arguments, f"hydra.run.dir={quoted(str(folder.resolve()))}"]
-        code = subprocess.run(command, check=False).returncode
+        # A run that was continued says so in its configuration; this one starts anew.
+        arguments += ["resume=null", f"hydra.run.dir={quoted(str(folder.resolve()))}"]
+        code = subprocess.run(
+            [sys.executable, "-m", "fmx.run", *arguments], env=_as_many_threads(first), check=False
+        ).returncode
     if code:
         raise DataError(f"the second run failed with exit code {code}; it is in {folder}")
     second = open_run(folder)
@@ -85,6 +89,13 @@ def reproduce(path: str, folder: Path | None, allow: list[str]) -> int:
     if not differences:
         print("identical: history, metrics, test logits and weights are the same to the bit")
     return int(bool(differences))
+
+
+def _as_many_threads(run: "Run") -> dict[str, str]:
+    """The environment, with as many threads as the run had: sums over other shares differ in their last digits."""
+    threads = _mapping(run.record, "device").get("threads")
+    known = isinstance(threads, int) and 0 < threads <= (os.cpu_count() or 1)
+    return os.environ | ({"OMP_NUM_THREADS": str(threads)} if known else {})
 
 
 def _check_results(run: "Run") -> None:
