@@ -106,10 +106,10 @@ def claims(measured: dict[str, Any]) -> list[Claim]:
             rows.append(Claim(f"{what} ({accuracy})", target, reached, mean >= float(accuracy)))
         elif not how:
             rows.append(Claim(f"{what} ({accuracy})", target, "not measured", holds=False))
-    fast = measured["fast"]["92.04"]
-    ten_epochs = "tutorial's ten epochs ÷ `experiment=fast`"
-    rows.append(at_least(f"{ten_epochs}, training", fast["training_ratio"], 50, "{:.0f} ×"))
-    rows.append(at_least(f"{ten_epochs}, process", fast["process_ratio"], 25, "{:.0f} ×"))
+    if fast := measured["fast"].get("92.04"):  # --only may have left it out
+        ten_epochs = "tutorial's ten epochs ÷ `experiment=fast`"
+        rows.append(at_least(f"{ten_epochs}, training", fast["training_ratio"], 50, "{:.0f} ×"))
+        rows.append(at_least(f"{ten_epochs}, process", fast["process_ratio"], 25, "{:.0f} ×"))
     return rows
 
 
