@@ -228,6 +228,12 @@ def test_the_command_as_typed_answers_too(cold_command, tmp_path):
     assert said.startswith("model=dilatd: there is no model 'dilatd'; did you mean 'dilated'?")
 
 
+def test_a_mistyped_verb(cold_command, tmp_path):
+    said = refusal(cold_command("evalute", "outputs/latest", module="cli", cwd=tmp_path), tmp_path)
+    assert "did you mean 'evaluate'?" in said
+    assert "run, evaluate, predict" in said
+
+
 def test_the_traceback_is_there_for_who_wants_it(command, tmp_path):
     done = command("data=digits", "optim.lr=-1", cwd=tmp_path, env={"HYDRA_FULL_ERROR": "1"})
     assert done.returncode == 2

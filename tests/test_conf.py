@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,12 @@ def test_help_lists_every_member(command, tmp_path):
     lines = dict(line.split(": ", 1) for line in shown.stdout.splitlines() if re.match(r"\w+: \w", line))
     for group, name in [*MEMBERS, ("model", "tiny")]:
         assert name in lines[group].split(", "), (group, name)
+    assert not re.search(r"[ ,]_\w", shown.stdout), "what others start from is no member"
+
+
+def test_version_is_the_packages(command, tmp_path):
+    shown = command("--version", cwd=tmp_path)
+    assert (shown.returncode, shown.stdout) == (0, f"fmx {version('fmx')}\n")
 
 
 @pytest.mark.parametrize(("group", "name"), MEMBERS, ids=str)

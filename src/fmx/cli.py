@@ -14,9 +14,26 @@ def main() -> None:
     if verb in VERBS:
         del sys.argv[1]
         runpy.run_module(f"fmx.{verb}", run_name="__main__", alter_sys=True)
-    else:
-        if verb == "run" and len(sys.argv) > 1:
-            del sys.argv[1]
-        from fmx.run import command
+        return
+    if verb.isalpha() and verb != "run":
+        _refuse(verb)
+    if verb == "run" and len(sys.argv) > 1:
+        del sys.argv[1]
+    from fmx.run import command
 
-        command()
+    command()
+
+
+def _refuse(word: str) -> None:
+    """Say which verb a word without `=` may have meant; Hydra would call it an override that it cannot read."""
+    from fmx.errors import ConfigError
+    from fmx.exits import plain_exits
+    from fmx.hydra_errors import nearest
+
+    with plain_exits():
+        verbs = ["run", *VERBS]
+        raise ConfigError(f"there is no verb {word!r}{nearest(word, verbs)} Verbs: {', '.join(verbs)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -10,10 +10,11 @@ from typing import NoReturn
 import hydra
 from omegaconf import DictConfig
 
+from fmx import __version__
 from fmx.composition import CONF_DIR, register_resolvers
 from fmx.errors import ConfigError
 from fmx.exits import leave, plain_exits
-from fmx.quick_help import list_groups_from_one_copy
+from fmx.quick_help import list_groups_from_one_copy, list_whole_members_only
 from fmx.resume import retyped
 
 __all__ = ["command", "main", "run"]
@@ -58,9 +59,12 @@ def main() -> None:
     with plain_exits():
         if sys.argv[1:2] == ["--resume-sweep"]:
             _continue_sweep(sys.argv[2:])
+        elif sys.argv[1:] == ["--version"]:
+            print(f"fmx {__version__}")
         else:
             if {"--help", "-h"} & set(sys.argv):
                 list_groups_from_one_copy()
+                list_whole_members_only()
             sys.argv[1:] = retyped(sys.argv[1:])
             run()
         sys.stdout.flush()  # here, where a reader that has seen enough is nothing wrong
