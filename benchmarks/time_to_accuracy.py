@@ -33,7 +33,7 @@ TARGETS = {  # accuracy: the command's own values
     "92.04": ["experiment=fast"],
     "92.04 without bf16": ["experiment=fast", "trainer.precision=32-true"],
     "93": [*LONGER, "model.net.widths=[96,192]", "trainer.max_epochs=6"],
-    "94": [*LONGER, "model.net.widths=[96,192]", "model.net.stride=1", "trainer.max_epochs=16"],
+    "94": [*LONGER, "model=cosine_resnet", "trainer.max_epochs=10"],
 }
 
 
@@ -63,7 +63,10 @@ def measure(names: list[str], *, seeds: int, tutorial_epochs: int, device: str) 
     before = tutorial(tutorial_epochs, device, data)
     measured: dict[str, Any] = {}
     for name in names:
-        runs = [fast(TARGETS[name], seed, device, data) for seed in range(1, seeds + 1)]
+        runs = []
+        for seed in range(1, seeds + 1):
+            runs.append(run := fast(TARGETS[name], seed, device, data))
+            print(f"{name}, seed {seed}: {run['accuracy']:.2f} % in {run['training_s']:.2f} s", flush=True)
         columns = {key: [run[key] for run in runs] for key in runs[0]}
         measured[name] = {"overrides": TARGETS[name], **columns}
         print(
