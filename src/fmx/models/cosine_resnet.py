@@ -25,15 +25,16 @@ class Convolution(nn.Sequential):
         )
 
 
-class Residual(nn.Sequential):
+class Residual(nn.Module):
     """Convolutions of one width beside a shortcut; the shape stays (B, width, H, W)."""
 
     def __init__(self, width: int, depth: int) -> None:
-        super().__init__(*(Convolution(width, width) for _ in range(depth)))
+        super().__init__()
+        self.residual = nn.Sequential(*(Convolution(width, width) for _ in range(depth)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x plus what the convolutions make of it, which is at least 0."""
-        change: Tensor = super().forward(x)
+        change: Tensor = self.residual(x)
         return x + change
 
 
@@ -50,8 +51,8 @@ class CosineResNet(nn.Module):
 
     Maps (B, in_channels, image_size, image_size) to logits (B, num_classes); the comments give the shapes of
     conf/model/cosine_resnet.yaml at 28 x 28. ValueError: the image is too small. After the ResNet-9 of D. Page, How to
-    Train Your ResNet, 2018, in which convolutions, residuals and the maximum follow one another so, with a learned first
-    layer and sixteen times the multiplications (379 million for an image of 32 x 32, here 24 for one of 28 x 28).
+    Train Your ResNet, 2018, in which convolutions, residuals and the maximum follow one another so, behind a learned
+    first layer and with sixteen times the multiplications (379 million for 32 x 32 pixels, here 24 for 28 x 28).
     """
 
     def __init__(
