@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Finished", "fmx_run", "timed"]
+__all__ = ["ACCELERATORS", "Finished", "fmx_run", "timed"]
 
+ACCELERATORS = {"cpu": "cpu", "cuda": "gpu"}  # what Lightning calls a device
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -43,7 +44,7 @@ def timed(command: list[str], *, expected: int = 0, env: dict[str, str] | None =
 
 def fmx_run(*overrides: str, device: str = "cpu", env: dict[str, str] | None = None) -> dict[str, Any]:
     """One `python -m fmx.run`, everything on; returns its record with `process_s`, `peak_mb`, metrics and history."""
-    accelerator = {"cpu": "cpu", "cuda": "gpu"}[device]
+    accelerator = ACCELERATORS[device]
     with tempfile.TemporaryDirectory(prefix="fmx-bench-") as folder:
         run = Path(folder) / "run"
         command = [sys.executable, "-m", "fmx.run", *overrides]

@@ -17,7 +17,7 @@ SHORT = {
     "loader": [],
     "memory": [],
     "inference": [],
-    "overhead": ["--repeats", "3", "--epochs", "1"],
+    "overhead": ["--repeats", "1", "--epochs", "6"],
     "time_to_accuracy": ["--only", "92.04", "--tutorial-epochs", "2"],
     "vs_tutorial": ["--seeds", "1"],
 }
