@@ -4,9 +4,9 @@
     python benchmarks/time_to_accuracy.py --tune trainer.max_epochs=3 optim.lr=0.02
 
 The tutorial's ten epochs are its median epoch times ten, and its process the rest of its process besides; with
---tutorial-epochs 10 they are run. --only keeps the rows of the others, each with the ratio of its own go. --tune says
-what values of your own reach on 5,000 held-out training images, drawn anew for each of four seeds; the test set plays
-no part in it.
+--tutorial-epochs 10 they are run. --only keeps the rows of the others, each with the ratio of its own go; with --more
+it keeps the seeds of its own rows, too, and runs those that they lack. --tune says what values of your own reach on
+5,000 held-out training images, drawn anew for each of four seeds; the test set plays no part in it.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from result_file import load, measured_before, save
 TUTORIAL = Path(__file__).with_name("tutorials") / "three_conv.py"
 LONGER = ["experiment=fast", "trainer.limit_train_batches=1.0", "loss.label_smoothing=0.1"]
 SHIFTED = ["augment=crop_flip", "augment._args_.0.padding=1"]  # by one pixel instead of two
+FIGURES = ["training_s", "process_s", "accuracy"]  # of each seed
 SEEDS = 10  # over which an accuracy is asked for
 TARGETS = {  # accuracy: the command's own values
     "92.04": ["experiment=fast"],
@@ -60,16 +61,20 @@ def fast(overrides: list[str], seed: int, device: str, data: Path) -> dict[str, 
     }
 
 
-def measure(names: list[str], *, seeds: int, tutorial_epochs: int, device: str) -> dict[str, Any]:
+def measure(
+    names: list[str], *, seeds: int, tutorial_epochs: int, device: str, earlier: dict[str, Any]
+) -> dict[str, Any]:
+    """The rows of `names`; the seeds that `earlier` rows have are not run again."""
     data = extracted()
     before = tutorial(tutorial_epochs, device, data)
     measured: dict[str, Any] = {}
     for name in names:
-        runs = []
-        for seed in range(1, seeds + 1):
-            runs.append(run := fast(TARGETS[name], seed, device, data))
+        columns = {key: list(earlier.get(name, {}).get(key, [])) for key in FIGURES}
+        for seed in range(len(columns["accuracy"]) + 1, seeds + 1):
+            run = fast(TARGETS[name], seed, device, data)
+            for key, values in columns.items():
+                values.append(run[key])
             print(f"{name}, seed {seed}: {run['accuracy']:.2f} % in {run['training_s']:.2f} s", flush=True)
-        columns = {key: [run[key] for run in runs] for key in runs[0]}
         measured[name] = {"overrides": TARGETS[name], **columns}
         print(
             f"{name}: {statistics.mean(columns['accuracy']):.2f} % in {median(columns['training_s']):.2f} s", flush=True
@@ -144,10 +149,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--tutorial-epochs", type=int, default=3)
     parser.add_argument("--only", default="")
+    parser.add_argument("--more", action="store_true")
     parser.add_argument("--tune", nargs="*", metavar="OVERRIDE")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
+    if arguments.more and not arguments.only:
+        parser.error("--more goes with --only")
     if arguments.tune is not None:
         tune(arguments.tune, arguments.device)
         return
@@ -157,7 +165,9 @@ def main() -> None:
         machine, names = describe(arguments.device), chosen(arguments.only, TARGETS)
         options = {"tutorial_epochs": arguments.tutorial_epochs, "device": arguments.device}
         kept = measured_before("time_to_accuracy", machine) if arguments.only else {}
-        measured = measure(names, seeds=arguments.seeds, **options)
+        rows = kept.get("fast", {}) if arguments.more else {}
+        earlier = {name: row for name, row in rows.items() if row["overrides"] == TARGETS[name]}
+        measured = measure(names, seeds=arguments.seeds, earlier=earlier, **options)
         if arguments.only:
             rows = kept.get("fast", {}) | measured["fast"]
             measured["fast"] = {name: rows[name] for name in TARGETS if name in rows}
