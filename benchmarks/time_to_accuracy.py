@@ -5,8 +5,9 @@
 
 The tutorial's ten epochs are its median epoch times ten, and its process the rest of its process besides; with
 --tutorial-epochs 10 they are run. --only keeps the rows of the others, each with the ratio of its own go; with --more
-it keeps the seeds of its own rows, too, and runs those that they lack. --tune says what values of your own reach on
-5,000 held-out training images, drawn anew for each of four seeds; the test set plays no part in it.
+it keeps the seeds of its own rows, too, and runs those that they lack; the tutorial's side is then of the last go.
+--tune says what values of your own reach on 5,000 held-out training images, drawn anew for each of four seeds; the test
+set plays no part in it.
 """
 
 import argparse
