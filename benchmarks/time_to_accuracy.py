@@ -5,9 +5,9 @@
 
 The tutorial's ten epochs are its median epoch times ten, and its process the rest of its process besides; with
 --tutorial-epochs 10 they are run. --only keeps the rows of the others, each with the ratio of its own go; with --more
-it keeps the seeds of its own rows, too, and runs those that they lack; the tutorial's side is then of the last go.
---tune says what values of your own reach on 5,000 held-out training images, drawn anew for each of four seeds; the test
-set plays no part in it.
+it adds the test accuracies of the seeds that its own rows lack, in a sweep with which the same command goes on when it
+was stopped; seconds stay those of the runs before. --tune says what values of your own reach on 5,000 held-out training
+images, drawn anew for each of four seeds; the test set plays no part in it.
 """
 
 import argparse
@@ -24,14 +24,14 @@ from chosen import chosen
 from claim import Claim, at_least
 from extracted_data import extracted
 from machine import describe, in_words
-from process import fmx_run, timed
+from process import ACCELERATORS, fmx_run, timed
 from readme_table import write_table
 from result_file import load, measured_before, save
 
 TUTORIAL = Path(__file__).with_name("tutorials") / "three_conv.py"
+SWEEPS = Path(__file__).resolve().parents[1] / "outputs" / "time_to_accuracy"
 LONGER = ["experiment=fast", "trainer.limit_train_batches=1.0", "loss.label_smoothing=0.1"]
 SHIFTED = ["augment=crop_flip", "augment._args_.0.padding=1"]  # by one pixel instead of two
-FIGURES = ["training_s", "process_s", "accuracy"]  # of each seed
 SEEDS = 10  # over which an accuracy is asked for
 TARGETS = {  # accuracy: the command's own values
     "92.04": ["experiment=fast"],
@@ -62,30 +62,49 @@ def fast(overrides: list[str], seed: int, device: str, data: Path) -> dict[str, 
     }
 
 
-def measure(
-    names: list[str], *, seeds: int, tutorial_epochs: int, device: str, earlier: dict[str, Any]
-) -> dict[str, Any]:
-    """The rows of `names`; the seeds that `earlier` rows have are not run again."""
+def swept(overrides: list[str], seeds: range, device: str, data: Path, folder: Path) -> list[float]:
+    """Test accuracies of the seeds, run one by one in a sweep of that folder, each with all the cores."""
+    sweep = [
+        f"seed={','.join(map(str, seeds))}",
+        f"data.root={data}",
+        f"hydra.sweep.dir={folder}",
+        "hydra.launcher.workers=1",
+    ]
+    command = [sys.executable, "-m", "fmx.run", "-m", *overrides, *sweep]
+    timed([*command, f"trainer.accelerator={ACCELERATORS[device]}"])
+    files = [folder / str(job) / "metrics.json" for job in range(len(seeds))]
+    return [100 * json.loads(file.read_text(encoding="utf-8"))["test"]["accuracy"] for file in files]
+
+
+def measure(names: list[str], seeds: int, tutorial_epochs: int, device: str) -> dict[str, Any]:
     data = extracted()
     before = tutorial(tutorial_epochs, device, data)
     measured: dict[str, Any] = {}
     for name in names:
-        columns = {key: list(earlier.get(name, {}).get(key, [])) for key in FIGURES}
-        for seed in range(len(columns["accuracy"]) + 1, seeds + 1):
-            run = fast(TARGETS[name], seed, device, data)
-            for key, values in columns.items():
-                values.append(run[key])
-            print(f"{name}, seed {seed}: {run['accuracy']:.2f} % in {run['training_s']:.2f} s", flush=True)
-        measured[name] = {"overrides": TARGETS[name], **columns}
-        print(
-            f"{name}: {statistics.mean(columns['accuracy']):.2f} % in {median(columns['training_s']):.2f} s", flush=True
-        )
+        runs = []
+        for seed in range(1, seeds + 1):
+            runs.append(fast(TARGETS[name], seed, device, data))
+            print(f"{name}, seed {seed}: {runs[-1]['accuracy']:.2f} % in {runs[-1]['training_s']:.2f} s", flush=True)
+        measured[name] = {"overrides": TARGETS[name], **{key: [run[key] for run in runs] for key in runs[0]}}
     after = tutorial(tutorial_epochs, device, data)
     sides = {key: [before[key], after[key]] for key in before}
     for entry in measured.values():
         for key in ("training_s", "process_s"):
             entry[f"{key[:-2]}_ratio"] = median(sides[key]) / median(entry[key])
     return {"tutorial": sides | {"epochs_run": tutorial_epochs}, "fast": measured}
+
+
+def add_seeds(rows: dict[str, Any], names: list[str], seeds: int, device: str) -> None:
+    """Add to the accuracies of `rows` those of the seeds that they lack."""
+    data = extracted()
+    for name in names:
+        row = rows.get(name, {})
+        if row.get("overrides") != TARGETS[name]:
+            raise SystemExit(f"no run of {name} is on record whose seconds could stand: leave out --more")
+        lacking = range(len(row["accuracy"]) + 1, seeds + 1)
+        if lacking:
+            folder = SWEEPS / name / f"{lacking[0]}-{lacking[-1]}"
+            row["accuracy"] += swept(TARGETS[name], lacking, device, data, folder)
 
 
 def tune(overrides: list[str], device: str) -> None:
@@ -164,13 +183,13 @@ def main() -> None:
         results = load("time_to_accuracy", arguments.device)
     else:
         machine, names = describe(arguments.device), chosen(arguments.only, TARGETS)
-        options = {"tutorial_epochs": arguments.tutorial_epochs, "device": arguments.device}
-        kept = measured_before("time_to_accuracy", machine) if arguments.only else {}
-        rows = kept.get("fast", {}) if arguments.more else {}
-        earlier = {name: row for name, row in rows.items() if row["overrides"] == TARGETS[name]}
-        measured = measure(names, seeds=arguments.seeds, earlier=earlier, **options)
-        if arguments.only:
-            rows = kept.get("fast", {}) | measured["fast"]
+        measured = measured_before("time_to_accuracy", machine) if arguments.only else {}
+        if arguments.more:
+            add_seeds(measured.get("fast", {}), names, arguments.seeds, arguments.device)
+        else:
+            rows = measured.get("fast", {})
+            measured = measure(names, arguments.seeds, arguments.tutorial_epochs, arguments.device)
+            rows = rows | measured["fast"]
             measured["fast"] = {name: rows[name] for name in TARGETS if name in rows}
         results = save("time_to_accuracy", machine, measured)
     write(results)

@@ -151,6 +151,27 @@ def test_equal_jobs_checkpoints_and_settings(command, tmp_path):
     assert not (tmp_path / "outputs").exists()
 
 
+def test_all_cores_work_for_few_jobs(command, tmp_path):
+    """The cores are divided among the jobs of the whole sweep, whatever is left of it."""
+    cores = len(os.sched_getaffinity(0))
+
+    def threads(job):
+        return json.loads((tmp_path / f"sweep/{job}/run.json").read_text())["device"]["threads"]
+
+    jobs = ["-m", "model=mlp", *SMALL, FAULT, "hydra.sweep.dir=sweep"]
+    (tmp_path / "faults.json").write_text(json.dumps({"2": "raise"}))
+    failed = command(*jobs, "seed=1,2", cwd=tmp_path, env=here())
+    assert failed.returncode == 1, failed.stdout + failed.stderr
+    (tmp_path / "faults.json").unlink()
+    done = command("--resume-sweep", "sweep", cwd=tmp_path, env=here())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert threads(0) == threads(1) == max(1, cores // 2)
+
+    alone = command(*jobs, "seed=1", "hydra.sweep.dir=alone", cwd=tmp_path, env=here())
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+    assert json.loads((tmp_path / "alone/0/run.json").read_text())["device"]["threads"] == cores
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [

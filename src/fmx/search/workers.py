@@ -52,7 +52,11 @@ def run_trials(
     if first is None:
         return
     workers = shares(
-        settings["workers"], processes=first[0].processes, uses_gpu=first[0].on_gpu, threads=settings["threads"]
+        settings["workers"],
+        num_jobs=num_trials,
+        processes=first[0].processes,
+        uses_gpu=first[0].on_gpu,
+        threads=settings["threads"],
     )
     pool = Pool(workers, job_timeout_s=settings["job_timeout_s"])
     leaderboard = _Leaderboard(sweep_dir)

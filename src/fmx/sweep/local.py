@@ -142,6 +142,7 @@ class Sweep:
         settings = self.ledger.settings
         return shares(
             settings["workers"],
+            num_jobs=len(self.ledger.entries),
             processes=max((job.processes for job in jobs), default=1),
             uses_gpu=any(job.on_gpu for job in jobs),
             threads=settings["threads"],

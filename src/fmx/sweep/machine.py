@@ -27,16 +27,20 @@ class Share:
         return {} if self.gpus is None else {"CUDA_VISIBLE_DEVICES": self.gpus}
 
 
-def shares(workers: int | None, *, processes: int, uses_gpu: bool, threads: int | None) -> list[Share]:
+def shares(
+    workers: int | None, *, num_jobs: int | None, processes: int, uses_gpu: bool, threads: int | None
+) -> list[Share]:
     """Divide the machine among workers.
 
-    workers: how many jobs at once; None: one a GPU, else as many as cores and memory allow. processes: that train
-    together in one job. threads: of each process; None: the cores divided.
+    workers: how many jobs at once; None: one a GPU, else as many as there are and cores and memory allow. num_jobs: of
+    the whole sweep, whatever is left of it, so that a job that is gone on with has its threads of before; None: many.
+    processes: that train together in one job. threads: of each process; None: the cores divided.
     """
     gpus = _gpus() if uses_gpu else []
     if workers is None:
         by_memory = _memory_bytes() // (JOB_BYTES * processes)
-        workers = max(1, len(gpus) // processes if gpus else min(num_cores() // processes, by_memory))
+        by_cores = num_cores() // processes
+        workers = max(1, len(gpus) // processes if gpus else min(by_cores, by_memory, num_jobs or by_cores))
     threads = threads or max(1, num_cores() // (workers * processes))
     return [Share(threads, _gpus_of(worker, workers, gpus, processes)) for worker in range(workers)]
 
