@@ -99,6 +99,19 @@ def test_flattened_features_are_those_of_the_source(name, num_features):
     assert build(name).head[0].in_features == num_features
 
 
+def test_flip_tta():
+    """A mirrored image gets the same logits, the mean of the two that it would get without; training is not touched."""
+    plain, mirrored = build("cosine_resnet"), build("cosine_resnet", flip_tta=True)
+    mirrored.load_state_dict(plain.state_dict())
+    images = torch.randn(4, 1, 28, 28)
+    torch.testing.assert_close(mirrored.train()(images), plain.train()(images))
+    plain.eval(), mirrored.eval()
+    logits, flipped = plain(images), plain(images.flip(-1))
+    assert not torch.allclose(logits, flipped)
+    torch.testing.assert_close(mirrored(images), (logits + flipped) / 2)
+    torch.testing.assert_close(mirrored(images.flip(-1)), mirrored(images))
+
+
 def test_resnet20_has_twenty_layers():
     layers = [m for m in build("resnet20").modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     assert len(layers) == 20

@@ -53,6 +53,9 @@ class CosineResNet(nn.Module):
     conf/model/cosine_resnet.yaml at 28 x 28. ValueError: the image is too small. After the ResNet-9 of D. Page, How to
     Train Your ResNet, 2018, in which convolutions, residuals and the maximum follow one another so, behind a learned
     first layer and with sixteen times the multiplications (379 million for 32 x 32 pixels, here 24 for 28 x 28).
+
+    flip_tta: in eval mode, return the mean of the logits of each image and of its mirror image (test-time
+        augmentation), which takes twice as long; for a network that has learned from mirrored images, too.
     """
 
     def __init__(
@@ -65,8 +68,10 @@ class CosineResNet(nn.Module):
         stride: int,
         emphasis: float,
         widths: Sequence[int],
+        flip_tta: bool,
     ) -> None:
         super().__init__()
+        self.flip_tta = flip_tta
         first, second, third = positive_list("widths", widths, count=3)
         self.features = nn.Sequential(
             CosineStem(
@@ -86,4 +91,6 @@ class CosineResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (B, num_classes)."""
         logits: Tensor = self.head(self.features(x))
+        if self.flip_tta and not self.training:
+            logits = (logits + self.head(self.features(x.flip(3)))) / 2
         return logits
