@@ -11,6 +11,7 @@ images, drawn anew for each of four seeds; the test set plays no part in it.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import statistics
@@ -103,7 +104,8 @@ def add_seeds(rows: dict[str, Any], names: list[str], seeds: int, device: str) -
             raise SystemExit(f"no run of {name} is on record whose seconds could stand: leave out --more")
         lacking = range(len(row["accuracy"]) + 1, seeds + 1)
         if lacking:
-            folder = SWEEPS / name / f"{lacking[0]}-{lacking[-1]}"
+            recipe = hashlib.blake2b(" ".join(TARGETS[name]).encode(), digest_size=4).hexdigest()
+            folder = SWEEPS / f"{name}_{recipe}" / f"{lacking[0]}-{lacking[-1]}"
             row["accuracy"] += swept(TARGETS[name], lacking, device, data, folder)
 
 
