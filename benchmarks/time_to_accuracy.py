@@ -38,7 +38,7 @@ TARGETS = {  # accuracy: the command's own values
     "92.04": ["experiment=fast"],
     "92.04 without bf16": ["experiment=fast", "trainer.precision=32-true"],
     "93": [*LONGER, "augment=flip", "model.net.widths=[96,192]", "trainer.max_epochs=6"],
-    "94": [*LONGER, *SHIFTED, "model=cosine_resnet", "model.net.flip_tta=true", "trainer.max_epochs=16"],
+    "94": [*LONGER, *SHIFTED, "model=cosine_resnet", "model.net.tta=flip_shift", "trainer.max_epochs=12"],
 }
 
 

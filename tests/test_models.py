@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 from urllib.error import URLError
 
@@ -18,6 +19,7 @@ from fmx.errors import DataError
 from fmx.models.dropout import Dropout
 from fmx.models.pretrained import Pretrained
 from fmx.models.torchvision_net import adapt_kernel
+from fmx.models.views import views
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
 MODELS = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -99,17 +101,27 @@ def test_flattened_features_are_those_of_the_source(name, num_features):
     assert build(name).head[0].in_features == num_features
 
 
-def test_flip_tta():
-    """A mirrored image gets the same logits, the mean of the two that it would get without; training is not touched."""
-    plain, mirrored = build("cosine_resnet"), build("cosine_resnet", flip_tta=True)
-    mirrored.load_state_dict(plain.state_dict())
-    images = torch.randn(4, 1, 28, 28)
-    torch.testing.assert_close(mirrored.train()(images), plain.train()(images))
-    plain.eval(), mirrored.eval()
-    logits, flipped = plain(images), plain(images.flip(-1))
-    assert not torch.allclose(logits, flipped)
-    torch.testing.assert_close(mirrored(images), (logits + flipped) / 2)
-    torch.testing.assert_close(mirrored(images.flip(-1)), mirrored(images))
+def test_tta_is_the_mean_over_views():
+    """Of an image, its mirror image, and both shifted by a pixel; training is not touched."""
+    plain = build("cosine_resnet").eval()
+    images = torch.zeros(4, 1, 28, 28)
+    images[:, :, 4:-4, 4:-4] = torch.randn(4, 1, 20, 20)  # with an edge that shifts do not change
+    mirrored = images.flip(3)
+    shifted = [each.roll(shifts, (2, 3)) for each in (images, mirrored) for shifts in ((1, 1), (-1, -1))]
+    for kind, seen in {"flip": [images, mirrored], "flip_shift": [images, mirrored, *shifted]}.items():
+        model = build("cosine_resnet", tta=kind)
+        model.load_state_dict(plain.state_dict())
+        expected = torch.stack([plain(view) for view in seen])
+        assert not torch.allclose(*expected[:2])
+        torch.testing.assert_close(model.eval()(images), expected.mean(0))
+        torch.testing.assert_close(model.train()(images), deepcopy(plain).train()(images))
+
+
+def test_a_shift_repeats_the_edge():
+    images = torch.arange(9.0).reshape(1, 1, 3, 3)
+    _, lower_right, upper_left, *_ = views(images, "flip_shift")
+    assert lower_right.tolist() == [[[[0, 0, 1], [0, 0, 1], [3, 3, 4]]]]
+    assert upper_left.tolist() == [[[[4, 5, 5], [7, 8, 8], [7, 8, 8]]]]
 
 
 def test_resnet20_has_twenty_layers():
@@ -168,6 +180,7 @@ def test_building_draws_the_same_weights_whatever_the_image_size_check_does():
         ("mlp", {"hidden_sizes": 300}, "hidden_sizes must be a list of positive integers, got 300"),
         ("mlp", {"hidden_sizes": [1.5]}, "hidden_sizes must be a list of positive integers"),
         ("two_conv", {"kernel_size": -1}, "kernel_size must be a positive integer, got -1"),
+        ("cosine_resnet", {"tta": "mirror"}, "tta must be one of none, flip, flip_shift, got 'mirror'"),
         ("dilated", {"dilation": 0}, "dilation must be a positive integer, got 0"),
         ("resnet20", {"width": 0}, "width must be a positive integer, got 0"),
         ("dropout_cnn", {"dropout_prob": 2}, "dropout probability has to be between 0 and 1"),

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from fmx.models.cosine_cnn import CosineStem
 from fmx.models.sizes import flattened_size, positive_list
+from fmx.models.views import VIEWS, views
 
 __all__ = ["CosineResNet"]
 
@@ -50,12 +52,13 @@ class CosineResNet(nn.Module):
     """A cosine stem, three convolutions, each wider than the last, two residuals, and one linear layer.
 
     Maps (B, in_channels, image_size, image_size) to logits (B, num_classes); the comments give the shapes of
-    conf/model/cosine_resnet.yaml at 28 x 28. ValueError: the image is too small. After the ResNet-9 of D. Page, How to
-    Train Your ResNet, 2018, in which convolutions, residuals and the maximum follow one another so, behind a learned
-    first layer and with sixteen times the multiplications (379 million for 32 x 32 pixels, here 24 for 28 x 28).
+    conf/model/cosine_resnet.yaml at 28 x 28. ValueError: the image is too small, or there is no such tta. After the
+    ResNet-9 of D. Page, How to Train Your ResNet, 2018, in which convolutions, residuals and the maximum follow one
+    another so, behind a learned first layer and with sixteen times the multiplications (379 million for 32 x 32 pixels,
+    here 24 for 28 x 28).
 
-    flip_tta: in eval mode, return the mean of the logits of each image and of its mirror image (test-time
-        augmentation), which takes twice as long; for a network that has learned from mirrored images, too.
+    tta: in eval mode, return the mean of the logits of these views of an image: none, flip or flip_shift (`views.py`),
+        which take once, twice and six times as long.
     """
 
     def __init__(
@@ -68,10 +71,12 @@ class CosineResNet(nn.Module):
         stride: int,
         emphasis: float,
         widths: Sequence[int],
-        flip_tta: bool,
+        tta: str,
     ) -> None:
         super().__init__()
-        self.flip_tta = flip_tta
+        if tta not in VIEWS:
+            raise ValueError(f"tta must be one of {', '.join(VIEWS)}, got {tta!r}")
+        self.tta = tta
         first, second, third = positive_list("widths", widths, count=3)
         self.features = nn.Sequential(
             CosineStem(
@@ -90,7 +95,6 @@ class CosineResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (B, num_classes)."""
-        logits: Tensor = self.head(self.features(x))
-        if self.flip_tta and not self.training:
-            logits = (logits + self.head(self.features(x.flip(3)))) / 2
-        return logits
+        seen = views(x, "none" if self.training else self.tta)
+        logits = [self.head(self.features(view)) for view in seen]
+        return torch.stack(logits).mean(0)

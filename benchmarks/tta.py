@@ -1,0 +1,39 @@
+"""What the views of test-time augmentation gain: the accuracy of finished runs on their held-out images.
+
+    python benchmarks/tta.py RUN …
+
+RUN: run directories of model=cosine_resnet with data.validation > 0; their last checkpoints are judged with each kind
+of `model.net.tta`. The test set plays no part in it.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+
+from fmx.composition import register_resolvers
+from fmx.models.views import VIEWS
+from fmx.restore import restore_classifier, restore_data, trusted_config
+from fmx.run_dir import open_run
+from fmx.scoring import predict
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    register_resolvers()
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for path in parser.parse_args().runs:
+        config = trusted_config(open_run(path))
+        data = restore_data(config)
+        for kind in VIEWS:
+            config.model.net.tta = kind
+            classifier = restore_classifier(config, path / "checkpoints" / "last.ckpt")
+            judged = predict(classifier, data, "val", device=torch.device("cpu"))
+            accuracy = (judged.logits.argmax(1) == judged.labels).double().mean().item()
+            print(f"{path}: tta={kind} {100 * accuracy:.2f} % of {len(judged.labels):,} held-out images", flush=True)
+
+
+if __name__ == "__main__":
+    main()
