@@ -185,6 +185,20 @@ def test_bad_settings(command, tmp_path, setting, said):
     assert (done.returncode, done.stderr) == (2, f"{said}\n")
 
 
+def test_a_refused_sweep_writes_nothing(command, tmp_path):
+    """Neither a folder of its own nor into that of an earlier one."""
+    jobs = ["-m", "model=mlp", *SMALL]
+    assert command(*jobs, "seed=1", "hydra.sweep.dir=sweep", cwd=tmp_path).returncode == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert tmp_path / "sweep/multirun.yaml" in before
+    for refused in ("optim.lr=0.1,-1", "model.net.hidden_sizes=[8],[0]", "hydra.launcher.workers=0"):
+        for folder in ("sweep", "new"):
+            done = command(*jobs, "seed=2,3", refused, f"hydra.sweep.dir={folder}", cwd=tmp_path)
+            assert done.returncode == 2, done.stdout + done.stderr
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert not (tmp_path / "new").exists()
+
+
 def test_fail_fast(command, tmp_path):
     (tmp_path / "faults.json").write_text(json.dumps({"1": "raise"}))
     jobs = ["-m", "model=mlp", "seed=range(1,9)", *SMALL, FAULT, "hydra.sweep.dir=sweep"]

@@ -5,17 +5,29 @@ from dataclasses import dataclass
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
 
 __all__ = ["ProductSweeper"]
 
 
 class ProductSweeper(BasicSweeper):
-    """Hydra's basic sweeper, except that no job is composed twice."""
+    """Hydra's basic sweeper, except that fmx's launchers compose and check all jobs, each once, before it writes."""
 
-    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Leave it to fmx's launchers, which compose and check every job before the first one starts."""
+    def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
+        """Launch all combinations of what `arguments` sweep over."""
         if not type(self.launcher).__module__.startswith("hydra_plugins.fmx_"):
-            super().validate_batch_is_legal(batch)
+            returned: list[Sequence[JobReturn]] = super().sweep(arguments)
+            return returned
+        assert self.hydra_context is not None
+        assert self.launcher is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        returned, num_launched = [], 0
+        for batch in self.split_arguments(overrides, self.max_batch_size):
+            returned.append(self.launcher.launch(batch, initial_job_idx=num_launched))
+            num_launched += len(batch)
+        return returned
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from hydra.core.utils import filter_overrides
 from hydra.types import HydraContext
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fmx.check import check_names, check_parts
 from fmx.composition import quoted, register_resolvers
@@ -91,6 +91,8 @@ class Plan:
         """
         composed = [self._compose(each, number) for number, each in enumerate(overrides)]
         self._check(composed)
+        self.sweep_dir.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self._config, self.sweep_dir / "multirun.yaml")  # which Hydra writes before any check
         numbers, jobs = dict(known), list[Job]()
         for each in composed:
             fingerprint = config_fingerprint(each.resolved)
