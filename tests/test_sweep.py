@@ -199,6 +199,12 @@ def test_a_refused_sweep_writes_nothing(command, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_with_a_launcher_of_hydra(command, tmp_path):
+    done = command("-m", "hydra/launcher=basic", "seed=1,2", "model=mlp", *SMALL, "hydra.sweep.dir=sweep", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert status(tmp_path / "sweep") == {"0": "completed", "1": "completed"}
+
+
 def test_fail_fast(command, tmp_path):
     (tmp_path / "faults.json").write_text(json.dumps({"1": "raise"}))
     jobs = ["-m", "model=mlp", "seed=range(1,9)", *SMALL, FAULT, "hydra.sweep.dir=sweep"]
