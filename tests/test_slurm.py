@@ -61,6 +61,7 @@ def test_an_array_and_its_failures(slurm, command, tmp_path):
     (tmp_path / "faults.json").write_text(json.dumps({"2": "raise"}))
     first = command(*SLURM, *grid, cwd=tmp_path, env=slurm)
     assert first.returncode == 1, first.stdout + first.stderr
+    assert "Traceback" not in first.stderr
     assert status(tmp_path / "sweep") == {"0": "completed", "1": "failed", "2": "completed", "3": "failed"}
     assert (tmp_path / "sweep/leaderboard.md").read_text().count("this seed is out of luck") == 2
     assert len({name.partition("_")[0] for name in slurm_jobs(tmp_path / "sweep").values()}) == 1, "not one array"

@@ -112,7 +112,7 @@ class Sweep:
                     elif isinstance(event, Ended):
                         self._note(event, display)
                         yield event
-                        if event.status == "failed" and settings["fail_fast"]:
+                        if event.status == "failed" and settings.get("fail_fast"):  # SLURM's launcher has none
                             for stopped in pool.stop(signal.SIGTERM):
                                 self._note(stopped, display)
                                 yield stopped
