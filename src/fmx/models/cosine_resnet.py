@@ -95,6 +95,7 @@ class CosineResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (B, num_classes)."""
-        seen = views(x, "none" if self.training else self.tta)
-        logits = [self.head(self.features(view)) for view in seen]
-        return torch.stack(logits).mean(0)
+        if self.training:
+            logits: Tensor = self.head(self.features(x))
+            return logits
+        return torch.stack([self.head(self.features(view)) for view in views(x, self.tta)]).mean(0)
