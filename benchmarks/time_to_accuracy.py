@@ -64,13 +64,8 @@ def fast(overrides: list[str], seed: int, device: str, data: Path) -> dict[str, 
 
 
 def swept(overrides: list[str], seeds: range, device: str, data: Path, folder: Path) -> list[float]:
-    """Test accuracies of the seeds, run one by one in a sweep of that folder, each with all the cores."""
-    sweep = [
-        f"seed={','.join(map(str, seeds))}",
-        f"data.root={data}",
-        f"hydra.sweep.dir={folder}",
-        "hydra.launcher.workers=1",
-    ]
+    """Test accuracies of the seeds, run in a sweep of that folder as the launcher sees fit: no time is taken of it."""
+    sweep = [f"seed={','.join(map(str, seeds))}", f"data.root={data}", f"hydra.sweep.dir={folder}"]
     command = [sys.executable, "-m", "fmx.run", "-m", *overrides, *sweep]
     timed([*command, f"trainer.accelerator={ACCELERATORS[device]}"])
     files = [folder / str(job) / "metrics.json" for job in range(len(seeds))]
