@@ -77,6 +77,18 @@ def test_an_array_and_its_failures(slurm, command, tmp_path):
 
 
 @pytest.mark.slurm
+def test_fail_fast(slurm, command, tmp_path):
+    (tmp_path / "slow").touch()
+    (tmp_path / "faults.json").write_text(json.dumps({"2": "raise"}))
+    grid = [*DIGITS, "model=mlp", "seed=1,2", "trainer.max_epochs=50", FAULT, SLOW]
+    done = command(*SLURM, *grid, "hydra.launcher.fail_fast=true", cwd=tmp_path, env=slurm)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "this seed is out of luck" in done.stderr
+    assert status(tmp_path / "sweep") == {"0": "interrupted", "1": "failed"}
+    assert squeue(slurm, "--format=%T") == []
+
+
+@pytest.mark.slurm
 def test_preempted_and_out_of_time_jobs_go_on_as_if_nothing_had_been(slurm, command, tmp_path):
     grid = [*DIGITS, "model=lenet", "seed=1,2", "trainer.max_epochs=4", SLOW]
     (tmp_path / "slow").touch()
@@ -205,6 +217,7 @@ def test_without_slurm_one_line_says_so(command, tmp_path):
 
 def test_a_wrong_setting_is_refused_before_anything_is_submitted(command, tmp_path):
     refuse_plainly(command, tmp_path, "hydra.launcher.timeout_min must be", "hydra.launcher.timeout_min=soon")
+    refuse_plainly(command, tmp_path, "hydra.launcher.fail_fast must be true or false", "hydra.launcher.fail_fast=yes")
     refuse_plainly(command, tmp_path, "leaves no time to train", "hydra.launcher.timeout_min=1")
 
 

@@ -22,7 +22,7 @@ from fmx.sweep.plan import Job, Plan
 from fmx.sweep.pool import Ended, Pool, Started, Workers
 from fmx.sweep.warm import warm_up
 
-__all__ = ["Sweep", "continue_sweep", "launch"]
+__all__ = ["Sweep", "check_fail_fast", "continue_sweep", "launch"]
 
 log = logging.getLogger(__name__)
 LEADERBOARD_SHARE = 20  # writing the leaderboard may take one part of so many of the time
@@ -65,6 +65,11 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     limit = settings["job_timeout_s"]
     if limit is not None and (not isinstance(limit, int | float) or isinstance(limit, bool) or limit <= 0):
         raise ConfigError(f"hydra.launcher.job_timeout_s must be a number greater than 0 or null, got {limit!r}")
+    check_fail_fast(settings)
+
+
+def check_fail_fast(settings: Mapping[str, Any]) -> None:
+    """ConfigError where it is no yes or no."""
     if not isinstance(settings["fail_fast"], bool):
         raise ConfigError(f"hydra.launcher.fail_fast must be true or false, got {settings['fail_fast']!r}")
 
@@ -112,7 +117,7 @@ class Sweep:
                     elif isinstance(event, Ended):
                         self._note(event, display)
                         yield event
-                        if event.status == "failed" and settings.get("fail_fast"):  # SLURM's launcher has none
+                        if event.status == "failed" and settings.get("fail_fast"):  # a ledger may be older than the key
                             for stopped in pool.stop(signal.SIGTERM):
                                 self._note(stopped, display)
                                 yield stopped

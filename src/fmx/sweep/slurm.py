@@ -16,7 +16,7 @@ from fmx.run_dir import open_run
 from fmx.sweep import slurm_queue as queue
 from fmx.sweep.array_task import ArrayTask
 from fmx.sweep.ledger import LEDGER, Ledger
-from fmx.sweep.local import Sweep
+from fmx.sweep.local import Sweep, check_fail_fast
 from fmx.sweep.plan import FROZEN_JOBS, Job, Plan
 from fmx.sweep.pool import Cause, Ended, Started, complete_record, last_line
 
@@ -63,6 +63,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         value = settings[key]
         if not (key == "mem_gb" and value is None) and not (type(value) in {int, float} and value > 0):
             raise ConfigError(f"hydra.launcher.{key} must be a number greater than 0, got {value!r}")
+    check_fail_fast(settings)
     if settings["signal_before_end_s"] >= 60 * settings["timeout_min"]:
         raise ConfigError(
             f"hydra.launcher.signal_before_end_s={settings['signal_before_end_s']} leaves no time to train in "
