@@ -18,8 +18,10 @@ HEAVY = [
     "pytorch_lightning",
     "torchmetrics",
     "pandas",
+    "sklearn.datasets",
     "sklearn.metrics",
     "matplotlib",
+    "torch.utils.tensorboard",
     "fmx.results",
 ]
 

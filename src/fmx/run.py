@@ -14,7 +14,7 @@ from fmx import __version__
 from fmx.composition import CONF_DIR, register_resolvers
 from fmx.errors import ConfigError
 from fmx.exits import leave, plain_exits
-from fmx.quick_help import list_groups_from_one_copy, list_whole_members_only
+from fmx.quick_hydra import compose_once, list_groups_from_one_copy, list_whole_members_only
 from fmx.resume import retyped
 
 __all__ = ["command", "main", "run"]
@@ -65,6 +65,7 @@ def main() -> None:
             if {"--help", "-h"} & set(sys.argv):
                 list_groups_from_one_copy()
                 list_whole_members_only()
+            compose_once()
             sys.argv[1:] = retyped(sys.argv[1:])
             run()
         sys.stdout.flush()  # here, where a reader that has seen enough is nothing wrong

@@ -1,0 +1,68 @@
+"""Hydra 1.3.8 without what it does twice, and its --help without the files that others of their group start from."""
+
+from functools import cache
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+__all__ = ["compose_once", "list_groups_from_one_copy", "list_whole_members_only"]
+
+Copy = tuple[list[Override], CachingConfigRepository]
+
+
+def compose_once() -> None:
+    """Let a run have the configuration that Hydra composes first, only to see whether a file sets hydra.mode."""
+    composed = ConfigLoaderImpl.load_configuration
+    kept: dict[tuple[str | None, ...], DictConfig | Exception] = {}
+
+    def load(
+        loader: ConfigLoaderImpl, config_name: str | None, overrides: list[str], run_mode: RunMode, **how: bool
+    ) -> DictConfig:
+        asked = (config_name, *overrides)
+        if how.get("validate_sweep_overrides", True):
+            known = kept.pop(asked, None) if run_mode == RunMode.RUN else None
+            if isinstance(known, Exception):
+                raise known
+            return known or composed(loader, config_name, overrides, run_mode, **how)
+        as_run = (*asked, "hydra.mode=RUN")  # as Hydra asks next, where neither a file nor -m says otherwise
+        try:
+            cfg = composed(loader, config_name, overrides, RunMode.RUN)
+        except Exception as error:  # noqa: BLE001 - for Hydra to tell, unless it is a multirun after all
+            kept[as_run] = error
+            return composed(loader, config_name, overrides, run_mode, **how)
+        if cfg.hydra.mode is not None:
+            return cfg
+        cfg.hydra.mode = RunMode.RUN
+        cfg.hydra.overrides.hydra.append("hydra.mode=RUN")
+        kept[as_run] = cfg
+        return OmegaConf.create({"hydra": {"mode": None}})  # all that Hydra wants to know now
+
+    ConfigLoaderImpl.load_configuration = load  # type: ignore[assignment, method-assign]
+
+
+def list_groups_from_one_copy() -> None:
+    """Let a process that only prints help copy all that was read once, not for each group (seen in Hydra 1.3.8)."""
+    copied = ConfigLoaderImpl._parse_overrides_and_create_caching_repo  # noqa: SLF001
+
+    @cache
+    def copied_once(loader: ConfigLoaderImpl, config_name: str | None, overrides: tuple[str, ...]) -> Copy:
+        return copied(loader, config_name, list(overrides))
+
+    def from_one_copy(loader: ConfigLoaderImpl, config_name: str | None, overrides: list[str]) -> Copy:
+        return copied_once(loader, config_name, tuple(overrides))
+
+    ConfigLoaderImpl._parse_overrides_and_create_caching_repo = from_one_copy  # type: ignore[assignment, method-assign]  # noqa: SLF001
+
+
+def list_whole_members_only() -> None:
+    """Let it leave out what starts with an underscore, such as data/_loader: such a file is no choice by itself."""
+    listed = ConfigLoaderImpl.get_group_options
+
+    def whole(loader: ConfigLoaderImpl, *group: Any, **how: Any) -> list[str]:
+        return [name for name in listed(loader, *group, **how) if not name.startswith("_")]
+
+    ConfigLoaderImpl.get_group_options = whole  # type: ignore[assignment, method-assign]
