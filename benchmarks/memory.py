@@ -33,15 +33,18 @@ from fmx.hardware import keep_freed_memory, resolve_precision
 keep_freed_memory()
 cfg = compose_config({overrides!r})
 parts = build_classifier(cfg)
-bf16 = resolve_precision("auto", accelerator="cpu", net=parts.net) == "bf16-mixed"
+device = torch.device({device!r})
+parts = parts.to(device)
+bf16 = resolve_precision("auto", accelerator={device!r}, net=parts.net) == "bf16-mixed"
 optimizer = parts.make_optimizer(parts.net.parameters())
+images, labels = torch.rand(250, 1, 28, 28, device=device), torch.zeros(128, dtype=torch.int64, device=device)
 for _ in range(3):
     optimizer.zero_grad()
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        parts.loss(parts.net(torch.rand(128, 1, 28, 28)), torch.zeros(128, dtype=torch.int64)).backward()
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        parts.loss(parts.net(images[:128]), labels).backward()
     optimizer.step()
 with torch.inference_mode():
-    parts.net.eval()(torch.rand(250, 1, 28, 28))
+    parts.net.eval()(images)
 """
 SIZE, NUM_CLASSES = 64, 10  # pixels of a side in the image folder
 
@@ -56,7 +59,7 @@ def measure(repeats: int, device: str) -> dict[str, Any]:
     peaks = alternate(
         {
             "imports": lambda _: peak(IMPORTS),
-            "imports and model": lambda _: peak(IMPORTS + STEP.format(overrides=overrides)),
+            "imports and model": lambda _: peak(IMPORTS + STEP.format(overrides=overrides, device=device)),
             "run": lambda _: fmx_run(*overrides, device=device)["peak_mb"],
         },
         repeats,

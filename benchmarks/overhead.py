@@ -33,7 +33,14 @@ CASES = {  # name: overrides, target for fmx / plain loop
     "mlp, batch 32": (["experiment=mlp_sgd", "trainer.check_val_every_n_epoch=1", "trainer.val_check_interval=1.0",
                        "callbacks.history.every_step=false"], 1.10),
 }  # fmt: skip
-ON_GPU = {"three_conv, batch 512": (["model=three_conv", "augment=none", "data.batch_size=512"], 1.10)}
+ON_GPU = {
+    "three_conv, batch 512": (["model=three_conv", "augment=none", "data.batch_size=512"], 1.10),
+    "three_conv, batch 512, loop without CUDA graph": (
+        ["model=three_conv", "augment=none", "data.batch_size=512"],
+        1.10,
+    ),
+    "mlp, batch 32": CASES["mlp, batch 32"],
+}
 PLAIN = Path(__file__).with_name("plain_loop.py")
 
 
@@ -69,14 +76,16 @@ class Side:
         raise RuntimeError(f"{self.command} ended:\n{''.join(self.printed)}")
 
 
-def measure(overrides: list[str], *, repeats: int, epochs: int, data: Path, device: str) -> dict[str, list[float]]:
+def measure(
+    overrides: list[str], *, repeats: int, epochs: int, data: Path, device: str, eager: bool
+) -> dict[str, list[float]]:
     # The time in which a process is stopped passes for it, too: last.ckpt would be due in the middle of an epoch.
     values = [*overrides, f"data.root={data}", f"trainer.max_epochs={epochs + 2}", "trainer.checkpoint_every_s=3600"]
     seconds: dict[str, list[float]] = {"plain loop": [], "fmx": []}
     for _ in range(repeats):
         with tempfile.TemporaryDirectory(prefix="fmx-bench-") as folder:
             run = ["-m", "fmx.run", f"trainer.accelerator={ACCELERATORS[device]}", f"hydra.run.dir={folder}/run"]
-            loop = [str(PLAIN), "--device", device]
+            loop = [str(PLAIN), "--device", device, *(["--eager"] if eager else [])]
             with Side([sys.executable, *loop, *values]) as plain, Side([sys.executable, *run, *values]) as fmx:
                 for name, taken in alternate({"plain loop": plain.epoch, "fmx": fmx.epoch}, epochs).items():
                     seconds[name] += taken
@@ -114,13 +123,13 @@ def main() -> None:
     else:
         machine, data = describe(arguments.device), extracted()
         measured = measured_before("overhead", machine) if arguments.only else {}
-        cases = CASES | (ON_GPU if arguments.device == "cuda" else {})
+        cases = ON_GPU if arguments.device == "cuda" else CASES
         names = chosen(arguments.only, list(dict.fromkeys(name.partition(",")[0] for name in cases)))
         for name, (overrides, target) in cases.items():
             if name.partition(",")[0] not in names:
                 continue
             options = {"repeats": arguments.repeats, "epochs": arguments.epochs, "device": arguments.device}
-            seconds = measure(overrides, data=data, **options)
+            seconds = measure(overrides, data=data, eager="without CUDA graph" in name, **options)
             measured[name] = {
                 "target": target,
                 "of": "epochs in turn",
@@ -128,7 +137,7 @@ def main() -> None:
                 "ratio": ratio(seconds["fmx"], seconds["plain loop"]),
             }
             print(f"{name}: {measured[name]['ratio']:.3f}", flush=True)
-        results = save("overhead", machine, measured)
+            results = save("overhead", machine, measured)
     write(results)
 
 

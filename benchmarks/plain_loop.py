@@ -3,6 +3,7 @@
     python benchmarks/plain_loop.py --device cpu model=three_conv data.batch_size=256
 
 The network, loss, optimizer, schedule and arrays are those that fmx builds; what is measured is the loop around them.
+On a GPU, steps are one CUDA graph, as fmx's are, but for the first and what is left of an epoch; with --eager none is.
 """
 
 import argparse
@@ -15,15 +16,18 @@ from fmx.run import SPINS
 os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported
 
 import torch
+from torch import Tensor
 
 from fmx.build import build_classifier, build_data
 from fmx.composition import compose_config
 from fmx.hardware import ask_for_gpus_once, keep_freed_memory, resolve_precision
+from fmx.step_graph import StepGraph
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--eager", action="store_true")
     arguments, overrides = parser.parse_known_args()
     keep_freed_memory()
     ask_for_gpus_once()
@@ -41,16 +45,27 @@ def main() -> None:
     epochs, steps = cfg.trainer.max_epochs, math.ceil(len(train) / data.batch_size)
     optimizer = parts.make_optimizer(net.parameters())
     entries = parts.make_schedule(optimizer, steps_per_epoch=steps, epochs=epochs, total_steps=steps * epochs)
+
+    def loss_and_logits(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        x = normalize(augment(x))
+        with autocast():
+            return loss_of(logits := net(x), y), logits
+
+    graph = None
     for epoch in range(1, epochs + 1):
         net.train()
         total, right = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
         for chunk in train[torch.randperm(len(train), device=device)].split(data.batch_size):
-            x, y = normalize(augment(images.index_select(0, chunk))), labels.index_select(0, chunk)
-            with autocast():
-                logits = net(x)
-                loss = loss_of(logits, y)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            x, y = images.index_select(0, chunk), labels.index_select(0, chunk)
+            if graph is not None and graph.fits((x, y)):
+                loss, logits = graph((x, y))
+            else:
+                loss, logits = loss_and_logits(x, y)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                loss, logits = loss.detach(), logits.detach()
+                if device.type == "cuda" and graph is None and not arguments.eager:
+                    graph = StepGraph(loss_and_logits, (x, y), list(net.parameters()))
             optimizer.step()
             for entry in entries:
                 if entry["interval"] == "step":

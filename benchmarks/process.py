@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ACCELERATORS", "Finished", "fmx_run", "timed"]
+__all__ = ["ACCELERATORS", "Finished", "fmx_run", "read_run", "timed"]
 
 ACCELERATORS = {"cpu": "cpu", "cuda": "gpu"}  # what Lightning calls a device
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,12 +49,12 @@ def fmx_run(*overrides: str, device: str = "cpu", env: dict[str, str] | None = N
         run = Path(folder) / "run"
         command = [sys.executable, "-m", "fmx.run", *overrides]
         finished = timed([*command, f"trainer.accelerator={accelerator}", f"hydra.run.dir={run}"], env=env)
-        record: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-        lines = [line.split(",") for line in (run / "history.csv").read_text(encoding="utf-8").splitlines()]
-    return record | {
-        "process_s": finished.seconds,
-        "peak_mb": finished.peak_mb,
-        "metrics": metrics,
-        "history": [dict(zip(lines[0], line, strict=True)) for line in lines[1:]],
-    }
+        return read_run(run) | {"process_s": finished.seconds, "peak_mb": finished.peak_mb}
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """A run directory's record with its metrics and history."""
+    record: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    header, *lines = [line.split(",") for line in (run / "history.csv").read_text(encoding="utf-8").splitlines()]
+    return record | {"metrics": metrics, "history": [dict(zip(header, line, strict=True)) for line in lines]}

@@ -17,7 +17,7 @@ from fmx.data.loader import Order
 from fmx.errors import TrainingError
 from fmx.schedule import Schedule
 
-__all__ = ["Classifier", "scales_gradients", "validates"]
+__all__ = ["Batch", "Classifier", "Step", "scales_gradients", "validates"]
 
 Batch = tuple[Tensor, Tensor]  # images float (B, C, H, W), labels int64 (B,)
 MANY = 8  # images that an error lists
@@ -69,10 +69,14 @@ class Classifier(LightningModule):
         images, labels = batch
         alone = len(images) == 1 and step.batch > 0  # what the last batch of an epoch may be
         with _running_statistics(self.net) if alone else nullcontext():
-            logits = self.net(images)
-        loss: Tensor = self.loss(logits, labels)
+            loss, logits = self.loss_and_logits(images, labels)
         self.tally.add(step, loss, logits, labels)
         return loss
+
+    def loss_and_logits(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean loss of normalised images (B, C, H, W), and the logits (B, K) that it judges."""
+        logits = self.net(images)
+        return self.loss(logits, labels), logits
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Note the gradients, to be looked at with the losses."""

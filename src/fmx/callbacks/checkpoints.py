@@ -15,6 +15,7 @@ from fmx.random_state import random_state, restore_random_state
 
 __all__ = ["ASK_EVERY", "BestCheckpoint", "LastCheckpoint", "checkpoint_dir", "is_between_steps"]
 
+AT_MOST_EVERY_S = 1.0  # what is trained in less than that is soon trained again; writing it takes longer
 ASK_EVERY = 20  # steps between two questions to the other processes of a distributed run: each makes all wait
 
 
@@ -36,7 +37,7 @@ def is_between_steps(trainer: Trainer) -> bool:
 class BestCheckpoint(ModelCheckpoint):
     """Keeps best.ckpt: the weights with the best `monitor` so far, the earlier one where two are equal.
 
-    mode: `max` or `min`. Where nothing is held out, best.ckpt is the newest epoch's.
+    mode: `max` or `min`. Where nothing is held out, best.ckpt is a newest epoch's, at the end the last one's.
     """
 
     def __init__(self, *, monitor: str, mode: str) -> None:
@@ -47,6 +48,7 @@ class BestCheckpoint(ModelCheckpoint):
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
+        self._saved = time.monotonic()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the folder, and whether there is a validation to choose by."""
@@ -66,12 +68,24 @@ class BestCheckpoint(ModelCheckpoint):
                 "training steps; validate more often"
             )
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save where the validation was the best so far; without any, where the last time is a while ago."""
+        if self.monitor or time.monotonic() - self._saved >= AT_MOST_EVERY_S:
+            super().on_train_epoch_end(trainer, pl_module)
+            self._saved = time.monotonic()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the last weights where there is no validation."""
+        if not self.monitor and not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
 
 class LastCheckpoint(Checkpoint):
     """Keeps last.ckpt, from which training goes on as if it had never stopped, and at the end of it the final weights.
 
-    It is written before each epoch but the first, at the end, and whenever `every_s` seconds have passed since the
-    last time. Beside what Lightning keeps, it holds every random state of every process.
+    It is written before each epoch but the first (unless that was done in the second before), at the end, and whenever
+    `every_s` seconds have passed since the last time. Beside what Lightning keeps, it holds every random state of every
+    process.
     """
 
     filename = "last"
@@ -107,7 +121,8 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the state between two epochs."""
-        if trainer.current_epoch > 0:
+        just_now = time.monotonic() - self._saved < AT_MOST_EVERY_S
+        if trainer.current_epoch > 0 and (trainer.world_size > 1 or not just_now):  # all processes save, or none
             self.save(trainer, at_epoch_start=True)
 
     def on_train_batch_end(

@@ -12,7 +12,9 @@ from fmx.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, is_between
 from fmx.callbacks.interruption import Interruption
 from fmx.callbacks.learning_rate import LearningRate
 from fmx.callbacks.progress import Progress
-from fmx.classifier import Classifier, Step, scales_gradients
+from fmx.classifier import Batch, Classifier, Step, scales_gradients
+from fmx.errors import TrainingError
+from fmx.step_graph import StepGraph, can_be_captured
 
 __all__ = ["LeanSteps"]
 
@@ -39,46 +41,49 @@ class LeanSteps(Callback):
 
     def __init__(self, *, at_most_s: float) -> None:
         self.at_most_s = at_most_s
-        self._apply = False
+        self._training: _Training | None = None  # where there may be lean steps
         self._interruptions: list[Interruption] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find out whether anybody needs to see each step, and who knows of signals."""
         self._interruptions = [each for each in trainer.callbacks if isinstance(each, Interruption)]  # type: ignore[attr-defined]
-        self._apply = (
+        if (
             isinstance(pl_module, Classifier)
             and isinstance(trainer.strategy, SingleDeviceStrategy)
             and type(trainer.profiler) is PassThroughProfiler  # type: ignore[attr-defined]
             and not scales_gradients(trainer)
             and not any(map(_needs_each_step, trainer.callbacks))  # type: ignore[attr-defined]
-        )
+        ):
+            self._training = _Training(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Train on the batches that come next."""
-        if not self._apply or trainer.should_stop or trainer.accumulate_grad_batches > 1:
+        if self._training is None or trainer.should_stop or trainer.accumulate_grad_batches > 1:
             return
         if not is_between_steps(trainer):
             return
-        assert isinstance(pl_module, Classifier)
         loop, fetcher, began = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher, time.monotonic()  # noqa: SLF001
         assert fetcher is not None
         place, first, taken, room = loop.batch_idx + 1, trainer.global_step, 0, _room(trainer)
-        train = _Training(trainer, pl_module)
         served = fetcher.combined_loader._iterator  # noqa: SLF001
         batches = served.iterators[0]  # type: ignore[union-attr] # a small network's step feels what is wrapped around
         while taken < room and time.monotonic() - began < self.at_most_s and not self._asked_to_stop():
-            train(next(batches), Step(first + taken, trainer.current_epoch, place + taken))
+            self._training(next(batches), Step(first + taken, trainer.current_epoch, place + taken))
             taken += 1
         served._idx += taken  # type: ignore[union-attr] # noqa: SLF001
         fetcher.fetched += taken
         fetcher.done = fetcher.fetched == fetcher.length
         loop.batch_progress.increment_by(taken, is_last_batch=fetcher.done)
         loop._batches_that_stepped += taken  # noqa: SLF001 - where the loggers' curves go on
-        loop.scheduler_progress.increment_by(taken * len(train.schedulers))
+        loop.scheduler_progress.increment_by(taken * len(self._training.schedulers))
         loop.automatic_optimization.optim_progress.optimizer.step.increment_by(taken)
         loop.automatic_optimization.optim_progress.optimizer.zero_grad.increment_by(taken)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Free the memory of a step."""
+        self._training = None
 
     def _asked_to_stop(self) -> bool:
         return any(each.asked for each in self._interruptions)
@@ -121,16 +126,19 @@ class _Training:
         (self.optimizer,) = trainer.optimizers
         configs = trainer.lr_scheduler_configs
         self.schedulers = [config.scheduler for config in configs if config.interval == "step"]
+        self.captures = self.device.type == "cuda" and can_be_captured(classifier, self.data)
+        self.graph: StepGraph | None = None
 
-    def __call__(self, batch: Any, step: Step) -> None:
+    def __call__(self, batch: Batch, step: Step) -> None:
         batch = self.data.on_before_batch_transfer(self.precision.convert_input(batch), 0)
-        batch = self.data.on_after_batch_transfer(self.data.transfer_batch_to_device(batch, self.device, 0), 0)
+        batch = self.data.transfer_batch_to_device(batch, self.device, 0)
+        if self.captures and self.graph is None and len(batch[0]) > 1:
+            self._capture(batch)
+        fits = self.graph is not None and self.graph.fits(batch)
+        gradients_of = self._replayed if fits else self._computed
 
         def closure() -> Tensor:
-            with self.precision.train_step_context():
-                loss = self.classifier.train_on(batch, step)
-            self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss = gradients_of(batch, step)
             self.classifier.on_before_optimizer_step(self.optimizer)
             if self.clip[0] is not None:
                 self.classifier.configure_gradient_clipping(self.optimizer, *self.clip)
@@ -139,3 +147,32 @@ class _Training:
         self.optimizer.step(closure)  # type: ignore[arg-type]
         for scheduler in self.schedulers:
             scheduler.step()
+
+    def _computed(self, batch: Batch, step: Step) -> Tensor:
+        batch = self.data.on_after_batch_transfer(batch, 0)
+        with self.precision.train_step_context():
+            loss = self.classifier.train_on(batch, step)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    def _replayed(self, batch: Batch, step: Step) -> Tensor:
+        assert self.graph is not None
+        loss, logits = self.graph(batch)
+        self.classifier.tally.add(step, loss, logits, batch[1])
+        return loss
+
+    def _capture(self, batch: Batch) -> None:
+        def loss_and_logits(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            batch = self.data.on_after_batch_transfer((images, labels), 0)
+            with self.precision.train_step_context():
+                return self.classifier.loss_and_logits(*batch)
+
+        parameters = [p for p in self.classifier.parameters() if p.requires_grad]
+        try:
+            self.graph = StepGraph(loss_and_logits, batch, parameters)
+        except RuntimeError as error:  # after which torch draws no more random numbers on this GPU
+            raise TrainingError(
+                "a training step cannot be captured as a CUDA graph; train with callbacks.lean_steps.at_most_s=0 "
+                f"instead. The reason: {error}"
+            ) from error

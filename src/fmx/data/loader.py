@@ -38,11 +38,11 @@ class Order(Sampler[int]):
         """Lightning calls this before each epoch."""
         self.epoch = epoch
 
-    def indices(self) -> Tensor:
-        """Return the images of this rank in the order of this epoch, int64."""
+    def indices(self, later: int = 0) -> Tensor:
+        """Return the images of this rank in the order of this epoch, or of one so many epochs later, int64."""
         order = self.all_indices
         if self.shuffle:
-            generator = torch.Generator().manual_seed((self.seed << 20) + self.epoch)
+            generator = torch.Generator().manual_seed((self.seed << 20) + self.epoch + later)
             order = order[torch.randperm(len(order), generator=generator)]
         if self.equal_shares and len(order) % self.world_size:
             order = torch.cat([order, order[: self.world_size - len(order) % self.world_size]])
@@ -104,13 +104,21 @@ class ArrayLoader:
         self.drop_last = drop_last
         self.place = Place(order)
         self.state_dict, self.load_state_dict = self.place.state_dict, self.place.load_state_dict
+        self._next: tuple[int, Tensor] | None = None  # an epoch and its order, drawn before it began
 
     def __iter__(self) -> Iterator[Batch]:
-        first = self.place.begin()
-        order = self.sampler.indices().to(self.images.device)
-        for chunk in torch.split(order, self.batch_size)[first : len(self)]:
+        first, epoch = self.place.begin(), self.sampler.epoch
+        order = self._next[1] if self._next and self._next[0] == epoch else self._order()
+        chunks = torch.split(order, self.batch_size)[first : len(self)]
+        for number, chunk in enumerate(chunks, start=1):
             self.place.step()
+            if number == len(chunks) and self.images.is_cuda and self.sampler.shuffle:
+                self._next = epoch + 1, self._order(later=1)  # a GPU still has steps to do and need not wait for it
             yield self.images.index_select(0, chunk), self.labels.index_select(0, chunk)
+
+    def _order(self, later: int = 0) -> Tensor:
+        order = self.sampler.indices(later)
+        return order.pin_memory().to(self.images.device, non_blocking=True) if self.images.is_cuda else order
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.sampler), self.batch_size)

@@ -6,6 +6,7 @@ import re
 from importlib import metadata
 from typing import Any
 
+from fmx import __version__
 from fmx.exporting.signature import Signature
 from fmx.run_dir import Run
 from fmx.table import printable
@@ -75,7 +76,7 @@ def model_card(
         "trained by": _code(run.recorded(str, "command")),
         "exported by": _code(command),
         "trained with": _text(", ".join(f"{k} {v}" for k, v in run.recorded(dict, "versions").items())),
-        "exported with": _text(", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES[form])),
+        "exported with": _text(", ".join(f"{name} {_version(name)}" for name in PACKAGES[form])),
         "SHA-256": _code(hashlib.sha256(contents).hexdigest()),
     }
     inside, shape = signature.normalize == "inside", ", ".join(map(str, signature.shape))
@@ -97,6 +98,10 @@ def model_card(
         *(f"| {label} | {_text(name)} |" for label, name in enumerate(signature.class_names)),
         f"\n## Use\n\n{use}",
     ])  # fmt: skip
+
+
+def _version(package: str) -> str:
+    return __version__ if package == "fmx" else metadata.version(package)  # fmx may be a folder on PYTHONPATH
 
 
 def _figures(run: Run, checkpoint: str) -> dict[str, str]:

@@ -1,0 +1,107 @@
+"""Training steps as one CUDA graph: for which networks, and that they are the same steps to the bit."""
+
+import os
+import warnings
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from torch import nn
+
+from fmx.build import build_classifier, build_data
+from fmx.callbacks.lean_steps import LeanSteps
+from fmx.composition import CONF_DIR, compose_config
+from fmx.step_graph import StepGraph, can_be_captured
+
+MODELS = sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml"))
+AUGMENTS = sorted(path.stem for path in (CONF_DIR / "augment").glob("*.yaml"))
+DIGITS = ["data=digits", "data.batch_size=64"]
+
+
+class Mine(nn.Linear):
+    """A network of somebody's own, which may do something else at every step."""
+
+
+def test_a_step_of_our_own_parts_is_captured_and_nobody_elses():
+    assert len(MODELS) >= 10
+    assert len(AUGMENTS) >= 4
+    data = build_data(compose_config(DIGITS))
+    for model in MODELS:
+        overrides = [f"model={model}", *(["model.net.weights=null"] if model == "pretrained" else [])]
+        assert can_be_captured(build_classifier(compose_config([*DIGITS, *overrides])), data), model
+    classifier = build_classifier(compose_config([*DIGITS, "model=mlp"]))
+    for augment in AUGMENTS:
+        assert can_be_captured(classifier, build_data(compose_config([*DIGITS, f"augment={augment}"]))), augment
+    classifier.net = nn.Sequential(nn.Flatten(), Mine(784, 10))
+    assert not can_be_captured(classifier, data)
+
+
+def trained(tmp_path, overrides, at_most_s):
+    cfg = compose_config([*DIGITS, *overrides])
+    torch.manual_seed(1)
+    classifier, data = build_classifier(cfg), build_data(cfg)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|lightning_utilities")
+        warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
+        trainer = Trainer(
+        callbacks=[LeanSteps(at_most_s=at_most_s)], max_epochs=2, log_every_n_steps=10, accelerator="gpu", devices=1,
+        default_root_dir=tmp_path, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False, precision="bf16-mixed",
+        gradient_clip_val=cfg.trainer.gradient_clip_val, deterministic="warn",
+    )  # fmt: skip
+        trainer.fit(classifier, datamodule=data)
+    return classifier
+
+
+@pytest.fixture
+def replays(monkeypatch):
+    counted, replay = [], StepGraph.__call__
+    monkeypatch.setattr(StepGraph, "__call__", lambda graph, batch: counted.append(True) or replay(graph, batch))
+    return counted
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model=dropout_cnn", "augment=erasing", "trainer.gradient_clip_val=0.5"],
+        ["model=resnet20", "augment=crop_flip", "optim=sgd"],
+        ["model=mlp", "augment=none", "schedule=step", "optim=rmsprop"],
+    ],
+)
+def test_replayed_steps_are_launched_ones_to_the_bit(tmp_path, replays, overrides):
+    one = trained(tmp_path, overrides, 10.0)
+    assert len(replays) > 20
+    replays.clear()
+    other = trained(tmp_path, overrides, 0.0)
+    assert not replays
+    for (name, ours), theirs in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        assert ours.equal(theirs), name
+
+
+WAITS = """
+from torch import nn
+
+
+class Waits(nn.Flatten):
+    __module__ = "torch.made_up"  # or it would not be tried
+
+    def forward(self, images):
+        return super().forward(images) * (images.sum().item() > -1e9)  # a number of the GPU's at each step
+
+
+def network(**_):
+    return nn.Sequential(Waits(), nn.Linear(784, 10))
+"""
+
+
+@pytest.mark.gpu
+def test_a_step_that_cannot_be_captured_is_a_plain_error(cold_command, tmp_path):
+    (tmp_path / "waits.py").write_text(WAITS)
+    arguments = ["data=digits", "model=mlp", "~model.net", "+model.net._target_=waits.network", "trainer.max_epochs=1"]
+    env = {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    refused = cold_command(*arguments, "hydra.run.dir=run", cwd=tmp_path, env=env)
+    assert refused.returncode == 1
+    assert "cannot be captured as a CUDA graph" in refused.stderr
+    done = cold_command(*arguments, "callbacks.lean_steps.at_most_s=0", "hydra.run.dir=other", cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
