@@ -34,6 +34,11 @@ def is_between_steps(trainer: Trainer) -> bool:
     return not isinstance(every, int) or (counted + 1) % every != 0
 
 
+def _just_now(saved: float, trainer: Trainer) -> bool:
+    """Whether a checkpoint need not be written again; never among several processes, which have to agree on it."""
+    return trainer.world_size == 1 and time.monotonic() - saved < AT_MOST_EVERY_S
+
+
 class BestCheckpoint(ModelCheckpoint):
     """Keeps best.ckpt: the weights with the best `monitor` so far, the earlier one where two are equal.
 
@@ -70,7 +75,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save where the validation was the best so far; without any, where the last time is a while ago."""
-        if self.monitor or time.monotonic() - self._saved >= AT_MOST_EVERY_S:
+        if self.monitor or not _just_now(self._saved, trainer):
             super().on_train_epoch_end(trainer, pl_module)
             self._saved = time.monotonic()
 
@@ -121,8 +126,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the state between two epochs."""
-        just_now = time.monotonic() - self._saved < AT_MOST_EVERY_S
-        if trainer.current_epoch > 0 and (trainer.world_size > 1 or not just_now):  # all processes save, or none
+        if trainer.current_epoch > 0 and not _just_now(self._saved, trainer):
             self.save(trainer, at_epoch_start=True)
 
     def on_train_batch_end(

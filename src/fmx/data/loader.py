@@ -118,7 +118,9 @@ class ArrayLoader:
 
     def _order(self, later: int = 0) -> Tensor:
         order = self.sampler.indices(later)
-        return order.pin_memory().to(self.images.device, non_blocking=True) if self.images.is_cuda else order
+        if self.images.is_cuda:
+            order = order.pin_memory()  # so that it can be copied beside the GPU's work
+        return order.to(self.images.device, non_blocking=True)
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.sampler), self.batch_size)
