@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from torch import nn
 
 from fmx.build import build_classifier, build_data
@@ -32,11 +32,18 @@ def test_a_step_of_our_own_parts_is_captured_and_nobody_elses():
     classifier = build_classifier(compose_config([*DIGITS, "model=mlp"]))
     for augment in AUGMENTS:
         assert can_be_captured(classifier, build_data(compose_config([*DIGITS, f"augment={augment}"]))), augment
+    with torch.autograd.set_detect_anomaly(mode=True, check_nan=False):
+        assert not can_be_captured(classifier, data)
+    for holder in classifier.net, next(classifier.parameters()):  # somebody wants to be called at each step
+        hook = (holder.register_forward_hook if holder is classifier.net else holder.register_hook)(lambda *_: None)
+        assert not can_be_captured(classifier, data)
+        hook.remove()
+        assert can_be_captured(classifier, data)
     classifier.net = nn.Sequential(nn.Flatten(), Mine(784, 10))
     assert not can_be_captured(classifier, data)
 
 
-def trained(tmp_path, overrides, at_most_s):
+def trained(tmp_path, overrides, *callbacks, accelerator="gpu"):
     cfg = compose_config([*DIGITS, *overrides])
     torch.manual_seed(1)
     classifier, data = build_classifier(cfg), build_data(cfg)
@@ -44,13 +51,27 @@ def trained(tmp_path, overrides, at_most_s):
         warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|lightning_utilities")
         warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
         trainer = Trainer(
-        callbacks=[LeanSteps(at_most_s=at_most_s)], max_epochs=2, log_every_n_steps=10, accelerator="gpu", devices=1,
+        callbacks=[*callbacks], max_epochs=2, log_every_n_steps=10, accelerator=accelerator, devices=1,
         default_root_dir=tmp_path, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False, precision="bf16-mixed",
+        enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False, precision={"gpu": "bf16-mixed", "cpu": "32-true"}[accelerator],
         gradient_clip_val=cfg.trainer.gradient_clip_val, deterministic="warn",
     )  # fmt: skip
         trainer.fit(classifier, datamodule=data)
     return classifier
+
+
+class Asks(Callback):
+    def __init__(self):
+        self.answers = []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.answers.append(can_be_captured(pl_module, trainer.datamodule))
+
+
+def test_lightning_itself_hooks_in_nowhere(tmp_path):
+    asks = Asks()
+    trained(tmp_path, ["model=mlp"], LeanSteps(at_most_s=10.0), asks, accelerator="cpu")
+    assert asks.answers == [True, True]
 
 
 @pytest.fixture
@@ -70,10 +91,10 @@ def replays(monkeypatch):
     ],
 )
 def test_replayed_steps_are_launched_ones_to_the_bit(tmp_path, replays, overrides):
-    one = trained(tmp_path, overrides, 10.0)
+    one = trained(tmp_path, overrides, LeanSteps(at_most_s=10.0))
     assert len(replays) > 20
     replays.clear()
-    other = trained(tmp_path, overrides, 0.0)
+    other = trained(tmp_path, overrides)
     assert not replays
     for (name, ours), theirs in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
         assert ours.equal(theirs), name

@@ -13,14 +13,24 @@ __all__ = ["StepGraph", "can_be_captured"]
 
 # Whose modules do the same at every step, up to what they draw with torch.
 KNOWN = ("torch.", "torchvision.", "fmx.")
+# Where torch keeps what somebody asked to have called at each step.
+HOOKS = [
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_post_accumulate_grad_hooks",
+]
 
 
 def can_be_captured(classifier: Classifier, data: LightningDataModule) -> bool:
     """Whether a step does the same each time: what Python decides anew at each step, a graph would not ask again."""
-    if type(classifier) is not Classifier or type(data) is not ImageDataModule:
+    if type(classifier) is not Classifier or type(data) is not ImageDataModule or torch.is_anomaly_enabled():
         return False
     parts = [classifier.net, classifier.loss, data.augment, data.normalize]
-    return all(f"{type(module).__module__}.".startswith(KNOWN) for part in parts for module in part.modules())
+    modules = [module for part in parts for module in part.modules()]
+    hooked = any(getattr(each, hooks, None) for each in [*modules, *classifier.parameters()] for hooks in HOOKS)
+    return not hooked and all(f"{type(module).__module__}.".startswith(KNOWN) for module in modules)
 
 
 class StepGraph:

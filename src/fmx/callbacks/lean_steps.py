@@ -1,6 +1,7 @@
 """Training steps without Lightning's bookkeeping, wherever it has nothing to do at them."""
 
 import time
+from functools import cached_property
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -126,13 +127,17 @@ class _Training:
         (self.optimizer,) = trainer.optimizers
         configs = trainer.lr_scheduler_configs
         self.schedulers = [config.scheduler for config in configs if config.interval == "step"]
-        self.captures = self.device.type == "cuda" and can_be_captured(classifier, self.data)
         self.graph: StepGraph | None = None
+
+    @cached_property
+    def captures(self) -> bool:
+        """Whether steps are replayed; asked at the first lean step, when whoever wants to hook in has done so."""
+        return self.device.type == "cuda" and can_be_captured(self.classifier, self.data)
 
     def __call__(self, batch: Batch, step: Step) -> None:
         batch = self.data.on_before_batch_transfer(self.precision.convert_input(batch), 0)
         batch = self.data.transfer_batch_to_device(batch, self.device, 0)
-        if self.captures and self.graph is None and len(batch[0]) > 1:
+        if self.graph is None and len(batch[0]) > 1 and self.captures:
             self._capture(batch)
         fits = self.graph is not None and self.graph.fits(batch)
         gradients_of = self._replayed if fits else self._computed
