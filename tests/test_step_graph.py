@@ -53,7 +53,8 @@ def trained(tmp_path, overrides, *callbacks, accelerator="gpu"):
         trainer = Trainer(
         callbacks=[*callbacks], max_epochs=2, log_every_n_steps=10, accelerator=accelerator, devices=1,
         default_root_dir=tmp_path, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False, precision={"gpu": "bf16-mixed", "cpu": "32-true"}[accelerator],
+        enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False,
+        precision="bf16-mixed" if accelerator == "gpu" else "32-true",
         gradient_clip_val=cfg.trainer.gradient_clip_val, deterministic="warn",
     )  # fmt: skip
         trainer.fit(classifier, datamodule=data)
