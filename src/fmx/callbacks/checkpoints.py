@@ -1,6 +1,7 @@
 """The two checkpoints of a run: best.ckpt, the best validation so far, and last.ckpt, from which training continues."""
 
 import io
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,9 @@ def is_between_steps(trainer: Trainer) -> bool:
     return not isinstance(every, int) or (counted + 1) % every != 0
 
 
-def _just_now(saved: float, trainer: Trainer) -> bool:
+def _just_now(written: float, trainer: Trainer) -> bool:
     """Whether a checkpoint need not be written again; never among several processes, which have to agree on it."""
-    return trainer.world_size == 1 and time.monotonic() - saved < AT_MOST_EVERY_S
+    return trainer.world_size == 1 and time.monotonic() - written < AT_MOST_EVERY_S
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -53,7 +54,7 @@ class BestCheckpoint(ModelCheckpoint):
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
-        self._saved = time.monotonic()
+        self._written = -math.inf
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the folder, and whether there is a validation to choose by."""
@@ -75,9 +76,9 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save where the validation was the best so far; without any, where the last time is a while ago."""
-        if self.monitor or not _just_now(self._saved, trainer):
+        if self.monitor or not _just_now(self._written, trainer):
             super().on_train_epoch_end(trainer, pl_module)
-            self._saved = time.monotonic()
+            self._written = time.monotonic()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last weights where there is no validation."""
@@ -88,7 +89,7 @@ class BestCheckpoint(ModelCheckpoint):
 class LastCheckpoint(Checkpoint):
     """Keeps last.ckpt, from which training goes on as if it had never stopped, and at the end of it the final weights.
 
-    It is written before each epoch but the first (unless that was done in the second before), at the end, and whenever
+    It is written before each epoch but the first (unless it was in the second before), at the end, and whenever
     `every_s` seconds have passed since the last time. Beside what Lightning keeps, it holds every random state of every
     process.
     """
@@ -102,6 +103,7 @@ class LastCheckpoint(Checkpoint):
         self._finished = False
         self._states: list[dict[str, Any]] = []  # of every process
         self._began = self._saved = time.monotonic()
+        self._written = -math.inf  # by this process
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; where training had ended already, go straight to what comes after it."""
@@ -126,7 +128,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the state between two epochs."""
-        if trainer.current_epoch > 0 and not _just_now(self._saved, trainer):
+        if trainer.current_epoch > 0 and not _just_now(self._written, trainer):
             self.save(trainer, at_epoch_start=True)
 
     def on_train_batch_end(
@@ -156,7 +158,7 @@ class LastCheckpoint(Checkpoint):
         self._at_epoch_start = at_epoch_start
         trainer.save_checkpoint(checkpoint_dir(trainer) / f"{self.filename}.ckpt")
         self._states = []
-        self._saved = time.monotonic()
+        self._saved = self._written = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
         """What training needs to go on from here; other checkpoints, such as best.ckpt, hold no random states."""
