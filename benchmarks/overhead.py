@@ -33,12 +33,10 @@ CASES = {  # name: overrides, target for fmx / plain loop
     "mlp, batch 32": (["experiment=mlp_sgd", "trainer.check_val_every_n_epoch=1", "trainer.val_check_interval=1.0",
                        "callbacks.history.every_step=false"], 1.10),
 }  # fmt: skip
+BATCH_512 = (["model=three_conv", "augment=none", "data.batch_size=512"], 1.10)
 ON_GPU = {
-    "three_conv, batch 512": (["model=three_conv", "augment=none", "data.batch_size=512"], 1.10),
-    "three_conv, batch 512, loop without CUDA graph": (
-        ["model=three_conv", "augment=none", "data.batch_size=512"],
-        1.10,
-    ),
+    "three_conv, batch 512": BATCH_512,
+    "three_conv, batch 512, loop without CUDA graph": BATCH_512,
     "mlp, batch 32": CASES["mlp, batch 32"],
 }
 PLAIN = Path(__file__).with_name("plain_loop.py")

@@ -38,6 +38,7 @@ class LeanSteps(Callback):
     network's step costs more than a plain loop's (benchmarks/overhead.py). Those at which something is due stay
     Lightning's: an epoch's last, the one before a validation, those that log, the last of all. All do where another
     callback, precision 16-mixed, a profiler, several processes or accumulated gradients need to see each step.
+    On a GPU they are replayed as one CUDA graph, where they are the same each time (`step_graph.py`).
     """
 
     def __init__(self, *, at_most_s: float) -> None:
