@@ -19,7 +19,7 @@ SHORT = {
     "inference": [],
     "overhead": ["--repeats", "1", "--epochs", "6"],
     "time_to_accuracy": ["--only", "92.04", "--tutorial-epochs", "2"],
-    "vs_tutorial": ["--seeds", "1"],
+    "vs_tutorial": ["--seeds", "1", "--epochs", "1"],
 }
 
 

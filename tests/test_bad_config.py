@@ -36,6 +36,13 @@ COMMAND_LINE = {
     "trainer.strategy=foo": ["trainer", "'foo'", "ddp"],
     "trainer.gradient_clip_val=-1": ["trainer.gradient_clip_val must be a number greater than 0 or null, got -1"],
     "trainer.max_epochs=3 trainer.check_val_every_n_epoch=4": ["check_val_every_n_epoch=4", "leaves no validation"],
+    "+trainer.max_steps=0": ["trainer.max_steps must be a whole number of at least 1, or -1", "got 0"],
+    "+trainer.fast_dev_run=true": ["trainer.fast_dev_run must be false", "trainer=smoke"],
+    "+trainer.overfit_batches=2": [
+        "trainer.overfit_batches must be 0",
+        "trainer.limit_train_batches=N data.shuffle=false",
+    ],
+    "schedule=plateau experiment=mlp_sgd": ["schedule=plateau", "check_val_every_n_epoch=null", "so set it to 1"],
     "trainer.precision=16-mixed trainer.gradient_clip_val=1": ["gradient_clip_val", "set optim.fused=false"],
     "optim.lr=-1": ["optim.lr must be a number greater than 0, got -1"],
     "optim.lr=abc": ["optim.lr must be a number greater than 0, got 'abc'"],
@@ -266,5 +273,24 @@ def test_a_training_that_ends_before_its_first_validation(command, tmp_path):
     steps = ["trainer.check_val_every_n_epoch=null", "trainer.val_check_interval=50", "trainer.max_epochs=2"]
     done = command("data=digits", "model=mlp", *steps, "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 2
-    assert "val_check_interval=50 leaves no validation to choose a checkpoint by in 40 training steps" in done.stderr
+    assert "val_check_interval=50 leaves no validation to choose a checkpoint by in 40 training batches" in done.stderr
     assert not (tmp_path / "run/history.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "least", "batches"),  # of the 20 batches of an epoch
+    [
+        ([], 20, 19),
+        (["trainer.accumulate_grad_batches=2"], 10, 18),
+        (["trainer.check_val_every_n_epoch=3"], 60, 59),
+        (["trainer.check_val_every_n_epoch=null", "trainer.val_check_interval=7"], 7, 6),
+    ],
+)
+def test_the_fewest_steps_of_a_training(command, tmp_path, values, least, batches):
+    arguments = ["data=digits", "model=mlp", "augment=none", "trainer.max_epochs=4", *values]
+    one_less = command(*arguments, f"+trainer.max_steps={least - 1}", "hydra.run.dir=run", cwd=tmp_path)
+    assert one_less.returncode == 2, one_less.stdout + one_less.stderr
+    assert f"leaves no validation to choose a checkpoint by in {batches} training batches" in one_less.stderr
+    done = command(*arguments, f"+trainer.max_steps={least}", "hydra.run.dir=other", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "other/checkpoints/best.ckpt").is_file()

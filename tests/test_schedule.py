@@ -3,6 +3,7 @@
 import math
 from functools import partial
 
+import pandas as pd
 import pytest
 import torch
 from torch.optim import SGD
@@ -10,6 +11,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPl
 
 from fmx.errors import ConfigError
 from fmx.schedule import Schedule
+from same_runs import points
 
 STEPS, EPOCHS = 40, 4
 
@@ -68,3 +70,31 @@ def test_warm_up_multiplies_the_schedule(warmup):
 def test_onecycle_refuses_a_second_warm_up():
     with pytest.raises(ConfigError, match="pct_start"):
         schedule(partial(OneCycleLR, max_lr=0.1, total_steps=None), warmup_epochs=1)
+
+
+def test_an_epoch_is_an_epoch_where_a_count_of_steps_ends_the_training(command, tmp_path):
+    """20 steps an epoch: half of the second epoch is left for the fall after one epoch of warm-up."""
+    length = [
+        "trainer.max_epochs=100",
+        "+trainer.max_steps=30",
+        "trainer.log_every_n_steps=1",
+        "optim=sgd",
+        "optim.lr=0.1",
+    ]
+    values = ["schedule=step", "schedule.scheduler.step_size=1", "schedule.warmup_epochs=1"]
+    done = command("data=digits", "model=mlp", *length, *values, "hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rates = dict(points(tmp_path / "run")["warmup"])
+    rising = [0.1 * (step + 1) / 21 for step in range(20)]
+    assert [rates[step] for step in range(30)] == pytest.approx(rising + [0.03] * 10)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_plateau_looks_at_the_epochs_that_end_with_a_validation(command, tmp_path, every):
+    values = ["schedule=plateau", "schedule.scheduler.patience=0", "+schedule.scheduler.threshold=1e9", "optim.lr=0.1"]
+    values += [f"trainer.check_val_every_n_epoch={every}", "trainer.max_epochs=6", "optim=sgd"]
+    done = command("data=digits", "model=mlp", *values, "hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = pd.read_csv(tmp_path / "run/history.csv")
+    assert rows["epoch"].tolist() == list(range(every, 7, every))
+    assert rows["lr"].tolist() == pytest.approx([0.1 * 0.3**n for n in range(6 // every)])

@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import EMAWeightAveraging
+from pytorch_lightning.callbacks import EMAWeightAveraging, LambdaCallback
 
 from fmx.augment import RandomCrop, RandomErasing, RandomHorizontalFlip
 from fmx.build import build_classifier, build_data
@@ -103,6 +103,10 @@ LEAN = {
         "trainer.val_check_interval=17", "trainer.check_val_every_n_epoch=null", "trainer.log_every_n_steps=5",
     ],
     "so many steps": ["model=mlp", "optim=sgd", "+trainer.max_steps=33", "trainer.max_epochs=4"],
+    "averaged weights": [
+        "model=lenet", "trainer.max_epochs=4",
+        "+callbacks.swa={_target_:pytorch_lightning.callbacks.StochasticWeightAveraging,swa_lrs:0.01,swa_epoch_start:2}",
+    ],
     "a part of each epoch": ["model=mlp", "schedule=plateau", "trainer.limit_train_batches=7", "trainer.max_epochs=4"],
 }  # fmt: skip
 
@@ -127,6 +131,17 @@ class SeesEachStep(Callback):
         pass
 
 
+class StepsSeldom(Callback):
+    """Lets the schedule step at every so many steps, which only Lightning counts."""
+
+    def __init__(self, frequency):
+        self.frequency = frequency
+
+    def on_train_start(self, trainer, _):
+        (config,) = trainer.lr_scheduler_configs
+        config.frequency = self.frequency
+
+
 @pytest.mark.parametrize(
     ("callbacks", "options", "calls"),
     [
@@ -134,12 +149,15 @@ class SeesEachStep(Callback):
         ([], {"val_check_interval": 8}, [0, 7, 8, 9, 15, 16, 19]),
         ([SeesEachStep()], {}, list(range(20))),
         ([EMAWeightAveraging()], {}, list(range(20))),
+        ([LambdaCallback(on_train_batch_end=lambda *_: None)], {}, list(range(20))),
+        ([LambdaCallback(on_train_epoch_end=lambda *_: None)], {}, [0, 9, 19]),
+        ([StepsSeldom(frequency=3)], {}, list(range(20))),
         ([], {"accumulate_grad_batches": 2}, list(range(20))),
         ([], {"profiler": "simple"}, list(range(20))),
     ],
 )
 def test_which_steps_stay_lightnings(tmp_path, callbacks, options, calls):
-    cfg = compose_config(["data=digits", "model=mlp", "schedule=constant"])
+    cfg = compose_config(["data=digits", "model=mlp", "schedule=cosine"])
     classifier, data, seen = build_classifier(cfg), build_data(cfg), []
     step = classifier.training_step
 

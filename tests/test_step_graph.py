@@ -11,7 +11,7 @@ from torch import nn
 from fmx.build import build_classifier, build_data
 from fmx.callbacks.lean_steps import LeanSteps
 from fmx.composition import CONF_DIR, compose_config
-from fmx.step_graph import StepGraph, can_be_captured
+from fmx.step_graph import StepGraph, can_be_captured, fixed_parts
 
 MODELS = sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml"))
 AUGMENTS = sorted(path.stem for path in (CONF_DIR / "augment").glob("*.yaml"))
@@ -41,6 +41,9 @@ def test_a_step_of_our_own_parts_is_captured_and_nobody_elses():
         assert can_be_captured(classifier, data)
     classifier.net = nn.Sequential(nn.Flatten(), Mine(784, 10))
     assert not can_be_captured(classifier, data)
+    target = "augment._target_=torchvision.transforms.v2.RandomHorizontalFlip"  # draws on the CPU
+    theirs = build_data(compose_config([*DIGITS, "augment=flip", target, "~augment.prob"]))
+    assert not can_be_captured(build_classifier(compose_config([*DIGITS, "model=mlp"])), theirs)
 
 
 def trained(tmp_path, overrides, *callbacks, accelerator="gpu"):
@@ -64,16 +67,69 @@ def trained(tmp_path, overrides, *callbacks, accelerator="gpu"):
 
 class Asks(Callback):
     def __init__(self):
-        self.answers = []
+        self.answers, self.fixed = [], []
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self.fixed.append(fixed_parts(pl_module, trainer.datamodule))
 
     def on_train_epoch_end(self, trainer, pl_module):
         self.answers.append(can_be_captured(pl_module, trainer.datamodule))
+        self.fixed.append(fixed_parts(pl_module, trainer.datamodule))
 
 
-def test_lightning_itself_hooks_in_nowhere(tmp_path):
+@pytest.mark.parametrize(
+    "overrides", [["model=mlp"], ["model=dropout_cnn", "augment=erasing"], ["model=cosine_resnet"]]
+)
+def test_lightning_itself_hooks_in_nowhere_and_changes_no_part(tmp_path, overrides):
     asks = Asks()
-    trained(tmp_path, ["model=mlp"], LeanSteps(at_most_s=10.0), asks, accelerator="cpu")
+    trained(tmp_path, overrides, LeanSteps(at_most_s=10.0), asks, accelerator="cpu")
     assert asks.answers == [True, True]
+    assert asks.fixed == asks.fixed[:1] * 4
+
+
+class Changes(Callback):
+    """Changes between two epochs what a step consists of."""
+
+    def __init__(self, how):
+        self.how = how
+
+    def on_train_start(self, _, pl_module):
+        pl_module.net.features.requires_grad_(self.how is not unfreeze)
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            self.how(pl_module, trainer.datamodule)
+
+
+def unfreeze(classifier, _):
+    classifier.net.requires_grad_()
+
+
+def no_smoothing(classifier, _):
+    classifier.loss.label_smoothing = 0.0
+
+
+def no_augmentation(_, data):
+    data.augment = nn.Identity()
+
+
+def elsewhere(classifier, _):
+    weight = next(classifier.net.parameters())
+    weight.data = weight.data * 0.5
+
+
+CHANGES = [unfreeze, no_smoothing, no_augmentation, elsewhere]
+
+
+@pytest.mark.parametrize("how", CHANGES)
+def test_a_part_that_somebody_changes_is_noticed(how):
+    cfg = compose_config([*DIGITS, "model=lenet", "augment=flip", "loss.label_smoothing=0.1"])
+    classifier, data = build_classifier(cfg), build_data(cfg)
+    classifier.net.features.requires_grad_(how is not unfreeze)
+    before = fixed_parts(classifier, data)
+    assert fixed_parts(classifier, data) == before
+    how(classifier, data)
+    assert fixed_parts(classifier, data) != before
 
 
 @pytest.fixture
@@ -98,6 +154,17 @@ def test_replayed_steps_are_launched_ones_to_the_bit(tmp_path, replays, override
     replays.clear()
     other = trained(tmp_path, overrides)
     assert not replays
+    for (name, ours), theirs in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        assert ours.equal(theirs), name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("how", CHANGES)
+def test_what_somebody_changes_is_captured_anew(tmp_path, replays, how):
+    overrides = ["model=lenet", "augment=flip", "loss.label_smoothing=0.1"]
+    one = trained(tmp_path, overrides, LeanSteps(at_most_s=10.0), Changes(how))
+    assert len(replays) > 20
+    other = trained(tmp_path, overrides, Changes(how))
     for (name, ours), theirs in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
         assert ours.equal(theirs), name
 

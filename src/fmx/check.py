@@ -75,14 +75,21 @@ def check_names(config: DictConfig) -> dict[str, Any]:
         check_keys(plain)  # a mistyped key is the likely reason why an interpolation leads nowhere
         raise
     check_values(resolved)
-    _check_validations(resolved["trainer"], resolved["data"])
+    _check_validations(resolved["trainer"], resolved["data"], resolved["schedule"])
     _check_clipping(resolved["trainer"], resolved["optim"])
     return dict(resolved)
 
 
-def _check_validations(trainer: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Whether there will be a validation to choose a checkpoint by."""
+def _check_validations(trainer: Mapping[str, Any], data: Mapping[str, Any], schedule: Mapping[str, Any]) -> None:
+    """Whether there will be a validation to choose a checkpoint by, and one for a schedule that looks at it."""
     every, epochs = trainer.get("check_val_every_n_epoch"), trainer.get("max_epochs")
+    scheduler = schedule.get("scheduler")
+    plateau = isinstance(scheduler, dict) and str(scheduler.get("_target_")).endswith(".ReduceLROnPlateau")
+    if plateau and every is None:
+        raise ConfigError(
+            "schedule=plateau judges by the validation at the end of an epoch; trainer.check_val_every_n_epoch=null "
+            "counts steps instead, so set it to 1"
+        )
     if every is not None and epochs is not None and every > epochs and data.get("validation") != "none":
         raise ConfigError(
             f"trainer.check_val_every_n_epoch={every} with trainer.max_epochs={epochs} leaves no validation to choose "
@@ -208,6 +215,10 @@ def _validation(value: Any) -> bool:
     return whole(1).holds(value) or (isinstance(value, float) and 0 < value < 1)
 
 
+def _step_limit(value: Any) -> bool:
+    return whole(1).holds(value) or (type(value) is int and value == -1)
+
+
 def _share_or_count(value: Any) -> bool:
     return whole(1).holds(value) or (isinstance(value, float) and 0 < value <= 1)
 
@@ -268,6 +279,13 @@ RULES: Mapping[str, Rule] = {
     "trainer.gradient_clip_val": above(0, or_none=True),
     "trainer.accumulate_grad_batches": whole(1),
     "trainer.checkpoint_every_s": above(0),
+    "trainer.max_steps": Rule("a whole number of at least 1, or -1 for max_epochs alone", _step_limit),
+    # What Lightning has for quick looks goes without what a run leaves, or past the loaders.
+    "trainer.fast_dev_run": Rule("false (trainer=smoke is the quick look)", lambda value: value is False),
+    "trainer.overfit_batches": Rule(
+        "0 (trainer.limit_train_batches=N data.shuffle=false augment=none trains on the same N batches)",
+        lambda value: _is_number(value) and value == 0,
+    ),
 }
 
 

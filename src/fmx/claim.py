@@ -1,4 +1,4 @@
-"""One process to a run directory: a lock that the system takes back when its holder ends, however it ends."""
+"""One process to a run or sweep directory: a lock that the system takes back when its holder ends, however it ends."""
 
 import errno
 import fcntl
@@ -15,13 +15,16 @@ ATTEMPTS, PAUSE_S = 5, 0.05  # someone who only looks whether a run is alive hol
 _held: dict[Path, int] = {}
 
 
-def claim(run_dir: Path) -> None:
-    """Hold a run directory until this process ends; ConfigError where another one holds it."""
-    named, run_dir = run_dir, run_dir.resolve()
-    if run_dir in _held:
+def claim(folder: Path, *, key: str = "hydra.run.dir") -> None:
+    """Hold the directory of a run or a sweep until this process ends; ConfigError where another one holds it.
+
+    key: what names another folder on the command line. Makes the folder where there is none.
+    """
+    named, folder = folder, folder.resolve()
+    if folder in _held:
         return
     named.mkdir(parents=True, exist_ok=True)  # an error names the folder as it was typed
-    descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     for _ in range(ATTEMPTS):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -32,11 +35,11 @@ def claim(run_dir: Path) -> None:
                 raise
             return  # a file system without locks
         else:
-            _held[run_dir] = descriptor
+            _held[folder] = descriptor
             return
     os.close(descriptor)
     raise ConfigError(
-        f"another process is at work in {run_dir}: wait for it, stop it, or name another folder with hydra.run.dir=DIR"
+        f"another process is at work in {folder}: wait for it, stop it, or name another folder with {key}=DIR"
     )
 
 

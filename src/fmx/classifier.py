@@ -135,7 +135,13 @@ class Classifier(LightningModule):
     def _log_row(self, row: dict[str, Tensor]) -> None:
         if self.trainer.sanity_checking:
             return
-        self.log_dict(row | self.tally.means(self.trainer.strategy.reduce), rank_zero_only=False)
+        self.log_dict(row | self.tally.means(self._summed_over_ranks), rank_zero_only=False)
+
+    def _summed_over_ranks(self, values: Tensor) -> Tensor:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            values = values.to(self.trainer.strategy.root_device)  # NCCL reduces nothing that lies in the CPU's memory
+        total: Tensor = self.trainer.strategy.reduce(values, reduce_op="sum")
+        return total
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Return logits float32 (B, K) and labels (B,) on the CPU."""
@@ -148,8 +154,8 @@ class Classifier(LightningModule):
         for name, weight in self.named_parameters():
             if not weight.isfinite().all():
                 raise TrainingError(
-                    f"{name} has values that are not finite after step {self.global_step}; the last good checkpoint is "
-                    f"kept. {REMEDIES}"
+                    f"{name} has values that are not finite after step {self.global_step}; the checkpoints before it "
+                    f"are kept. {REMEDIES}"
                 )
 
     def configure_optimizers(self) -> Any:
@@ -159,17 +165,19 @@ class Classifier(LightningModule):
         # Biases, and what normalisation adds, sum up all that flows back through their layers: what is not finite there
         # is not finite in them, and they are soon looked at. Where there are none, everything is.
         self._watched = [p for p in parameters if p.dim() == 1] or parameters
-        total_steps = int(self.trainer.estimated_stepping_batches)
-        epochs = max(self.trainer.max_epochs or 1, 1)
-        entries = self.make_schedule(
-            optimizer, steps_per_epoch=math.ceil(total_steps / epochs), epochs=epochs, total_steps=total_steps
-        )
+        total_steps = int(self.trainer.estimated_stepping_batches)  # which finds out how many batches there are
+        steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        epochs = math.ceil(total_steps / steps)  # fewer than max_epochs where max_steps ends the training
+        entries = self.make_schedule(optimizer, steps_per_epoch=steps, epochs=epochs, total_steps=total_steps)
+        for entry in entries:
+            if "monitor" in entry:
+                entry["frequency"] = self.trainer.check_val_every_n_epoch
         return [optimizer], entries
 
 
 def validates(trainer: Trainer) -> bool:
-    """Whether a fit has any validation batches; Lightning's own flag only says that it may have."""
-    return sum(trainer.num_val_batches) > 0
+    """Whether a fit has any validation images; Lightning's own flag only says that it may have."""
+    return bool(trainer.datamodule.has_validation)  # type: ignore[attr-defined]
 
 
 def scales_gradients(trainer: Trainer) -> bool:
@@ -236,7 +244,7 @@ class Tally:
             what, value = ("gradient", gradient) if math.isfinite(loss) else ("loss", loss)
             raise TrainingError(
                 f"the training {what} became {value} at step {step.number + 1} (epoch {step.epoch + 1}, batch "
-                f"{step.batch + 1}{self._images_of(step)}); the last good checkpoint is kept. {REMEDIES}"
+                f"{step.batch + 1}{self._images_of(step)}); the checkpoints before it are kept. {REMEDIES}"
             )
 
     def flush(self) -> None:
@@ -265,10 +273,10 @@ class Tally:
         """Go on from a state that `state` returned."""
         self.sums, self.steps = state["sums"], state["steps"]
 
-    def means(self, reduce: Callable[..., Any]) -> dict[str, Tensor]:
-        """Return the mean loss and accuracy since the last call, over all ranks, and start anew."""
+    def means(self, summed: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Return the mean loss and accuracy since the last call, and start anew; summed: a tensor's sum over ranks."""
         self.flush()
-        loss, right, count = reduce(torch.tensor(self.sums, dtype=torch.float64), reduce_op="sum")
+        loss, right, count = summed(torch.tensor(self.sums, dtype=torch.float64))
         self.sums = [0.0, 0.0, 0.0]
         return {"train/loss": (loss / count).float(), "train/accuracy": (right / count).float()} if count else {}
 
@@ -311,5 +319,5 @@ class _Notes:
     def first(self, steps: int) -> tuple[list[float], list[float], list[float]]:
         """Losses, sums of gradients and right images of the first steps."""
         parts = [self.losses[:steps], self.gradients[:steps].sum(1), self.hits[:steps].sum(1)]
-        losses, gradients, right = torch.stack(parts).double().tolist()
+        losses, gradients, right = torch.stack(parts).cpu().double().tolist()  # Apple's GPUs have no float64
         return losses, gradients, right

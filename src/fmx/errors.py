@@ -23,4 +23,4 @@ class DataError(FmxError):
 
 
 class TrainingError(FmxError):
-    """Training cannot go on; the last good checkpoint is kept."""
+    """Training cannot go on; the checkpoints so far are kept."""

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from glob import glob
@@ -16,9 +17,10 @@ from fmx.composition import literal
 from fmx.errors import DataError
 from fmx.plain_files import read_json, read_yaml
 
-__all__ = ["Run", "find_runs", "open_run"]
+__all__ = ["Run", "find_runs", "open_run", "wait_for_process"]
 
 FINISHED = "completed"
+PAUSE_S = 0.2  # between two looks at a run's process
 Value = TypeVar("Value")
 
 
@@ -89,6 +91,13 @@ def open_run(path: str | Path, *, finished: bool = True) -> Run:
         reason = f": {record['error']}" if record.get("error") else ""
         raise DataError(f"{path} is not finished: its status is {run.status}{reason}")
     return run
+
+
+def wait_for_process(run_dir: Path, at_most_s: float) -> None:
+    """Let a run's process come to its end: one whose command was killed saves its state before that."""
+    end = time.monotonic() + at_most_s
+    while open_run(run_dir, finished=False).status == "running" and time.monotonic() < end:
+        time.sleep(PAUSE_S)
 
 
 def find_runs(patterns: Iterable[str]) -> list[Path]:

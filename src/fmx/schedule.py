@@ -21,8 +21,8 @@ class Schedule:
     """Makes the schedulers of a run once its length is known.
 
     scheduler: a partial of a torch scheduler that lacks its optimizer, or None for a constant rate. interval: when it
-    steps, `step` or `epoch` (a plateau scheduler steps at each validation). The warm-up rises linearly over
-    `warmup_epochs` epochs, or over `warmup_steps` steps, and multiplies the schedule.
+    steps, `step` or `epoch` (a plateau scheduler: at the end of each epoch that ends with a validation). The warm-up
+    rises linearly over `warmup_epochs` epochs, or over `warmup_steps` steps, and multiplies the schedule.
     """
 
     scheduler: Callable[..., LRScheduler] | None

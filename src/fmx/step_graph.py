@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from fmx.classifier import Batch, Classifier
 from fmx.datamodule import ImageDataModule
 
-__all__ = ["StepGraph", "can_be_captured"]
+__all__ = ["StepGraph", "can_be_captured", "fixed_parts"]
 
-# Whose modules do the same at every step, up to what they draw with torch.
-KNOWN = ("torch.", "torchvision.", "fmx.")
+# Whose modules do the same at every step, up to what they draw with torch on the GPU. torchvision's transforms draw on
+# the CPU, and decide in Python what they do.
+KNOWN = ("torch.", "torchvision.models.", "torchvision.ops.", "fmx.")
 # Where torch keeps what somebody asked to have called at each step.
 HOOKS = [
     "_forward_hooks",
@@ -27,10 +28,33 @@ def can_be_captured(classifier: Classifier, data: LightningDataModule) -> bool:
     """Whether a step does the same each time: what Python decides anew at each step, a graph would not ask again."""
     if type(classifier) is not Classifier or type(data) is not ImageDataModule or torch.is_anomaly_enabled():
         return False
-    parts = [classifier.net, classifier.loss, data.augment, data.normalize]
-    modules = [module for part in parts for module in part.modules()]
+    modules = _modules(classifier, data)
     hooked = any(getattr(each, hooks, None) for each in [*modules, *classifier.parameters()] for hooks in HOOKS)
     return not hooked and all(f"{type(module).__module__}.".startswith(KNOWN) for module in modules)
+
+
+def fixed_parts(classifier: Classifier, data: ImageDataModule) -> list[object]:
+    """What a graph takes for fixed: modules and their plain values, where tensors lie, and which of them are trained.
+
+    Where two such lists differ, somebody has changed a part since, and the graph is no longer its step.
+    """
+    fixed: list[object] = []
+    for module in _modules(classifier, data):
+        fixed += [module, {name: value for name, value in vars(module).items() if _is_plain(value)}]
+        for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
+            fixed += [id(tensor), tensor.data_ptr(), tensor.requires_grad]
+    return fixed
+
+
+def _modules(classifier: Classifier, data: ImageDataModule) -> list[nn.Module]:
+    """All that a step calls."""
+    return [each for part in (classifier.net, classifier.loss, data.augment, data.normalize) for each in part.modules()]
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 class StepGraph:

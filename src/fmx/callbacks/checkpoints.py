@@ -14,10 +14,10 @@ from fmx.classifier import Classifier
 from fmx.errors import ConfigError
 from fmx.random_state import random_state, restore_random_state
 
-__all__ = ["ASK_EVERY", "BestCheckpoint", "LastCheckpoint", "checkpoint_dir", "is_between_steps"]
+__all__ = ["BestCheckpoint", "LastCheckpoint", "checkpoint_dir", "is_between_steps", "is_time_to_ask"]
 
 AT_MOST_EVERY_S = 1.0  # what is trained in less than that is soon trained again; writing it takes longer
-ASK_EVERY = 20  # steps between two questions to the other processes of a distributed run: each makes all wait
+ASK_EVERY = 20  # optimizer steps between two questions to the other processes of a run: each makes all wait
 
 
 def checkpoint_dir(trainer: Trainer) -> Path:
@@ -33,6 +33,12 @@ def is_between_steps(trainer: Trainer) -> bool:
     every = trainer.val_check_batch
     counted = loop.total_batch_idx if trainer.check_val_every_n_epoch is None else loop.batch_idx
     return not isinstance(every, int) or (counted + 1) % every != 0
+
+
+def is_time_to_ask(trainer: Trainer) -> bool:
+    """Whether the processes of a run look up after this step: the same answer in each of them."""
+    taken = (trainer.fit_loop.epoch_loop.batch_idx + 1) // trainer.accumulate_grad_batches
+    return is_between_steps(trainer) and (trainer.world_size == 1 or taken % ASK_EVERY == 1)
 
 
 def _just_now(written: float, trainer: Trainer) -> bool:
@@ -66,12 +72,11 @@ class BestCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """ConfigError where training would end before its first validation."""
         super().on_train_start(trainer, pl_module)
-        steps = trainer.num_training_batches * (trainer.max_epochs or 1)
-        every = trainer.val_check_batch
-        if self.monitor and trainer.check_val_every_n_epoch is None and isinstance(every, int) and every > steps:
+        first, length = _batches_to_validation(trainer), _batches(trainer)
+        if self.monitor and first > length:
             raise ConfigError(
-                f"trainer.val_check_interval={every} leaves no validation to choose a checkpoint by in {steps:.0f} "
-                "training steps; validate more often"
+                f"trainer.val_check_interval={trainer.val_check_interval} leaves no validation to choose a checkpoint "
+                f"by in {length} training batches; validate more often, or train longer"
             )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -84,6 +89,20 @@ class BestCheckpoint(ModelCheckpoint):
         """Save the last weights where there is no validation."""
         if not self.monitor and not self._should_skip_saving_checkpoint(trainer):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+def _batches_to_validation(trainer: Trainer) -> int:
+    """The batches of a process before the first validation of a training."""
+    every, epochs = trainer.val_check_batch, trainer.check_val_every_n_epoch
+    inside = int(every) if isinstance(every, int) else 0  # a user's Trainer may validate by the clock
+    return inside if epochs is None else (epochs - 1) * int(trainer.num_training_batches) + inside
+
+
+def _batches(trainer: Trainer) -> int:
+    """The batches of a process in the whole training."""
+    an_epoch, summed = int(trainer.num_training_batches), trainer.accumulate_grad_batches
+    epochs, rest = divmod(int(trainer.estimated_stepping_batches), math.ceil(an_epoch / summed))
+    return epochs * an_epoch + rest * summed
 
 
 class LastCheckpoint(Checkpoint):
@@ -135,9 +154,9 @@ class LastCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save the state in the middle of an epoch where it is time to."""
-        if trainer.world_size > 1 and batch_idx % ASK_EVERY:
+        if not is_time_to_ask(trainer):
             return
-        due = time.monotonic() - self._saved >= self.every_s and is_between_steps(trainer)
+        due = time.monotonic() - self._saved >= self.every_s
         if trainer.world_size > 1:
             due = trainer.strategy.reduce_boolean_decision(due, all=False)
         if due:

@@ -8,7 +8,7 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
-from fmx.callbacks.checkpoints import ASK_EVERY, LastCheckpoint, is_between_steps
+from fmx.callbacks.checkpoints import LastCheckpoint, is_time_to_ask
 from fmx.exits import Interrupted
 
 __all__ = ["Interruption"]
@@ -44,8 +44,7 @@ class Interruption(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save and stop where a signal came, as soon as no validation is due first."""
-        between = is_between_steps(trainer)
-        if between and (trainer.world_size == 1 or batch_idx % ASK_EVERY == 0):
+        if is_time_to_ask(trainer):
             self._stop_if_asked(trainer)
 
     def _stop_if_asked(self, trainer: Trainer, *, at_epoch_start: bool = False) -> None:

@@ -1,7 +1,6 @@
 """Training steps without Lightning's bookkeeping, wherever it has nothing to do at them."""
 
 import time
-from functools import cached_property
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -15,7 +14,7 @@ from fmx.callbacks.learning_rate import LearningRate
 from fmx.callbacks.progress import Progress
 from fmx.classifier import Batch, Classifier, Step, scales_gradients
 from fmx.errors import TrainingError
-from fmx.step_graph import StepGraph, can_be_captured
+from fmx.step_graph import StepGraph, can_be_captured, fixed_parts
 
 __all__ = ["LeanSteps"]
 
@@ -50,7 +49,7 @@ class LeanSteps(Callback):
         """Find out whether anybody needs to see each step, and who knows of signals."""
         self._interruptions = [each for each in trainer.callbacks if isinstance(each, Interruption)]  # type: ignore[attr-defined]
         if (
-            isinstance(pl_module, Classifier)
+            type(pl_module) is Classifier
             and isinstance(trainer.strategy, SingleDeviceStrategy)
             and type(trainer.profiler) is PassThroughProfiler  # type: ignore[attr-defined]
             and not scales_gradients(trainer)
@@ -64,7 +63,7 @@ class LeanSteps(Callback):
         """Train on the batches that come next."""
         if self._training is None or trainer.should_stop or trainer.accumulate_grad_batches > 1:
             return
-        if not is_between_steps(trainer):
+        if not is_between_steps(trainer) or not self._training.look_anew(trainer):
             return
         loop, fetcher, began = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher, time.monotonic()  # noqa: SLF001
         assert fetcher is not None
@@ -93,7 +92,7 @@ class LeanSteps(Callback):
 
 def _needs_each_step(callback: Callback) -> bool:
     return not isinstance(callback, (LeanSteps, *PATIENT)) and any(
-        getattr(type(callback), hook) is not getattr(Callback, hook) for hook in STEP_HOOKS
+        hook in vars(callback) or getattr(type(callback), hook) is not getattr(Callback, hook) for hook in STEP_HOOKS
     )
 
 
@@ -125,20 +124,26 @@ class _Training:
         self.device = classifier.device
         self.precision = trainer.precision_plugin
         self.clip = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
-        (self.optimizer,) = trainer.optimizers
-        configs = trainer.lr_scheduler_configs
-        self.schedulers = [config.scheduler for config in configs if config.interval == "step"]
         self.graph: StepGraph | None = None
+        self.captured: list[object] | None = None  # what the graph takes for fixed; None where steps are launched
 
-    @cached_property
-    def captures(self) -> bool:
-        """Whether steps are replayed; asked at the first lean step, when whoever wants to hook in has done so."""
-        return self.device.type == "cuda" and can_be_captured(self.classifier, self.data)
+    def look_anew(self, trainer: Trainer) -> bool:
+        """Take over what a callback may have changed between two runs of lean steps; False where they cannot do it."""
+        configs = [config for config in trainer.lr_scheduler_configs if config.interval == "step"]
+        if len(trainer.optimizers) > 1 or any(config.frequency > 1 or config.reduce_on_plateau for config in configs):
+            return False
+        (self.optimizer,) = trainer.optimizers
+        self.schedulers = [config.scheduler for config in configs]
+        captures = self.device.type == "cuda" and can_be_captured(self.classifier, self.data)
+        fixed = fixed_parts(self.classifier, self.data) if captures else None
+        if fixed != self.captured:
+            self.graph, self.captured = None, fixed
+        return True
 
     def __call__(self, batch: Batch, step: Step) -> None:
         batch = self.data.on_before_batch_transfer(self.precision.convert_input(batch), 0)
         batch = self.data.transfer_batch_to_device(batch, self.device, 0)
-        if self.graph is None and len(batch[0]) > 1 and self.captures:
+        if self.graph is None and len(batch[0]) > 1 and self.captured is not None:
             self._capture(batch)
         fits = self.graph is not None and self.graph.fits(batch)
         gradients_of = self._replayed if fits else self._computed

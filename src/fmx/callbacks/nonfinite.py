@@ -55,7 +55,7 @@ class SkipNonfinite(Callback):
         if self.skipped > self.max_steps:
             raise TrainingError(
                 f"{self.skipped} steps had a loss or gradients that are not finite, the last one at step "
-                f"{trainer.global_step + 1}; the last good checkpoint is kept. Try a smaller optim.lr, or allow more "
+                f"{trainer.global_step + 1}; the checkpoints before it are kept. Try a smaller optim.lr, or allow more "
                 "with callbacks.skip_nonfinite.max_steps"
             )
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from fmx.composition import quoted
 from fmx.errors import ConfigError, DataError
-from fmx.run_dir import Run, open_run
+from fmx.run_dir import Run, open_run, wait_for_process
 from fmx.search.figure import figure
 from fmx.search.options import Options
 from fmx.search.space import Space
@@ -19,7 +19,6 @@ __all__ = ["Trials", "pruning_overrides"]
 
 log = logging.getLogger(__name__)
 LAST_WORDS_S = 30.0  # that a run whose command was killed may take to save its state
-PAUSE_S = 0.2
 
 
 def pruning_overrides(options: Options) -> list[str]:
@@ -63,9 +62,7 @@ class Trials:
         run_dir = self._study.sweep_dir / str(number)
         if not (run_dir / "run.json").is_file():
             return []
-        end = time.monotonic() + LAST_WORDS_S
-        while open_run(run_dir, finished=False).status == "running" and time.monotonic() < end:
-            time.sleep(PAUSE_S)
+        wait_for_process(run_dir, LAST_WORDS_S)
         return None if self._settle_from_record(number) else [f"resume={quoted(str(run_dir))}"]
 
     def _job(self, claim: Claim) -> Job | None:

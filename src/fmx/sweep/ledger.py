@@ -57,10 +57,11 @@ class Ledger:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} cannot be read as the ledger of a sweep: {error}") from error
         for entry in ledger.entries.values():
-            entry.status = ledger._status(entry)
+            entry.status = ledger.status(entry)
         return ledger
 
-    def _status(self, entry: Entry) -> str:
+    def status(self, entry: Entry) -> str:
+        """What has become of an entry's job, as its run directory has it now."""
         try:
             run = open_run(self.sweep_dir / str(entry.number), finished=False)
         except DataError:

@@ -11,9 +11,11 @@ from typing import Any
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from fmx.claim import claim
 from fmx.errors import ConfigError, DataError, FmxError
 from fmx.exits import Interrupted
 from fmx.reporting.leaderboard import write_leaderboard
+from fmx.run_dir import wait_for_process
 from fmx.sweep.checkpoints import keep_best
 from fmx.sweep.display import Display
 from fmx.sweep.ledger import LEDGER, Ledger
@@ -22,7 +24,7 @@ from fmx.sweep.plan import Job, Plan
 from fmx.sweep.pool import Ended, Pool, Started, Workers
 from fmx.sweep.warm import warm_up
 
-__all__ = ["Sweep", "check_fail_fast", "continue_sweep", "launch"]
+__all__ = ["Sweep", "check_fail_fast", "continue_sweep", "earlier_ledger", "launch"]
 
 log = logging.getLogger(__name__)
 LEADERBOARD_SHARE = 20  # writing the leaderboard may take one part of so many of the time
@@ -37,7 +39,7 @@ def launch(
     """
     check_settings(settings)
     sweep_dir = Path(str(config.hydra.sweep.dir)).absolute()
-    earlier = Ledger.read(sweep_dir) if (sweep_dir / LEDGER).is_file() else Ledger(sweep_dir, {})
+    earlier = earlier_ledger(sweep_dir)
     known = {entry.fingerprint: entry.number for entry in earlier.entries.values()}
     jobs = Plan(context, config).jobs(overrides, known)
     earlier.settings = {**settings, "keep_checkpoints": config.sweep.keep_checkpoints}
@@ -45,9 +47,23 @@ def launch(
     return Sweep(earlier).run_all([job.number for job in jobs])
 
 
+def earlier_ledger(sweep_dir: Path) -> Ledger:
+    """The ledger of the sweep that a directory holds, which is then this process's alone; an empty one where none is.
+
+    ConfigError where another process is at work on it.
+    """
+    if not (sweep_dir / LEDGER).is_file():
+        return Ledger(sweep_dir, {})
+    claim(sweep_dir, key="hydra.sweep.dir")
+    return Ledger.read(sweep_dir)
+
+
 def continue_sweep(sweep_dir: Path) -> list[Ended]:
     """Run the jobs of an earlier sweep that did not complete, as they were frozen then."""
-    ledger = Ledger.read(sweep_dir.absolute())
+    sweep_dir = sweep_dir.absolute()
+    if (sweep_dir / LEDGER).is_file():  # else reading it says what is wrong
+        claim(sweep_dir, key="hydra.sweep.dir")
+    ledger = Ledger.read(sweep_dir)
     if ledger.settings.get("launcher") == "slurm":
         from fmx.sweep.slurm import ClusterSweep
 
@@ -76,6 +92,8 @@ def check_fail_fast(settings: Mapping[str, Any]) -> None:
 
 class Sweep:
     """Runs the jobs of a ledger."""
+
+    patience_s = 30.0  # that a job of a command that was killed may take to save its state
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
@@ -160,7 +178,11 @@ class Sweep:
         entry = self.ledger.entries[job.number]
         if not (job.run_dir / "run.json").is_file():
             return []
-        if entry.status == "interrupted" or entry.cause in {"killed", "timeout"}:
+        if self.patience_s and self.ledger.status(entry) == "running":
+            log.info("#%d is still at work: waiting until it has saved its state", job.number)
+            wait_for_process(job.run_dir, self.patience_s)
+        # Asked anew: it may have gone on since the sweep began. One that is still at work refuses a second process.
+        if self.ledger.status(entry) in {"interrupted", "running"} or entry.cause in {"killed", "timeout"}:
             return [f"resume={quoted(str(job.run_dir))}"]
         shutil.rmtree(job.run_dir)
         return []

@@ -11,6 +11,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fmx.check import check_names, check_parts
+from fmx.claim import claim
 from fmx.composition import quoted, register_resolvers
 from fmx.errors import ConfigError, FmxError
 from fmx.frozen import freeze_job
@@ -91,7 +92,7 @@ class Plan:
         """
         composed = [self._compose(each, number) for number, each in enumerate(overrides)]
         self._check(composed)
-        self.sweep_dir.mkdir(parents=True, exist_ok=True)
+        claim(self.sweep_dir, key="hydra.sweep.dir")
         OmegaConf.save(self._config, self.sweep_dir / "multirun.yaml")  # which Hydra writes before any check
         numbers, jobs = dict(known), list[Job]()
         for each in composed:

@@ -15,8 +15,8 @@ from fmx.exits import Interrupted
 from fmx.run_dir import open_run
 from fmx.sweep import slurm_queue as queue
 from fmx.sweep.array_task import ArrayTask
-from fmx.sweep.ledger import LEDGER, Ledger
-from fmx.sweep.local import Sweep, check_fail_fast
+from fmx.sweep.ledger import Ledger
+from fmx.sweep.local import Sweep, check_fail_fast, earlier_ledger
 from fmx.sweep.plan import FROZEN_JOBS, Job, Plan
 from fmx.sweep.pool import Cause, Ended, Started, complete_record, last_line
 
@@ -41,7 +41,7 @@ def launch(
     check_settings(plain)
     queue.check_installed()
     sweep_dir = Path(str(config.hydra.sweep.dir)).absolute()
-    ledger = Ledger.read(sweep_dir) if (sweep_dir / LEDGER).is_file() else Ledger(sweep_dir, {})
+    ledger = earlier_ledger(sweep_dir)
     known = {entry.fingerprint: entry.number for entry in ledger.entries.values()}
     jobs = Plan(context, config, here=False).jobs(overrides, known)
     ledger.settings = {**plain, "launcher": "slurm", "keep_checkpoints": config.sweep.keep_checkpoints}
@@ -77,6 +77,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 
 class ClusterSweep(Sweep):
     """Runs the jobs of a ledger on the cluster; those that are queued or running there already are waited for."""
+
+    patience_s = 0.0  # what SLURM does not know of has ended
 
     def __init__(self, ledger: Ledger) -> None:
         super().__init__(ledger)
