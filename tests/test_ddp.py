@@ -99,6 +99,20 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_end(alone, tmp_path):
     assert_same_training(tmp_path / "run", alone)
 
 
+def test_gradients_that_are_summed_up_keep_nobody_from_asking(tmp_path):
+    """Within the first epoch: the state is saved when it is due, and a signal is heard."""
+    (tmp_path / "slow").touch()
+    summed = ["trainer.accumulate_grad_batches=2", "data.batch_size=8", "trainer.checkpoint_every_s=0.2"]
+    run = start(tmp_path, *summed, "hydra.run.dir=run")
+    wait_for((tmp_path / "run/checkpoints/last.ckpt").exists, timeout_s=60)
+    run.send_signal(signal.SIGTERM)
+    output, _ = run.communicate(timeout=60)
+    assert run.returncode == 143, output
+    assert not (tmp_path / "run/history.csv").exists()
+    state = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert 0 < state["global_step"] < 38  # of the 39 steps of an epoch
+
+
 def test_no_process_outlives_another_that_is_killed(tmp_path):
     (tmp_path / "slow").touch()
     first_dies = start(tmp_path, "hydra.run.dir=a")
@@ -133,6 +147,15 @@ def test_a_bug_in_all_processes_ends_all(command, tmp_path):
     assert failed.returncode == 1, failed.stdout + failed.stderr
     assert "this seed is out of luck" in json.loads((tmp_path / "run/run.json").read_text())["error"]
     wait_for(lambda: not alive(tmp_path), timeout_s=10)
+
+
+@pytest.mark.gpu
+def test_one_process_on_a_gpu_reduces_there(command, tmp_path):
+    """NCCL, which takes no tensor that lies elsewhere; a second process would need a second GPU."""
+    one = ["data=digits", "model=lenet", "logger=none", "trainer=ddp", "trainer.accelerator=gpu", "trainer.devices=1"]
+    finished = command(*one, "trainer.max_epochs=2", "hydra.run.dir=run", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert len(history(tmp_path / "run")) == 2
 
 
 @pytest.mark.parametrize(

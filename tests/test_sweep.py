@@ -107,6 +107,36 @@ def test_a_sweep_whose_parent_ends(command, tmp_path, how):
         pd.testing.assert_frame_equal(ours.drop(columns="seconds"), theirs.drop(columns="seconds"))
 
 
+def test_a_sweep_that_is_still_at_work_is_left_alone(command, tmp_path):
+    """A second command is refused; one that comes right after the first was killed lets its jobs save their states."""
+    slow = "+callbacks.slow={_target_:faults.Slow}"
+    jobs = ["-m", "model=lenet", "seed=1,2", *SMALL, slow, "trainer.max_epochs=4", "hydra.sweep.dir=sweep"]
+    jobs.remove("trainer.max_epochs=2")
+    (tmp_path / "slow").touch()
+    first = subprocess.Popen(
+        [sys.executable, "-m", "fmx.run", *jobs], cwd=tmp_path, env=os.environ | here(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for(lambda: len(list((tmp_path / "sweep").glob("*/history.csv"))) == 2)
+    kept = {path: path.read_bytes() for path in (tmp_path / "sweep").glob("jobs/*.yaml")}
+    for arguments in (["--resume-sweep", "sweep"], jobs):
+        second = command(*arguments, cwd=tmp_path, env=here())
+        assert second.returncode == 2, second.stdout + second.stderr
+        assert f"another process is at work in {tmp_path / 'sweep'}" in second.stderr
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert len(list((tmp_path / "sweep").glob("*/history.csv"))) == 2
+
+    first.kill()
+    first.wait()
+    (tmp_path / "slow").unlink()
+    done = command("--resume-sweep", "sweep", cwd=tmp_path, env=here())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert status(tmp_path / "sweep") == {"0": "completed", "1": "completed"}
+    for number in ("0", "1"):
+        assert len(json.loads((tmp_path / f"sweep/{number}/run.json").read_text())["parts"]) == 1
+        assert "going on after step" in (tmp_path / f"sweep/jobs/{number}.log").read_text()
+
+
 def test_later_edits_change_no_job(tmp_path):
     """The second job starts after its model's YAML, and the first one's, were spoilt."""
     conf = tmp_path / "conf/model"

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
-from fmx.classifier import Classifier
+from fmx.classifier import Classifier, validates
 from fmx.errors import ConfigError
 from fmx.random_state import random_state, restore_random_state
 
@@ -65,7 +65,7 @@ class BestCheckpoint(ModelCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the folder, and whether there is a validation to choose by."""
         self.dirpath = str(checkpoint_dir(trainer))
-        if not trainer.datamodule.has_validation:  # type: ignore[attr-defined]
+        if not validates(trainer):
             self.monitor = None
         super().setup(trainer, pl_module, stage)
 
