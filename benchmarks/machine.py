@@ -1,4 +1,4 @@
-"""What a figure was measured on: written into each file of benchmarks/results/ and below each table."""
+"""What a figure was measured on: written into the files of benchmarks/results/KIND/ and below their tables."""
 
 import os
 import platform

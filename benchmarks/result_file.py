@@ -1,4 +1,7 @@
-"""benchmarks/results/KIND/NAME.json: what one benchmark measured, and on what; a kind of machine has its own folder."""
+"""benchmarks/results/KIND/NAME.json: what one benchmark measured, and on what; a kind of machine has its own folder.
+
+search.py, whose figures depend on no machine, keeps results/search.json.
+"""
 
 import json
 import sys
@@ -33,14 +36,15 @@ def load(name: str, device: str = "cpu") -> dict[str, Any]:
 
 
 def measured_before(name: str, machine: dict[str, object]) -> dict[str, Any]:
-    """The rows of an earlier go on such a machine, beside which new ones may stand; none where there was none."""
+    """The rows of an earlier go on such a machine, beside which new ones may stand; none where it was another one."""
     path = _path(name, kind(machine))
     if not path.exists():
         return {}
     before = _read(path)
     unlike = [key for key in ALIKE if before["machine"][key] != machine[key]]
     if unlike:
-        raise SystemExit(f"{path} is of another machine ({', '.join(unlike)} differ): run without --only")
+        print(f"{path} is of another machine ({', '.join(unlike)} differ): its rows will go", flush=True)
+        return {}
     measured: dict[str, Any] = before["measured"]
     return measured
 

@@ -1,8 +1,9 @@
-"""Run every benchmark with its short defaults, one after the other: less than 30 minutes on two cores with AMX.
+"""Run the benchmarks of README's table of targets with few rounds: less than 30 minutes on two cores with AMX.
 
     python benchmarks/run_all.py [--device cuda]
 
-Each writes its JSON file and its table of README.md; run one by itself, with --help, for more rounds.
+Each writes its JSON file of this kind of machine, and its table of README.md, which shows CPUs with bf16; run one by
+itself, with --help, for more rounds.
 """
 
 import argparse
@@ -13,12 +14,12 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SHORT = {
-    "startup": [],
+    "startup": ["--repeats", "3"],
     "loader": [],
-    "memory": [],
+    "memory": ["--repeats", "1"],
     "inference": [],
-    "overhead": ["--repeats", "1", "--epochs", "6"],
-    "time_to_accuracy": ["--only", "92.04", "--tutorial-epochs", "2"],
+    "overhead": ["--repeats", "1", "--epochs", "4"],
+    "time_to_accuracy": ["--only", "92.04", "--tutorial-epochs", "1"],
     "vs_tutorial": ["--seeds", "1", "--epochs", "1"],
 }
 

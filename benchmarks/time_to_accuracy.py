@@ -131,7 +131,7 @@ def add_seeds(rows: dict[str, Any], names: list[str], seeds: int, device: str) -
     for name in names:
         row = rows.get(name, {})
         if row.get("overrides") != TARGETS[name]:
-            raise SystemExit(f"no run of {name} is on record whose seconds could stand: leave out --more")
+            raise SystemExit(f"no run of {name} on such a machine is on record: --only {name} --seeds 1 makes one")
         lacking = range(len(row["accuracy"]) + 1, seeds + 1)
         if lacking:
             recipe = hashlib.blake2b(" ".join(TARGETS[name]).encode(), digest_size=4).hexdigest()
