@@ -59,6 +59,11 @@ COMMAND_LINE = {
     "loss.weight=[1,a]": ["loss.weight must be a list of numbers"],
     "schedule.scheduler.pct_start=3": ["schedule", "pct_start"],
     "augment.prob=7": ["augment.prob must be from 0 to 1, got 7"],
+    "data=digits data.class_names=[0,1,2,3,4,5,6,7,8,9]": [
+        "data.class_names must be a language, or a list",
+        "in quotes",
+    ],
+    "~metrics.macro_f1": ["metrics.macro_f1 is missing"],
     "metrics.macro_f1.average=mikro": ["metrics.macro_f1", "'macro'", "mikro"],
     "select=worst": ["select must be one of best, last, got 'worst'"],
     "resume=outputs/latest": ["resume=outputs/latest is not a run directory", "resume=auto"],

@@ -151,9 +151,12 @@ def test_a_torchvision_data_set_runs_by_yaml_alone(command, tmp_path):
     path.write_text(
         YAML["data/stripes.yaml"]
         .replace("name: stripes", "name: noise")
+        .replace("translations: {}", "translations: {en: [one, two, three]}")  # of a set that this one starts from
         .replace("{_target_: mine.stripes, num_images: 200, seed: 1}", fake.replace("SEED", "0"))
         .replace("{_target_: mine.stripes, num_images: 100, seed: 2}", fake.replace("SEED", "99"))
     )
     done = command("--config-dir", "my", "data=noise", "model=mlp", "trainer=smoke", "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((tmp_path / "run" / "run.json").read_text())["data"]["sizes"]["test"] == 40
+    exported = command("run", "--format", "torchscript", "--allow", "torchvision", module="export", cwd=tmp_path)
+    assert exported.returncode == 0, exported.stdout + exported.stderr

@@ -67,3 +67,7 @@ def test_a_folder_of_images_trains_and_is_tested(command, tmp_path):
     finished = command(*overrides, "trainer.max_epochs=1", "hydra.run.dir=run", cwd=tmp_path)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert (tmp_path / "run" / "predictions.npz").exists()
+
+    (tmp_path / "elsewhere").mkdir()  # from where the images are not in a folder `images`
+    scored = command("../run", module="evaluate", cwd=tmp_path / "elsewhere")
+    assert "identical to metrics.json" in scored.stdout, scored.stdout + scored.stderr

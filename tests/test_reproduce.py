@@ -30,6 +30,21 @@ def test_a_fresh_run_is_identical_and_another_version_is_named(command, copied_r
     assert str(copied_run) not in (tmp_path / "again" / ".hydra" / "resolved.yaml").read_text()
 
 
+def test_a_fresh_run_is_shown_as_the_same_configuration(command, copied_run, tmp_path):
+    (tmp_path / "runs").mkdir()
+    shutil.move(copied_run, tmp_path / "runs/one")
+    done = command("runs/one", "--dir", "runs/two", module="reproduce", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    one, two = (json.loads((tmp_path / f"runs/{name}/run.json").read_text()) for name in ("one", "two"))
+    assert one["overrides"] == two["overrides"] != []
+    compared = command("runs/one", "runs/two", module="compare", cwd=tmp_path)
+    assert "lenet on digits" in compared.stdout, compared.stdout + compared.stderr
+    assert "augment" not in compared.stdout
+    table = command("runs", "--csv", "table.csv", module="report", cwd=tmp_path)
+    assert table.returncode == 0, table.stdout + table.stderr
+    assert "runs/one,repeated" in (tmp_path / "table.csv").read_text()
+
+
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="there is one core")
 def test_as_many_threads_as_then(command, copied_run, tmp_path):
     assert json.loads((copied_run / "run.json").read_text())["device"]["threads"] == 1

@@ -146,6 +146,16 @@ def test_metrics_say_what_the_checkpoint_was_chosen_on(command, tmp_path, overri
     assert (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()
 
 
+def test_the_checkpoint_may_be_chosen_by_any_figure_of_the_validation(command, tmp_path):
+    values = ["callbacks.best.monitor=val/macro_f1", "trainer.max_epochs=2", "trainer.check_val_every_n_epoch=2"]
+    done = command("data=digits", "model=mlp", *values, "hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    best = json.loads((tmp_path / "run/run.json").read_text())["best"]
+    (row,) = history(tmp_path / "run")
+    assert best["metric"] == "val/macro_f1"
+    assert best["value"] == float(row["val/macro_f1"]) > 0.1
+
+
 def test_validation_by_steps_writes_a_row_each_time_and_keeps_every_step(command, tmp_path):
     done = command(
         "data=digits", "model=mlp", "data.batch_size=32", "trainer.max_epochs=2", "hydra.run.dir=run",

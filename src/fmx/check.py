@@ -135,6 +135,11 @@ def _check_root(config: Mapping[str, Any]) -> None:
                 f"the configuration has no key {key!r}{nearest(key, ROOT_KEYS)} Keys: {', '.join(ROOT_KEYS)} "
                 "(values of your own go into vars: +vars.NAME=VALUE)"
             )
+    for name in REPORTED:
+        if isinstance(config.get("metrics"), dict) and name not in config["metrics"]:
+            raise ConfigError(
+                f"metrics.{name} is missing: it is reported of every run; metrics of your own stand beside it"
+            )
     for key in ROOT_KEYS:
         if key not in config and key not in {"sweep", "vars"}:
             raise ConfigError(f"the configuration lacks {key!r}, which no run can do without")
@@ -157,6 +162,7 @@ def _check_model_keys(model: Mapping[str, Any]) -> None:
 GROUPS = ["data", "model", "augment", "loss", "optim", "schedule", "metrics", "trainer", "callbacks", "logger"]
 ROOT_KEYS = [*GROUPS, "seed", "select", "memory_format", "resume", "run_dir", "sweep", "vars"]
 MODEL_KEYS = ["name", "net"]
+REPORTED = ["accuracy", "macro_f1"]  # metrics of metrics.json, of every leaderboard and of the last line of a run
 
 
 class Rule:
@@ -227,6 +233,10 @@ def _normalize(value: Any) -> bool:
     return value in {"dataset", "unit"} if isinstance(value, str) else isinstance(value, list) and len(value) == 2  # noqa: PLR2004
 
 
+def _names(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(name, str) for name in value))
+
+
 def _class_weights(value: Any) -> bool:
     return value is None or (isinstance(value, list) and all(_is_number(weight) and weight >= 0 for weight in value))
 
@@ -250,6 +260,9 @@ RULES: Mapping[str, Rule] = {
     "data.num_workers": whole(0),
     "data.split_seed": whole(0),
     "data.num_classes": whole(2),
+    "data.class_names": Rule(
+        "a language, or a list of texts: in quotes where YAML takes them for something else", _names
+    ),
     "data.in_channels": whole(1),
     "data.image_size": whole(1),
     "data.shuffle": FLAG,

@@ -171,7 +171,7 @@ class Classifier(LightningModule):
         entries = self.make_schedule(optimizer, steps_per_epoch=steps, epochs=epochs, total_steps=total_steps)
         for entry in entries:
             if "monitor" in entry:
-                entry["frequency"] = self.trainer.check_val_every_n_epoch
+                entry["frequency"] = self.trainer.check_val_every_n_epoch or 1
         return [optimizer], entries
 
 

@@ -14,7 +14,7 @@ from fmx.data.loader import ArrayLoader, Order, image_loader
 from fmx.data.split import split_validation
 from fmx.errors import ConfigError, DataError
 
-__all__ = ["ImageDataModule", "Normalize", "Part", "Pictures", "names_of_classes", "normalization"]
+__all__ = ["ImageDataModule", "Normalize", "Part", "Pictures", "english_names", "names_of_classes", "normalization"]
 
 Source = ImageArrays | Dataset[tuple[Tensor, int]]
 Loader = ArrayLoader | DataLoader[tuple[Tensor, int]]
@@ -78,7 +78,7 @@ class ImageDataModule(LightningDataModule):
         self.num_classes = num_classes
         self.input_shape = (in_channels, image_size, image_size)
         self.class_names = names_of_classes(class_names, translations, num_classes)
-        self.english_names = list(translations["en"]) if "en" in translations else None
+        self.english_names = english_names(translations, num_classes)
         self.sources: dict[Part, Source] = {
             "train": train,
             "test": test,
@@ -254,6 +254,12 @@ def names_of_classes(
     if len(set(class_names)) < num_classes:
         raise ConfigError(f"data.class_names names a class twice: {', '.join(class_names)}")
     return list(class_names)
+
+
+def english_names(translations: Mapping[str, Sequence[str]], num_classes: int) -> list[str] | None:
+    """The names for figures where no font has the others; None where there are none for this many classes."""
+    names = list(translations.get("en", ()))
+    return names if len(names) == num_classes else None
 
 
 def normalization(

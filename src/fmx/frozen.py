@@ -1,35 +1,70 @@
 """A run's exact configuration as a file that `python -m fmx.run` takes: later edits of conf/ change nothing."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from fmx.composition import literal
 
 __all__ = ["FROZEN", "Origin", "freeze", "freeze_job", "relocated"]
 
 FROZEN = "exact"  # the name to pass as --config-name
-HYDRA = {
+HYDRA: dict[str, Any] = {
     "job": {"name": "run"},
     "callbacks": {"check": {"_target_": "fmx.check.Check"}},
 }
+REFERENCE = re.compile(r"\$\{[\w.]+\}")  # to another key; a resolver might do anything
 DEFAULTS: list[Any] = ["_self_", {"override hydra/job_logging": "fmx"}, {"override hydra/hydra_logging": "fmx"}]
 
 
-def freeze(config: DictConfig, folder: Path) -> list[str]:
+def freeze(
+    config: DictConfig,
+    folder: Path,
+    *,
+    written: Mapping[str, Any],
+    overrides: Sequence[str],
+    choices: Mapping[str, str],
+) -> list[str]:
     """Write exact.yaml into a folder and return the arguments with which fmx.run composes just that.
 
-    config: resolved; what lies below its run_dir will lie below the new run's.
+    config: resolved; what lies below its run_dir will lie below the new run's. written: the same before it was
+    resolved, which says what values follow from others. overrides, choices: what the new run's records will name.
     """
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    moved = relocated(plain) | {"run_dir": "${run_dir:}"}
-    text = yaml.safe_dump({**moved, "defaults": DEFAULTS, "hydra": HYDRA}, sort_keys=False, allow_unicode=True)
+    moved = relocated(plain)
+    following = _as_written(moved, written)
+    if _resolved(following) != _resolved(moved):  # somebody has changed one of the two since
+        following = moved
+    origin = {"_target_": "fmx.frozen.Origin", "overrides": literal(list(overrides)), "choices": literal(dict(choices))}
+    hydra = HYDRA | {"callbacks": {**HYDRA["callbacks"], "origin": origin}}
+    exact = {**following, "run_dir": "${run_dir:}", "defaults": DEFAULTS, "hydra": hydra}
+    text = yaml.safe_dump(exact, sort_keys=False, allow_unicode=True)
     (folder / f"{FROZEN}.yaml").write_text(text, encoding="utf-8")
     return ["--config-dir", str(folder), "--config-name", FROZEN]
+
+
+def _as_written(resolved: Any, written: Any) -> Any:
+    """A node with every value that was written as `${another.key}` written so again."""
+    if isinstance(written, str) and REFERENCE.fullmatch(written):
+        return written
+    if isinstance(resolved, Mapping) and isinstance(written, Mapping):
+        return {key: _as_written(child, written.get(key)) for key, child in resolved.items()}
+    if isinstance(resolved, list) and isinstance(written, list) and len(resolved) == len(written):
+        return [_as_written(*pair) for pair in zip(resolved, written, strict=True)]
+    return resolved
+
+
+def _resolved(plain: Mapping[str, Any]) -> object:
+    try:
+        return OmegaConf.to_container(OmegaConf.create({**plain, "run_dir": "."}), resolve=True)
+    except OmegaConfBaseException:
+        return None
 
 
 def freeze_job(config: DictConfig, path: Path) -> None:

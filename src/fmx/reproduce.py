@@ -72,7 +72,7 @@ def reproduce(path: str, folder: Path | None, allow: list[str]) -> int:
     check_paths(config, first.path)
     _check_results(first)
     with tempfile.TemporaryDirectory() as frozen:
-        arguments = freeze(config, Path(frozen))
+        arguments = freeze(config, Path(frozen), **_origin(first))
         # A run that was continued says so in its configuration; this one starts anew.
         arguments += ["resume=null", f"hydra.run.dir={quoted(str(folder.resolve()))}"]
         code = subprocess.run(
@@ -89,6 +89,21 @@ def reproduce(path: str, folder: Path | None, allow: list[str]) -> int:
     if not differences:
         print("identical: history, metrics, test logits and weights are the same to the bit")
     return int(bool(differences))
+
+
+def _origin(run: "Run") -> dict[str, Any]:
+    """What the second run's records take from the first one's, as far as they say it."""
+    from fmx.plain_files import read_yaml
+    from fmx.reporting.settings import read_settings
+
+    written = run.path / ".hydra" / "config.yaml"
+    overrides = run.record.get("overrides")
+    known = isinstance(overrides, list) and all(isinstance(each, str) for each in overrides)
+    return {
+        "written": read_yaml(written) if written.is_file() else {},
+        "overrides": [each for each in overrides if not each.startswith("resume=")] if known and overrides else [],
+        "choices": read_settings(run.path).choices,
+    }
 
 
 def _as_many_threads(run: "Run") -> dict[str, str]:

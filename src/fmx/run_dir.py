@@ -39,11 +39,24 @@ class Run:
         try:
             values = read_yaml(path)
             values = _moved(values, str(values.get("run_dir") or ""), str(self.path)) | {"run_dir": str(self.path)}
+            values["data"] = self._found_from_here(values.get("data"))
             config = OmegaConf.create(literal(values))
         except (OmegaConfBaseException, ValueError) as error:
             raise DataError(f"{path} is no configuration of a run: {str(error).partition(chr(10))[0]}") from error
         assert isinstance(config, DictConfig)
         return config
+
+    def _found_from_here(self, data: Any) -> Any:
+        """A `data` node whose root, relative to where the run was started, is found from where this process is."""
+        root = data.get("root") if isinstance(data, dict) else None
+        path = self.path / ".hydra" / "hydra.yaml"
+        if not isinstance(root, str) or not root or Path(root).is_absolute() or not path.is_file():
+            return data
+        node: Any = read_yaml(path)
+        for key in ("hydra", "runtime", "cwd"):
+            node = node.get(key) if isinstance(node, dict) else None
+        elsewhere = isinstance(node, str) and Path(node) != Path.cwd() and Path(node, root).is_dir()
+        return _rooted(data, root, str(Path(str(node), root))) if elsewhere else data
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -137,6 +150,14 @@ def _is_alive(pid: object) -> bool:
     except (PermissionError, OverflowError):
         return True
     return True
+
+
+def _rooted(node: Any, then: str, now: str, key: str = "") -> Any:
+    """A `data` node whose root, and the folders in it, are named anew; a class may have the same name."""
+    if isinstance(node, dict):
+        return {name: _rooted(child, then, now, str(name)) for name, child in node.items()}
+    below = isinstance(node, str) and (node.startswith(f"{then}/") or (node == then and key in {"root", "folder"}))
+    return now + node.removeprefix(then) if below else node
 
 
 def _moved(node: Any, then: str, now: str) -> Any:

@@ -22,7 +22,8 @@ class History(Checkpoint):
     """Appends a row to history.csv after each validation, or after each epoch where nothing is held out.
 
     `epoch` counts from 1 and `step` counts optimizer steps; `seconds` passed since the row before. A metric of your own
-    adds a column. every_step: also write the loss and accuracy of each training step to steps.csv.
+    adds a column, and so does macro-F1 where a callback monitors it.
+    every_step: also write the loss and accuracy of each training step to steps.csv.
 
     A Checkpoint, since Lightning calls others before the epoch's training figures are logged.
     """
@@ -65,7 +66,8 @@ class History(Checkpoint):
         self._row_began = now
         if not trainer.is_global_zero:
             return
-        extra = [key for key in metrics if key not in {*COLUMNS, "val/macro_f1"}]
+        monitored = {getattr(callback, "monitor", None) for callback in trainer.callbacks}  # type: ignore[attr-defined]
+        extra = [key for key in metrics if key not in COLUMNS and (key != "val/macro_f1" or key in monitored)]
         columns = COLUMNS + extra
         self._append(trainer, HISTORY, columns, [[row.get(name, "") for name in columns]])
         if self.every_step and isinstance(pl_module, Classifier) and pl_module.tally.steps:

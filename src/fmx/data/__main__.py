@@ -91,7 +91,8 @@ def _csv_to_idx(arguments: argparse.Namespace) -> None:
     }
     for path in paths.values():
         path.parent.mkdir(parents=True, exist_ok=True)
-        refuse_existing(path, force=arguments.force)
+        for there in (path, path.with_name(f"{path.name}.gz")):  # which a run would no longer look at
+            refuse_existing(there, force=arguments.force)
     data = _load(_compose("fashion_mnist_csv", str(arguments.csv_to_idx), None))
     for (part, kind), path in paths.items():
         with new_file(path, force=arguments.force) as temporary:

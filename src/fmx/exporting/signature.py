@@ -114,7 +114,7 @@ def signature_of(config: "DictConfig", *, normalize: Where) -> Signature:
 
 def _read(model: str, data: Any, normalize: Where) -> Signature:
     """The signature that a resolved `data` node stands for."""
-    from fmx.datamodule import names_of_classes, normalization
+    from fmx.datamodule import english_names, names_of_classes, normalization
 
     applied = normalization(data["normalize"], data["mean"], data["std"], data["in_channels"])
     mean, std = _mean_and_std(applied)
@@ -124,7 +124,7 @@ def _read(model: str, data: Any, normalize: Where) -> Signature:
         model=model,
         data=data["name"],
         class_names=names_of_classes(data["class_names"], data["translations"], data["num_classes"]),
-        english_names=data["translations"].get("en"),
+        english_names=english_names(data["translations"], data["num_classes"]),
         in_channels=data["in_channels"],
         image_size=data["image_size"],
         mean=mean,
