@@ -28,6 +28,11 @@ COMMAND_LINE = {
     "optim=null": ["a group takes the name of a member", "null"],
     "callbacks.best=null": ["callbacks.best must make a", "~callbacks.best leaves it out"],
     "~callbacks.best": ["no callback keeps", "callbacks.best"],
+    "callbacks.best.monitor=val/per_class": ["no figure 'val/per_class'", "Figures: "],
+    "callbacks.best.monitor=val/loss": ["callbacks.best.mode=max keeps the worst val/loss", "callbacks.best.mode=min"],
+    "~callbacks.history": ["no callback writes history.csv", "callbacks.history"],
+    "+trainer.logger=false": ["trainer.logger would be without effect", "logger=none"],
+    "+trainer.default_root_dir=there": ["trainer.default_root_dir would be without effect", "hydra.run.dir=DIR"],
     "callbacks.best.monitor=val/acc": ["no figure 'val/acc'", "did you mean 'val/accuracy'?"],
     # types and ranges
     "trainer.max_epochs=ten": ["trainer.max_epochs must be a whole number of at least 1, got 'ten'"],
@@ -78,6 +83,7 @@ COMMAND_LINE = {
     "data._target_=builtins.dict": ["data", "no fmx.datamodule.ImageDataModule"],
     "optim._target_=torch.optim.Adamm": ["torch.optim has no 'Adamm'", "did you mean 'Adam'?"],
     "optim._target_=optimizers.Mine": ["cannot import", "no 'optimizers'", "PYTHONPATH"],
+    "+optim.foreach=true": ["optim: torch.optim.AdamW refuses its values", "`fused` and `foreach`"],
     "optim._partial_=false": ["optim", "also needs params", "_partial_: true"],
     # what does not fit together
     **{
@@ -299,3 +305,17 @@ def test_the_fewest_steps_of_a_training(command, tmp_path, values, least, batche
     done = command(*arguments, f"+trainer.max_steps={least}", "hydra.run.dir=other", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "other/checkpoints/best.ckpt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (["trainer.limit_test_batches=0.25"], "trainer.limit_test_batches=0.25 of 2 test batches is none"),
+        (["schedule.scheduler.pct_start=0.2", "trainer.limit_train_batches=5"], "one of 5 steps"),
+    ],
+)
+def test_what_only_the_data_tells_is_said_before_training(command, tmp_path, values, said):
+    done = command("data=digits", "model=mlp", "trainer.max_epochs=1", *values, "hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert said in done.stderr
+    assert not (tmp_path / "run/history.csv").exists()

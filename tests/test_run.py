@@ -126,6 +126,22 @@ def test_runs_go_to_outputs_and_latest_links_to_the_newest(command, tmp_path):
     assert done.stderr == ""
 
 
+def test_a_link_of_somebody_elses_is_left_alone(command, tmp_path):
+    (tmp_path / "latest").symlink_to("mine")
+    done = command("data=digits", "model=mlp", "trainer=smoke", "hydra.run.dir=runs/one", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "latest").readlink() == Path("mine")
+
+
+def test_what_it_says_of_a_folder_with_a_strange_name_can_be_typed(command, tmp_path):
+    arguments = ["data=digits", "model=mlp", "trainer=smoke", 'hydra.run.dir="jürgen (2), a"']
+    assert command(*arguments, cwd=tmp_path).returncode == 0
+    refused = command(*arguments, cwd=tmp_path)
+    (word,) = re.findall("continue it with '(.*)', or name", refused.stderr)
+    again = command(word, cwd=tmp_path)
+    assert "is complete; there is nothing to continue" in again.stderr
+
+
 @pytest.mark.parametrize(
     ("overrides", "selected_on"),
     [

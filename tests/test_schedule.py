@@ -7,7 +7,14 @@ import pandas as pd
 import pytest
 import torch
 from torch.optim import SGD
-from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    LambdaLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    StepLR,
+)
 
 from fmx.errors import ConfigError
 from fmx.schedule import Schedule
@@ -87,6 +94,23 @@ def test_an_epoch_is_an_epoch_where_a_count_of_steps_ends_the_training(command, 
     rates = dict(points(tmp_path / "run")["warmup"])
     rising = [0.1 * (step + 1) / 21 for step in range(20)]
     assert [rates[step] for step in range(30)] == pytest.approx(rising + [0.03] * 10)
+
+
+@pytest.mark.parametrize("kind", [CosineAnnealingWarmRestarts, LambdaLR])
+def test_a_warm_up_that_a_schedule_would_undo_is_refused(kind):
+    with pytest.raises(ConfigError, match=f"{kind.__name__} computes the rate anew"):
+        schedule(partial(kind), warmup_steps=5)
+
+
+def test_momentum_stays_what_it_was_set_to(command, tmp_path):
+    done = command(
+        "data=digits", "model=mlp", "optim=rmsprop", "trainer.max_epochs=1", "hydra.run.dir=run", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (group,) = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0][
+        "param_groups"
+    ]
+    assert group["momentum"] == 0
 
 
 @pytest.mark.parametrize("every", [1, 2])

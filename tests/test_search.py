@@ -44,6 +44,7 @@ REFUSED = {
     "hydra.sweeper.pruning=ahsa": ["hydra.sweeper.pruning", "did you mean 'asha'?", "hyperband, none"],
     "hydra.sweeper.metric=test/accuracy": ["test/accuracy", "chosen by the test set", "use val/accuracy"],
     "hydra.sweeper.metric=[val/loss,test/loss]": ["test/loss", "use val/loss"],
+    "hydra.sweeper.metric=val/per_class": ["no figure 'val/per_class'"],
     "hydra.sweeper.metric=val/acuracy": ["no figure 'val/acuracy'", "did you mean 'val/accuracy'?", "params, seconds"],
     "hydra.sweeper.direction=up": ["must be maximize, minimize or auto, got 'up'"],
     "hydra.sweeper.direction=[maximize,minimize]": ["one entry for each of the 1 metrics, got 2"],

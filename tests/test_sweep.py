@@ -129,6 +129,9 @@ def test_a_sweep_that_is_still_at_work_is_left_alone(command, tmp_path):
     first.kill()
     first.wait()
     (tmp_path / "slow").unlink()
+    lacking = command("--resume-sweep", "sweep", cwd=tmp_path)  # without the path to their callback
+    assert lacking.returncode == 1, lacking.stdout + lacking.stderr
+    assert "no 'faults'" in lacking.stderr
     done = command("--resume-sweep", "sweep", cwd=tmp_path, env=here())
     assert done.returncode == 0, done.stdout + done.stderr
     assert status(tmp_path / "sweep") == {"0": "completed", "1": "completed"}
@@ -215,6 +218,17 @@ def test_bad_settings(command, tmp_path, setting, said):
     assert (done.returncode, done.stderr) == (2, f"{said}\n")
 
 
+def test_what_does_not_go_with_several_jobs(command, tmp_path):
+    for setting, said in (
+        ("hydra.sweeper.max_batch_size=1", "hydra.launcher.workers=N"),
+        ("trainer.devices=[0]", "a sweep shares out CUDA_VISIBLE_DEVICES"),
+    ):
+        done = command("-m", "seed=1,2", "data=digits", setting, cwd=tmp_path)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert said in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_refused_sweep_writes_nothing(command, tmp_path):
     """Neither a folder of its own nor into that of an earlier one."""
     jobs = ["-m", "model=mlp", *SMALL]
@@ -233,6 +247,26 @@ def test_with_a_launcher_of_hydra(command, tmp_path):
     done = command("-m", "hydra/launcher=basic", "seed=1,2", "model=mlp", *SMALL, "hydra.sweep.dir=sweep", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert status(tmp_path / "sweep") == {"0": "completed", "1": "completed"}
+    before = {path: path.read_bytes() for path in (tmp_path / "sweep").glob("[0-9]*/*") if path.is_file()}
+    again = command("-m", "seed=1,2", "model=mlp", *SMALL, "hydra.sweep.dir=sweep", cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "2 of them done already" in again.stdout
+    (tmp_path / "sweep/sweep.json").unlink()
+    other = command("-m", "seed=1,2", "model=mlp", "optim.lr=0.5", *SMALL, "hydra.sweep.dir=sweep", cwd=tmp_path)
+    assert other.returncode == 2, other.stdout + other.stderr
+    assert f"{tmp_path / 'sweep/0'} holds a run that is no job of this sweep" in other.stderr
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_outputs_latest_may_come_to_mean_another_folder(command, tmp_path):
+    """While a sweep that was named by it goes on, a run begins."""
+    first = command("-m", "seed=1,2", "model=mlp", *SMALL, cwd=tmp_path)
+    assert first.returncode == 0, first.stdout + first.stderr
+    (sweep,) = (tmp_path / "outputs/sweeps").iterdir()
+    again = command("--resume-sweep", "outputs/latest", cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert str(sweep) in again.stdout
+    assert "outputs/latest" not in again.stdout
 
 
 def test_fail_fast(command, tmp_path):

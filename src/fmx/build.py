@@ -1,6 +1,7 @@
 """From a composed configuration to objects: the only caller of hydra.utils.instantiate."""
 
 import logging
+import math
 import os
 import shutil
 import warnings
@@ -63,6 +64,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     with record.timed("data_s"):
         data = build_data(cfg)
     trainer = _trainer(cfg, classifier.net)
+    _check_test_batches(trainer, data)
     described = {"name": data.name, "sizes": data.sizes(), **data.fingerprints()}
     record.check_data(described)
     record.update(
@@ -83,6 +85,16 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
         hparams=_hparams(cfg, record.contents["overrides"]),
         yaml=OmegaConf.to_yaml(cfg, resolve=True),
     )
+
+
+def _check_test_batches(trainer: Trainer, data: ImageDataModule) -> None:
+    """ConfigError where no test image would be left: the test comes after all training."""
+    share, batches = trainer.limit_test_batches, math.ceil(len(data.indices["test"]) / data.eval_batch_size)
+    if isinstance(share, float) and int(share * batches) < 1:
+        raise ConfigError(
+            f"trainer.limit_test_batches={share} of {batches} test batches is none; give a count, as in "
+            "trainer.limit_test_batches=1"
+        )
 
 
 def build_classifier(cfg: DictConfig) -> Classifier:

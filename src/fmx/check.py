@@ -2,6 +2,7 @@
 
 import json
 import math
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,9 @@ def _refusing(step: Callable[[], None]) -> None:
         step()
     except Exception as error:
         plain = expected(error)
-        if plain is None:
-            raise
+        if plain is None:  # a bug of ours, or of somebody's part: Hydra would warn of it, and begin the run unchecked
+            traceback.print_exc()
+            raise SystemExit(1) from error
         raise Refusal(plain) from error
 
 
@@ -75,6 +77,9 @@ def check_names(config: DictConfig) -> dict[str, Any]:
         check_keys(plain)  # a mistyped key is the likely reason why an interpolation leads nowhere
         raise
     check_values(resolved)
+    for key, instead in NOT_THE_TRAINERS.items():
+        if key in resolved["trainer"]:
+            raise ConfigError(f"trainer.{key} would be without effect: {instead}")
     _check_validations(resolved["trainer"], resolved["data"], resolved["schedule"])
     _check_clipping(resolved["trainer"], resolved["optim"])
     return dict(resolved)
@@ -162,6 +167,13 @@ def _check_model_keys(model: Mapping[str, Any]) -> None:
 GROUPS = ["data", "model", "augment", "loss", "optim", "schedule", "metrics", "trainer", "callbacks", "logger"]
 ROOT_KEYS = [*GROUPS, "seed", "select", "memory_format", "resume", "run_dir", "sweep", "vars"]
 MODEL_KEYS = ["name", "net"]
+NOT_THE_TRAINERS = {
+    "callbacks": "a run's callbacks are the members of callbacks",
+    "logger": "a run's loggers are the members of logger; logger=none has none",
+    "plugins": "fmx sets them",
+    "default_root_dir": "hydra.run.dir=DIR says where the run is",
+    "limit_predict_batches": "trainer.limit_test_batches is for the test",
+}
 REPORTED = ["accuracy", "macro_f1"]  # metrics of metrics.json, of every leaderboard and of the last line of a run
 
 

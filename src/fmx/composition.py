@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fmx.errors import DataError
 
-__all__ = ["CONF_DIR", "compose_config", "literal", "quoted", "register_resolvers", "stamp"]
+__all__ = ["CONF_DIR", "compose_config", "literal", "override", "quoted", "register_resolvers", "stamp"]
 
 
 def _conf_dir() -> Path:
@@ -78,6 +78,12 @@ def quoted(text: str) -> str:
     """A text that Hydra's override grammar reads as it is."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
+
+
+def override(key: str, path: Path) -> str:
+    """`KEY=PATH` as a word that Hydra's override grammar reads as it is, unquoted where it may be."""
+    text = str(path)
+    return f"{key}={text if re.fullmatch(r'[A-Za-z0-9_./+-]+', text) else quoted(text)}"
 
 
 def literal(node: Any, *, times: int = 1) -> Any:

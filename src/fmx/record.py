@@ -18,6 +18,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from fmx.composition import override
 from fmx.errors import DataError, FmxError
 from fmx.exits import Interrupted, Pruned, Refusal, expected, plain_message
 from fmx.frozen import relocated
@@ -108,9 +109,11 @@ class Record:
         home = homes[0]
         newest = self.run_dir.relative_to(home).parts[0]
         link, temporary = home.parent / "latest", home.parent / f".latest.{os.getpid()}"
-        if link.is_symlink() or not link.exists():
-            temporary.symlink_to(Path(home.name, newest))
-            temporary.replace(link)
+        with suppress(OSError):  # a run is worth more than a name for it
+            ours = link.is_symlink() and link.readlink().parts[:-1] in {("runs",), ("sweeps",)}
+            if ours or not (link.is_symlink() or link.exists()):
+                temporary.symlink_to(Path(home.name, newest))
+                temporary.replace(link)
 
 
 @contextmanager
@@ -125,7 +128,7 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
         yield record
     except (Interrupted, KeyboardInterrupt):
         record.end("interrupted", None)
-        log.warning("interrupted; resume=%s goes on with it", run_dir)
+        log.warning("interrupted; %s goes on with it", shlex.quote(override("resume", run_dir)))
         raise
     except Pruned as pruned:
         record.contents["pruned"] = pruned.facts

@@ -17,13 +17,15 @@ from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 
 from fmx.build import lightnings_keys, make, meta_network
-from fmx.errors import ConfigError
+from fmx.callbacks.history import History
+from fmx.errors import ConfigError, FmxError
 from fmx.hydra_errors import nearest
 from fmx.targets import locate
 
 __all__ = ["rehearse"]
 
-STEPS_PER_EPOCH = 100  # any will do that leaves a schedule room for its phases
+STEPS_PER_EPOCH = 1009  # any will do that leaves a schedule room for its phases, none of which is a single step
+DIRECTIONS = {"loss": "min", "accuracy": "max", "macro_f1": "max"}
 
 
 def rehearse(config: DictConfig, *, here: bool = True) -> None:
@@ -42,7 +44,7 @@ def rehearse(config: DictConfig, *, here: bool = True) -> None:
         callbacks = {name: _made(f"callbacks.{name}", node, Callback) for name, node in config.callbacks.items()}
         figures = ["train/loss", "train/accuracy"]
         if config.data.validation != "none":
-            figures += ["val/loss", *(f"val/{name}" for name in MetricCollection(metrics))]
+            figures += ["val/loss", *(f"val/{name}" for name in _numbers(metrics, config.data.num_classes))]
         _callbacks(callbacks, figures, config.select)
         _optimization(config, figures)
         known = here and config.trainer.precision != "auto"
@@ -85,7 +87,9 @@ def _refusals(key: str, node: Any) -> Iterator[None]:
     """Say in one line which part refused its values."""
     try:
         yield
-    except (InstantiationException, ArithmeticError, TypeError, ValueError) as error:
+    except FmxError:
+        raise
+    except Exception as error:
         cause = list(_causes(error))[-1]
         kind = "" if isinstance(cause, TypeError | ValueError) else f" ({type(cause).__name__})"
         raise ConfigError(f"{key}: {node.get('_target_')} refuses its values{kind}: {_first_line(cause)}") from error
@@ -133,6 +137,19 @@ def _beyond_meta(error: BaseException) -> bool:
     return any(isinstance(cause, NotImplementedError) or "meta" in str(cause) for cause in _causes(error))
 
 
+def _numbers(metrics: Mapping[str, Metric | MetricCollection], num_classes: int) -> Iterator[str]:
+    """The names of the metrics that are one number: those with a value a class are logged nowhere."""
+    for name, metric in MetricCollection(dict(metrics)).items():
+        try:
+            metric.update(torch.eye(num_classes), torch.arange(num_classes))
+            value = metric.compute()
+        except Exception:  # noqa: BLE001 - somebody's own, which asks for more than this
+            yield name
+        else:
+            if not isinstance(value, torch.Tensor) or value.numel() == 1:
+                yield name
+
+
 def _callbacks(callbacks: Mapping[str, Callback], figures: Sequence[str], select: str) -> None:
     """A figure that no validation logs, or a checkpoint that no one keeps, would show only after hours of training."""
     packages = {type(callback).__module__.partition(".")[0] for callback in callbacks.values()}
@@ -148,6 +165,13 @@ def _callbacks(callbacks: Mapping[str, Callback], figures: Sequence[str], select
                 f"callbacks.{name}.monitor: there is no figure {monitor!r}{nearest(monitor, figures)} "
                 f"Figures: {', '.join(figures)}"
             )
+        better, mode = DIRECTIONS.get(str(monitor).rpartition("/")[2]), getattr(callback, "mode", None)
+        if better and mode in {"min", "max"} and mode != better:
+            raise ConfigError(
+                f"callbacks.{name}.mode={mode} keeps the worst {monitor}: set callbacks.{name}.mode={better}"
+            )
+    if not any(isinstance(callback, History) for callback in callbacks.values()):
+        raise ConfigError("no callback writes history.csv, which every run leaves; add callbacks.history again")
     kept = {getattr(callback, "filename", None) for callback in callbacks.values() if isinstance(callback, Checkpoint)}
     wanted = select if validates else "last"
     if wanted not in kept:

@@ -1,5 +1,6 @@
 """Going on with a run that ended early: which one, and whether it is the same run."""
 
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from fmx.composition import override
 from fmx.errors import ConfigError, DataError, FmxError
 from fmx.frozen import relocated
 from fmx.record import config_fingerprint
@@ -67,7 +69,8 @@ def check_same_run(config: Mapping[str, Any], run_dir: Path, resume: str | None)
             )
         return
     if resume is None:
-        raise ConfigError(f"{run_dir} holds a run already: continue it with resume={run_dir}, or name another folder")
+        how = shlex.quote(override("resume", run_dir))
+        raise ConfigError(f"{run_dir} holds a run already: continue it with {how}, or name another folder")
     try:
         run = open_run(run_dir, finished=False)
         then = read_yaml(run_dir / ".hydra" / "resolved.yaml")

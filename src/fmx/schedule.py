@@ -6,7 +6,15 @@ from functools import partial
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LinearLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import (
+    CosineAnnealingWarmRestarts,
+    CyclicLR,
+    LambdaLR,
+    LinearLR,
+    LRScheduler,
+    OneCycleLR,
+    ReduceLROnPlateau,
+)
 
 from fmx.errors import ConfigError
 
@@ -14,6 +22,8 @@ __all__ = ["Schedule"]
 
 # What torch's schedulers call their length; null in the YAML means "as long as the training".
 LENGTHS = ("total_steps", "T_max", "total_iters")
+# What sets the rate instead of multiplying the one that is there.
+FROM_FORMULA = (CosineAnnealingWarmRestarts, CyclicLR, LambdaLR)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +41,16 @@ class Schedule:
     warmup_steps: int
 
     def __post_init__(self) -> None:
-        rises = isinstance(self.scheduler, partial) and self.scheduler.func is OneCycleLR
-        if rises and (self.warmup_epochs or self.warmup_steps):
+        kind = self.scheduler.func if isinstance(self.scheduler, partial) else self.scheduler
+        if not (self.warmup_epochs or self.warmup_steps):
+            return
+        if kind is OneCycleLR:
             raise ConfigError("schedule=onecycle rises by itself: set schedule.scheduler.pct_start and no warm-up")
+        if kind in FROM_FORMULA:
+            raise ConfigError(
+                f"{kind.__name__} computes the rate anew at each step, whatever a warm-up made of it; set "
+                "schedule.warmup_epochs=0 and schedule.warmup_steps=0"
+            )
 
     def __call__(
         self, optimizer: Optimizer, *, steps_per_epoch: int, epochs: int, total_steps: int
@@ -43,7 +60,13 @@ class Schedule:
         warmup = round(self.warmup_epochs * steps_per_epoch) or self.warmup_steps
         if self.scheduler is not None:
             length = total_steps if self.interval == "step" else epochs
-            scheduler = self._with_length(length)(optimizer)
+            try:
+                scheduler = self._with_length(length)(optimizer)
+            except ZeroDivisionError:
+                raise ConfigError(
+                    f"schedule: a phase of exactly one of {length} steps makes torch divide by zero; change "
+                    "schedule.scheduler.pct_start, or the length of the training"
+                ) from None
             entries.append({"scheduler": scheduler, "interval": self.interval, "name": "lr"})
             if isinstance(scheduler, ReduceLROnPlateau):
                 entries[0] |= {"monitor": "val/loss", "interval": "epoch"}

@@ -23,11 +23,15 @@ class ProductSweeper(BasicSweeper):
         assert self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
-        returned, num_launched = [], 0
-        for batch in self.split_arguments(overrides, self.max_batch_size):
-            returned.append(self.launcher.launch(batch, initial_job_idx=num_launched))
-            num_launched += len(batch)
-        return returned
+        if self.max_batch_size is not None:  # a later batch would be checked after hours, and not be in the ledger
+            from fmx.errors import ConfigError
+            from fmx.exits import Refusal
+
+            raise Refusal(
+                ConfigError("hydra.sweeper.max_batch_size is not for sweeps of fmx: hydra.launcher.workers=N")
+            )
+        batches = self.split_arguments(overrides, None)
+        return [self.launcher.launch(batch, initial_job_idx=0) for batch in batches]
 
 
 @dataclass

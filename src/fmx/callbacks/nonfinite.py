@@ -20,8 +20,9 @@ log = logging.getLogger(__name__)
 class SkipNonfinite(Callback):
     """Lets a step whose gradients are not finite change nothing, and counts it as `train/skipped` in history.csv.
 
-    The weights, the optimizer's state and what batch norm keeps stay as they were before the step, and its loss is in
-    no mean. Looking at each step makes the CPU wait for a GPU. max_steps: TrainingError once more were skipped.
+    The weights, the optimizer's state and what batch norm keeps stay as they were before the step, and a loss that is
+    not finite is in no mean. Looking at each step makes the CPU wait for a GPU.
+    max_steps: TrainingError once more were skipped.
     """
 
     def __init__(self, *, max_steps: int) -> None:
@@ -37,7 +38,8 @@ class SkipNonfinite(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Keep what the forward pass may spoil."""
         assert isinstance(pl_module, Classifier)
-        self._buffers = [buffer.clone() for buffer in pl_module.net.buffers()]
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._buffers = [buffer.clone() for buffer in pl_module.net.buffers()]
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Take the gradients away where one of them is not finite: no optimizer moves a weight without any."""

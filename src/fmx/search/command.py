@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from fmx.composition import override
 from fmx.search.space import Space
 
 __all__ = ["Command"]
@@ -31,7 +32,7 @@ class Command:
             self._start.append("hydra.mode=RUN")  # an experiment file chose the search, and would again
         self._fixed = fixed
         self._space = space
-        self._sweep_dir = Path(str(hydra.sweep.dir)).absolute()
+        self._sweep_dir = Path(str(hydra.sweep.dir)).resolve()
 
     def of(self, values: Mapping[str, Any]) -> str:
         """The command for the values of a trial, quoted for a shell."""
@@ -41,4 +42,4 @@ class Command:
     def to_go_on(self) -> str:
         """The command of this process, with the directory that holds the search by now."""
         typed = [each for each in sys.argv[1:] if not each.startswith("hydra.sweep.dir=")]
-        return shlex.join(["python", "-m", "fmx.run", *typed, f"hydra.sweep.dir={self._sweep_dir}"])
+        return shlex.join(["python", "-m", "fmx.run", *typed, override("hydra.sweep.dir", self._sweep_dir)])

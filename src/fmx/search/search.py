@@ -15,6 +15,7 @@ from fmx.errors import ConfigError, TrainingError
 from fmx.exits import Interrupted
 from fmx.search.frozen_conf import CONF, frozen_context, warn_of_changes
 from fmx.search.options import Options, read_options, require_optuna
+from fmx.sweep.ledger import LEDGER
 
 if TYPE_CHECKING:
     from fmx.search.claims import Searcher
@@ -62,7 +63,9 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
     from fmx.search.workers import check_launcher
     from fmx.sweep.warm import warm_up
 
-    sweep_dir = Path(str(config.hydra.sweep.dir)).absolute()
+    sweep_dir = Path(str(config.hydra.sweep.dir)).resolve()  # outputs/latest may come to mean another one
+    if (sweep_dir / LEDGER).is_file():
+        raise ConfigError(f"{sweep_dir} holds a sweep that is no search: name another folder with hydra.sweep.dir=DIR")
     sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
     launcher: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
     check_launcher(launcher)
@@ -139,7 +142,8 @@ class Composition:
 
 def _figures(base: DictConfig) -> list[str]:
     """What a run logs at each validation."""
-    figures = ["val/loss", *(f"val/{name}" for name in base.metrics)]
+    vectors = [name for name, node in base.metrics.items() if str(node.get("average")) in {"None", "none"}]
+    figures = ["val/loss", *(f"val/{name}" for name in base.metrics if name not in vectors)]
     return [*figures, "train/loss", "train/accuracy"]
 
 

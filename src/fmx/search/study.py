@@ -20,10 +20,10 @@ from fmx.search.claims import Searcher, exclusive
 from fmx.search.options import Options
 from fmx.search.samplers import make_pruner, make_sampler
 from fmx.search.space import Space
+from fmx.sweep.ledger import JOURNAL
 
 __all__ = ["ERROR", "JOURNAL", "Claim", "RunningTrial", "SharedStudy"]
 
-JOURNAL = "study.journal"
 NAME = "search"
 SETTINGS = "search"  # the study's attribute that says what it searches
 OWNER = "owner"  # a trial's attribute: the command that runs it

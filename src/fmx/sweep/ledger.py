@@ -12,9 +12,10 @@ from fmx.record import write_json
 from fmx.run_dir import open_run
 from fmx.sweep.plan import Job
 
-__all__ = ["Entry", "Ledger"]
+__all__ = ["JOURNAL", "LEDGER", "Entry", "Ledger"]
 
 LEDGER = "sweep.json"
+JOURNAL = "study.journal"  # of a search, in whose place there is no ledger
 
 
 @dataclass
@@ -86,7 +87,8 @@ class Ledger:
         for job in jobs:
             plain = asdict(job)
             del plain["sweep_dir"]
-            self.entries[job.number] = Entry(**plain)
+            entry = self.entries[job.number] = Entry(**plain)
+            entry.status = self.status(entry)
 
     def note(self, job: Job, **fields: Any) -> None:
         """Set an entry's fields and write the ledger."""

@@ -1,6 +1,7 @@
 """A sweep on this machine: plan, run what is not done yet, keep ledger and leaderboard true, say how it went."""
 
 import logging
+import shlex
 import shutil
 import signal
 import time
@@ -18,9 +19,9 @@ from fmx.reporting.leaderboard import write_leaderboard
 from fmx.run_dir import wait_for_process
 from fmx.sweep.checkpoints import keep_best
 from fmx.sweep.display import Display
-from fmx.sweep.ledger import LEDGER, Ledger
+from fmx.sweep.ledger import JOURNAL, LEDGER, Ledger
 from fmx.sweep.machine import Share, shares
-from fmx.sweep.plan import Job, Plan
+from fmx.sweep.plan import Job, Plan, refuse_another_run
 from fmx.sweep.pool import Ended, Pool, Started, Workers
 from fmx.sweep.warm import warm_up
 
@@ -38,12 +39,12 @@ def launch(
     Raises ConfigError before the first job where one cannot run, FmxError at the end where one failed.
     """
     check_settings(settings)
-    sweep_dir = Path(str(config.hydra.sweep.dir)).absolute()
+    sweep_dir = Path(str(config.hydra.sweep.dir)).resolve()
     earlier = earlier_ledger(sweep_dir)
     known = {entry.fingerprint: entry.number for entry in earlier.entries.values()}
     jobs = Plan(context, config).jobs(overrides, known)
     earlier.settings = {**settings, "keep_checkpoints": config.sweep.keep_checkpoints}
-    earlier.add([job for job in jobs if job.fingerprint not in known])
+    earlier.add([job for job in jobs if job.fingerprint not in known])  # one that was run by itself is done
     return Sweep(earlier).run_all([job.number for job in jobs])
 
 
@@ -52,6 +53,8 @@ def earlier_ledger(sweep_dir: Path) -> Ledger:
 
     ConfigError where another process is at work on it.
     """
+    if (sweep_dir / JOURNAL).is_file():
+        raise ConfigError(f"{sweep_dir} holds a search: name another folder with hydra.sweep.dir=DIR")
     if not (sweep_dir / LEDGER).is_file():
         return Ledger(sweep_dir, {})
     claim(sweep_dir, key="hydra.sweep.dir")
@@ -60,7 +63,7 @@ def earlier_ledger(sweep_dir: Path) -> Ledger:
 
 def continue_sweep(sweep_dir: Path) -> list[Ended]:
     """Run the jobs of an earlier sweep that did not complete, as they were frozen then."""
-    sweep_dir = sweep_dir.absolute()
+    sweep_dir = sweep_dir.resolve()  # outputs/latest may come to mean another one
     if (sweep_dir / LEDGER).is_file():  # else reading it says what is wrong
         claim(sweep_dir, key="hydra.sweep.dir")
     ledger = Ledger.read(sweep_dir)
@@ -104,6 +107,8 @@ class Sweep:
         """Run what is not completed of the given jobs; FmxError at the end where one failed."""
         entries = [self.ledger.entries[number] for number in numbers]
         to_run = [self.ledger.job(entry) for entry in entries if entry.status != "completed"]
+        for job in to_run:
+            refuse_another_run(job.run_dir, job.fingerprint)
         num_done = len(entries) - len(to_run)
         num_workers = self.num_at_once(to_run)
         log.info(
@@ -182,7 +187,7 @@ class Sweep:
             log.info("#%d is still at work: waiting until it has saved its state", job.number)
             wait_for_process(job.run_dir, self.patience_s)
         # Asked anew: it may have gone on since the sweep began. One that is still at work refuses a second process.
-        if self.ledger.status(entry) in {"interrupted", "running"} or entry.cause in {"killed", "timeout"}:
+        if self.ledger.status(entry) in {"interrupted", "running"} or entry.cause in {"killed", "timeout", "refused"}:
             return [f"resume={quoted(str(job.run_dir))}"]
         shutil.rmtree(job.run_dir)
         return []
@@ -208,11 +213,12 @@ class Sweep:
         self._leaderboard_due, self._leaderboard_wait = False, began + LEADERBOARD_SHARE * spent
 
     def _say_result(self, ended: Sequence[Ended], num_jobs: int) -> None:
-        failed = [each for each in ended if each.status == "failed"]
         log.info("%s", self.ledger.sweep_dir / "leaderboard.md")
-        if failed:
-            first = failed[0]
-            raise FmxError(
-                f"{len(failed)} of {num_jobs} jobs failed, the first: #{first.job.number} {first.job.label}: "
-                f"{first.error}\nfmx run --resume-sweep {self.ledger.sweep_dir} runs what is not completed again"
-            )
+        for status, how in (("failed", "failed"), ("interrupted", "were interrupted")):
+            these = [each for each in ended if each.status == status]
+            if these:
+                first, directory = these[0], shlex.quote(str(self.ledger.sweep_dir))
+                raise FmxError(
+                    f"{len(these)} of {num_jobs} jobs {how}, the first: #{first.job.number} {first.job.label}: "
+                    f"{first.error}\nfmx run --resume-sweep {directory} runs what is not completed again"
+                )

@@ -13,9 +13,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from fmx.check import check_names, check_parts
 from fmx.claim import claim
 from fmx.composition import quoted, register_resolvers
-from fmx.errors import ConfigError, FmxError
+from fmx.errors import ConfigError, DataError, FmxError
 from fmx.frozen import freeze_job
 from fmx.hydra_errors import translate
+from fmx.plain_files import read_json
 from fmx.ranks import num_processes
 from fmx.record import config_fingerprint
 from fmx.sweep.warm import apart
@@ -83,7 +84,7 @@ class Plan:
         self._context = context
         self._config = config
         self._checked: set[str] = set()
-        self.sweep_dir = Path(str(config.hydra.sweep.dir)).absolute()
+        self.sweep_dir = Path(str(config.hydra.sweep.dir)).resolve()  # outputs/latest may come to mean another one
 
     def jobs(self, overrides: Sequence[Sequence[str]], known: Mapping[str, int]) -> list[Job]:
         """All jobs, each once; ConfigError names the first that cannot run, and nothing is written if there is one.
@@ -92,12 +93,16 @@ class Plan:
         """
         composed = [self._compose(each, number) for number, each in enumerate(overrides)]
         self._check(composed)
+        numbers, jobs = dict(known), list[Job]()
+        fingerprints = [config_fingerprint(each.resolved) for each in composed]
+        for fingerprint in fingerprints:
+            numbers.setdefault(fingerprint, max(numbers.values(), default=-1) + 1)
+        for fingerprint in fingerprints:
+            refuse_another_run(self.sweep_dir / str(numbers[fingerprint]), fingerprint)
         claim(self.sweep_dir, key="hydra.sweep.dir")
         OmegaConf.save(self._config, self.sweep_dir / "multirun.yaml")  # which Hydra writes before any check
-        numbers, jobs = dict(known), list[Job]()
-        for each in composed:
-            fingerprint = config_fingerprint(each.resolved)
-            number = numbers.setdefault(fingerprint, max(numbers.values(), default=-1) + 1)
+        for each, fingerprint in zip(composed, fingerprints, strict=True):
+            number = numbers[fingerprint]
             if number in {job.number for job in jobs}:
                 log.warning("%s is the same as job %d: it is run once", " ".join(each.overrides), number)
             else:
@@ -108,13 +113,17 @@ class Plan:
         """One job by its number; ConfigError where it cannot run."""
         composed = self._compose(overrides, number)
         self._check([composed])
+        refuse_another_run(self.sweep_dir / str(number), config_fingerprint(composed.resolved))
         return self._frozen(composed, number)
 
     def _compose(self, overrides: Sequence[str], position: int) -> _Composed:
         try:
             config: DictConfig = self._context.config_loader.load_sweep_config(self._config, list(overrides))
             _set_number(config, position)
-            return _Composed(position, list(overrides), config, check_names(config))
+            resolved = check_names(config)
+            if self._here:
+                _check_devices(resolved["trainer"])
+            return _Composed(position, list(overrides), config, resolved)
         except Exception as error:
             plain = _plain(error)
             if plain is None:
@@ -153,9 +162,27 @@ class Plan:
         return job
 
 
+def refuse_another_run(run_dir: Path, fingerprint: str) -> None:
+    """ConfigError where the folder of a job holds a run of another configuration: it is not the sweep's to remove."""
+    path = run_dir / "run.json"
+    try:
+        same = not path.is_file() or read_json(path).get("config_fingerprint") == fingerprint
+    except DataError:
+        same = False
+    if not same:
+        raise ConfigError(
+            f"{run_dir} holds a run that is no job of this sweep; name another folder: hydra.sweep.dir=DIR"
+        )
+
+
 def _set_number(config: DictConfig, number: int) -> None:
     with open_dict(config):
         config.hydra.job.id = config.hydra.job.num = number
+
+
+def _check_devices(trainer: Mapping[str, Any]) -> None:
+    if isinstance(trainer.get("devices"), list):
+        raise ConfigError("trainer.devices=LIST is for a single run; a sweep shares out CUDA_VISIBLE_DEVICES")
 
 
 def _first_refused(

@@ -23,7 +23,7 @@ __all__ = ["Cause", "Ended", "Pool", "Started", "Workers", "complete_record", "l
 
 GRACE_S = 15.0  # between asking a job to stop and ending it
 PAUSE_S = 0.5  # between two looks at the clock
-Cause = Literal["completed", "raised", "killed", "timeout", "interrupted"]
+Cause = Literal["completed", "raised", "killed", "timeout", "interrupted", "refused"]  # refused: before it began
 
 
 @dataclass(frozen=True)
@@ -128,9 +128,9 @@ class Pool:
             self._free.append(running.share)
             running.lifeline.close()
             _kill_group(running)  # what it started, if it was killed itself
-            code = running.process.exitcode
+            code, pid = running.process.exitcode, running.process.pid
             running.process.close()
-            yield _verdict(running, code if code is not None else 1)
+            yield _verdict(running, pid, code if code is not None else 1)
 
     def _watch_the_clock(self) -> None:
         now = time.monotonic()
@@ -163,7 +163,7 @@ def _kill_group(running: _Running) -> None:
         os.killpg(running.process.pid or -1, signal.SIGKILL)
 
 
-def _verdict(running: _Running, code: int) -> Ended:
+def _verdict(running: _Running, pid: int | None, code: int) -> Ended:
     """How a job ended, from its exit code and its own record; the record is completed where the job could not."""
     job, seconds = running.job, time.monotonic() - running.began
     try:
@@ -174,6 +174,9 @@ def _verdict(running: _Running, code: int) -> Ended:
     if code == 0 and status == "completed":
         return Ended(job, "completed", None, seconds)
     cause: Cause = running.cause or ("raised" if code > 0 else "killed")
+    if record and record.get("pid") != pid and cause == "raised" and code not in {130, 143}:
+        # It ended before it wrote there: what is on record is of an earlier run, which may still be gone on with.
+        return Ended(job, "refused", last_line(job) or f"ended with exit code {code}", seconds)
     if cause == "timeout":
         error: str | None = f"stopped after {seconds:.0f} s: longer than job_timeout_s"
     elif status == "interrupted" or code in {130, 143}:

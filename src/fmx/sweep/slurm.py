@@ -40,7 +40,7 @@ def launch(
     }
     check_settings(plain)
     queue.check_installed()
-    sweep_dir = Path(str(config.hydra.sweep.dir)).absolute()
+    sweep_dir = Path(str(config.hydra.sweep.dir)).resolve()
     ledger = earlier_ledger(sweep_dir)
     known = {entry.fingerprint: entry.number for entry in ledger.entries.values()}
     jobs = Plan(context, config, here=False).jobs(overrides, known)
@@ -183,6 +183,7 @@ class ClusterPool:
                 ArrayTask(job.arguments, str(job.run_dir), str(job.log), bool(more), self._settings["max_requeues"])
                 for job, more in group
             ]
+            # Noted one by one: where SLURM refuses the next thousand, those before it are in its queue.
             names = queue.submit(tasks, self._folder, {**self._resources(), **dict(needs)})
             for (job, _), name in zip(group, names, strict=True):
                 self._jobs.append(_Submitted(job, name))

@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ def check_installed() -> None:
             )
 
 
-def submit(tasks: Sequence[ArrayTask], folder: Path, resources: Mapping[str, Any]) -> list[str]:
-    """Submit one array for each thousand tasks, and return SLURM's job of each, such as `12_3`.
+def submit(tasks: Sequence[ArrayTask], folder: Path, resources: Mapping[str, Any]) -> Iterator[str]:
+    """Submit one array for each thousand tasks, and yield SLURM's job of each, such as `12_3`.
 
     folder: takes what submitit and SLURM write. resources: as submitit.SlurmExecutor takes them; those that are None
     are left to the cluster. Raises ConfigError with SLURM's own words where it refuses.
@@ -42,7 +42,6 @@ def submit(tasks: Sequence[ArrayTask], folder: Path, resources: Mapping[str, Any
     import submitit
 
     given = {key: value for key, value in resources.items() if value is not None}
-    ids = []
     for first in range(0, len(tasks), LARGEST_ARRAY):
         executor = submitit.SlurmExecutor(folder=folder)
         try:
@@ -54,8 +53,7 @@ def submit(tasks: Sequence[ArrayTask], folder: Path, resources: Mapping[str, Any
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
             lines = [line.strip() for line in str(error).splitlines() if "error:" in line] or [str(error).strip()]
             raise ConfigError(f"SLURM refuses the jobs: {'; '.join(lines)}") from error
-        ids += [str(job.job_id) for job in jobs]
-    return ids
+        yield from [str(job.job_id) for job in jobs]
 
 
 def states(ids: Iterable[str]) -> dict[str, str] | None:
