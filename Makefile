@@ -19,7 +19,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 setup: $(INSTALLED)  ## make .venv with fmx and everything it uses
 
 demo: setup  ## train on the digits inside scikit-learn: no download, about a minute
-	$(BIN)/python -m fmx.run data=digits model=lenet augment=none trainer.max_epochs=20
+	$(BIN)/python -m fmx.run data=digits model=lenet trainer.max_epochs=20
 	@echo
 	@echo "Next: look at outputs/latest/figures/, or type"
 	@echo "  make tensorboard                                        curves and pictures in the browser"

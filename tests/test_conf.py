@@ -106,3 +106,10 @@ def test_constructors_have_no_defaults_of_their_own():
     for target in [*targets, ImageDataModule]:
         for parameter in inspect.signature(target).parameters.values():
             assert parameter.default is parameter.empty, f"{target.__name__}.{parameter.name}"
+
+
+@pytest.mark.parametrize("data", ["mnist", "kmnist", "digits"])
+def test_characters_are_not_mirrored_unless_that_is_asked_for(data):
+    assert composed(f"data={data}").augment == composed("augment=none").augment
+    for said in (f"data={data} augment=flip", f"augment=flip data={data}", "data=fashion_mnist"):
+        assert composed(*said.split()).augment == composed("augment=flip").augment
