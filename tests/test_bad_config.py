@@ -63,7 +63,7 @@ COMMAND_LINE = {
     "loss.weight=[1,2,3]": ["loss.weight must have one number for each of the 10 classes, got 3"],
     "loss.weight=[1,a]": ["loss.weight must be a list of numbers"],
     "schedule.scheduler.pct_start=3": ["schedule", "pct_start"],
-    "augment.prob=7": ["augment.prob must be from 0 to 1, got 7"],
+    "augment=flip augment.prob=7": ["augment.prob must be from 0 to 1, got 7"],
     "data=digits data.class_names=[0,1,2,3,4,5,6,7,8,9]": [
         "data.class_names must be a language, or a list",
         "in quotes",

@@ -82,9 +82,9 @@ def test_every_figure_of_a_real_sweep_is_recomputed(sweep, command, tmp_path):
             assert row[f"{name}_mean"] == pytest.approx(values.mean(), rel=1e-12)
             assert row[f"{name}_std"] == pytest.approx(values.std(ddof=1), rel=1e-9)
         for name in REACHES:
-            low, high = stats.t.interval(0.95, 2, loc=group[name].mean(), scale=stats.sem(group[name]))
-            assert row[f"{name}_low"] == pytest.approx(low, rel=1e-9)
-            assert row[f"{name}_high"] == pytest.approx(high, rel=1e-9)
+            half = stats.t.ppf(0.975, 2) * stats.sem(group[name])  # 0 where three seeds happen to agree
+            assert row[f"{name}_low"] == pytest.approx(group[name].mean() - half, rel=1e-9)
+            assert row[f"{name}_high"] == pytest.approx(group[name].mean() + half, rel=1e-9)
         mean, std = 100 * row["test_accuracy_mean"], 100 * row["test_accuracy_std"]
         line = next(line for line in finished.stdout.splitlines() if f" {optim} " in line)
         assert f"{mean:.2f} ± {std:.2f}" in line

@@ -222,6 +222,7 @@ def test_what_does_not_go_with_several_jobs(command, tmp_path):
     for setting, said in (
         ("hydra.sweeper.max_batch_size=1", "hydra.launcher.workers=N"),
         ("trainer.devices=[0]", "a sweep shares out CUDA_VISIBLE_DEVICES"),
+        ("hydra.sweep.subdir=mine", "hydra.sweep.subdir=mine is not for sweeps of fmx"),
     ):
         done = command("-m", "seed=1,2", "data=digits", setting, cwd=tmp_path)
         assert done.returncode == 2, done.stdout + done.stderr

@@ -24,6 +24,7 @@ from fmx.sweep.warm import apart
 __all__ = ["FROZEN_JOBS", "Job", "Plan"]
 
 log = logging.getLogger(__name__)
+SUBDIR = "${hydra.job.num}"  # as in conf/config.yaml
 FROZEN_JOBS = "jobs"  # the folder of the frozen configurations and of what the jobs print, in the sweep directory
 
 
@@ -84,6 +85,9 @@ class Plan:
         self._context = context
         self._config = config
         self._checked: set[str] = set()
+        subdir = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[call-overload,index]
+        if subdir != SUBDIR:
+            raise ConfigError(f"hydra.sweep.subdir={subdir} is not for sweeps of fmx: their jobs have numbers")
         self.sweep_dir = Path(str(config.hydra.sweep.dir)).resolve()  # outputs/latest may come to mean another one
 
     def jobs(self, overrides: Sequence[Sequence[str]], known: Mapping[str, int]) -> list[Job]:
