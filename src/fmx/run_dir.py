@@ -17,10 +17,11 @@ from fmx.composition import literal
 from fmx.errors import DataError
 from fmx.plain_files import read_json, read_yaml
 
-__all__ = ["Run", "find_runs", "open_run", "wait_for_process"]
+__all__ = ["LAST_WORDS_S", "Run", "find_runs", "open_run", "wait_for_process"]
 
 FINISHED = "completed"
-PAUSE_S = 0.2  # between two looks at a run's process
+LAST_WORDS_S = 30.0  # that a run whose command was killed may take to save its state
+PAUSE_S = 0.2  # between two looks at its process
 Value = TypeVar("Value")
 
 

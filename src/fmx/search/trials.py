@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from fmx.composition import quoted
 from fmx.errors import ConfigError, DataError
-from fmx.run_dir import Run, open_run, wait_for_process
+from fmx.run_dir import LAST_WORDS_S, Run, open_run, wait_for_process
 from fmx.search.figure import figure
 from fmx.search.options import Options
 from fmx.search.space import Space
@@ -18,7 +18,6 @@ from fmx.sweep.pool import Ended
 __all__ = ["Trials", "pruning_overrides"]
 
 log = logging.getLogger(__name__)
-LAST_WORDS_S = 30.0  # that a run whose command was killed may take to save its state
 
 
 def pruning_overrides(options: Options) -> list[str]:

@@ -88,7 +88,7 @@ class Ledger:
             plain = asdict(job)
             del plain["sweep_dir"]
             entry = self.entries[job.number] = Entry(**plain)
-            entry.status = self.status(entry)
+            entry.status = self.status(entry)  # another launcher may have run it already
 
     def note(self, job: Job, **fields: Any) -> None:
         """Set an entry's fields and write the ledger."""

@@ -16,7 +16,7 @@ from fmx.claim import claim
 from fmx.errors import ConfigError, DataError, FmxError
 from fmx.exits import Interrupted
 from fmx.reporting.leaderboard import write_leaderboard
-from fmx.run_dir import wait_for_process
+from fmx.run_dir import LAST_WORDS_S, wait_for_process
 from fmx.sweep.checkpoints import keep_best
 from fmx.sweep.display import Display
 from fmx.sweep.ledger import JOURNAL, LEDGER, Ledger
@@ -44,7 +44,7 @@ def launch(
     known = {entry.fingerprint: entry.number for entry in earlier.entries.values()}
     jobs = Plan(context, config).jobs(overrides, known)
     earlier.settings = {**settings, "keep_checkpoints": config.sweep.keep_checkpoints}
-    earlier.add([job for job in jobs if job.fingerprint not in known])  # one that was run by itself is done
+    earlier.add([job for job in jobs if job.fingerprint not in known])
     return Sweep(earlier).run_all([job.number for job in jobs])
 
 
@@ -96,7 +96,7 @@ def check_fail_fast(settings: Mapping[str, Any]) -> None:
 class Sweep:
     """Runs the jobs of a ledger."""
 
-    patience_s = 30.0  # that a job of a command that was killed may take to save its state
+    patience_s = LAST_WORDS_S
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
