@@ -4,6 +4,10 @@ import json
 import os
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
+from fmx.exporting.signature import signature_of
+
 CODE = '''
 import torch
 from pytorch_lightning import Callback
@@ -160,3 +164,5 @@ def test_a_torchvision_data_set_runs_by_yaml_alone(command, tmp_path):
     assert json.loads((tmp_path / "run" / "run.json").read_text())["data"]["sizes"]["test"] == 40
     exported = command("run", "--format", "torchscript", "--allow", "torchvision", module="export", cwd=tmp_path)
     assert exported.returncode == 0, exported.stdout + exported.stderr
+    config = OmegaConf.load(tmp_path / "run" / ".hydra" / "config.yaml")
+    assert signature_of(config, normalize="inside").fit == "stretch"

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.special import softmax
 
+from fmx.data.collected import collect
 from fmx.data.digits import load_digits
 from fmx.data.folder import ImageFolder
 from fmx.data.idx import load_idx
@@ -143,8 +145,17 @@ def test_where_training_stretched_pictures_they_are_stretched_as_it_did(tmp_path
         "b.png": cross(90, 300, ground=(0, 0, 0, 0), ink=(9, 9, 9, 255), mode="RGBA"),
     }.items():
         picture.save(tmp_path / "cat" / name)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be shown a quarter turned clockwise
+    saved(cross(300, 900, ground="navy", ink="red"), tmp_path / "cat" / "c.jpg", exif=turned)
+    saved(Image.fromarray(grey(shape=(40, 60)).astype(np.uint16) << 8), tmp_path / "cat" / "d.png")
     folder = ImageFolder(folder=str(tmp_path), class_names=["cat"], image_size=SIDE, in_channels=3)
-    for k, name in enumerate(["a.jpg", "b.png"]):
+    pairs = [(Image.open(tmp_path / file), 0) for file in folder.files]
+    assert len(pairs) == 4
+    assert torch.equal(
+        collect(dataset=pairs, in_channels=3, image_size=SIDE).images, torch.stack([x for x, _ in folder])
+    )
+    for k, name in enumerate(["a.jpg", "b.png", "c.jpg", "d.png"]):
         pixels = seen(tmp_path / "cat" / name, in_channels=3, fit="stretch", light_on_dark=False)
         assert np.array_equal(pixels, folder[k][0].numpy())
 

@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from fmx.data.folder import FORMATS, MODES, SUFFIXES, check_size, in_mode, read_picture
+from fmx.data.folder import FORMATS, MODES, SUFFIXES, check_size, pixels_of, resized
 from fmx.errors import ConfigError, DataError
 from fmx.exporting.signature import Signature
 
@@ -67,8 +67,8 @@ def _below(folder: Path, problems: list[str]) -> Iterator[Path]:
 def prepare(path: Path, signature: Signature, invert: Invert) -> Picture:
     """Read a picture and bring it to the channels and the size of a model; DataError where it cannot be read.
 
-    Where the training pictures were stretched (data=image_folder), this one is, exactly as they were. Else
-    its longer side becomes `image_size` (bilinear with antialiasing), and it is centred on a ground of the
+    Where the training pictures were stretched (data.folder, data.collected), this one is, exactly as they
+    were. Else its longer side becomes `image_size` (bilinear with antialiasing), and it is centred on a ground of the
     median colour of its border. Grey is the luminance (ITU-R 601). The camera's orientation is applied, 16
     bits keep their upper 8, of several frames the first counts, and nothing is cropped.
 
@@ -97,27 +97,20 @@ def prepare(path: Path, signature: Signature, invert: Invert) -> Picture:
 
 def _prepare(path: Path, signature: Signature, invert: Invert) -> Picture:
     mode, side = MODES[signature.in_channels], signature.image_size
-    stretched = signature.fit == "stretch"
-    pixels = read_picture(path, mode, side) if stretched else _fitted(path, mode, side, invert)
+    pixels = _read(path, mode, side, invert, stretch=signature.fit == "stretch")
     inverted = invert == "yes" or (invert == "auto" and _has_bright_border(pixels))
     if inverted:
         pixels = 255 - pixels
     return Picture(path, _padded(pixels, side), inverted)
 
 
-def _fitted(path: Path, mode: str, side: int, invert: Invert) -> NDArray[np.uint8]:
-    """Decode a picture to uint8 (C, H, W) whose longer side is `side`."""
+def _read(path: Path, mode: str, side: int, invert: Invert, *, stretch: bool) -> NDArray[np.uint8]:
+    """Decode a picture to uint8 (C, H, W), both sides of which, or the longer one, are `side`."""
     with Image.open(path, formats=FORMATS) as image:
         check_size(image)
-        image.draft(None, (2 * side, 2 * side))  # JPEG decodes straight to about twice the wanted size
-        ImageOps.exif_transpose(image, in_place=True)
-        longer = max(image.size)
-        width, height = (max(1, round(side * length / longer)) for length in image.size)
-        picture = in_mode(image, mode).resize((width, height), Image.Resampling.BILINEAR)
-    if picture.mode == "RGBA":
-        ground = "white" if invert == "yes" or (invert == "auto" and _is_dark(picture)) else "black"
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, ground), picture).convert(mode)
-    return np.array(picture).reshape(height, width, -1).transpose(2, 0, 1)
+        picture = resized(image, mode, side, stretch=stretch)
+    white = picture.mode == "RGBA" and (invert == "yes" or (invert == "auto" and _is_dark(picture)))
+    return pixels_of(picture, mode, "white" if white else "black")
 
 
 def _is_dark(picture: Image.Image) -> bool:

@@ -23,12 +23,12 @@ Say what a trained model sees in pictures: files, folders (with what is below th
 mode. No data set is needed.
 
 A picture becomes what the model was trained on: grey or colour; its longer side the model's size, centred on
-a square of its border's colour (stretched instead where training did so: data=image_folder); the camera's
-orientation is applied, nothing is cropped, so crop it first if the thing is small in it. Fashion-MNIST shows
-light things on black: for such models --invert auto inverts a picture if more than two thirds of its border
-are bright, and puts what is dark on a transparent ground on white first. A grey picture of the model's own
-size with a dark border passes unchanged. Files that cannot be read are named and left out, and the exit code
-is then 1.
+a square of its border's colour (stretched instead where training did so: data=image_folder, or pictures that
+fmx.data.collected read); the camera's orientation is applied, nothing is cropped, so crop it first if the
+thing is small in it. Fashion-MNIST shows light things on black: for such models --invert auto inverts a
+picture if more than two thirds of its border are bright, and puts what is dark on a transparent ground on
+white first. A grey picture of the model's own size with a dark border passes unchanged. Files that cannot be
+read are named and left out, and the exit code is then 1.
 """
 EXAMPLES = """\
 examples:

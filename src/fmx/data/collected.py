@@ -3,17 +3,15 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from fmx.data.arrays import ImageArrays
+from fmx.data.folder import MODES, pixels_of, resized
 from fmx.errors import DataError
 
 __all__ = ["collect"]
-
-MODES = {1: "L", 3: "RGB"}
 
 
 class Pairs(Protocol):
@@ -26,7 +24,9 @@ class Pairs(Protocol):
 def collect(*, dataset: Pairs, in_channels: int, image_size: int) -> ImageArrays:
     """Read every (picture, label) of a map-style dataset: PIL images, or uint8 tensors (C, H, W).
 
-    Returns images uint8 (N, in_channels, image_size, image_size), resized where needed, and labels int64 (N,).
+    A PIL image becomes grey or RGB and is stretched to image_size as ImageFolder does it.
+
+    Returns images uint8 (N, in_channels, image_size, image_size) and labels int64 (N,).
     """
     if in_channels not in MODES:
         raise DataError(f"data.in_channels must be 1 or 3 for pictures, got {in_channels}")
@@ -37,10 +37,8 @@ def collect(*, dataset: Pairs, in_channels: int, image_size: int) -> ImageArrays
 
 def _pixels(picture: Any, in_channels: int, image_size: int) -> Tensor:
     if isinstance(picture, Image.Image):
-        square = picture.convert(MODES[in_channels])
-        if square.size != (image_size, image_size):
-            square = square.resize((image_size, image_size), Image.Resampling.BILINEAR)
-        return torch.from_numpy(np.array(square)).reshape(image_size, image_size, in_channels).permute(2, 0, 1)
+        mode = MODES[in_channels]
+        return torch.from_numpy(pixels_of(resized(picture, mode, image_size), mode))
     if isinstance(picture, Tensor) and picture.dtype == torch.uint8:
         return picture
     raise DataError(

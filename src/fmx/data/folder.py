@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from fmx.errors import ConfigError, DataError
 
-__all__ = ["FORMATS", "MODES", "SUFFIXES", "ImageFolder", "check_size", "in_mode", "read_picture"]
+__all__ = ["FORMATS", "MODES", "SUFFIXES", "ImageFolder", "check_size", "pixels_of", "read_picture", "resized"]
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow runs no other program for these
@@ -121,14 +121,28 @@ def read_picture(path: Path, mode: str, image_size: int) -> NDArray[np.uint8]:
     """Read an image file as uint8 pixels (C, S, S); ValueError or OSError where it cannot be, or is too large."""
     with Image.open(path, formats=FORMATS) as image:
         check_size(image)
-        # JPEG decodes straight to about twice the wanted size, several times faster for photographs.
-        image.draft(None, (2 * image_size, 2 * image_size))
-        ImageOps.exif_transpose(image, in_place=True)
-        picture = in_mode(image, mode).resize((image_size, image_size), Image.Resampling.BILINEAR)
+        return pixels_of(resized(image, mode, image_size), mode)
+
+
+def resized(image: Image.Image, mode: str, side: int, *, stretch: bool = True) -> Image.Image:
+    """Turn a picture upright, bring it to `mode`, or to RGBA where something is transparent, and resize it.
+
+    Both sides become `side`, or, where it is not to be stretched, the longer one does.
+    """
+    # JPEG decodes straight to about twice the wanted size, several times faster for photographs.
+    image.draft(None, (2 * side, 2 * side))
+    picture = _in_mode(ImageOps.exif_transpose(image), mode)
+    longer = max(picture.size)
+    size = [side, side] if stretch else [max(1, round(side * length / longer)) for length in picture.size]
+    return picture.resize(size, Image.Resampling.BILINEAR)
+
+
+def pixels_of(picture: Image.Image, mode: str, ground: str = "black") -> NDArray[np.uint8]:
+    """What `resized` gave, as uint8 (C, H, W); `ground` shows where it is transparent."""
     if picture.mode == "RGBA":
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture).convert(mode)
-    pixels = np.array(picture).reshape(image_size, image_size, -1)  # (S, S, C)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (C, S, S)
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, ground), picture).convert(mode)
+    pixels = np.array(picture).reshape(picture.height, picture.width, -1)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def check_size(image: Image.Image) -> None:
@@ -139,7 +153,7 @@ def check_size(image: Image.Image) -> None:
         )
 
 
-def in_mode(image: Image.Image, mode: str) -> Image.Image:
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
     """Bring any Pillow mode to `mode`, or to RGBA if there is transparency to be resolved after resizing."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range; save it with 8 bits")

@@ -19,6 +19,8 @@ __all__ = ["Signature", "Where", "signature_of"]
 
 Where = Literal["inside", "outside"]
 DARK = 0.4  # mean of all pixels in 0..1 below which grey pictures show light things on a dark ground
+IMAGE_FOLDER = "fmx.data.folder.ImageFolder"  # of photographs, mostly: dark ones are not inverted ones
+STRETCHING = {IMAGE_FOLDER, "fmx.data.collected.collect"}
 MAX_SIDE = 4096
 MAX_CLASSES = 100_000
 MAX_CHANNELS = 16
@@ -118,7 +120,7 @@ def _read(model: str, data: Any, normalize: Where) -> Signature:
 
     applied = normalization(data["normalize"], data["mean"], data["std"], data["in_channels"])
     mean, std = _mean_and_std(applied)
-    stretched = data["train"]["_target_"] == "fmx.data.folder.ImageFolder"
+    target = data["train"]["_target_"]
     grey, brightness = data["in_channels"] == 1, sum(data["mean"]) / len(data["mean"])
     return Signature(
         model=model,
@@ -130,8 +132,8 @@ def _read(model: str, data: Any, normalize: Where) -> Signature:
         mean=mean,
         std=std,
         normalize=normalize,
-        fit="stretch" if stretched else "pad",
-        light_on_dark=not stretched and grey and brightness < DARK,
+        fit="stretch" if target in STRETCHING else "pad",
+        light_on_dark=target != IMAGE_FOLDER and grey and brightness < DARK,
     )
 
 
