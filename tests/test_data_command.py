@@ -23,6 +23,23 @@ def test_an_unknown_set_is_answered_with_the_nearest(command, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_other_csv_files_come_with_what_a_run_of_them_needs(command, tmp_path):
+    (tmp_path / "csv").mkdir()
+    rows = [",".join(["label", *(f"pixel{n}" for n in range(1, 785))])]
+    rows += [",".join(map(str, [label, *range(label, 28), *[0] * (784 - 28 + label)])) for label in range(10)] * 4
+    for part in ("train", "test"):
+        (tmp_path / "csv" / f"fashion-mnist_{part}.csv").write_text("\n".join(rows) + "\n")
+    done = command("--csv-to-idx", "csv", "--root", "idx", module="data", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    needed = done.stdout.splitlines()[-1].split()
+    assert len(needed) == 4
+    options = ["data.root=idx", "data.validation=10", "model=mlp", "trainer=smoke"]
+    refused = command(*options, "hydra.run.dir=refused", cwd=tmp_path)
+    assert (refused.returncode, "another file" in refused.stderr) == (1, True)
+    done = command(*options, *needed, "hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.data
 def test_real_files_to_csv_and_back_are_the_same_bytes(command, tmp_path):
     import gzip
@@ -36,6 +53,7 @@ def test_real_files_to_csv_and_back_are_the_same_bytes(command, tmp_path):
     assert done.returncode == 0, done.stderr
     written = sorted((tmp_path / "idx" / "FashionMNIST" / "raw").iterdir())
     assert len(written) == 4
+    assert "not the official files" not in done.stdout
     for path in written:
         official = Path(os.environ["FMX_DATA_ROOT"]) / "FashionMNIST" / "raw" / f"{path.name}.gz"
         (tmp_path / "official").write_bytes(gzip.decompress(official.read_bytes()))

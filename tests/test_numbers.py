@@ -137,6 +137,30 @@ def test_it_skips_and_counts_where_that_is_asked_for(command, tmp_path, spoil):
     assert "2 steps had a loss or gradients that are not finite, the last one at step 25" in refused.stderr
 
 
+SPOILED_INPUT = """
+from fmx.models.resnet import ResNet20
+
+
+class Spoiled(ResNet20):
+    def forward(self, images):
+        self.seen = getattr(self, "seen", 0) + self.training
+        return super().forward(images * float("nan" if self.training and self.seen == 3 else 1))
+"""
+
+
+def test_a_skipped_step_of_several_batches_leaves_batch_norm_as_it_was(command, tmp_path):
+    (tmp_path / "inputs.py").write_text(SPOILED_INPUT)
+    model = ["model=resnet20", "model.net.width=4", "model.net._target_=inputs.Spoiled"]
+    options = ["callbacks=[default,skip_nonfinite]", "trainer.accumulate_grad_batches=2"]
+    environment = {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    done = command(*COMMON, *model, *options, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [row["train/skipped"] for row in rows(tmp_path)] == ["1", "1"]
+    kept = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert any("running_mean" in name for name in kept)
+    assert all(weight.isfinite().all() for weight in kept.values())
+
+
 def quiet(done):
     """Nothing on stderr, and no warning that repeats."""
     assert done.stderr == ""

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from hashlib import file_digest, md5
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,6 +99,18 @@ def _csv_to_idx(arguments: argparse.Namespace) -> None:
         with new_file(path, force=arguments.force) as temporary:
             write_idx(temporary, getattr(_arrays(data, part), kind))
         print(f"wrote {path}")
+    others = [
+        f"data.{part}.{kind}.md5=null"
+        for (part, kind), path in paths.items()
+        if (wanted := idx[part][kind].md5) is not None and wanted != _md5(path)
+    ]
+    if others:
+        print(f"They are not the official files of {idx.name}; a run takes them with\n  {' '.join(others)}")
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, lambda: md5(usedforsecurity=False)).hexdigest()
 
 
 def _compose(name: str, root: str | None, config_dir: str | None) -> "DictConfig":
