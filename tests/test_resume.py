@@ -14,6 +14,7 @@ import pytest
 
 from fmx.checkpoint import newest_checkpoint
 from fmx.errors import DataError
+from fmx.exits import plain_exits
 from same_runs import assert_same, points
 
 DIGITS = ["data=digits", "data.batch_size=64", "trainer.checkpoint_every_s=0.2"]
@@ -146,6 +147,61 @@ def interrupted(command, tmp_path):
     done = command(*run, "hydra.run.dir=outputs/runs/cut", cwd=tmp_path, send=sent)
     assert done.returncode == 143, done.stdout + done.stderr
     return run, folder
+
+
+LOST = """
+import os
+import signal
+from pathlib import Path
+
+from pytorch_lightning import Callback
+
+
+class Freed:
+    def __init__(self, signum):
+        self.signum = signum
+
+    def __del__(self):
+        os.kill(os.getpid(), self.signum)
+        for _ in range(1000):  # Python runs the handler here, and what it raises has nowhere to go
+            pass
+
+
+class Lost(Callback):
+    def __init__(self, *, signum):
+        self.signum = signum
+
+    def on_fit_start(self, *_):
+        if not Path("sent").exists():
+            Path("sent").touch()
+            Freed(self.signum)
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_while_an_object_is_freed(command, tmp_path, signum):
+    (tmp_path / "lost.py").write_text(LOST)
+    run = [*DIGITS, "model=mlp", f"+callbacks.lost={{_target_: lost.Lost, signum: {int(signum)}}}", "hydra.run.dir=cut"]
+    environment = {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    done = command(*run, cwd=tmp_path, env=environment)
+    assert done.returncode == 128 + signum, done.stdout + done.stderr
+    assert json.loads((tmp_path / "cut/run.json").read_text())["status"] == "interrupted"
+    done = command(*run[:-1], "resume=cut", cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_at_which_a_library_fails_in_another_way(signum, code):
+    def composes():
+        try:
+            os.kill(os.getpid(), signum)
+            time.sleep(1)
+        finally:
+            None.flags = {}  # as OmegaConf does where it is interrupted
+
+    with pytest.raises(SystemExit) as ended:
+        plain_exits()(composes)()
+    assert ended.value.code == code
 
 
 def files(folder):

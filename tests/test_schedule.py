@@ -50,6 +50,16 @@ def test_cosine_ends_at_zero_with_its_length_filled_in():
     assert rates(schedule(partial(CosineAnnealingLR, T_max=None))) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("interval", ["step", "epoch"])
+def test_a_warm_up_multiplies_a_cosine_that_does_not_end_at_zero(interval):
+    cosine = partial(CosineAnnealingLR, T_max=None, eta_min=0.02)
+    without = rates(schedule(cosine, interval))
+    assert without[-1] > 0.02
+    rise = [min(1, (1 + 15 * step / 15) / 16) for step in range(STEPS)]
+    expected = [rate * factor for rate, factor in zip(without, rise, strict=True)]
+    assert rates(schedule(cosine, interval, warmup_steps=15)) == pytest.approx(expected)
+
+
 def test_step_falls_by_epochs():
     expected = [0.1 * 0.5 ** (step // 20) for step in range(STEPS)]
     assert rates(schedule(partial(StepLR, step_size=2, gamma=0.5), "epoch")) == pytest.approx(expected)

@@ -248,6 +248,48 @@ def test_killed_and_resumed_it_repeats_no_trial(command, started, tmp_path):
     assert "hydra.sweep.dir=DIR" in other.stderr
 
 
+SETTLING = """
+import os
+import signal
+import time
+from pathlib import Path
+
+import fmx.run
+import fmx.search.report
+
+write_summary = fmx.search.report.write_summary
+
+
+def interrupted(summary):
+    write_summary(summary)
+    if not Path("sent").exists() and Path("search/0/metrics.json").exists():
+        Path("sent").touch()
+        while not Path("search/1/history.csv").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+fmx.search.report.write_summary = interrupted
+fmx.run.main()
+"""
+
+
+def test_ctrl_c_while_an_ended_trial_is_written_down(tmp_path):
+    grid = ["hydra.sweeper.sampler=grid", "trainer.max_epochs=2,2000", "hydra.launcher.workers=2"]
+    done = subprocess.run(
+        [sys.executable, "-c", SETTLING, *RUN, *grid],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 130, done.stdout + done.stderr
+    assert "the running trials save their states" in done.stdout + done.stderr
+    assert json.loads((tmp_path / "search/1/run.json").read_text())["status"] == "interrupted"
+    assert (tmp_path / "search/1/checkpoints/last.ckpt").is_file()
+
+
 def test_two_commands_with_two_workers_each_share_the_study(started, tmp_path):
     arguments = [*RUN, LR, "optim.weight_decay=interval(0.0,0.1)", "hydra.sweeper.sampler=cmaes"]
     arguments += ["hydra.sweeper.startup=2", "hydra.sweeper.n_trials=8", "hydra.launcher.workers=2"]

@@ -107,6 +107,26 @@ def test_a_sweep_whose_parent_ends(command, tmp_path, how):
         pd.testing.assert_frame_equal(ours.drop(columns="seconds"), theirs.drop(columns="seconds"))
 
 
+def test_a_signal_to_the_whole_process_group_of_a_sweep(tmp_path):
+    """As `timeout` and service managers send it: every job saves its state all the same."""
+    slow = "+callbacks.slow={_target_:faults.Slow}"
+    jobs = ["-m", "model=lenet", "seed=1,2", *SMALL, slow, "trainer.max_epochs=9", "hydra.sweep.dir=sweep"]
+    jobs.remove("trainer.max_epochs=2")
+    (tmp_path / "slow").touch()
+    sweep = subprocess.Popen(
+        [sys.executable, "-m", "fmx.run", *jobs], cwd=tmp_path, env=os.environ | here(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    wait_for(lambda: len(list((tmp_path / "sweep").glob("*/history.csv"))) == 2)
+    os.killpg(sweep.pid, signal.SIGTERM)
+    assert sweep.wait(60) == 143
+    wait_for(lambda: not alive(tmp_path), timeout_s=30)
+    for number in ("0", "1"):
+        assert "SIGTERM: saving the state after step" in (tmp_path / f"sweep/jobs/{number}.log").read_text()
+        record = json.loads((tmp_path / f"sweep/{number}/run.json").read_text())
+        assert (record["status"], record["error"]) == ("interrupted", None)
+
+
 def test_a_sweep_that_is_still_at_work_is_left_alone(command, tmp_path):
     """A second command is refused; one that comes right after the first was killed lets its jobs save their states."""
     slow = "+callbacks.slow={_target_:faults.Slow}"

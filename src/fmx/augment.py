@@ -52,8 +52,14 @@ class RandomErasing(nn.Module):
     def __init__(self, *, prob: float, area: Sequence[float], aspect: Sequence[float]) -> None:
         super().__init__()
         self.prob = _probability(prob, "augment.prob")
-        self.area = (area[0], area[1])
-        self.log_aspect = (float(torch.tensor(aspect[0]).log()), float(torch.tensor(aspect[1]).log()))
+        smallest, largest = area
+        if not 0 <= smallest <= largest <= 1:
+            raise ValueError(f"augment.area must be two shares of the image, the smaller one first, got {list(area)}")
+        flattest, tallest = aspect
+        if not 0 < flattest <= tallest:
+            raise ValueError(f"augment.aspect must be two numbers above 0, the smaller one first, got {list(aspect)}")
+        self.area = (smallest, largest)
+        self.log_aspect = (float(torch.tensor(flattest).log()), float(torch.tensor(tallest).log()))
 
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape and type."""

@@ -14,7 +14,7 @@ from omegaconf.errors import InterpolationKeyError
 
 from fmx.claim import claim
 from fmx.errors import ConfigError
-from fmx.exits import Refusal, expected
+from fmx.exits import Refusal, expected, interruption
 from fmx.hydra_errors import nearest
 from fmx.ranks import check_started, is_first_process, num_processes
 from fmx.resume import check_same_run
@@ -41,6 +41,8 @@ def _refusing(step: Callable[[], None]) -> None:
     try:
         step()
     except Exception as error:
+        if (code := interruption(error)) is not None:
+            raise SystemExit(code) from error
         plain = expected(error)
         if plain is None:  # a bug of ours, or of somebody's part: Hydra would warn of it, and begin the run unchecked
             traceback.print_exc()
@@ -68,6 +70,7 @@ def check_names(config: DictConfig) -> dict[str, Any]:
     ours = _without_hydra(config)
     plain: Any = OmegaConf.to_container(ours, resolve=False)
     _check_root(plain)
+    _check_metrics(plain["metrics"])
     _check_model_keys(plain["model"])
     try:
         resolved: Any = OmegaConf.to_container(ours, resolve=True)
@@ -89,12 +92,14 @@ def _check_validations(trainer: Mapping[str, Any], data: Mapping[str, Any], sche
     """Whether there will be a validation to choose a checkpoint by, and one for a schedule that looks at it."""
     every, epochs = trainer.get("check_val_every_n_epoch"), trainer.get("max_epochs")
     scheduler = schedule.get("scheduler")
-    plateau = isinstance(scheduler, dict) and str(scheduler.get("_target_")).endswith(".ReduceLROnPlateau")
-    if plateau and every is None:
-        raise ConfigError(
-            "schedule=plateau judges by the validation at the end of an epoch; trainer.check_val_every_n_epoch=null "
-            "counts steps instead, so set it to 1"
-        )
+    if isinstance(scheduler, dict) and str(scheduler.get("_target_")).endswith(".ReduceLROnPlateau"):
+        if scheduler.get("mode", "min") != "min":
+            raise ConfigError("schedule=plateau judges by the validation loss: set schedule.scheduler.mode=min")
+        if every is None:
+            raise ConfigError(
+                "schedule=plateau judges by the validation at the end of an epoch; "
+                "trainer.check_val_every_n_epoch=null counts steps instead, so set it to 1"
+            )
     if every is not None and epochs is not None and every > epochs and data.get("validation") != "none":
         raise ConfigError(
             f"trainer.check_val_every_n_epoch={every} with trainer.max_epochs={epochs} leaves no validation to choose "
@@ -140,16 +145,24 @@ def _check_root(config: Mapping[str, Any]) -> None:
                 f"the configuration has no key {key!r}{nearest(key, ROOT_KEYS)} Keys: {', '.join(ROOT_KEYS)} "
                 "(values of your own go into vars: +vars.NAME=VALUE)"
             )
-    for name in REPORTED:
-        if isinstance(config.get("metrics"), dict) and name not in config["metrics"]:
-            raise ConfigError(
-                f"metrics.{name} is missing: it is reported of every run; metrics of your own stand beside it"
-            )
+    if config.get("run_dir") != FOLLOWS_HYDRA:
+        raise ConfigError("run_dir follows hydra.run.dir: type hydra.run.dir=DIR (in a sweep, hydra.sweep.dir=DIR)")
     for key in ROOT_KEYS:
         if key not in config and key not in {"sweep", "vars"}:
             raise ConfigError(f"the configuration lacks {key!r}, which no run can do without")
         if key in GROUPS and not isinstance(config[key], dict):
             raise ConfigError(f"{key} must be a mapping, as in conf/{key}/*.yaml, got {config[key]!r}")
+
+
+def _check_metrics(metrics: Mapping[str, Any]) -> None:
+    """What is reported of every run has its names."""
+    for name in REPORTED:
+        if name not in metrics:
+            raise ConfigError(
+                f"metrics.{name} is missing: it is reported of every run; metrics of your own stand beside it"
+            )
+    if "loss" in metrics:
+        raise ConfigError("metrics.loss would stand in the place of the loss itself: give that metric another name")
 
 
 def _check_model_keys(model: Mapping[str, Any]) -> None:
@@ -167,6 +180,7 @@ def _check_model_keys(model: Mapping[str, Any]) -> None:
 GROUPS = ["data", "model", "augment", "loss", "optim", "schedule", "metrics", "trainer", "callbacks", "logger"]
 ROOT_KEYS = [*GROUPS, "seed", "select", "memory_format", "resume", "run_dir", "sweep", "vars"]
 MODEL_KEYS = ["name", "net"]
+FOLLOWS_HYDRA = "${run_dir:}"
 NOT_THE_TRAINERS = {
     "callbacks": "a run's callbacks are the members of callbacks",
     "logger": "a run's loggers are the members of logger; logger=none has none",
@@ -241,8 +255,14 @@ def _share_or_count(value: Any) -> bool:
     return whole(1).holds(value) or (isinstance(value, float) and 0 < value <= 1)
 
 
+def _number_list(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(map(_is_number, value))
+
+
 def _normalize(value: Any) -> bool:
-    return value in {"dataset", "unit"} if isinstance(value, str) else isinstance(value, list) and len(value) == 2  # noqa: PLR2004
+    if not isinstance(value, list):
+        return value in {"dataset", "unit"}
+    return len(value) == 2 and all(_is_number(each) or _number_list(each) for each in value)  # noqa: PLR2004
 
 
 def _names(value: Any) -> bool:
@@ -259,6 +279,7 @@ def _devices(value: Any) -> bool:
     )
 
 
+LENGTH = whole(1, or_none=True)
 FLAG = one_of(True, False)  # noqa: FBT003
 SHARE_OR_COUNT = Rule("a share of the batches (0 < share <= 1, with a decimal point) or a count", _share_or_count)
 RULES: Mapping[str, Rule] = {
@@ -281,13 +302,21 @@ RULES: Mapping[str, Rule] = {
     "data.drop_last": FLAG,
     "data.split": one_of("stratified", "tail"),
     "data.validation": Rule("a count of images, a fraction between 0 and 1, 'test' or 'none'", _validation),
-    "data.normalize": Rule("dataset, unit or [mean, std]", _normalize),
+    "data.normalize": Rule("dataset, unit or [mean, std]: numbers, or lists of one a channel", _normalize),
+    "data.mean": Rule("a list of numbers, one a channel", _number_list),
+    "data.std": Rule("a list of numbers, one a channel", _number_list),
+    "model.name": Rule("a text", lambda value: isinstance(value, str) and bool(value)),
     "optim.lr": above(0),
     "optim.weight_decay": between(0, math.inf),
     "optim.momentum": between(0, 1, below=True),
     "schedule.interval": one_of("step", "epoch"),
     "schedule.warmup_epochs": between(0, math.inf),
     "schedule.warmup_steps": whole(0),
+    "schedule.scheduler.T_max": LENGTH,
+    "schedule.scheduler.total_steps": LENGTH,
+    "schedule.scheduler.total_iters": LENGTH,
+    "schedule.scheduler.step_size": whole(1),
+    "schedule.scheduler.pct_start": between(0, 1, below=True),
     "loss.weight": Rule("a list of numbers of at least 0, one a class, or null", _class_weights),
     "loss.label_smoothing": between(0, 1, below=True),
     "trainer.max_epochs": whole(1),
@@ -304,6 +333,11 @@ RULES: Mapping[str, Rule] = {
     "trainer.gradient_clip_val": above(0, or_none=True),
     "trainer.accumulate_grad_batches": whole(1),
     "trainer.checkpoint_every_s": above(0),
+    "trainer.log_every_n_steps": whole(0),
+    "callbacks.last.every_s": above(0),
+    "callbacks.lean_steps.at_most_s": between(0, math.inf),
+    "callbacks.early_stopping.patience": whole(0),
+    "callbacks.ema.update_every_n_steps": whole(1),
     "trainer.max_steps": Rule("a whole number of at least 1, or -1 for max_epochs alone", _step_limit),
     # What Lightning has for quick looks goes without what a run leaves, or past the loaders.
     "trainer.fast_dev_run": Rule("false (trainer=smoke is the quick look)", lambda value: value is False),

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import OneCycleLR
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from fmx.data.loader import Order
-from fmx.errors import TrainingError
+from fmx.errors import ConfigError, TrainingError
 from fmx.schedule import Schedule
 
 __all__ = ["Batch", "Classifier", "Step", "scales_gradients", "validates"]
@@ -170,6 +171,11 @@ class Classifier(LightningModule):
         epochs = math.ceil(total_steps / steps)  # fewer than max_epochs where max_steps ends the training
         entries = self.make_schedule(optimizer, steps_per_epoch=steps, epochs=epochs, total_steps=total_steps)
         for entry in entries:
+            if isinstance(entry["scheduler"], OneCycleLR) and entry["scheduler"].total_steps < total_steps:
+                raise ConfigError(
+                    f"schedule.scheduler.total_steps={entry['scheduler'].total_steps} ends before the training's "
+                    f"{total_steps} steps; null is their number"
+                )
             if "monitor" in entry:
                 entry["frequency"] = self.trainer.check_val_every_n_epoch or 1
         return [optimizer], entries

@@ -284,7 +284,7 @@ def _check_source(source: Source, part: str, shape: tuple[int, int, int], num_cl
         raise ConfigError(f"data.{part} must give fmx.data.arrays.ImageArrays, or a dataset with an attribute `labels`")
     labels = _labels(source)
     if isinstance(source, ImageArrays) and tuple(source.images.shape[1:]) != shape:
-        raise DataError(
+        raise ConfigError(
             f"data.{part} has images of shape {tuple(source.images.shape[1:])}, but data.in_channels and "
             f"data.image_size say {shape}"
         )

@@ -13,8 +13,20 @@ from typing import NoReturn
 
 from fmx.errors import FmxError
 
-__all__ = ["Interrupted", "Pruned", "Refusal", "expected", "leave", "plain_exits", "plain_message"]
+__all__ = [
+    "Interrupted",
+    "Pruned",
+    "Refusal",
+    "chain",
+    "expected",
+    "interruption",
+    "leave",
+    "noted",
+    "plain_exits",
+    "plain_message",
+]
 
+_noted: int | None = None
 FULL_ERROR = "HYDRA_FULL_ERROR"
 UNWRITABLE = {
     errno.EACCES,
@@ -58,21 +70,25 @@ def plain_exits() -> Iterator[None]:
 
     Hydra prints and exits by itself unless HYDRA_FULL_ERROR is set, so it is set while Hydra runs.
     """
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    global _noted  # noqa: PLW0603 - a signal comes to the process
+    _noted = None
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, _interrupt)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored, in the background
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, _interrupt)
     wants_traceback = os.environ.get(FULL_ERROR, "0") not in {"", "0"}
     os.environ[FULL_ERROR] = "1"
     try:
         yield
-    except Interrupted as interrupted:
-        sys.exit(128 + interrupted.signum)
+    except (Interrupted, KeyboardInterrupt) as interrupted:
+        sys.exit(interruption(interrupted))
     except Pruned:
         sys.exit(0)
-    except KeyboardInterrupt:
-        sys.exit(130)
     except BrokenPipeError:  # the reader of `fmx report … | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except (Refusal, Exception) as raised:
+        if (code := interruption(raised)) is not None:
+            sys.exit(code)
         error = expected(raised)
         if error is None:
             raise
@@ -81,7 +97,8 @@ def plain_exits() -> Iterator[None]:
         sys.stderr.write(f"{plain_message(error)}\n")
         sys.exit(error.exit_code)
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        for signum, handler in before.items():
+            signal.signal(signum, handler or signal.SIG_DFL)
         os.environ[FULL_ERROR] = "1" if wants_traceback else "0"
 
 
@@ -94,7 +111,31 @@ def leave() -> NoReturn:
 
 
 def _interrupt(signum: int, _: FrameType | None) -> None:
-    raise Interrupted(signum)
+    global _noted  # noqa: PLW0603
+    _noted = signum
+    raise KeyboardInterrupt if signum == signal.SIGINT else Interrupted(signum)
+
+
+def noted() -> int | None:
+    """The signal that came: what it raised is lost where it came while Python freed an object."""
+    return _noted
+
+
+def interruption(raised: BaseException) -> int | None:
+    """The exit code where a signal is behind an exception: a library that is interrupted may fail in another way."""
+    for cause in [raised] if isinstance(raised, Refusal | FmxError) else chain(raised):
+        if isinstance(cause, Interrupted | KeyboardInterrupt):
+            return 128 + (cause.signum if isinstance(cause, Interrupted) else signal.SIGINT)
+    return None
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, its cause, and so on."""
+    seen = set[int]()
+    while error is not None and id(error) not in seen:  # contexts may run in a circle
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def plain_message(error: FmxError) -> str:

@@ -19,7 +19,7 @@ HYDRA: dict[str, Any] = {
     "job": {"name": "run"},
     "callbacks": {"check": {"_target_": "fmx.check.Check"}},
 }
-REFERENCE = re.compile(r"\$\{[\w.]+\}")  # to another key; a resolver might do anything
+REFERENCES = re.compile(r"(?:[^$]*\$\{[\w.]+\})+[^$]*")  # to other keys; a resolver might do anything
 DEFAULTS: list[Any] = ["_self_", {"override hydra/job_logging": "fmx"}, {"override hydra/hydra_logging": "fmx"}]
 
 
@@ -50,8 +50,8 @@ def freeze(
 
 
 def _as_written(resolved: Any, written: Any) -> Any:
-    """A node with every value that was written as `${another.key}` written so again."""
-    if isinstance(written, str) and REFERENCE.fullmatch(written):
+    """A node with every value that was written with `${another.key}` in it written so again."""
+    if isinstance(written, str) and REFERENCES.fullmatch(written):
         return written
     if isinstance(resolved, Mapping) and isinstance(written, Mapping):
         return {key: _as_written(child, written.get(key)) for key, child in resolved.items()}

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any
@@ -18,9 +18,11 @@ from yaml import MarkedYAMLError
 
 from fmx.composition import CONF_DIR
 from fmx.errors import ConfigError, FmxError
+from fmx.exits import chain
 
 __all__ = ["nearest", "translate"]
 
+EXAMPLE = "write KEY=VALUE, for example optim.lr=0.01"
 LIBRARIES = ("hydra.", "pytorch_lightning.", "lightning_fabric.")
 
 
@@ -40,20 +42,12 @@ def translate(raised: BaseException) -> FmxError | None:
         (MarkedYAMLError, _bad_yaml),
     ]
     for kind, say in kinds:
-        for cause in _chain(raised):
+        for cause in chain(raised):
             if isinstance(cause, kind):
                 return say(cause)
     if isinstance(raised, InstantiationException):
         return _failed_target(raised)
     return _composition(raised) if isinstance(raised, HydraException) or _refused_by_library(raised) else None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    seen = set[int]()
-    while error is not None and id(error) not in seen:  # contexts may run in a circle
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _groups() -> list[str]:
@@ -78,7 +72,8 @@ def _missing_member(raised: MissingConfigException) -> ConfigError:
 
 
 def _unreadable_override(raised: OverrideParseException) -> ConfigError:
-    return ConfigError(f"cannot read the override {raised.override!r}: write KEY=VALUE, for example optim.lr=0.01")
+    reason = re.search(r"Error while evaluating .*", str(raised))
+    return ConfigError(f"cannot read the override {raised.override!r}: {reason[0] if reason else EXAMPLE}")
 
 
 def _bad_yaml(raised: MarkedYAMLError) -> ConfigError:

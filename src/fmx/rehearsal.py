@@ -18,6 +18,7 @@ from torchmetrics import Metric, MetricCollection
 
 from fmx.build import lightnings_keys, make, meta_network
 from fmx.callbacks.history import History
+from fmx.datamodule import names_of_classes, normalization
 from fmx.errors import ConfigError, FmxError
 from fmx.hydra_errors import nearest
 from fmx.targets import locate
@@ -35,6 +36,7 @@ def rehearse(config: DictConfig, *, here: bool = True) -> None:
     """
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # before Hydra sets it
     with warnings.catch_warnings(action="ignore"):  # they come again when the run makes the parts
+        _data(config.data)
         _network(config.model, config.data)
         for key in ("augment", "loss"):
             _made(key, config[key], nn.Module)
@@ -58,6 +60,15 @@ def rehearse(config: DictConfig, *, here: bool = True) -> None:
             logger=False,
             callbacks=[*callbacks.values()],
         )
+
+
+def _data(data: DictConfig) -> None:
+    """Names and normalisation, which the datamodule would refuse once everything is loaded."""
+    if data._target_ != "fmx.datamodule.ImageDataModule":
+        return
+    plain: Any = OmegaConf.to_container(data, resolve=True)
+    names_of_classes(plain["class_names"], plain["translations"], plain["num_classes"])
+    normalization(plain["normalize"], plain["mean"], plain["std"], plain["in_channels"])
 
 
 def _made(key: str, node: Any, *kinds: type, **extra: Any) -> Any:
@@ -142,12 +153,23 @@ def _numbers(metrics: Mapping[str, Metric | MetricCollection], num_classes: int)
     for name, metric in MetricCollection(dict(metrics)).items():
         try:
             metric.update(torch.eye(num_classes), torch.arange(num_classes))
-            value = metric.compute()
-        except Exception:  # noqa: BLE001 - somebody's own, which asks for more than this
-            yield name
-        else:
-            if not isinstance(value, torch.Tensor) or value.numel() == 1:
-                yield name
+            values = MetricCollection({name: metric}).compute()
+        except Exception as error:
+            if type(metric).__module__.startswith("torchmetrics."):
+                raise ConfigError(
+                    f"metrics.{name}: {type(metric).__name__} does not take logits (B, {num_classes}) and labels (B,): "
+                    f"{_first_line(error)}"
+                ) from error
+            yield name  # somebody's own, which may ask for more than this
+            continue
+        for key, value in values.items():
+            if not isinstance(value, torch.Tensor):
+                raise ConfigError(
+                    f"metrics.{key}: {type(metric).__name__} gives a {type(value).__name__} where history.csv and "
+                    "metrics.json take a number, or one for each class"
+                )
+            if value.numel() == 1:
+                yield key
 
 
 def _callbacks(callbacks: Mapping[str, Callback], figures: Sequence[str], select: str) -> None:
@@ -160,6 +182,11 @@ def _callbacks(callbacks: Mapping[str, Callback], figures: Sequence[str], select
         monitor = getattr(callback, "monitor", None)
         if isinstance(callback, ModelCheckpoint) and not validates:
             continue  # it keeps the newest weights then
+        if name == "best" and validates and str(monitor).startswith("train/"):
+            raise ConfigError(
+                f"callbacks.best.monitor={monitor} would choose the checkpoint by the images that it learns from; "
+                "monitor val/accuracy, or test the last one with select=last"
+            )
         if monitor is not None and monitor not in figures:
             raise ConfigError(
                 f"callbacks.{name}.monitor: there is no figure {monitor!r}{nearest(monitor, figures)} "
@@ -192,5 +219,7 @@ def _optimization(config: DictConfig, figures: Sequence[str]) -> None:
             optimizer, steps_per_epoch=STEPS_PER_EPOCH, epochs=epochs, total_steps=STEPS_PER_EPOCH * epochs
         )
     for entry in entries:
+        with _refusals("schedule", config.schedule):  # some refuse their values at the first step
+            entry["scheduler"].step(*([1.0] if "monitor" in entry else []))
         if entry.get("monitor", "train/loss") not in figures:
             raise ConfigError(f"schedule: it follows {entry['monitor']}, which data.validation=none leaves out")

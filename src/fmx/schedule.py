@@ -1,12 +1,15 @@
 """Learning-rate schedules: any torch scheduler, its length filled in, behind an optional linear warm-up."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
     CosineAnnealingWarmRestarts,
     CyclicLR,
     LambdaLR,
@@ -24,6 +27,25 @@ __all__ = ["Schedule"]
 LENGTHS = ("total_steps", "T_max", "total_iters")
 # What sets the rate instead of multiplying the one that is there.
 FROM_FORMULA = (CosineAnnealingWarmRestarts, CyclicLR, LambdaLR)
+
+
+class MultipliedCosine(CosineAnnealingLR):
+    """The same rates as torch's, each by a factor from the one before, so that a warm-up may multiply them too.
+
+    torch's own steps towards eta_min, which a warm-up must not move.
+    """
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Return the next rate of each group."""
+        if self.last_epoch == 0:
+            return [group["lr"] for group in self.optimizer.param_groups]
+        return [
+            group["lr"] * (self._rate(self.last_epoch, base) / self._rate(self.last_epoch - 1, base))
+            for base, group in zip(self.base_lrs, self.optimizer.param_groups, strict=True)
+        ]
+
+    def _rate(self, step: int, base: Any) -> Any:
+        return self.eta_min + (base - self.eta_min) * (1 + math.cos(math.pi * step / self.T_max)) / 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +83,7 @@ class Schedule:
         if self.scheduler is not None:
             length = total_steps if self.interval == "step" else epochs
             try:
-                scheduler = self._with_length(length)(optimizer)
+                scheduler = self._with_length(length, warmup=warmup > 0)(optimizer)
             except ZeroDivisionError:
                 raise ConfigError(
                     f"schedule: a phase of exactly one of {length} steps makes torch divide by zero; change "
@@ -76,8 +98,12 @@ class Schedule:
             entries.append({"scheduler": rise, "interval": "step", "name": "warmup"})
         return entries
 
-    def _with_length(self, length: int) -> Callable[..., LRScheduler]:
+    def _with_length(self, length: int, *, warmup: bool) -> Callable[..., LRScheduler]:
         """Fill in the length where the YAML left it null."""
-        given = self.scheduler.keywords if isinstance(self.scheduler, partial) else {}
         assert self.scheduler is not None
-        return partial(self.scheduler, **{name: length for name in LENGTHS if name in given and given[name] is None})
+        if not isinstance(self.scheduler, partial):
+            return self.scheduler
+        given = self.scheduler.keywords
+        bent = warmup and self.scheduler.func is CosineAnnealingLR and given.get("eta_min")
+        kind = MultipliedCosine if bent else self.scheduler.func
+        return partial(kind, **given | {name: length for name in LENGTHS if name in given and given[name] is None})

@@ -9,7 +9,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from fmx.callbacks.checkpoints import LastCheckpoint, is_time_to_ask
-from fmx.exits import Interrupted
+from fmx.exits import Interrupted, noted
 
 __all__ = ["Interruption"]
 
@@ -33,6 +33,7 @@ class Interruption(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen from the first step on: Lightning has set its own handlers by now."""
+        self._signum = noted()
         for number in self._earlier:
             signal.signal(number, self._note)
 

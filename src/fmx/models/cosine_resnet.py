@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fmx.models.cosine_cnn import CosineStem
+from fmx.models.cosine_stem import CosineStem
 from fmx.models.sizes import flattened_size, positive_list
 from fmx.models.views import VIEWS, views
 

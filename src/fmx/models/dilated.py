@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from fmx.models.avgpool import average_pooled
+from fmx.models.average_pooled import average_pooled
 from fmx.models.fully_connected import fully_connected
 from fmx.models.sizes import flattened_size
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from fmx.errors import DataError
 from fmx.reporting.intervals import Interval, mcnemar, newcombe, paired_t, welch_t
-from fmx.reporting.leaderboard import differing
+from fmx.reporting.leaderboard import are_told_apart, differing
 from fmx.reporting.outcomes import Outcome, Unfinished, by_configuration, newest_of_each_seed, outcome
 from fmx.reporting.settings import ABSENT, show
 from fmx.reporting.stored_predictions import StoredPredictions, Verdicts, read_predictions, verdicts
@@ -188,7 +188,7 @@ def _class_names(run: Outcome, at_least: int) -> list[str]:
 def _told_differently(a: Side, b: Side) -> list[tuple[str, str, str]]:
     first, second = a.runs[0].settings, b.runs[0].settings
     groups = sorted({*first.choices, *second.choices})
-    keys = sorted(({*first.values} - first.following) | ({*second.values} - second.following))
+    keys = [key for key in sorted({*first.values, *second.values}) if are_told_apart(key, [first, second])]
     rows = [(key, first.told(key), second.told(key)) for key in [*(g for g in groups if "/" not in g), *keys]]
     seeds = [", ".join(run.seed for run in side.runs) for side in (a, b)]
     return [row for row in [*rows, ("seed", seeds[0], seeds[1])] if row[1] != row[2]]

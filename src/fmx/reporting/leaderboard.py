@@ -12,7 +12,7 @@ from fmx.reporting.outcomes import Outcome, Unfinished, by_configuration, read_o
 from fmx.reporting.settings import ABSENT, Settings
 from fmx.reporting.stored_predictions import read_predictions
 
-__all__ = ["Column", "Leaderboard", "Row", "differing", "leaderboard", "write_leaderboard"]
+__all__ = ["Column", "Leaderboard", "Row", "are_told_apart", "differing", "leaderboard", "write_leaderboard"]
 
 DATA, FINGERPRINT = "data", "data fingerprint"
 TARGET = "._target_"
@@ -88,17 +88,24 @@ def write_leaderboard(sweep_dir: Path) -> None:
 
 
 def differing(configurations: Sequence[Settings]) -> list[str]:
-    """What sets configurations apart: group names, and the keys that do not follow from a group or a `_target_`."""
+    """What sets configurations apart: group names, and the keys that follow from no group, `_target_` or other key."""
     groups = sorted({group for each in configurations for group in each.choices if "/" not in group} - UNTOLD)
     varied = [group for group in groups if len({each.choices.get(group) for each in configurations}) > 1]
     found = []
-    for key in sorted({key for each in configurations for key in each.values if key not in each.following}):
-        told: dict[tuple[Any, ...], set[str]] = {}  # what the key is, by what it may follow from
+    for key in sorted({key for each in configurations for key in each.values}):
+        told: dict[tuple[Any, ...], list[Settings]] = {}  # by what the key may follow from
         for each in configurations:
-            told.setdefault(_causes(key, each, varied), set()).add(repr(each.values.get(key, ABSENT)))
-        if any(len(values) > 1 for values in told.values()):
+            told.setdefault(_causes(key, each, varied), []).append(each)
+        if any(are_told_apart(key, alike) for alike in told.values()):
             found.append(key)
     return varied + found
+
+
+def are_told_apart(key: str, configurations: Sequence[Settings]) -> bool:
+    """Whether a setting differs, and not just because the key differs that it follows from in all of them."""
+    sources = {each.following.get(key) for each in configurations}
+    values = {repr(each.values.get(key, ABSENT)) for each in configurations}
+    return len(values) > 1 and (len(sources) > 1 or None in sources)
 
 
 def _causes(key: str, settings: Settings, varied: Sequence[str]) -> tuple[Any, ...]:

@@ -1,6 +1,7 @@
 """What a run was told: the settings of its configuration by dotted key, and the choices of its groups."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ __all__ = ["ABSENT", "Settings", "flat", "read_settings", "show"]
 NOT_SETTINGS = frozenset(
     {"seed", "run_dir", "resume", "data.root", "sweep.keep_checkpoints"}
 )  # they say which run, when and where
+REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 ABSENT = "–"  # how a setting is shown that a configuration does not have
 
 
@@ -23,20 +25,20 @@ ABSENT = "–"  # how a setting is shown that a configuration does not have
 class Settings:
     """One configuration without its seed and its places on disk.
 
-    values: each setting as it was resolved, by dotted key; a list of plain values is one setting.
-    following: the keys that were written as `${another.key}`, so that they say nothing of their own.
+    values: each setting as it was resolved, by dotted key; a list of plain values is one setting. What follows from
+    the seed is left out, and a path below data.root or run_dir is written from there on.
+    following: what was written in place of a value that follows from others, such as `${another.key}`.
     choices: the member that was chosen of each group.
     """
 
     values: Mapping[str, Any]
-    following: frozenset[str]
+    following: Mapping[str, str]
     choices: Mapping[str, str]
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of what was told: equal for configurations that differ in nothing but seed and places."""
-        told = {key: value for key, value in self.values.items() if key not in self.following}
-        return blake2b(json.dumps(told, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
+        """A hash of all settings: equal for configurations that differ in nothing but seed and places."""
+        return blake2b(json.dumps(self.values, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
     def told(self, key: str) -> str:
         """A setting by its dotted key, or the choice of a group by its name, as people write it."""
@@ -54,13 +56,17 @@ def read_settings(run_dir: Path) -> Settings:
     resolved = read_yaml(folder / "resolved.yaml")
     written = read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else resolved
     hydra = read_yaml(folder / "hydra.yaml") if (folder / "hydra.yaml").is_file() else {}
-    leaves = [leaf for leaf in _leaves(resolved, written) if leaf[0] not in NOT_SETTINGS]
+    leaves = [
+        (key, _moved(value, resolved), source)
+        for key, value, source in _leaves(resolved, written)
+        if key not in NOT_SETTINGS and not (source and _follows_seed(source, written))
+    ]
     choices: Any = hydra
     for key in ("hydra", "runtime", "choices"):
         choices = choices.get(key) if isinstance(choices, Mapping) else None
     return Settings(
         values={key: value for key, value, _ in leaves},
-        following=frozenset(key for key, _, follows in leaves if follows),
+        following={key: source for key, _, source in leaves if source},
         choices={str(group): show(name) for group, name in choices.items()} if isinstance(choices, Mapping) else {},
     )
 
@@ -77,22 +83,47 @@ def show(value: object) -> str:
     return printable(value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False))
 
 
-def _leaves(resolved: Any, written: Any, key: str = "", *, follows: bool = False) -> Iterator[tuple[str, Any, bool]]:
-    """Yield key, resolved value, and whether it was written as an interpolation.
+def _moved(value: Any, resolved: Mapping[str, Any]) -> Any:
+    """A value without the places on disk of this one run."""
+    for key in ("run_dir", "data.root"):
+        place = _select(resolved, key)
+        if isinstance(value, str) and isinstance(place, str) and (value == place or value.startswith(f"{place}/")):
+            return f"${{{key}}}{value.removeprefix(place)}"
+    return value
+
+
+def _follows_seed(source: str, written: Mapping[str, Any], seen: frozenset[str] = frozenset()) -> bool:
+    """Whether an interpolation leads to the seed, or to the run that is gone on with."""
+    names = set(REFERENCE.findall(source))
+    leads = (_select(written, name) for name in names - seen)
+    return bool(names & {"seed", "resume"}) or any(
+        isinstance(node, str) and _follows_seed(node, written, seen | names) for node in leads
+    )
+
+
+def _select(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, Mapping) else None
+    return config
+
+
+def _leaves(resolved: Any, written: Any, key: str = "", *, source: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Yield key, resolved value, and the interpolation that stood there, empty where there was none.
 
     What comes from the environment was told from outside, so it counts as a setting.
     """
-    follows = follows or (isinstance(written, str) and "${" in written and "oc.env" not in written)
+    if not source and isinstance(written, str) and "${" in written and "oc.env" not in written:
+        source = written
     if isinstance(resolved, Mapping):
         children = [(str(name), child, name) for name, child in resolved.items()]
     elif isinstance(resolved, list) and any(isinstance(child, dict | list) for child in resolved):
         children = [(str(number), child, number) for number, child in enumerate(resolved)]
     else:
-        yield key, resolved, follows
+        yield key, resolved, source
         return
     for name, child, place in children:
         try:
-            source = written[place]
+            within = written[place]
         except (LookupError, TypeError):
-            source = None
-        yield from _leaves(child, source, f"{key}.{name}" if key else name, follows=follows)
+            within = None
+        yield from _leaves(child, within, f"{key}.{name}" if key else name, source=source)

@@ -1,7 +1,7 @@
 """The story of a search: read what is sought, check it, run trials until there are enough, say what came out."""
 
 import logging
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,16 +104,18 @@ def _run(task: _Task, searcher: "Searcher") -> dict[int, str]:
     trials = Trials(study, Plan(context, task.config), options, space, list(task.fixed.values()))
     log.info("search: %s by %s, %s · %s", ", ".join(space.distributions), options.sampler, options.goal, sweep_dir)
     try:
-        for ended in run_trials(
+        running = run_trials(
             trials.claimed(),
             task.launcher,
             sweep_dir,
             num_trials=study.num_trials,
             num_begun=study.num_begun,
             labelled=trials.labelled,
-        ):
-            trials.settle(ended)
-            write_summary(summarize(study.study, sweep_dir, options, command))
+        )
+        with closing(running):  # so that what ends this loop lets the trials save their states
+            for ended in running:
+                trials.settle(ended)
+                write_summary(summarize(study.study, sweep_dir, options, command))
     except (KeyboardInterrupt, Interrupted):
         log.warning("to go on: %s", command.to_go_on)
         raise

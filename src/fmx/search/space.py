@@ -129,7 +129,8 @@ def split(
 def _written(key: str, value: Any) -> str:
     """An entry of hydra.sweeper.params as an override; a YAML list is a choice."""
     if isinstance(value, list):
-        return f"{key}=choice({','.join(_text(each) for each in value)})"
+        choices = ",".join(_text(each) for each in value)
+        return f"{key}={choices}" if len(value) > 1 else f"{key}=choice({choices})"  # which takes no null
     return f"{key}={_text(value)}"
 
 

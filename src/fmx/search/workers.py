@@ -3,7 +3,7 @@
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def run_trials(
     num_trials: int | None,
     num_begun: int,
     labelled: Callable[[Job], Job],
-) -> Iterator[Ended]:
+) -> Generator[Ended]:
     """Run jobs side by side, each asked for when a worker is free, and yield each as it ends.
 
     settings: of hydra.launcher. The leaderboard is kept; Ctrl-C and SIGTERM let the running jobs save their states.
@@ -74,7 +74,7 @@ def run_trials(
                 display.refresh()
                 leaderboard.write(now=False)
             yield from pool.stop(signal.SIGTERM)
-        except (KeyboardInterrupt, Interrupted):
+        except (KeyboardInterrupt, Interrupted, GeneratorExit):
             log.warning("stopping: the running trials save their states; once more ends them at once")
             for stopped in pool.stop(signal.SIGTERM):
                 _show(display, stopped, labelled)

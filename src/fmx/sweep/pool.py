@@ -22,6 +22,7 @@ from fmx.sweep.worker import work
 __all__ = ["Cause", "Ended", "Pool", "Started", "Workers", "complete_record", "last_line"]
 
 GRACE_S = 15.0  # between asking a job to stop and ending it
+UNKNOWN = 255  # what multiprocessing says where the process is gone that would know
 PAUSE_S = 0.5  # between two looks at the clock
 Cause = Literal["completed", "raised", "killed", "timeout", "interrupted", "refused"]  # refused: before it began
 
@@ -183,6 +184,8 @@ def _verdict(running: _Running, pid: int | None, code: int) -> Ended:
         cause, error = "interrupted", record.get("error")
     elif code < 0:
         error = f"killed by {signal.Signals(-code).name}"
+    elif code == UNKNOWN:
+        error = record.get("error") or "the process that it was forked from has ended, and it was ended with that"
     else:
         error = record.get("error") or last_line(job) or f"ended with exit code {code}"
     complete_record(job, record, "interrupted" if cause == "interrupted" else "failed", error)

@@ -37,13 +37,18 @@ def context() -> ForkServerContext:
     """What makes processes that are forked from the warm one."""
     made = multiprocessing.get_context("forkserver")
     made.set_forkserver_preload(PRELOADED)
+    # A SIGTERM to the whole process group must not end the one that knows how the jobs end.
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
     return made
 
 
 def warm_up() -> None:
     """Let the imports begin while something else is done."""
     context()
-    forkserver.ensure_running()
 
 
 def apart(function: Callable[Given, Result], *arguments: Given.args, **named: Given.kwargs) -> Result:

@@ -32,6 +32,7 @@ def work(arguments: Sequence[str], log: Path, threads: int, env: Mapping[str, st
 
     torch.set_num_threads(threads)  # the variable came too late for this process, but not for those it starts
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     sys.argv = ["fmx.run", *arguments]
     runpy.run_module("fmx.run", run_name="__main__", alter_sys=True)
