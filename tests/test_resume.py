@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -186,7 +187,12 @@ def test_a_signal_that_comes_while_an_object_is_freed(command, tmp_path, signum)
     done = command(*run, cwd=tmp_path, env=environment)
     assert done.returncode == 128 + signum, done.stdout + done.stderr
     assert json.loads((tmp_path / "cut/run.json").read_text())["status"] == "interrupted"
-    done = command(*run[:-1], "resume=cut", cwd=tmp_path, env=environment)
+    alone = command("resume=cut", cwd=tmp_path, env=environment)
+    assert alone.returncode == 1
+    assert "--allow" not in alone.stderr
+    again = shlex.split(alone.stderr.partition("type python -m fmx.run ")[2])
+    assert again == [*run[:-1], "resume=cut"]
+    done = command(*again, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
