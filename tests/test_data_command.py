@@ -4,6 +4,10 @@ import filecmp
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from fmx.errors import ConfigError
+from fmx.new_file import new_file
 
 
 def test_digits_are_summed_up_and_drawn(command, tmp_path):
@@ -21,6 +25,28 @@ def test_an_unknown_set_is_answered_with_the_nearest(command, tmp_path):
     assert done.returncode == 2
     assert "did you mean 'digits'" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_converted_leaves_nothing(command, tmp_path):
+    for part, label in [(p, c) for p in ("train", "test") for c in "ab"]:
+        (tmp_path / "set" / part / label).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "set" / part / label / "1.png")
+    done = command("image_folder", "--root", "set", "--idx-to-csv", "new/csv", module="data", cwd=tmp_path)
+    assert (done.returncode, "not held in memory" in done.stderr) == (1, True)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_that_comes_meanwhile_is_left_alone(tmp_path):
+    mine, theirs = tmp_path / "table.csv", "somebody else's"
+
+    def write():
+        with new_file(mine, force=False) as temporary:
+            temporary.write_text("mine")
+            mine.write_text(theirs)
+
+    with pytest.raises(ConfigError, match=r"table\.csv exists"):
+        write()
+    assert [path.read_text() for path in tmp_path.iterdir()] == [theirs]
 
 
 def test_other_csv_files_come_with_what_a_run_of_them_needs(command, tmp_path):

@@ -87,6 +87,40 @@ def test_several_runs_make_a_table_and_what_cannot_be_scored_is_named(digits_run
     assert 0.5 < float(rows[0]["test/accuracy"]) == float(rows[1]["test/accuracy"]) < 1
 
 
+def test_a_folder_whose_name_looks_like_a_glob(digits_run, command, tmp_path):
+    shutil.copytree(digits_run, tmp_path / "run[1]")
+    shutil.copytree(digits_run, tmp_path / "run1")
+    shutil.rmtree(tmp_path / "run1/checkpoints")
+    scored = command("run[1]", module="evaluate", cwd=tmp_path)
+    assert scored.returncode == 0, scored.stdout + scored.stderr
+    assert scored.stdout.startswith("run[1]: digits")
+
+
+def test_data_that_no_longer_fits_leaves_the_other_runs_their_table(digits_run, command, tmp_path):
+    for name in ("a", "b", "c"):
+        shutil.copytree(digits_run, tmp_path / name)
+    for name, old, new in [
+        ("b", "validation: 0.15", "validation: 99999"),
+        ("c", "validation: 0.15", "validation: test"),
+    ]:
+        path = tmp_path / name / ".hydra" / "resolved.yaml"
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+    shown = command("a", "b", "c", "--csv", "scores.csv", module="evaluate", cwd=tmp_path)
+    assert shown.returncode == 1
+    assert shown.stderr.startswith("left out: b: data.validation=99999 leaves none of the 1,437 training images")
+    a, c = shown.stdout.splitlines()[1:3]
+    assert "†" not in a
+    assert c.startswith("c ")
+    assert "†" in c
+    assert "† validated on the test set, which flatters" in shown.stdout
+    with (tmp_path / "scores.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["validated_on_test"] for row in csv.DictReader(file)] == ["no", "yes"]
+    other = command("a", "--set", "data.image_size=14", module="evaluate", cwd=tmp_path)
+    assert other.returncode == 1
+    assert "the changed data has data.image_size=14, but the run was trained with 28" in other.stderr
+
+
 def test_changed_weights_and_changed_data_are_told(copied, command, tmp_path):
     path = copied / "checkpoints" / "best.ckpt"
     checkpoint = torch.load(path, weights_only=True)

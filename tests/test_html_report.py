@@ -157,6 +157,11 @@ def test_several_validations_an_epoch_and_uneven_lengths_are_drawn(tmp_path):
     (tmp_path / "3" / "history.csv").write_bytes(b"\xff\x00nothing")
     (drawn,) = charts_of(html_report(leaderboard(sorted(tmp_path.iterdir()))))["rows"]
     assert drawn["curves"]["val/loss"]["epoch"] == [0.5, 1, 1.5, 2, 2.5, 3]
+    for seed in (1, 2):  # whose last epochs went on after their last validations
+        record = tmp_path / str(seed) / "run.json"
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"timing": {"steps_per_epoch": 25}}))
+    (known,) = charts_of(html_report(leaderboard(sorted(tmp_path.iterdir()))))["rows"]
+    assert known["curves"]["val/loss"]["epoch"] == [0.4, 0.8, 1.2, 1.6, 2, 2.4]
     assert drawn["curves"]["val/loss"]["std"] == [0, 0, 0, 0, None, None]
     assert set(drawn["curves"]) == {"val/loss", "train/loss"}
 

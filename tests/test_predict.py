@@ -194,7 +194,9 @@ def test_files_folders_and_globs_are_found_once_and_in_order(tmp_path, monkeypat
         Path(name).touch()
     Path("empty").mkdir()
     Path("p/loop").symlink_to(tmp_path / "p")
-    files, problems = find_pictures(["x[1].png", "p", "p/*.png", "p/note.txt", "empty", "none.png", "*.gif", "p/*/c.*"])
+    files, problems = find_pictures(
+        ["x[1].png", str(tmp_path / "x[1].png"), "p", "p/*.png", "p/note.txt", "empty", "none.png", "*.gif", "p/*/c.*"]
+    )
     assert [str(file) for file in files] == ["x[1].png", "p/a.JPG", "p/b.png", "p/deep/c.png", "p/note.txt"]
     assert problems == [
         "empty: no pictures in this folder",

@@ -18,6 +18,7 @@ from scipy import stats
 
 from fmx.errors import ConfigError, DataError
 from fmx.report import report
+from fmx.reporting.comparison import differences, read_side
 from fmx.reporting.intervals import student_t
 from fmx.reporting.leaderboard import leaderboard, write_leaderboard
 from fmx.reporting.leaderboard_text import to_csv, to_latex, to_markdown
@@ -171,6 +172,29 @@ def test_seed_and_places_make_no_other_configuration(tmp_path):
     (row,) = leaderboard(sorted(tmp_path.iterdir())).rows
     assert [run.seed for run in row.runs] == ["1", "2", "10"]
     assert row.label == "small"
+
+
+def test_values_by_different_references_are_different_configurations(tmp_path):
+    """optim.lr=${vars.small} and optim.lr=${vars.large}, with the same vars."""
+    for seed, (name, rate) in enumerate([("small", 0.1), ("large", 0.2), ("small", 0.1)]):
+        settings = {"optim.lr": rate, "vars.small": 0.1, "vars.large": 0.2, "vars.shuffle": seed}
+        path = make_run(tmp_path / str(seed), seed=seed, settings=settings)
+        config = path / ".hydra" / "config.yaml"
+        text = config.read_text().replace(f"lr: {rate}", f"lr: ${{vars.{name}}}")
+        config.write_text(text.replace(f"shuffle: {seed}", "shuffle: ${seed}"))
+    board, _ = ranked(tmp_path)
+    assert [column.key for column in board.columns] == ["optim.lr"]
+    assert sorted((row.label, len(row.runs)) for row in board.rows) == [("lr 0.1", 2), ("lr 0.2", 1)]
+    told = differences(read_side(str(tmp_path / "0")), read_side(str(tmp_path / "1")))["configuration"]
+    assert [row[0] for row in told] == ["optim.lr", "seed"]
+
+
+def test_a_value_that_follows_from_another_is_no_column_of_its_own(tmp_path):
+    for rate in (0.1, 0.2):
+        path = make_run(tmp_path / str(rate), settings={"optim.lr": rate, "schedule.max_lr": rate})
+        config = path / ".hydra" / "config.yaml"
+        config.write_text(config.read_text().replace(f"max_lr: {rate}", "max_lr: ${optim.lr}"))
+    assert [column.key for column in ranked(tmp_path)[0].columns] == ["optim.lr"]
 
 
 def test_a_value_from_the_environment_counts_as_told(tmp_path):

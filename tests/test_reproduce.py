@@ -1,13 +1,18 @@
 """reproduce: a fresh run is identical; an edited key, another pixel and another version are named."""
 
 import json
+import math
 import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
+
+from fmx.reproduce import _metrics as figures_that_differ
 
 
 @pytest.fixture
@@ -85,6 +90,30 @@ def test_another_pixel_is_named(command, tmp_path):
     train.write_text("\n".join(lines) + "\n")
     done = command("run", "--dir", "again", module="reproduce", cwd=tmp_path)
     assert re.search(r"differs +data fingerprint: was [0-9a-f]{32}, is [0-9a-f]{32}", done.stdout), done.stdout
+
+
+def test_a_fresh_run_on_files_is_shown_as_the_same_configuration(command, tmp_path):
+    """Whose folders follow from data.root, which is written from the working directory on."""
+    for number, (part, label) in enumerate([(p, c) for p in ("train", "test") for c in "abab" * 3]):
+        (tmp_path / "set" / part / label).mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(np.full((8, 8), 20 * number % 256, np.uint8))
+        picture.save(tmp_path / "set" / part / label / f"{number}.png")
+    run = ["data=image_folder", "data.root=set", "data.image_size=8", "data.num_workers=0", "model=mlp"]
+    first = command(*run, "data.validation=2", "trainer=smoke", "hydra.run.dir=runs/one", cwd=tmp_path)
+    assert first.returncode == 0, first.stdout + first.stderr
+    done = command("runs/one", module="reproduce", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = command("runs", "--csv", "table.csv", module="report", cwd=tmp_path)
+    assert table.returncode == 0, table.stdout + table.stderr
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+    assert "runs/one,repeated" in (tmp_path / "table.csv").read_text()
+
+
+def test_a_figure_that_is_not_a_number_is_the_same_twice():
+    nan, one = ({"val": None, "test": {"loss": value}} for value in (math.nan, 1.0))
+    runs = [SimpleNamespace(metrics=metrics) for metrics in (nan, one)]
+    assert list(figures_that_differ(runs[0], runs[0])) == []
+    assert list(figures_that_differ(*runs)) == ["metrics.json: test loss nan is 1 now"]
 
 
 def test_refusals(command, copied_run, tmp_path):

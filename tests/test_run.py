@@ -160,6 +160,12 @@ def test_metrics_say_what_the_checkpoint_was_chosen_on(command, tmp_path, overri
     assert (figures["val"] is None) == ("data.validation=none" in overrides)
     assert len(history(tmp_path / "run")) == 2
     assert (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()
+    if "data.validation=test" not in overrides:
+        return
+    exported = command("run", "--format", "torchscript", module="export", cwd=tmp_path)
+    assert exported.returncode == 0, exported.stdout + exported.stderr
+    (card,) = tmp_path.glob("*.md")
+    assert "| accuracy on validation, which was the test set |" in card.read_text()
 
 
 def test_the_checkpoint_may_be_chosen_by_any_figure_of_the_validation(command, tmp_path):

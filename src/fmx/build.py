@@ -189,7 +189,7 @@ def _environment(processes: int) -> list[LightningEnvironment | SLURMEnvironment
 
 def _hparams(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
     """The main choices, and whatever the command line set."""
-    keys = ["optim.lr", "data.batch_size", "trainer.max_epochs", "seed"]
+    keys = ["optim.lr", "data.batch_size", "data.validation", "trainer.max_epochs", "seed"]
     keys += [key for key in (text.lstrip("+").partition("=")[0] for text in overrides) if "." in key]
     hparams: dict[str, Any] = {
         "model": cfg.model.name,

@@ -1,6 +1,7 @@
 """`fmx compare`: two runs, or two groups of seeds: what differs, and whether one is better."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,7 +110,8 @@ def _print_accuracy(a: "Side", b: "Side", accuracy: "Accuracy") -> None:
     print(f"\ntest accuracy: A {100 * accuracy.a:.2f} %, B {100 * accuracy.b:.2f} %, of {total:,} images")
     print(f"B − A: {100 * accuracy.difference:+.2f} points, 95 % interval {100 * low:+.2f} to {100 * high:+.2f} "
           f"({accuracy.interval_method})")  # fmt: skip
-    print(f"p = {accuracy.p_value:.3g} ({accuracy.test})" if accuracy.test else f"p = {accuracy.p_value:.3g}")
+    p = f"p = {accuracy.p_value:.3g}" if accuracy.p_value else f"p < {sys.float_info.min:.0e}"  # what a float can hold
+    print(f"{p} ({accuracy.test})" if accuracy.test else p)
     print(_verdict(a, b, accuracy))
     for name, side in (("A", a), ("B", b)):
         if any(run.on_test for run in side.runs):

@@ -33,6 +33,7 @@ examples:
   fmx evaluate outputs/latest --set data.root=/mnt/datasets
   fmx evaluate outputs/latest --data fashion_mnist_csv --set data.root=kaggle
 """
+ON_TEST = "†"
 FIGURES = ["accuracy", "loss", "macro_f1"]
 
 
@@ -88,7 +89,7 @@ def evaluate(args: argparse.Namespace) -> int:
         try:
             evaluations.append(reevaluate(run, request))
         except DataError as error:
-            refusals.append(error)
+            refusals.append(error if str(run) in str(error) else DataError(f"{run}: {error}"))
     if not evaluations and len(refusals) == 1:
         raise refusals[0]
     _print(evaluations)
@@ -109,12 +110,18 @@ def _print(evaluations: Sequence["Evaluation"]) -> None:
         print(f"{printable(only.run)}: {only.data}, {_checkpoint(only)}")
         parts = [part for part in ("val", "test") if only.figures[part]]
         cells = [dict(_cells(only.figures[part])) for part in parts]
-        print_table(["", *parts], [[name, *(cell.get(name, "") for cell in cells)] for name in cells[-1]])
+        marks = {"val": ON_TEST if only.validated_on_test else ""}
+        print_table(
+            ["", *(part + marks.get(part, "") for part in parts)],
+            [[name, *(cell.get(name, "") for cell in cells)] for name in cells[-1]],
+        )
         print(only.verdict)
     elif evaluations:
         figures = ["val accuracy", *(f"test {name}" for name in FIGURES)]
         columns = ["run", "data", "checkpoint", "figures", *figures]
         print_table(columns, [_row(e) for e in evaluations], num_left=4)
+    if any(evaluation.validated_on_test for evaluation in evaluations):
+        print(f"{ON_TEST} validated on the test set, which flatters")
     for evaluation in evaluations:
         for note in evaluation.notes:
             print(f"note: {printable(evaluation.run) + ': ' if len(evaluations) > 1 else ''}{note}")
@@ -127,7 +134,7 @@ def _row(evaluation: "Evaluation") -> list[str]:
         evaluation.data,
         _checkpoint(evaluation),
         {True: "identical", False: "differ", None: "new"}[evaluation.identical],
-        figures["val"].get("accuracy", ""),
+        figures["val"].get("accuracy", "") + (ON_TEST if evaluation.validated_on_test else ""),
         *(figures["test"].get(name, "") for name in FIGURES),
     ]
 
@@ -170,10 +177,12 @@ def _write_csv(evaluations: Sequence["Evaluation"], args: argparse.Namespace) ->
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
         writer = csv.writer(file)
-        writer.writerow(["run", "data", "checkpoint", "identical", *(f"{part}/{name}" for part, name in parts)])
+        header = ["run", "data", "checkpoint", "identical", "validated_on_test"]
+        writer.writerow([*header, *(f"{part}/{name}" for part, name in parts)])
         for e in evaluations:
             figures = [(e.figures[part] or {}).get(name, "") for part, name in parts]
-            writer.writerow([e.run, e.data, e.checkpoint, "" if e.identical is None else e.identical, *figures])
+            identical, on_test = "" if e.identical is None else e.identical, "yes" if e.validated_on_test else "no"
+            writer.writerow([e.run, e.data, e.checkpoint, identical, on_test, *figures])
 
 
 if __name__ == "__main__":

@@ -70,7 +70,8 @@ def _record_fit(experiment: Experiment, checkpoint: Path) -> None:
         metric = next(filter(None, (getattr(c, "monitor", None) for c in trainer.checkpoint_callbacks)))
     # Of the steps that the rows tell of: an epoch may go on after its last validation.
     seconds, steps = history["seconds"].sum(), history["step"].iloc[-1]
-    epochs = steps / math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    epochs = steps / steps_per_epoch
     before = [c.elapsed_before_s for c in trainer.callbacks if isinstance(c, LastCheckpoint)]  # type: ignore[attr-defined]
     fit_s = experiment.record.contents["timing"]["fit_s"] + sum(before)
     batches = trainer.num_training_batches * experiment.data.batch_size * trainer.world_size
@@ -85,6 +86,7 @@ def _record_fit(experiment: Experiment, checkpoint: Path) -> None:
         },
         timing={
             "fit_s": round(fit_s, 3),
+            "steps_per_epoch": steps_per_epoch,
             "seconds_per_epoch": round(seconds / epochs, 4),
             "images_per_s": round(images / seconds, 1),
         },

@@ -37,7 +37,7 @@ def find_pictures(patterns: Iterable[str]) -> tuple[list[Path], list[str]]:
 
     A folder gives its files with the suffix of a picture, hidden ones left out; a file is taken as it is.
     """
-    files: dict[Path, None] = {}
+    files: dict[str, Path] = {}
     problems: list[str] = []
     for pattern in patterns:
         names = [pattern] if os.path.lexists(pattern) else sorted(glob(pattern, recursive=True))  # noqa: PTH207
@@ -45,8 +45,9 @@ def find_pictures(patterns: Iterable[str]) -> tuple[list[Path], list[str]]:
         pictures = [file for path in found for file in (_below(path, problems) if path.is_dir() else [path])]
         if not pictures:
             problems.append(f"{pattern}: " + ("no pictures in this folder" if found else "there is no such file"))
-        files |= dict.fromkeys(pictures)
-    return list(files), problems
+        for path in pictures:
+            files.setdefault(os.path.abspath(path), path)  # noqa: PTH100 - links are left as they are
+    return list(files.values()), problems
 
 
 def _below(folder: Path, problems: list[str]) -> Iterator[Path]:

@@ -30,8 +30,22 @@ def new_file(path: Path, *, force: bool) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield temporary
-        temporary.replace(path)
+        _name(temporary, path, force=force)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _name(temporary: Path, path: Path, *, force: bool) -> None:
+    """Give the file its name; without `force`, one that somebody took meanwhile is left to them."""
+    if not force:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            refuse_existing(path, force=False)
+        except OSError:  # a file system without links
+            pass
+        else:
+            return
+    temporary.replace(path)

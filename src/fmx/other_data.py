@@ -48,7 +48,9 @@ def changed_data(run: Run, config: DictConfig, changes: Iterable[Override]) -> D
     OmegaConf.set_struct(source, value=True)
     for change in changes:
         OmegaConf.update(source, change.key_or_group, change.value(), force_add=change.is_add())
-    return _with_data(config, source)
+    changed = _with_data(config, source)
+    _check_shape(changed, config, "the changed data")
+    return changed
 
 
 def other_data(
@@ -70,18 +72,22 @@ def other_data(
         for key in OF_THE_RUN:
             other.data[key] = config.data[key]
     changed = _with_data(config, other)
-    for key in ("in_channels", "image_size", "num_classes"):
-        if changed.data[key] != config.data[key]:
-            raise DataError(
-                f"data={name} has data.{key}={changed.data[key]}, but the run was trained with {config.data[key]}: "
-                "only data of the same shape and number of classes can be scored"
-                + (f"; an image folder takes --set data.{key}={config.data[key]}" if from_folders else "")
-            )
+    _check_shape(changed, config, f"data={name}", settable=from_folders)
     with open_dict(changed):  # no other part of it takes part, so it need not be on this machine
         changed.data.train = changed.data.test
         changed.data.validation = "none"
         changed.data.drop_last = False
     return changed, note
+
+
+def _check_shape(changed: DictConfig, config: DictConfig, what: str, *, settable: bool = False) -> None:
+    for key in ("in_channels", "image_size", "num_classes"):
+        if changed.data[key] != config.data[key]:
+            raise DataError(
+                f"{what} has data.{key}={changed.data[key]}, but the run was trained with {config.data[key]}: "
+                "only data of the same shape and number of classes can be scored"
+                + (f"; an image folder takes --set data.{key}={config.data[key]}" if settable else "")
+            )
 
 
 def _with_data(config: DictConfig, source: Any) -> DictConfig:

@@ -45,7 +45,7 @@ class Request:
 class Evaluation:
     """A run's new figures (val and test, as in metrics.json), and how they compare with the recorded ones.
 
-    identical: None where there is nothing to compare with.
+    identical: None where there is nothing to compare with. validated_on_test: whether val's images are the test set's.
     """
 
     run: str
@@ -54,6 +54,7 @@ class Evaluation:
     figures: Mapping[str, Any]
     identical: bool | None
     verdict: str
+    validated_on_test: bool
     notes: list[str] = field(default_factory=list)
 
 
@@ -80,7 +81,8 @@ def reevaluate(path: Path, request: Request) -> Evaluation:
             notes += [] if identical else _changes_around(run)
         else:
             verdict = f"the run's own figures are of {run.tested}.ckpt"
-    return Evaluation(str(path), config.data.name, checkpoint, figures, identical, verdict, notes)
+    on_test = bool(figures["val"]) and data.validation == "test"
+    return Evaluation(str(path), config.data.name, checkpoint, figures, identical, verdict, on_test, notes)
 
 
 def _score(

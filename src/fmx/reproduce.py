@@ -188,7 +188,8 @@ def _history(first: "Run", second: "Run") -> Iterator[str]:
         yield f"history.csv: {len(was)} rows were {len(now)} now"
     elif not was.equals(now):
         changed = [column for column in was if not was[column].equals(now[column])]
-        row = int((was[changed] != now[changed]).any(axis=1).to_numpy().argmax())
+        unequal = (was[changed] != now[changed]) & ~(was[changed].isna() & now[changed].isna())
+        row = int(unequal.any(axis=1).to_numpy().argmax())
         amounts = ", ".join(f"{column} by up to {(was[column] - now[column]).abs().max():.3g}" for column in changed)
         yield f"history.csv: from row {row + 1} (epoch {was['epoch'][row]}) on: {amounts}"
 
@@ -197,7 +198,7 @@ def _metrics(first: "Run", second: "Run") -> Iterator[str]:
     for part in ("val", "test"):
         was, now = first.metrics.get(part) or {}, second.metrics.get(part) or {}
         for name, value in was.items():
-            if isinstance(value, float) and value != now.get(name):
+            if isinstance(value, float) and repr(value) != repr(now.get(name)):  # NaN is no other NaN than itself
                 yield f"metrics.json: {part} {name} {value:.6g} is {now.get(name, float('nan')):.6g} now"
 
 

@@ -16,7 +16,7 @@ from fmx.checkpoint import apply_weights, check_shapes, load_checkpoint
 from fmx.classifier import Classifier
 from fmx.composition import literal
 from fmx.datamodule import ImageDataModule
-from fmx.errors import DataError
+from fmx.errors import ConfigError, DataError
 from fmx.run_dir import Run
 from fmx.trust import check_trusted, without_strange_mirrors
 
@@ -89,6 +89,8 @@ def _makable(what: str) -> Iterator[None]:
         raise DataError(
             f"{what}: the run's configuration cannot be made: {str(cause).partition(chr(10))[0]}"
         ) from error
+    except ConfigError as error:
+        raise DataError(str(error)) from error
 
 
 def restore_data(config: DictConfig) -> ImageDataModule:

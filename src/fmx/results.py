@@ -56,12 +56,11 @@ def _fill_tensorboard(experiment: Experiment, scores: Scores, class_names: list[
 def _write_report(experiment: Experiment, scores: Scores) -> None:
     """report.txt: scikit-learn's classification report of the test set."""
     names = experiment.data.class_names
+    labels, predicted = scores.predictions.labels.numpy(), scores.predictions.logits.argmax(1).numpy()
+    seen = sorted({*labels.tolist(), *predicted.tolist()})  # the mean of a class that is neither would be of nothing
     text = classification_report(
-        scores.predictions.labels.numpy(),
-        scores.predictions.logits.argmax(1).numpy(),
-        labels=range(len(names)),
-        target_names=names,
-        digits=4,
-        zero_division=0.0,
+        labels, predicted, labels=seen, target_names=[names[label] for label in seen], digits=4, zero_division=0.0
     )
+    if unseen := [name for label, name in enumerate(names) if label not in seen]:
+        text += f"\nneither in the test set nor predicted: {', '.join(unseen)}\n"
     (experiment.run_dir / "report.txt").write_text(text, encoding="utf-8")

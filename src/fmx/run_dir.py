@@ -118,7 +118,8 @@ def find_runs(patterns: Iterable[str]) -> list[Path]:
     """Every run directory among and below the given folders and globs, each once, in a stable order."""
     found: dict[Path, None] = {}
     for pattern in patterns:
-        folders = sorted(glob(pattern)) or [pattern]  # noqa: PTH207
+        named = os.path.lexists(pattern)  # a folder's own name may look like a glob
+        folders = [pattern] if named else sorted(glob(pattern)) or [pattern]  # noqa: PTH207
         before = len(found)
         for folder in map(Path, folders):
             for record in (

@@ -57,9 +57,8 @@ def _check(arguments: argparse.Namespace) -> None:
     from fmx.new_file import new_file, refuse_existing
 
     outputs = [arguments.idx_to_csv / name for name in CSV_NAMES.values()] if arguments.idx_to_csv else []
-    if arguments.idx_to_csv:
-        arguments.idx_to_csv.mkdir(parents=True, exist_ok=True)
-    for path in [*outputs, *([arguments.grid] if arguments.grid else [])]:
+    there = [path for path in outputs if path.parent.exists()]
+    for path in [*there, *([arguments.grid] if arguments.grid else [])]:
         refuse_existing(path, force=arguments.force)
     data = _load(_compose(arguments.name, arguments.root, arguments.config_dir))
     _print_summary(data)
@@ -75,8 +74,10 @@ def _check(arguments: argparse.Namespace) -> None:
     for part, path in zip(CSV_NAMES, outputs, strict=False):
         from fmx.data.conversion import write_csv
 
+        arrays = _arrays(data, part)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with new_file(path, force=arguments.force) as temporary:
-            write_csv(temporary, _arrays(data, part))
+            write_csv(temporary, arrays)
         print(f"wrote {path}")
 
 

@@ -31,8 +31,14 @@ def collect(*, dataset: Pairs, in_channels: int, image_size: int) -> ImageArrays
     if in_channels not in MODES:
         raise DataError(f"data.in_channels must be 1 or 3 for pictures, got {in_channels}")
     pairs = [dataset[index] for index in range(len(dataset))]
-    images = torch.stack([_pixels(picture, in_channels, image_size) for picture, _ in pairs])
-    return ImageArrays(images=images, labels=torch.tensor([int(label) for _, label in pairs]))
+    if not pairs:
+        raise DataError("the dataset has no pictures")
+    pictures = [_pixels(picture, in_channels, image_size) for picture, _ in pairs]
+    if len(shapes := {tuple(picture.shape) for picture in pictures}) > 1:
+        raise DataError(
+            f"the dataset's tensors have different shapes, such as {' and '.join(map(str, list(shapes)[:2]))}"
+        )
+    return ImageArrays(images=torch.stack(pictures), labels=torch.tensor([int(label) for _, label in pairs]))
 
 
 def _pixels(picture: Any, in_channels: int, image_size: int) -> Tensor:

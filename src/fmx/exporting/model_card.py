@@ -115,7 +115,9 @@ def _figures(run: Run, checkpoint: str) -> dict[str, str]:
         "last": "by its position alone",
     }
     lines = {}
-    for part, name in [("test", "test accuracy"), ("val", "validation accuracy")]:
+    on_test = figures.get("validation") == "test"
+    validation = "accuracy on validation, which was the test set" if on_test else "validation accuracy"
+    for part, name in [("test", "test accuracy"), ("val", validation)]:
         accuracy = figures[part].get("accuracy") if isinstance(figures.get(part), dict) else None
         if isinstance(accuracy, float):
             lines[name] = f"{100 * accuracy:.2f} %"

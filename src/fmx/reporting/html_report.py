@@ -92,7 +92,11 @@ def _curves(runs: Iterable[Outcome]) -> dict[str, dict[str, Any]]:
     """Mean and standard deviation over the seeds that got as far, by epoch, of each column of history.csv."""
     points: dict[str, dict[float, list[float]]] = {name: {} for name in CURVES}
     for run in runs:
-        for epoch, row in _history(run.run.path / "history.csv"):
+        timing = run.run.record.get("timing")
+        steps = timing.get("steps_per_epoch") if isinstance(timing, dict) else None
+        for epoch, row in _history(
+            run.run.path / "history.csv", steps if isinstance(steps, int) and steps > 0 else None
+        ):
             for name in CURVES:
                 if (value := _float(row.get(name))) is not None:
                     points[name].setdefault(epoch, []).append(value)
@@ -108,8 +112,11 @@ def _curves(runs: Iterable[Outcome]) -> dict[str, dict[str, Any]]:
     return drawn
 
 
-def _history(path: Path) -> list[tuple[float, dict[str, str]]]:
-    """The rows of history.csv with their place in epochs, the last of each step; none where it cannot be read."""
+def _history(path: Path, steps_per_epoch: float | None) -> list[tuple[float, dict[str, str]]]:
+    """The rows of history.csv with their place in epochs, the last of each step; none where it cannot be read.
+
+    steps_per_epoch: None where it is on no record, and the last row is taken for the end of its epoch.
+    """
     try:
         if not path.is_file() or path.stat().st_size > MAX_HISTORY:
             return []
@@ -124,7 +131,7 @@ def _history(path: Path) -> list[tuple[float, dict[str, str]]]:
         return list(zip(epochs, rows.values(), strict=True))  # type: ignore[arg-type]
     if not max(epochs):  # type: ignore[type-var]
         return []
-    steps_per_epoch = max(rows) / max(epochs)  # type: ignore[type-var, operator]
+    steps_per_epoch = steps_per_epoch or max(rows) / max(epochs)  # type: ignore[type-var, operator]
     return [(round(step / steps_per_epoch, 6), row) for step, row in rows.items()]  # type: ignore[operator]
 
 
