@@ -168,6 +168,15 @@ def test_metrics_say_what_the_checkpoint_was_chosen_on(command, tmp_path, overri
     assert "| accuracy on validation, which was the test set |" in card.read_text()
 
 
+def test_onecycle_by_epochs(command, tmp_path):
+    by_epoch = ["schedule.interval=epoch", "schedule.scheduler.pct_start=0.5", "trainer.max_epochs=4"]
+    done = command("data=digits", "model=mlp", *by_epoch, "hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rates = [float(row["lr"]) for row in history(tmp_path / "run")]
+    assert max(rates) == 0.002
+    assert min(rates) == rates[-1] < 1e-7
+
+
 def test_the_checkpoint_may_be_chosen_by_any_figure_of_the_validation(command, tmp_path):
     values = ["callbacks.best.monitor=val/macro_f1", "trainer.max_epochs=2", "trainer.check_val_every_n_epoch=2"]
     done = command("data=digits", "model=mlp", *values, "hydra.run.dir=run", cwd=tmp_path)

@@ -171,10 +171,11 @@ class Classifier(LightningModule):
         epochs = math.ceil(total_steps / steps)  # fewer than max_epochs where max_steps ends the training
         entries = self.make_schedule(optimizer, steps_per_epoch=steps, epochs=epochs, total_steps=total_steps)
         for entry in entries:
-            if isinstance(entry["scheduler"], OneCycleLR) and entry["scheduler"].total_steps < total_steps:
+            length = total_steps if entry["interval"] == "step" else epochs
+            if isinstance(entry["scheduler"], OneCycleLR) and entry["scheduler"].total_steps < length:
                 raise ConfigError(
                     f"schedule.scheduler.total_steps={entry['scheduler'].total_steps} ends before the training's "
-                    f"{total_steps} steps; null is their number"
+                    f"{length} {entry['interval']}s; null is their number"
                 )
             if "monitor" in entry:
                 entry["frequency"] = self.trainer.check_val_every_n_epoch or 1
