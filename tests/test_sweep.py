@@ -17,7 +17,7 @@ if not os.environ.get("FMX_DATA_ROOT"):
     DATA = ["data=digits"]
 SMALL = [*DATA, "augment=none", "trainer.max_epochs=2", "logger=none", "trainer.limit_test_batches=2"]
 FAULT = "+callbacks.fault={_target_:faults.Fault,seed:${seed}}"
-TWELVE = ["model=mlp,lenet", "seed=range(1,7)"]
+EIGHT = ["model=mlp,lenet", "seed=range(1,5)"]
 
 
 def here():
@@ -53,14 +53,14 @@ def wait_for(condition, timeout_s=300):
 
 @pytest.mark.slow
 def test_jobs_that_raise_die_or_hang(command, tmp_path):
-    sweep = ["-m", *TWELVE, *SMALL, FAULT]
-    (tmp_path / "faults.json").write_text(json.dumps({"2": "raise", "3": "kill", "5": "hang"}))
+    sweep = ["-m", *EIGHT, *SMALL, FAULT]
+    (tmp_path / "faults.json").write_text(json.dumps({"2": "raise", "3": "kill", "4": "hang"}))
     disturbed = [*sweep, "hydra.sweep.dir=sweep", "hydra.launcher.job_timeout_s=25"]
     first = command(*disturbed, cwd=tmp_path, env=here())
     assert first.returncode == 1, first.stdout + first.stderr
     statuses = status(tmp_path / "sweep")
-    assert len(statuses) == 12
-    assert sorted(statuses.values()) == ["completed"] * 6 + ["failed"] * 6
+    assert len(statuses) == 8
+    assert sorted(statuses.values()) == ["completed"] * 2 + ["failed"] * 6
     text = (tmp_path / "sweep/leaderboard.md").read_text()
     for said in ("this seed is out of luck", "killed by SIGKILL", "longer than job_timeout_s"):
         assert text.count(said) == 2, text
@@ -70,7 +70,7 @@ def test_jobs_that_raise_die_or_hang(command, tmp_path):
     (tmp_path / "faults.json").unlink()
     second = command(*disturbed, cwd=tmp_path, env=here())
     assert second.returncode == 0, second.stdout + second.stderr
-    assert "6 of them done already" in second.stdout
+    assert "2 of them done already" in second.stdout
     assert all(path.stat().st_mtime_ns == then for path, then in finished.items())
     undisturbed = command(*sweep, "hydra.sweep.dir=whole", cwd=tmp_path, env=here())
     assert undisturbed.returncode == 0, undisturbed.stdout + undisturbed.stderr
@@ -81,7 +81,7 @@ def test_jobs_that_raise_die_or_hang(command, tmp_path):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_sweep_whose_parent_ends(command, tmp_path, how):
     """No orphan trains on, nothing is corrupted, --resume-sweep ends it as if nothing had happened."""
-    jobs = ["-m", "model=lenet", "seed=1,2,3,4", *SMALL, "trainer.max_epochs=8", "hydra.sweep.dir=sweep"]
+    jobs = ["-m", "model=lenet", "seed=1,2,3", *SMALL, "trainer.max_epochs=8", "hydra.sweep.dir=sweep"]
     jobs.remove("trainer.max_epochs=2")
     process = subprocess.Popen(
         [sys.executable, "-m", "fmx.run", *jobs], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -102,7 +102,7 @@ def test_a_sweep_whose_parent_ends(command, tmp_path, how):
     whole = command(*jobs, cwd=tmp_path)
     assert whole.returncode == 0, whole.stdout + whole.stderr
     pd.testing.assert_frame_equal(board(tmp_path / "sweep"), board(tmp_path / "whole"))
-    for number in range(4):
+    for number in range(3):
         ours, theirs = (pd.read_csv(tmp_path / name / str(number) / "history.csv") for name in ("sweep", "whole"))
         pd.testing.assert_frame_equal(ours.drop(columns="seconds"), theirs.drop(columns="seconds"))
 
@@ -256,10 +256,10 @@ def test_a_refused_sweep_writes_nothing(command, tmp_path):
     assert command(*jobs, "seed=1", "hydra.sweep.dir=sweep", cwd=tmp_path).returncode == 0
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert tmp_path / "sweep/multirun.yaml" in before
-    for refused in ("optim.lr=0.1,-1", "model.net.hidden_sizes=[8],[0]", "hydra.launcher.workers=0"):
-        for folder in ("sweep", "new"):
-            done = command(*jobs, "seed=2,3", refused, f"hydra.sweep.dir={folder}", cwd=tmp_path)
-            assert done.returncode == 2, done.stdout + done.stderr
+    refusals = ["optim.lr=0.1,-1", "model.net.hidden_sizes=[8],[0]", "hydra.launcher.workers=0"]
+    for refused, folder in zip(refusals, ("sweep", "new", "sweep"), strict=True):
+        done = command(*jobs, "seed=2,3", refused, f"hydra.sweep.dir={folder}", cwd=tmp_path)
+        assert done.returncode == 2, done.stdout + done.stderr
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert not (tmp_path / "new").exists()
 
