@@ -69,6 +69,7 @@ COMMAND_LINE = {
     "loss.weight=[1,a]": ["loss.weight must be a list of numbers"],
     "schedule.scheduler.pct_start=3": ["schedule", "pct_start"],
     "schedule.scheduler.pct_start=1.0": ["schedule.scheduler.pct_start must be a number from 0 to below 1, got 1.0"],
+    "schedule=cosine schedule.scheduler.eta_min=-1": ["schedule.scheduler.eta_min must be a number of at least 0"],
     "schedule=cosine schedule.scheduler.T_max=0": ["schedule.scheduler.T_max must be a whole number of at least 1"],
     "schedule=step schedule.scheduler.step_size=0": ["schedule.scheduler.step_size must be a whole number", "got 0"],
     "schedule=plateau schedule.scheduler.mode=max": ["validation loss", "schedule.scheduler.mode=min"],

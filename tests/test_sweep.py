@@ -107,6 +107,19 @@ def test_a_sweep_whose_parent_ends(command, tmp_path, how):
         pd.testing.assert_frame_equal(ours.drop(columns="seconds"), theirs.drop(columns="seconds"))
 
 
+def test_a_sweep_that_is_killed_while_it_checks_its_jobs(tmp_path):
+    """What checks them in its stead, in a process with the imports behind it, ends as well."""
+    sweep = subprocess.Popen(
+        [sys.executable, "-m", "fmx.run", "-m", "model=mlp", "seed=1,2", *SMALL, "hydra.sweep.dir=sweep"],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for(lambda: len(alive(tmp_path)) > 3)  # itself, two of multiprocessing's, and the one that checks
+    sweep.kill()
+    sweep.wait()
+    assert not (tmp_path / "sweep").exists()
+    wait_for(lambda: not alive(tmp_path), timeout_s=30)
+
+
 def test_a_signal_to_the_whole_process_group_of_a_sweep(tmp_path):
     """As `timeout` and service managers send it: every job saves its state all the same."""
     slow = "+callbacks.slow={_target_:faults.Slow}"

@@ -316,6 +316,7 @@ RULES: Mapping[str, Rule] = {
     "schedule.scheduler.total_steps": LENGTH,
     "schedule.scheduler.total_iters": LENGTH,
     "schedule.scheduler.step_size": whole(1),
+    "schedule.scheduler.eta_min": between(0, math.inf),
     "schedule.scheduler.pct_start": between(0, 1, below=True),
     "loss.weight": Rule("a list of numbers of at least 0, one a class, or null", _class_weights),
     "loss.label_smoothing": between(0, 1, below=True),

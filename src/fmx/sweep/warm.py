@@ -4,10 +4,14 @@ The sweep's own process then starts at once and stays small.
 """
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from multiprocessing import forkserver
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from typing import ParamSpec, TypeVar
 
@@ -52,7 +56,21 @@ def warm_up() -> None:
 
 
 def apart(function: Callable[Given, Result], *arguments: Given.args, **named: Given.kwargs) -> Result:
-    """Call a function of a module in a process of its own; what it raises is raised here."""
-    quiet = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is this process's to answer
-    with ProcessPoolExecutor(1, mp_context=context(), initializer=signal.signal, initargs=quiet) as process:
+    """Call a function of a module in a process of its own, which ends with this one; what it raises is raised here."""
+    warm = context()
+    theirs, ours = warm.Pipe(duplex=False)
+    with ours, theirs, ProcessPoolExecutor(1, mp_context=warm, initializer=_belong, initargs=(theirs,)) as process:
         return process.submit(function, *arguments, **named).result()
+
+
+def _belong(lifeline: Connection) -> None:
+    """Leave Ctrl-C to the process that holds the other end of the lifeline, and end where that one does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+
+
+def _end_with(lifeline: Connection) -> None:
+    with suppress(EOFError, OSError):
+        lifeline.recv_bytes()
+    os._exit(1)
