@@ -60,6 +60,7 @@ COMMAND_LINE = {
     "data.validation=-3": ["data.validation must be a count", "got -3"],
     "data.normalize=foo": ["data.normalize must be dataset, unit or [mean, std]: numbers", "got 'foo'"],
     "data.normalize=[a,b]": ["data.normalize must be dataset, unit or [mean, std]: numbers", "got ['a', 'b']"],
+    "data.normalize={mean:0.1}": ["data.normalize must be dataset, unit or [mean, std]: numbers"],
     "data.std=[0]": ["data.normalize: mean [0.305295] and std [0] must have one number", "above 0"],
     "data.mean=0.3": ["data.mean must be a list of numbers", "got 0.3"],
     "data.class_names=fr": ["data.class_names=fr is no list and no known language"],
@@ -336,7 +337,7 @@ def test_the_fewest_steps_of_a_training(command, tmp_path, values, least, batche
     [
         (["trainer.limit_test_batches=0.25"], "trainer.limit_test_batches=0.25 of 2 test batches is none"),
         (["schedule.scheduler.pct_start=0.2", "trainer.limit_train_batches=5"], "one of 5 steps"),
-        (["schedule.scheduler.total_steps=19"], "total_steps=19 ends before the training's 20 steps"),
+        (["schedule.scheduler.total_steps=19"], "the schedule ends after 19 of the training's 20 steps"),
         (["data.in_channels=3"], "data.train has images of shape (1, 28, 28), but data.in_channels"),
     ],
 )

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from scipy import stats
 
 from fmx.errors import ConfigError, DataError
@@ -187,6 +188,30 @@ def test_values_by_different_references_are_different_configurations(tmp_path):
     assert sorted((row.label, len(row.runs)) for row in board.rows) == [("lr 0.1", 2), ("lr 0.2", 1)]
     told = differences(read_side(str(tmp_path / "0")), read_side(str(tmp_path / "1")))["configuration"]
     assert [row[0] for row in told] == ["optim.lr", "seed"]
+
+
+def test_what_is_of_one_run_makes_no_other_configuration(tmp_path):
+    """Time, place and seed in any value; but a folder's name that is also a word is that word elsewhere."""
+    texts = {"store": "file:${run_dir}/x", "version": "${now:%H}", "seeds": ["${seed}", 7], "files": ["${data.root}/a"]}
+    for seed in (1, 2):
+        values = {"vars.store": f"file:{seed}/x", "vars.version": str(seed), "vars.seeds": [seed, 7],
+                  "vars.files": [f"root{seed}/a"], "data.root": f"root{seed}", "data.folder": f"root{seed}/pets",
+                  "vars.word": "root1"}  # fmt: skip
+        path = make_run(tmp_path / str(seed), seed=seed, settings=values)
+        config = path / ".hydra" / "config.yaml"
+        written = yaml.safe_load(config.read_text())
+        written["vars"] |= texts
+        config.write_text(yaml.safe_dump(written))
+    (row,) = leaderboard(sorted(tmp_path.iterdir())).rows
+    assert [run.seed for run in row.runs] == ["1", "2"]
+
+
+def test_a_key_that_only_one_has_is_a_column_though_it_follows_from_another(tmp_path):
+    make_run(tmp_path / "a", settings={"optim.lr": 0.1})
+    path = make_run(tmp_path / "b", settings={"optim.lr": 0.1, "optim.top": 0.1})
+    config = path / ".hydra" / "config.yaml"
+    config.write_text(config.read_text().replace("top: 0.1", "top: ${optim.lr}"))
+    assert [column.key for column in ranked(tmp_path)[0].columns] == ["optim.top"]
 
 
 def test_a_value_that_follows_from_another_is_no_column_of_its_own(tmp_path):

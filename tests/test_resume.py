@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import shlex
 import shutil
 import signal
 import subprocess
@@ -190,9 +189,41 @@ def test_a_signal_that_comes_while_an_object_is_freed(command, tmp_path, signum)
     alone = command("resume=cut", cwd=tmp_path, env=environment)
     assert alone.returncode == 1
     assert "--allow" not in alone.stderr
-    again = shlex.split(alone.stderr.partition("type python -m fmx.run ")[2])
-    assert again == [*run[:-1], "resume=cut"]
-    done = command(*again, cwd=tmp_path, env=environment)
+    assert "type the whole command that began the run (run.json has it) with resume=cut" in alone.stderr
+    done = command(*run, "resume=cut", cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+TESTED = """
+import os
+from pathlib import Path
+
+from fmx.models.mlp import MLP
+
+
+class Tested(MLP):
+    def __init__(self, *, signum, **options):
+        super().__init__(**options)
+        self.signum = signum
+
+    def forward(self, images):
+        if not self.training and Path("cut/checkpoints/last.ckpt").exists() and not Path("sent").exists():
+            Path("sent").touch()
+            os.kill(os.getpid(), self.signum)
+        return super().forward(images)
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_after_the_training(command, tmp_path, signum):
+    (tmp_path / "tested.py").write_text(TESTED)
+    model = ["model=mlp", "model.net._target_=tested.Tested", f"+model.net.signum={int(signum)}"]
+    run = ["data=digits", "trainer.max_epochs=1", *model, "hydra.run.dir=cut"]
+    environment = {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    done = command(*run, cwd=tmp_path, env=environment)
+    assert done.returncode == 128 + signum, done.stdout + done.stderr
+    assert json.loads((tmp_path / "cut/run.json").read_text())["status"] == "interrupted"
+    done = command(*run, "resume=cut", cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

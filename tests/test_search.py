@@ -288,6 +288,7 @@ def test_ctrl_c_while_an_ended_trial_is_written_down(tmp_path):
     assert "the running trials save their states" in done.stdout + done.stderr
     assert json.loads((tmp_path / "search/1/run.json").read_text())["status"] == "interrupted"
     assert (tmp_path / "search/1/checkpoints/last.ckpt").is_file()
+    assert "interrupted" in (tmp_path / "search/leaderboard.md").read_text()
 
 
 def test_two_commands_with_two_workers_each_share_the_study(started, tmp_path):

@@ -19,7 +19,7 @@ from fmx.hydra_errors import nearest
 from fmx.ranks import check_started, is_first_process, num_processes
 from fmx.resume import check_same_run
 
-__all__ = ["Check", "check_names", "check_parts", "check_values"]
+__all__ = ["Check", "check_names", "check_parts", "check_values", "is_number_list"]
 
 
 class Check(Callback):
@@ -145,7 +145,7 @@ def _check_root(config: Mapping[str, Any]) -> None:
                 f"the configuration has no key {key!r}{nearest(key, ROOT_KEYS)} Keys: {', '.join(ROOT_KEYS)} "
                 "(values of your own go into vars: +vars.NAME=VALUE)"
             )
-    if config.get("run_dir") != FOLLOWS_HYDRA:
+    if config.get("run_dir", FOLLOWS_HYDRA) != FOLLOWS_HYDRA:
         raise ConfigError("run_dir follows hydra.run.dir: type hydra.run.dir=DIR (in a sweep, hydra.sweep.dir=DIR)")
     for key in ROOT_KEYS:
         if key not in config and key not in {"sweep", "vars"}:
@@ -255,14 +255,15 @@ def _share_or_count(value: Any) -> bool:
     return whole(1).holds(value) or (isinstance(value, float) and 0 < value <= 1)
 
 
-def _number_list(value: Any) -> bool:
+def is_number_list(value: Any) -> bool:
+    """Whether a value is a list of at least one finite number."""
     return isinstance(value, list) and len(value) > 0 and all(map(_is_number, value))
 
 
 def _normalize(value: Any) -> bool:
     if not isinstance(value, list):
-        return value in {"dataset", "unit"}
-    return len(value) == 2 and all(_is_number(each) or _number_list(each) for each in value)  # noqa: PLR2004
+        return isinstance(value, str) and value in {"dataset", "unit"}
+    return len(value) == 2 and all(_is_number(each) or is_number_list(each) for each in value)  # noqa: PLR2004
 
 
 def _names(value: Any) -> bool:
@@ -303,8 +304,6 @@ RULES: Mapping[str, Rule] = {
     "data.split": one_of("stratified", "tail"),
     "data.validation": Rule("a count of images, a fraction between 0 and 1, 'test' or 'none'", _validation),
     "data.normalize": Rule("dataset, unit or [mean, std]: numbers, or lists of one a channel", _normalize),
-    "data.mean": Rule("a list of numbers, one a channel", _number_list),
-    "data.std": Rule("a list of numbers, one a channel", _number_list),
     "model.name": Rule("a text", lambda value: isinstance(value, str) and bool(value)),
     "optim.lr": above(0),
     "optim.weight_decay": between(0, math.inf),
@@ -314,7 +313,7 @@ RULES: Mapping[str, Rule] = {
     "schedule.warmup_steps": whole(0),
     "schedule.scheduler.T_max": LENGTH,
     "schedule.scheduler.total_steps": LENGTH,
-    "schedule.scheduler.total_iters": LENGTH,
+    "schedule.scheduler.total_iters": whole(0, or_none=True),
     "schedule.scheduler.step_size": whole(1),
     "schedule.scheduler.eta_min": between(0, math.inf),
     "schedule.scheduler.pct_start": between(0, 1, below=True),
@@ -334,7 +333,7 @@ RULES: Mapping[str, Rule] = {
     "trainer.gradient_clip_val": above(0, or_none=True),
     "trainer.accumulate_grad_batches": whole(1),
     "trainer.checkpoint_every_s": above(0),
-    "trainer.log_every_n_steps": whole(0),
+    "trainer.log_every_n_steps": whole(0, or_none=True),
     "callbacks.last.every_s": above(0),
     "callbacks.lean_steps.at_most_s": between(0, math.inf),
     "callbacks.early_stopping.patience": whole(0),

@@ -174,8 +174,8 @@ class Classifier(LightningModule):
             length = total_steps if entry["interval"] == "step" else epochs
             if isinstance(entry["scheduler"], OneCycleLR) and entry["scheduler"].total_steps < length:
                 raise ConfigError(
-                    f"schedule.scheduler.total_steps={entry['scheduler'].total_steps} ends before the training's "
-                    f"{length} {entry['interval']}s; null is their number"
+                    f"the schedule ends after {entry['scheduler'].total_steps} of the training's {length} "
+                    f"{entry['interval']}s; schedule.scheduler.total_steps=null is as long as the training"
                 )
             if "monitor" in entry:
                 entry["frequency"] = self.trainer.check_val_every_n_epoch or 1

@@ -89,7 +89,8 @@ def evaluate(args: argparse.Namespace) -> int:
         try:
             evaluations.append(reevaluate(run, request))
         except DataError as error:
-            refusals.append(error if str(run) in str(error) else DataError(f"{run}: {error}"))
+            named = str(error).startswith((f"{run}:", f"{run}/", f"{run} "))
+            refusals.append(error if named else DataError(f"{run}: {error}"))
     if not evaluations and len(refusals) == 1:
         raise refusals[0]
     _print(evaluations)

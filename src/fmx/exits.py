@@ -113,7 +113,7 @@ def leave() -> NoReturn:
 def _interrupt(signum: int, _: FrameType | None) -> None:
     global _noted  # noqa: PLW0603
     _noted = signum
-    raise KeyboardInterrupt if signum == signal.SIGINT else Interrupted(signum)
+    raise Interrupted(signum)  # for SIGINT too: at a KeyboardInterrupt, Lightning would end the process with 1
 
 
 def noted() -> int | None:

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fmx.composition import override
 from fmx.errors import DataError, FmxError
-from fmx.exits import Interrupted, Pruned, Refusal, expected, plain_message
+from fmx.exits import Interrupted, Pruned, Refusal, expected, interruption, plain_message
 from fmx.frozen import relocated
 from fmx.ranks import is_first_process, num_processes
 from fmx.run_dir import open_run
@@ -136,6 +136,9 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
         log.info("%s", pruned)
         raise
     except Exception as error:
+        if interruption(error) is not None:
+            record.end("interrupted", None)
+            raise
         plain = expected(error)
         if isinstance(error, FileNotFoundError) and _is_below(error.filename, run_dir):
             plain = FmxError(f"{error.filename} was removed while the run went on")

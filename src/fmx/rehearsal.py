@@ -18,6 +18,7 @@ from torchmetrics import Metric, MetricCollection
 
 from fmx.build import lightnings_keys, make, meta_network
 from fmx.callbacks.history import History
+from fmx.check import is_number_list
 from fmx.datamodule import names_of_classes, normalization
 from fmx.errors import ConfigError, FmxError
 from fmx.hydra_errors import nearest
@@ -67,6 +68,9 @@ def _data(data: DictConfig) -> None:
     if data._target_ != "fmx.datamodule.ImageDataModule":
         return
     plain: Any = OmegaConf.to_container(data, resolve=True)
+    for key in ("mean", "std"):
+        if not is_number_list(plain[key]):
+            raise ConfigError(f"data.{key} must be a list of numbers, one a channel, got {plain[key]!r}")
     names_of_classes(plain["class_names"], plain["translations"], plain["num_classes"])
     normalization(plain["normalize"], plain["mean"], plain["std"], plain["in_channels"])
 
@@ -182,7 +186,7 @@ def _callbacks(callbacks: Mapping[str, Callback], figures: Sequence[str], select
         monitor = getattr(callback, "monitor", None)
         if isinstance(callback, ModelCheckpoint) and not validates:
             continue  # it keeps the newest weights then
-        if name == "best" and validates and str(monitor).startswith("train/"):
+        if name == select == "best" and validates and str(monitor).startswith("train/"):
             raise ConfigError(
                 f"callbacks.best.monitor={monitor} would choose the checkpoint by the images that it learns from; "
                 "monitor val/accuracy, or test the last one with select=last"

@@ -13,7 +13,6 @@ from fmx.errors import ConfigError, DataError, FmxError
 from fmx.frozen import relocated
 from fmx.record import config_fingerprint
 from fmx.run_dir import Run, open_run
-from fmx.table import printable
 
 __all__ = ["check_same_run", "home", "retyped"]
 
@@ -118,13 +117,15 @@ def _own_overrides(path: Path) -> list[str]:
     try:
         config = trusted_config(run)
     except DataError as error:  # there is no --allow here: the whole command says as much
-        whole = shlex.join(["python", "-m", "fmx.run", *_words(run), override("resume", path)])
-        raise DataError(
-            f"{str(error).partition(' If you trust')[0]} If you trust it, type {printable(whole)}"
-        ) from None
+        said, untrusted, _ = str(error).partition(" If you trust")
+        if not untrusted:
+            raise
+        how = f"type the whole command that began the run (run.json has it) with {override('resume', path)}"
+        raise DataError(f"{said} If you trust it, {how}") from None
     try:
         check_paths(config, run.path)
-        overrides = _words(run)
+        # run.json's, not .hydra/overrides.yaml's: Hydra writes that anew, and half where it is killed, at each start.
+        overrides = [str(each) for each in run.recorded(list, "overrides") if not str(each).startswith("resume=")]
         keys = [override.key_or_group for override in OverridesParser.create().parse_overrides(overrides)]
     except FmxError:
         raise
@@ -136,8 +137,3 @@ def _own_overrides(path: Path) -> list[str]:
         )
     print(f"resume: {' '.join(overrides) or 'the default configuration'}", file=sys.stderr)
     return overrides
-
-
-def _words(run: Run) -> list[str]:
-    """The overrides of a run: run.json's, for Hydra writes its own anew, and half where it is killed, at each start."""
-    return [str(each) for each in run.recorded(list, "overrides") if not str(each).startswith("resume=")]

@@ -57,11 +57,14 @@ def _check(arguments: argparse.Namespace) -> None:
     from fmx.new_file import new_file, refuse_existing
 
     outputs = [arguments.idx_to_csv / name for name in CSV_NAMES.values()] if arguments.idx_to_csv else []
-    there = [path for path in outputs if path.parent.exists()]
-    for path in [*there, *([arguments.grid] if arguments.grid else [])]:
-        refuse_existing(path, force=arguments.force)
+    for path in [*outputs, *([arguments.grid] if arguments.grid else [])]:
+        if path.parent.exists() or path.parent != arguments.idx_to_csv:  # which is made below
+            refuse_existing(path, force=arguments.force)
     data = _load(_compose(arguments.name, arguments.root, arguments.config_dir))
     _print_summary(data)
+    arrays = [_arrays(data, part) for part in CSV_NAMES] if outputs else []
+    if outputs:
+        arguments.idx_to_csv.mkdir(parents=True, exist_ok=True)
     if arguments.grid:
         from fmx.figures.fonts import drawable
         from fmx.figures.samples import samples
@@ -71,13 +74,11 @@ def _check(arguments: argparse.Namespace) -> None:
         with new_file(arguments.grid, force=arguments.force) as temporary:
             figure.savefig(temporary, format="png", dpi=110)
         print(f"wrote {arguments.grid}")
-    for part, path in zip(CSV_NAMES, outputs, strict=False):
+    for each, path in zip(arrays, outputs, strict=True):
         from fmx.data.conversion import write_csv
 
-        arrays = _arrays(data, part)
-        path.parent.mkdir(parents=True, exist_ok=True)
         with new_file(path, force=arguments.force) as temporary:
-            write_csv(temporary, arrays)
+            write_csv(temporary, each)
         print(f"wrote {path}")
 
 

@@ -33,7 +33,7 @@ def collect(*, dataset: Pairs, in_channels: int, image_size: int) -> ImageArrays
     pairs = [dataset[index] for index in range(len(dataset))]
     if not pairs:
         raise DataError("the dataset has no pictures")
-    pictures = [_pixels(picture, in_channels, image_size) for picture, _ in pairs]
+    pictures = [_pixels(index, picture, in_channels, image_size) for index, (picture, _) in enumerate(pairs)]
     if len(shapes := {tuple(picture.shape) for picture in pictures}) > 1:
         raise DataError(
             f"the dataset's tensors have different shapes, such as {' and '.join(map(str, list(shapes)[:2]))}"
@@ -41,10 +41,13 @@ def collect(*, dataset: Pairs, in_channels: int, image_size: int) -> ImageArrays
     return ImageArrays(images=torch.stack(pictures), labels=torch.tensor([int(label) for _, label in pairs]))
 
 
-def _pixels(picture: Any, in_channels: int, image_size: int) -> Tensor:
+def _pixels(index: int, picture: Any, in_channels: int, image_size: int) -> Tensor:
     if isinstance(picture, Image.Image):
         mode = MODES[in_channels]
-        return torch.from_numpy(pixels_of(resized(picture, mode, image_size), mode))
+        try:
+            return torch.from_numpy(pixels_of(resized(picture, mode, image_size), mode))
+        except (OSError, ValueError) as error:
+            raise DataError(f"picture {index} of the dataset cannot be read: {error}") from error
     if isinstance(picture, Tensor) and picture.dtype == torch.uint8:
         return picture
     raise DataError(

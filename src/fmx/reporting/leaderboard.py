@@ -103,7 +103,7 @@ def differing(configurations: Sequence[Settings]) -> list[str]:
 
 def are_told_apart(key: str, configurations: Sequence[Settings]) -> bool:
     """Whether a setting differs, and not just because the key differs that it follows from in all of them."""
-    sources = {each.following.get(key) for each in configurations if key in each.values}
+    sources = {each.following.get(key) for each in configurations}
     values = {repr(each.values.get(key, ABSENT)) for each in configurations}
     return len(values) > 1 and (len(sources) > 1 or None in sources)
 

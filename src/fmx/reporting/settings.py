@@ -17,6 +17,7 @@ __all__ = ["ABSENT", "Settings", "flat", "read_settings", "show"]
 NOT_SETTINGS = frozenset(
     {"seed", "run_dir", "resume", "data.root", "sweep.keep_checkpoints"}
 )  # they say which run, when and where
+OF_ONE_RUN = re.compile(r"\$\{(?:(?:seed|resume|run_dir)\}|(?:run_dir|stamp|now|hydra):)")
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 ABSENT = "–"  # how a setting is shown that a configuration does not have
 
@@ -26,7 +27,8 @@ class Settings:
     """One configuration without its seed and its places on disk.
 
     values: each setting as it was resolved, by dotted key; a list of plain values is one setting. What follows from
-    the seed is left out, and a path below data.root or run_dir is written from there on.
+    the seed, or from the place, time or number of the run, is left out, and a path below data.root is written from
+    there on.
     following: what was written in place of a value that follows from others, such as `${another.key}`.
     choices: the member that was chosen of each group.
     """
@@ -57,9 +59,9 @@ def read_settings(run_dir: Path) -> Settings:
     written = read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else resolved
     hydra = read_yaml(folder / "hydra.yaml") if (folder / "hydra.yaml").is_file() else {}
     leaves = [
-        (key, _moved(value, resolved), source)
+        (key, _moved(value, source, resolved), source)
         for key, value, source in _leaves(resolved, written)
-        if key not in NOT_SETTINGS and not (source and _follows_seed(source, written))
+        if key not in NOT_SETTINGS and not (source and _is_of_one_run(source, written))
     ]
     choices: Any = hydra
     for key in ("hydra", "runtime", "choices"):
@@ -83,21 +85,25 @@ def show(value: object) -> str:
     return printable(value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False))
 
 
-def _moved(value: Any, resolved: Mapping[str, Any]) -> Any:
+def _moved(value: Any, source: str, resolved: Mapping[str, Any]) -> Any:
     """A value without the places on disk of this one run."""
+    if isinstance(value, list):
+        return [_moved(each, source, resolved) for each in value]
     for key in ("run_dir", "data.root"):
         place = _select(resolved, key)
-        if isinstance(value, str) and isinstance(place, str) and (value == place or value.startswith(f"{place}/")):
+        if not isinstance(value, str) or not isinstance(place, str) or not (place.startswith("/") or key in source):
+            continue  # a relative root may be a word that means something else elsewhere
+        if value == place or value.startswith(f"{place}/"):
             return f"${{{key}}}{value.removeprefix(place)}"
     return value
 
 
-def _follows_seed(source: str, written: Mapping[str, Any], seen: frozenset[str] = frozenset()) -> bool:
-    """Whether an interpolation leads to the seed, or to the run that is gone on with."""
+def _is_of_one_run(source: str, written: Mapping[str, Any], seen: frozenset[str] = frozenset()) -> bool:
+    """Whether an interpolation leads to the seed, or to the place, the time or the number of a run."""
     names = set(REFERENCE.findall(source))
     leads = (_select(written, name) for name in names - seen)
-    return bool(names & {"seed", "resume"}) or any(
-        isinstance(node, str) and _follows_seed(node, written, seen | names) for node in leads
+    return bool(OF_ONE_RUN.search(source)) or any(
+        isinstance(node, str) and _is_of_one_run(node, written, seen | names) for node in leads
     )
 
 
@@ -112,8 +118,9 @@ def _leaves(resolved: Any, written: Any, key: str = "", *, source: str = "") -> 
 
     What comes from the environment was told from outside, so it counts as a setting.
     """
-    if not source and isinstance(written, str) and "${" in written and "oc.env" not in written:
-        source = written
+    text = json.dumps(written) if isinstance(written, list) else written
+    if not source and isinstance(text, str) and "${" in text and "oc.env" not in text:
+        source = text
     if isinstance(resolved, Mapping):
         children = [(str(name), child, name) for name, child in resolved.items()]
     elif isinstance(resolved, list) and any(isinstance(child, dict | list) for child in resolved):

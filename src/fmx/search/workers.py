@@ -66,9 +66,9 @@ def run_trials(
                 if isinstance(event, Started):
                     display.started(labelled(event.job))
                 elif isinstance(event, Ended):
+                    leaderboard.due = True
                     yield event
                     _show(display, event, labelled)
-                    leaderboard.due = True
                     if event.status == "failed" and settings["fail_fast"]:
                         break
                 display.refresh()
@@ -76,6 +76,7 @@ def run_trials(
             yield from pool.stop(signal.SIGTERM)
         except (KeyboardInterrupt, Interrupted, GeneratorExit):
             log.warning("stopping: the running trials save their states; once more ends them at once")
+            leaderboard.due = True
             for stopped in pool.stop(signal.SIGTERM):
                 _show(display, stopped, labelled)
             raise

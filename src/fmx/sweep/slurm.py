@@ -1,6 +1,7 @@
 """A sweep on a SLURM cluster: planned here, run there, with ledger and leaderboard kept true from here meanwhile."""
 
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -156,8 +157,8 @@ class ClusterPool:
                 yield None
                 if self._jobs:
                     time.sleep(self._settings["poll_s"])
-        except Interrupted:
-            self._deserted = True  # only a person at the keyboard means the jobs
+        except Interrupted as interrupted:
+            self._deserted = interrupted.signum != signal.SIGINT  # only a person at the keyboard means the jobs
             raise
 
     def stop(self, signum: int) -> Iterator[Ended]:  # noqa: ARG002 - scancel has its own

@@ -22,6 +22,7 @@ def work(arguments: Sequence[str], log: Path, threads: int, env: Mapping[str, st
     log: takes what the job prints. threads: that this process computes with. lifeline: has its other end in the
     sweep's process; once that is gone, the job saves its state and ends.
     """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the process it is forked from ignores it
     os.setsid()
     gc.freeze()  # a collection that looked through all the imports would copy them into this process
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -32,7 +33,6 @@ def work(arguments: Sequence[str], log: Path, threads: int, env: Mapping[str, st
 
     torch.set_num_threads(threads)  # the variable came too late for this process, but not for those it starts
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     sys.argv = ["fmx.run", *arguments]
     runpy.run_module("fmx.run", run_name="__main__", alter_sys=True)
