@@ -10,8 +10,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from fmx.check import check_values
 from fmx.composition import CONF_DIR, register_resolvers
+from fmx.rules import check_values
 from fmx.targets import check_targets
 
 register_resolvers()

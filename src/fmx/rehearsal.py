@@ -18,10 +18,10 @@ from torchmetrics import Metric, MetricCollection
 
 from fmx.build import lightnings_keys, make, meta_network
 from fmx.callbacks.history import History
-from fmx.check import is_number_list
 from fmx.datamodule import names_of_classes, normalization
 from fmx.errors import ConfigError, FmxError
 from fmx.hydra_errors import nearest
+from fmx.rules import is_number_list
 from fmx.targets import locate
 
 __all__ = ["rehearse"]

@@ -129,8 +129,8 @@ def _load(node: "DictConfig") -> "ImageDataModule":
     from torch import nn
 
     from fmx.build import make
-    from fmx.check import check_values
     from fmx.datamodule import ImageDataModule
+    from fmx.rules import check_values
 
     check_values({"data": OmegaConf.to_container(node, resolve=True), "loss": {}})
     data = make(node, augment=nn.Identity(), seed=0)

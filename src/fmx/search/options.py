@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from fmx.check import Rule, above, one_of, whole
 from fmx.errors import ConfigError
 from fmx.hydra_errors import nearest
+from fmx.rules import Rule, above, one_of, whole
 
 __all__ = ["RESOURCES", "Objective", "Options", "read_options", "require_optuna"]
 

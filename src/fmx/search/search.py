@@ -10,9 +10,10 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fmx.check import check, check_values
+from fmx.check import check
 from fmx.errors import ConfigError, TrainingError
 from fmx.exits import Interrupted
+from fmx.rules import check_values
 from fmx.search.frozen_conf import CONF, frozen_context, warn_of_changes
 from fmx.search.options import Options, read_options, require_optuna
 from fmx.sweep.ledger import LEDGER

@@ -1,0 +1,182 @@
+"""What the values of well-known keys must be, in words and as a test, which needs no heavy import."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fmx.errors import ConfigError
+
+__all__ = ["Rule", "above", "check_values", "is_number_list", "one_of", "whole"]
+
+
+class Rule:
+    """What a value must be: a predicate and the words for it."""
+
+    def __init__(self, expected: str, holds: Callable[[Any], bool]) -> None:
+        self.expected = expected
+        self.holds = holds
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def whole(at_least: int, at_most: float = math.inf, *, or_none: bool = False) -> Rule:
+    """A whole number from `at_least` to `at_most`."""
+    reach = f"of at least {at_least}" if math.isinf(at_most) else f"from {at_least} to {at_most}"
+    return Rule(
+        f"a whole number {reach}{' or null' if or_none else ''}",
+        lambda value: (
+            (or_none and value is None)
+            or (isinstance(value, int) and not isinstance(value, bool) and at_least <= value <= at_most)
+        ),
+    )
+
+
+def above(bound: float, *, or_none: bool = False) -> Rule:
+    """A number greater than `bound`."""
+    return Rule(
+        f"a number greater than {bound:g}{' or null' if or_none else ''}",
+        lambda value: (or_none and value is None) or (_is_number(value) and value > bound),
+    )
+
+
+def between(low: float, high: float, *, below: bool = False) -> Rule:
+    """A number from `low` to `high`, the upper end left out if `below`."""
+    return Rule(
+        f"a number from {low:g} to {'below ' if below else ''}{high:g}"
+        if math.isfinite(high)
+        else f"a number of at least {low:g}",
+        lambda value: _is_number(value) and low <= value and (value < high if below else value <= high),
+    )
+
+
+def one_of(*choices: Any) -> Rule:
+    """One of the given values."""
+    return Rule(
+        f"one of {', '.join(choice if isinstance(choice, str) else json.dumps(choice) for choice in choices)}",
+        lambda value: any(value == c and type(value) is type(c) for c in choices),
+    )
+
+
+def _validation(value: Any) -> bool:
+    if isinstance(value, str):
+        return value in {"test", "none"}
+    return whole(1).holds(value) or (isinstance(value, float) and 0 < value < 1)
+
+
+def _step_limit(value: Any) -> bool:
+    return whole(1).holds(value) or (type(value) is int and value == -1)
+
+
+def _share_or_count(value: Any) -> bool:
+    return whole(1).holds(value) or (isinstance(value, float) and 0 < value <= 1)
+
+
+def is_number_list(value: Any) -> bool:
+    """Whether a value is a list of at least one finite number."""
+    return isinstance(value, list) and len(value) > 0 and all(map(_is_number, value))
+
+
+def _normalize(value: Any) -> bool:
+    if not isinstance(value, list):
+        return isinstance(value, str) and value in {"dataset", "unit"}
+    return len(value) == 2 and all(_is_number(each) or is_number_list(each) for each in value)  # noqa: PLR2004
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(name, str) for name in value))
+
+
+def _class_weights(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(_is_number(weight) and weight >= 0 for weight in value))
+
+
+def _devices(value: Any) -> bool:
+    return (
+        value == "auto" or whole(1).holds(value) or (isinstance(value, list) and all(whole(0).holds(v) for v in value))
+    )
+
+
+LENGTH = whole(1, or_none=True)
+FLAG = one_of(True, False)  # noqa: FBT003
+SHARE_OR_COUNT = Rule("a share of the batches (0 < share <= 1, with a decimal point) or a count", _share_or_count)
+RULES: Mapping[str, Rule] = {
+    "seed": whole(0, 2**32 - 1),  # NumPy takes no larger one
+    "select": one_of("best", "last"),
+    "resume": Rule("null, auto or a run directory", lambda value: value is None or isinstance(value, str)),
+    "sweep.keep_checkpoints": whole(0, or_none=True),
+    "memory_format": one_of("channels_last", "contiguous"),
+    "data.batch_size": whole(1),
+    "data.eval_batch_size": whole(1),
+    "data.num_workers": whole(0),
+    "data.split_seed": whole(0),
+    "data.num_classes": whole(2),
+    "data.class_names": Rule(
+        "a language, or a list of texts: in quotes where YAML takes them for something else", _names
+    ),
+    "data.in_channels": whole(1),
+    "data.image_size": whole(1),
+    "data.shuffle": FLAG,
+    "data.drop_last": FLAG,
+    "data.split": one_of("stratified", "tail"),
+    "data.validation": Rule("a count of images, a fraction between 0 and 1, 'test' or 'none'", _validation),
+    "data.normalize": Rule("dataset, unit or [mean, std]: numbers, or lists of one a channel", _normalize),
+    "model.name": Rule("a text", lambda value: isinstance(value, str) and bool(value)),
+    "optim.lr": above(0),
+    "optim.weight_decay": between(0, math.inf),
+    "optim.momentum": between(0, 1, below=True),
+    "schedule.interval": one_of("step", "epoch"),
+    "schedule.warmup_epochs": between(0, math.inf),
+    "schedule.warmup_steps": whole(0),
+    "schedule.scheduler.T_max": LENGTH,
+    "schedule.scheduler.total_steps": LENGTH,
+    "schedule.scheduler.total_iters": whole(0, or_none=True),
+    "schedule.scheduler.step_size": whole(1),
+    "schedule.scheduler.eta_min": between(0, math.inf),
+    "schedule.scheduler.pct_start": between(0, 1, below=True),
+    "loss.weight": Rule("a list of numbers of at least 0, one a class, or null", _class_weights),
+    "loss.label_smoothing": between(0, 1, below=True),
+    "trainer.max_epochs": whole(1),
+    "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
+    "trainer.devices": Rule("a count, a list of indices or 'auto'", _devices),
+    "trainer.num_nodes": whole(1),
+    "trainer.precision": one_of("auto", "32-true", "bf16-mixed", "16-mixed"),
+    "trainer.deterministic": one_of(True, False, "warn"),  # noqa: FBT003
+    "trainer.check_val_every_n_epoch": whole(1, or_none=True),
+    "trainer.val_check_interval": SHARE_OR_COUNT,
+    "trainer.limit_train_batches": SHARE_OR_COUNT,
+    "trainer.limit_val_batches": SHARE_OR_COUNT,
+    "trainer.limit_test_batches": SHARE_OR_COUNT,
+    "trainer.gradient_clip_val": above(0, or_none=True),
+    "trainer.accumulate_grad_batches": whole(1),
+    "trainer.checkpoint_every_s": above(0),
+    "trainer.log_every_n_steps": whole(0, or_none=True),
+    "callbacks.last.every_s": above(0),
+    "callbacks.lean_steps.at_most_s": between(0, math.inf),
+    "callbacks.early_stopping.patience": whole(0),
+    "callbacks.ema.update_every_n_steps": whole(1),
+    "trainer.max_steps": Rule("a whole number of at least 1, or -1 for max_epochs alone", _step_limit),
+    # What Lightning has for quick looks goes without what a run leaves, or past the loaders.
+    "trainer.fast_dev_run": Rule("false (trainer=smoke is the quick look)", lambda value: value is False),
+    "trainer.overfit_batches": Rule(
+        "0 (trainer.limit_train_batches=N data.shuffle=false augment=none trains on the same N batches)",
+        lambda value: _is_number(value) and value == 0,
+    ),
+}
+
+
+def check_values(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError for the first well-known key whose value is of the wrong type or out of range."""
+    for key, rule in RULES.items():
+        node: Any = config
+        for part in key.split("."):
+            node = node.get(part, rule) if isinstance(node, Mapping) else rule
+        if node is rule:  # a user's own optimizer need not have a momentum
+            continue
+        if not rule.holds(node):
+            raise ConfigError(f"{key} must be {rule.expected}, got {'null' if node is None else repr(node)}")
+    weights, num_classes = config["loss"].get("weight"), config["data"]["num_classes"]
+    if isinstance(weights, list) and len(weights) != num_classes:
+        raise ConfigError(f"loss.weight must have one number for each of the {num_classes} classes, got {len(weights)}")
