@@ -222,7 +222,7 @@ class RunDirectory:
     def tables(self) -> None:
         outcome(open_run(self.run), "x")
         read_predictions(self.run)
-        _history(self.run / "history.csv")
+        _history(self.run / "history.csv", None)
 
 
 class RestoredRun(RunDirectory):

@@ -173,6 +173,8 @@ def test_every_verb_refuses_it(verb, command, foreign, cwd):
         shutil.copytree(foreign, cwd / "foreign")
         implant(cwd / "foreign", key, value)
         before = sorted(cwd.rglob("*"))
+        if verb == "run" and said.startswith("add --allow"):  # which `fmx run` does not take
+            said = "type the whole command that began the run"
         assert said in refusal(command(*VERBS[verb], module=verb, cwd=cwd, env={"PYTHONPATH": str(cwd)}))
         assert sorted(cwd.rglob("*")) == before
         assert_untouched(cwd)
