@@ -206,6 +206,23 @@ def test_what_is_of_one_run_makes_no_other_configuration(tmp_path):
     assert [run.seed for run in row.runs] == ["1", "2"]
 
 
+def test_references_to_references_are_each_looked_at_once(tmp_path):
+    """Two to a level would otherwise be 2 ** 60 of them, and a nested list is no setting of its own."""
+    knots = {f"k{n}": 1 for n in range(60)}
+    parts = {"parts": [{"seed": 1, "size": 8}]}
+    path = make_run(tmp_path / "a", settings={"vars": knots | parts | {"top": 1}})
+    config = path / ".hydra" / "config.yaml"
+    written = yaml.safe_load(config.read_text())
+    written["vars"] = {f"k{n}": f"${{vars.k{n + 1}}} ${{vars.k{n + 1}x}}" for n in range(60)}
+    written["vars"] |= {f"k{n}x": f"${{vars.k{n + 1}}} ${{vars.k{n + 1}x}}" for n in range(60)}
+    written["vars"] |= {"top": "${vars.k0}", "parts": [{"seed": "${seed}", "size": 8}]}
+    config.write_text(yaml.safe_dump(written))
+    fingerprint, values = (getattr(read_settings(path), name) for name in ("fingerprint", "values"))
+    assert len(fingerprint) == 32
+    assert values["vars.top"] == 1
+    assert {key for key in values if key.startswith("vars.parts")} == {"vars.parts.0.size"}
+
+
 def test_a_key_that_only_one_has_is_a_column_though_it_follows_from_another(tmp_path):
     make_run(tmp_path / "a", settings={"optim.lr": 0.1})
     path = make_run(tmp_path / "b", settings={"optim.lr": 0.1, "optim.top": 0.1})

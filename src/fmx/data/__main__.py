@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from hashlib import file_digest, md5
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,8 +110,10 @@ def _csv_to_idx(arguments: argparse.Namespace) -> None:
 
 
 def _md5(path: Path) -> str:
+    from fmx.data.idx import md5_sum
+
     with path.open("rb") as file:
-        return file_digest(file, lambda: md5(usedforsecurity=False)).hexdigest()
+        return md5_sum(file)
 
 
 def _compose(name: str, root: str | None, config_dir: str | None) -> "DictConfig":

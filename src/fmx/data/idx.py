@@ -18,7 +18,7 @@ from fmx.data.arrays import ImageArrays
 from fmx.data.download import fetch
 from fmx.errors import DataError
 
-__all__ = ["IdxFile", "load_idx"]
+__all__ = ["IdxFile", "load_idx", "md5_sum"]
 
 BLOCK_BYTES = 2**18
 MAX_BYTES = 2**32  # what belongs in memory; more is a case for data=image_folder
@@ -98,10 +98,15 @@ def _read(path: Path, checksum: str | None, *, item_shape: tuple[int, ...]) -> T
         raise DataError(f"{path} cannot be read: {error}; if damaged, delete it to fetch it again") from error
 
 
+def md5_sum(file: BufferedReader) -> str:
+    """The MD5 sum of what is left of an open file."""
+    return file_digest(file, lambda: md5(usedforsecurity=False)).hexdigest()
+
+
 def _check_sum(path: Path, file: BufferedReader, expected: str | None) -> None:
     if expected is None:
         return
-    found = file_digest(file, lambda: md5(usedforsecurity=False)).hexdigest()
+    found = md5_sum(file)
     if found != expected:
         raise DataError(
             f"{path} is damaged or another file: its MD5 sum is {found}, not {expected};\n"

@@ -98,13 +98,17 @@ def _moved(value: Any, source: str, resolved: Mapping[str, Any]) -> Any:
     return value
 
 
-def _is_of_one_run(source: str, written: Mapping[str, Any], seen: frozenset[str] = frozenset()) -> bool:
+def _is_of_one_run(source: str, written: Mapping[str, Any]) -> bool:
     """Whether an interpolation leads to the seed, or to the place, the time or the number of a run."""
-    names = set(REFERENCE.findall(source))
-    leads = (_select(written, name) for name in names - seen)
-    return bool(OF_ONE_RUN.search(source)) or any(
-        isinstance(node, str) and _is_of_one_run(node, written, seen | names) for node in leads
-    )
+    waiting, seen = [source], set[str]()
+    while waiting:
+        text = waiting.pop()
+        if OF_ONE_RUN.search(text):
+            return True
+        names = set(REFERENCE.findall(text)) - seen  # each is looked at once, however often it is referred to
+        seen |= names
+        waiting += [node for name in names if isinstance(node := _select(written, name), str)]
+    return False
 
 
 def _select(config: Any, key: str) -> Any:
@@ -118,12 +122,13 @@ def _leaves(resolved: Any, written: Any, key: str = "", *, source: str = "") -> 
 
     What comes from the environment was told from outside, so it counts as a setting.
     """
-    text = json.dumps(written) if isinstance(written, list) else written
+    nested = isinstance(resolved, list) and any(isinstance(child, dict | list) for child in resolved)
+    text = json.dumps(written, default=str) if isinstance(written, list) and not nested else written
     if not source and isinstance(text, str) and "${" in text and "oc.env" not in text:
         source = text
     if isinstance(resolved, Mapping):
         children = [(str(name), child, name) for name, child in resolved.items()]
-    elif isinstance(resolved, list) and any(isinstance(child, dict | list) for child in resolved):
+    elif nested:
         children = [(str(number), child, number) for number, child in enumerate(resolved)]
     else:
         yield key, resolved, source
