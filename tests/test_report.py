@@ -416,3 +416,18 @@ def test_refusals_are_the_projects_own_errors(tmp_path):
         report([str(tmp_path)], {"csv": tmp_path / "t"}, force=False)
     with pytest.raises(DataError):
         report([str(tmp_path)], {}, force=False)
+
+
+@pytest.mark.parametrize("verb", [["report", "run"], ["run", "--version"], ["predict", "--help"]], ids=lambda v: v[0])
+def test_a_reader_that_has_seen_enough(tmp_path, verb):
+    """As with `fmx report … | head -1`: no traceback, and nothing went wrong."""
+    make_run(tmp_path / "run")
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"fmx.{verb[0]}", *verb[1:]],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (0, b"")

@@ -1,6 +1,8 @@
 """What makes training quick changes nothing: losses to the bit, images, steps without Lightning's hooks."""
 
 import csv
+import gc
+import json
 import os
 import warnings
 
@@ -199,3 +201,30 @@ def test_a_step_without_a_gpu_does_not_search_for_its_library(monkeypatch):
     optimizer.step()
     assert not searches
     assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == "0"
+
+
+LOOK = """
+import gc
+import json
+from pathlib import Path
+
+from pytorch_lightning import Callback
+
+
+class Look(Callback):
+    def on_train_end(self, *_):
+        found = {"threshold": gc.get_threshold(), "kept": gc.get_freeze_count(), "collections": gc.get_stats()[2]}
+        Path("found.json").write_text(json.dumps(found))
+"""
+
+
+def test_imports_are_not_searched_for_garbage_but_training_is(cold_command, tmp_path):
+    (tmp_path / "look.py").write_text(LOOK)
+    environment = {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    run = [*DIGITS, "trainer.max_epochs=1", "+callbacks.look={_target_: look.Look}", "logger=none"]
+    done = cold_command(*run, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert tuple(found["threshold"]) == gc.get_threshold()
+    assert found["kept"] > 100_000  # objects
+    assert found["collections"]["collections"] < 4

@@ -4,6 +4,7 @@ Reads a JSON request a line from standard input and answers with a JSON line {"r
 own working folder, environment, output files and arguments, as if `python -m fmx.MODULE` had been typed.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -86,6 +87,7 @@ def child(request: dict) -> None:
 def main() -> None:
     for name in HEAVY:
         importlib.import_module(name)
+    gc.freeze()  # a collection that looked through all of it would copy it into each command's process
     for line in sys.stdin:
         request = json.loads(line)
         pid = os.fork()

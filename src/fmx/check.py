@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
 from fmx.claim import claim
+from fmx.command import look_for_garbage
 from fmx.errors import ConfigError
 from fmx.exits import Refusal, expected, interruption
 from fmx.hydra_errors import nearest
@@ -127,6 +128,7 @@ def check_parts(config: DictConfig, resolved: Mapping[str, Any], *, here: bool =
     check_targets(resolved)
     if here:
         check_accelerator(resolved["trainer"])
+    look_for_garbage()  # what is rehearsed goes again
     rehearse(_without_hydra(config), here=here)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fmx.command import as_command
 from fmx.exits import plain_exits
 
 if TYPE_CHECKING:
@@ -216,4 +217,4 @@ def _draw_grid(file: Path, a: "Side", b: "Side", *, force: bool, allow: Sequence
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

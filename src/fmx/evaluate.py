@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fmx.command import as_command
 from fmx.errors import DataError
 from fmx.exits import plain_exits
 
@@ -187,4 +188,4 @@ def _write_csv(evaluations: Sequence["Evaluation"], args: argparse.Namespace) ->
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

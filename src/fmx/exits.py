@@ -1,6 +1,5 @@
 """How a command ends: one or two plain lines and an exit code instead of a traceback."""
 
-import atexit
 import errno
 import os
 import signal
@@ -9,7 +8,6 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
 
 from fmx.errors import FmxError
 
@@ -20,7 +18,6 @@ __all__ = [
     "chain",
     "expected",
     "interruption",
-    "leave",
     "noted",
     "plain_exits",
     "plain_message",
@@ -100,14 +97,6 @@ def plain_exits() -> Iterator[None]:
         for signum, handler in before.items():
             signal.signal(signum, handler or signal.SIG_DFL)
         os.environ[FULL_ERROR] = "1" if wants_traceback else "0"
-
-
-def leave() -> NoReturn:
-    """End the process that has done its work, at once: to free the modules one by one would take it seconds."""
-    atexit._run_exitfuncs()  # noqa: SLF001 - what is registered still runs, as always
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
 
 
 def _interrupt(signum: int, _: FrameType | None) -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fmx.command import as_command
 from fmx.errors import DataError
 from fmx.exits import plain_exits
 
@@ -198,4 +199,4 @@ def _data_at_hand(run: "Run", config: "DictConfig") -> "ImageDataModule | None":
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

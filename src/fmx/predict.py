@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fmx.command import as_command
 from fmx.errors import ConfigError, DataError
 from fmx.exits import plain_exits
 
@@ -211,4 +212,4 @@ def _draw(verdicts: Sequence[Verdict], signature: "Signature", args: argparse.Na
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from fmx.command import as_command
 from fmx.exits import plain_exits
 
 __all__ = ["main"]
@@ -77,4 +78,4 @@ def report(patterns: list[str], files: dict[str, Path], *, force: bool) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

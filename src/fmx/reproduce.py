@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fmx.command import as_command
 from fmx.errors import ConfigError, DataError
 from fmx.exits import plain_exits
 from fmx.plain_files import read_bytes
@@ -226,4 +227,4 @@ def _weights(first: "Run", second: "Run", name: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -11,9 +11,10 @@ import hydra
 from omegaconf import DictConfig
 
 from fmx import __version__
+from fmx.command import leave, look_seldom_for_garbage
 from fmx.composition import CONF_DIR, register_resolvers
 from fmx.errors import ConfigError
-from fmx.exits import leave, plain_exits
+from fmx.exits import plain_exits
 from fmx.quick_hydra import compose_once, list_groups_from_one_copy, list_whole_members_only
 from fmx.resume import retyped
 
@@ -73,6 +74,7 @@ def main() -> None:
 
 def command() -> NoReturn:
     """Do what `main` does as a process of its own, which ends with it."""
+    look_seldom_for_garbage()
     main()
     leave()
 

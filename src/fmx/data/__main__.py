@@ -1,10 +1,10 @@
 """`fmx data`: fetch and check a data set, look at it, turn IDX files into CSV files and back."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fmx.command import as_command
 from fmx.exits import plain_exits
 
 if TYPE_CHECKING:
@@ -174,5 +174,4 @@ def _print_summary(data: "ImageDataModule") -> None:
 
 
 if __name__ == "__main__":
-    main()
-    sys.exit(0)
+    as_command(main)

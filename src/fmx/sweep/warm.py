@@ -19,6 +19,7 @@ __all__ = ["apart", "context", "warm_up"]
 
 # What every run imports sooner or later; a job that needs more imports it itself.
 PRELOADED = [
+    "fmx.sweep.quick_start",
     "torch",
     "torch.utils.tensorboard",
     "pytorch_lightning",
