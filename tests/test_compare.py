@@ -15,6 +15,7 @@ from fmx.figures.changed_sides import changed_sides
 from fmx.reporting.comparison import compare_accuracy, differences, read_side
 from fmx.reporting.intervals import mcnemar, newcombe, paired_t, student_t, welch_t, wilson
 from fmx.reporting.stored_predictions import read_predictions, verdicts
+from pictures_drawn import pictures
 from run_directories import NAMES, make_run, wrong_at
 
 
@@ -278,7 +279,7 @@ def test_the_grid_shows_the_images_that_changed_sides():
     a, b = (verdicts([_predictions(labels, wrong)]) for wrong in ([5, 6, 7], [*range(20, 60), 7]))
     images = np.arange(60, dtype=np.uint8)[:, None, None, None] * np.ones((1, 1, 4, 4), np.uint8)
     figure = changed_sides(images, np.arange(60), labels, (a, b), NAMES)
-    shown = [int(picture.get_array()[0, 0, 0]) for axes in figure.axes for picture in axes.images]
+    shown = [int(picture.pixels[0, 0, 0]) for picture in pictures(figure)]
     assert len(shown) == 32
     assert set(shown[:30]) <= set(range(20, 60))
     assert set(shown[30:]) == {5, 6}

@@ -15,7 +15,6 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import same_color
-from matplotlib.patches import Rectangle
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 
 from fmx.figures import fonts
@@ -25,6 +24,7 @@ from fmx.figures.lettering import Lettering
 from fmx.figures.palette import VERMILION
 from fmx.figures.predictions import mistakes, predictions
 from fmx.figures.samples import samples
+from pictures_drawn import pictures
 
 ENGLISH = [
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -80,10 +80,6 @@ def words(figure):
     return [text.get_text() for text in texts(figure)]
 
 
-def pictures(figure):
-    return [image for axes in figure.axes if not axes.axison for image in axes.images]
-
-
 def draw(figure):
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -108,18 +104,6 @@ def check_layout(figure):
     assert not [(found[a][0], found[b][0]) for a, b in pairs]
 
 
-def frame_of(figure, image):
-    """The rectangle around a picture."""
-    left, right, _, top = image.get_extent()
-    (axes,) = figure.axes
-    (frame,) = [
-        patch
-        for patch in axes.patches + [a for a in axes.artists if isinstance(a, Rectangle)]
-        if np.allclose(patch.get_xy(), (left, top)) and np.isclose(patch.get_width(), right - left)
-    ]
-    return frame
-
-
 # Layout
 
 CASES = {
@@ -128,6 +112,7 @@ CASES = {
     "wide": (10, WIDE, (3, 40, 20)),
     "two": (2, ["no", "yes"], (3, 256, 256)),
     "one": (1, ["all"], (1, 9, 17)),
+    "narrow": (2, ["no", "yes"], (1, 300, 1)),
     "twenty": (20, LONG[:20], (3, 32, 32)),
     "thirty": (30, LONG[:30], (3, 64, 64)),
     "hundred": (100, LONG, (1, 16, 16)),
@@ -142,7 +127,7 @@ def test_confusion_matrices_do_not_overlap_or_get_cut_off(case):
     check_layout(confusion_matrix(labels, logits.argmax(axis=1), names))
 
 
-@pytest.mark.parametrize("case", ["wide", "one", "hundred"])
+@pytest.mark.parametrize("case", ["wide", "one", "narrow", "hundred"])
 @pytest.mark.parametrize("draws", ["samples", "predictions", "mistakes"])
 def test_grids_do_not_overlap_or_get_cut_off(case, draws):
     num_classes, names, shape = CASES[case]
@@ -171,14 +156,14 @@ def test_samples_have_a_row_of_its_images_for_each_of_ten_classes():
     assert len(shown) == 10 * 8
     heights = {text.get_text(): text.get_position()[1] for text in texts(figure)}
     for label, name in enumerate(ENGLISH):
-        row = [image for image in shown if image.get_extent()[3] < heights[name] < image.get_extent()[2]]
-        assert [np.unique(image.get_array()).tolist() for image in row] == [[label]] * 8
+        row = [image for image in shown if image.extent[3] < heights[name] < image.extent[2]]
+        assert [np.unique(image.pixels).tolist() for image in row] == [[label]] * 8
 
 
 def test_samples_of_a_hundred_classes_show_a_readable_part_with_the_right_names():
     images, labels, _ = data(100)
     figure = samples(images, labels, [f"n{k}" for k in range(100)])
-    shown = [f"n{int(image.get_array()[0, 0, 0])}" for image in pictures(figure)]
+    shown = [f"n{int(image.pixels[0, 0, 0])}" for image in pictures(figure)]
     assert len(shown) == len(set(shown)) == 48
     assert [word for word in words(figure) if word.startswith("n")] == shown
     assert {"n0", "n99"} < set(shown)
@@ -217,10 +202,10 @@ def test_colours_are_kept_and_other_channels_become_grey():
     colour = np.zeros((1, 3, 8, 8), dtype=np.uint8)
     colour[:, 0] = 200
     (image,) = pictures(predictions(colour, [0], [[1.0]], ["red"]))
-    assert image.get_array()[4, 4].tolist() == [200, 0, 0]
+    assert image.pixels[4, 4].tolist() == [200, 0, 0]
     two = np.full((1, 2, 8, 8), 90, dtype=np.uint8)
     (image,) = pictures(predictions(two, [0], [[1.0]], ["grey"]))
-    assert image.get_array()[4, 4].tolist() == [90, 90, 90]
+    assert image.pixels[4, 4].tolist() == [90, 90, 90]
 
 
 # Learning curves
@@ -364,8 +349,8 @@ def test_predictions_tell_right_from_wrong_by_sign_and_frame():
     for index, image in zip(chosen, pictures(figure), strict=True):
         right = labels[index] == predicted[index]
         expected += [ENGLISH[labels[index]], f"{'✓' if right else '✗'} {ENGLISH[predicted[index]]}"]
-        assert np.unique(image.get_array()) == labels[index]
-        assert same_color(frame_of(figure, image).get_edgecolor(), VERMILION) != right
+        assert np.unique(image.pixels) == labels[index]
+        assert same_color(image.frame, VERMILION) != right
     assert captions == expected
     assert any(word.startswith("✗") for word in captions)
 

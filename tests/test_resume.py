@@ -80,7 +80,7 @@ def processes_on_record(record):
 def test_twenty_killed_runs_on_the_real_data(command, tmp_path):
     """SIGKILL and SIGTERM at random moments from the start to the test; every fourth run is killed again."""
     run = ["data=fashion_mnist", "data.batch_size=64", *ALL_AT_ONCE, "trainer.max_epochs=3", "logger=none"]
-    run += ["trainer.limit_train_batches=40", "trainer.limit_val_batches=4", "trainer.limit_test_batches=4"]
+    run += ["trainer.limit_train_batches=20", "trainer.limit_val_batches=4", "trainer.limit_test_batches=4"]
     run += ["trainer.checkpoint_every_s=0.2"]
     for name in ("first", "whole"):  # the first one reads cold files, and takes longer than those to come
         began = time.monotonic()

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from fmx.figures.image_grid import Caption, Images, Tile, image_grid, picture
+from fmx.figures.image_grid import Caption, Images, Placed, Tile, image_grid, show
 from fmx.figures.lettering import Lettering
 from fmx.figures.page import HEADER, MARGIN, page
 from fmx.figures.palette import GREY, TEXT
@@ -46,15 +46,17 @@ def _rows(images: Images, labels: NDArray[Any], lettering: Lettering) -> Figure:
     height = HEADER + len(names) * (SIDE + GAP) - GAP + MARGIN
     subtitle = f"{len(labels):,} images in all"
     figure, axes = page(width, height, lettering, title="Training images", subtitle=subtitle)
+    placed = []
     for label, name in enumerate(names):
         top = HEADER + label * (SIDE + GAP)
         middle = top + SIDE / 2
         lettering.write(axes, first - NAME_GAP, middle, "\n".join(name), ha="right", va="center")
         chosen = _spread(np.flatnonzero(labels == label), PER_ROW)
         for column, index in enumerate(chosen):
-            picture(axes, images[int(index)], left=first + column * (SIDE + GAP), top=top, side=SIDE)
+            placed.append(Placed(images[int(index)], first + column * (SIDE + GAP), top))
         if not len(chosen):
             lettering.write(axes, first, middle, "no images", color=GREY, va="center")
+    show(axes, placed, side=SIDE)
     return figure
 
 
