@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -30,17 +31,17 @@ def alone(command, tmp_path_factory):
     return folder / "run"
 
 
-def start(folder, *arguments):
+def start(folder, *arguments, **options):
     return subprocess.Popen(
         [sys.executable, "-m", "fmx.run", *DDP, FULL, SLOW, "trainer.max_epochs=4", "seed=2", *arguments],
-        cwd=folder, env=os.environ | here(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=folder, env=os.environ | here(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options,
     )  # fmt: skip
 
 
 def second_process(folder):
-    """The process that the first one started."""
+    """The process that the first one started; None where it has not yet."""
     lines = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in alive(folder)}
-    return next(int(pid) for pid, line in lines.items() if "train_ddp_process_1" in line)
+    return next((int(pid) for pid, line in lines.items() if "train_ddp_process_1" in line), None)
 
 
 def history(run_dir):
@@ -131,6 +132,24 @@ def test_no_process_outlives_another_that_is_killed(tmp_path):
     record = json.loads((tmp_path / "b/run.json").read_text())
     assert (record["status"], record["error"][:9]) == ("failed", "process 1")
     wait_for(lambda: not alive(tmp_path), timeout_s=10)
+
+
+def test_ctrl_c_and_a_kill_while_the_second_process_starts(tmp_path):
+    stopped = start(tmp_path, "hydra.run.dir=a", start_new_session=True)
+    wait_for(lambda: second_process(tmp_path))
+    time.sleep(3)
+    os.killpg(stopped.pid, signal.SIGINT)
+    output, _ = stopped.communicate(timeout=60)
+    assert stopped.returncode == 130, output
+    assert json.loads((tmp_path / "a/run.json").read_text())["status"] == "interrupted"
+    wait_for(lambda: not alive(tmp_path), timeout_s=60)
+
+    killed = start(tmp_path, "hydra.run.dir=b")
+    wait_for(lambda: second_process(tmp_path))
+    killed.kill()
+    killed.communicate()
+    wait_for(lambda: not alive(tmp_path), timeout_s=60)
+    assert json.loads((tmp_path / "b/run.json").read_text())["status"] == "running"
 
 
 def test_what_fails_in_all_processes_is_said_once(command, tmp_path):

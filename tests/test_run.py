@@ -4,8 +4,10 @@ import csv
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -248,9 +250,6 @@ def test_dilated_with_adam_on_the_real_data_agrees_with_scikit_learn(command, tm
 
 
 def test_interrupt_saves_the_state_and_says_so(tmp_path):
-    import signal
-    import time
-
     process = subprocess.Popen(
         [sys.executable, "-m", "fmx.run", "data=digits", "model=lenet", "trainer.max_epochs=9999", "hydra.run.dir=run"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -265,6 +264,19 @@ def test_interrupt_saves_the_state_and_says_so(tmp_path):
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "interrupted"
     assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] > 0
     assert "Traceback" not in output
+    assert output.splitlines()[-1].startswith("interrupted; resume="), "nothing is said after that"
+
+
+def test_a_run_in_the_background_leaves_ctrl_c_to_others(tmp_path):
+    """A shell script has it ignored by what it starts with `&`."""
+    run = ["-m", "fmx.run", "data=digits", "model=mlp", "trainer.max_epochs=200", "hydra.run.dir=run", "logger=none"]
+    ignored = ["bash", "-c", 'trap "" INT; exec "$@"', "-", sys.executable, *run]
+    process = subprocess.Popen(ignored, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not (tmp_path / "run/history.csv").exists():
+        assert process.poll() is None, process.communicate()[0]
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
 
 
 def test_parts_from_outside_run_from_the_wheel_with_its_own_configuration(tmp_path):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -316,3 +317,62 @@ def test_no_sweep_to_go_on_with(command, tmp_path):
     done = command("--resume-sweep", "nowhere", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.endswith("nowhere is no sweep of fmx: it has no sweep.json\n")
+
+
+def test_jobs_keep_what_the_environment_said_and_may_have_been_killed_before_they_began(command, tmp_path):
+    jobs = ["-m", "model=mlp", "seed=1,2", *SMALL, "+vars.tag='${oc.env:TAG,none}-${seed}'", "hydra.sweep.dir=sweep"]
+    done = command(*jobs, cwd=tmp_path, env={"TAG": "first"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    whole = board(tmp_path / "sweep")
+    for number in ("0", "1"):
+        record = json.loads((tmp_path / f"sweep/{number}/run.json").read_text())
+        shutil.rmtree(tmp_path / "sweep" / number)
+        if number == "0":  # as a sweep records a job that was killed in its first second
+            (tmp_path / "sweep/0").mkdir()
+            kept = {key: record[key] for key in ("overrides", "config_fingerprint")}
+            (tmp_path / "sweep/0/run.json").write_text(json.dumps(kept | {"status": "interrupted", "error": None}))
+    again = command("--resume-sweep", "sweep", cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    for number, seed in (("0", 1), ("1", 2)):
+        assert f"tag: first-{seed}" in (tmp_path / f"sweep/{number}/.hydra/resolved.yaml").read_text()
+    pd.testing.assert_frame_equal(board(tmp_path / "sweep"), whole)
+    last = command("--resume-sweep", "sweep", cwd=tmp_path)
+    assert last.returncode == 0, last.stdout + last.stderr
+    assert "2 of them done already" in last.stdout
+
+
+def test_a_job_that_is_brought_to_its_end_by_hand_is_kept(command, tmp_path):
+    slow = "+callbacks.slow={_target_:faults.Slow}"
+    jobs = ["-m", "model=mlp", "seed=1,2", *SMALL, slow, "trainer.max_epochs=3", "hydra.sweep.dir=sweep"]
+    jobs.remove("trainer.max_epochs=2")
+    (tmp_path / "slow").touch()
+
+    def start(*arguments):
+        return subprocess.Popen(
+            [sys.executable, "-m", "fmx.run", *arguments], cwd=tmp_path, env=os.environ | here(),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    sweep = start(*jobs)
+    wait_for(lambda: len(list((tmp_path / "sweep").glob("*/history.csv"))) == 2)
+    sweep.send_signal(signal.SIGINT)
+    sweep.communicate(timeout=60)
+    assert status(tmp_path / "sweep") == {"0": "interrupted", "1": "interrupted"}
+    ledger = json.loads((tmp_path / "sweep/sweep.json").read_text())
+    ledger["settings"]["workers"] = 1
+    (tmp_path / "sweep/sweep.json").write_text(json.dumps(ledger))
+    sweep = start("--resume-sweep", "sweep")
+    wait_for(lambda: status(tmp_path / "sweep")["0"] == "running")
+    elsewhere = tmp_path / "elsewhere"  # where nothing is slow
+    elsewhere.mkdir()
+    by_hand = ["model=mlp", "seed=2", *jobs[3:-1], f"resume={tmp_path / 'sweep/1'}"]
+    done = command(*by_hand, cwd=elsewhere, env=here())
+    assert done.returncode == 0, done.stdout + done.stderr
+    kept = (tmp_path / "sweep/1/metrics.json").stat().st_mtime_ns
+    assert status(tmp_path / "sweep")["0"] == "running"
+    (tmp_path / "slow").unlink()
+    output, _ = sweep.communicate(timeout=200)
+    assert sweep.returncode == 0, output
+    assert "#1 was completed meanwhile" in output
+    assert (tmp_path / "sweep/1/metrics.json").stat().st_mtime_ns == kept
+    assert len(board(tmp_path / "sweep")) == 1

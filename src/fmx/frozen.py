@@ -70,10 +70,14 @@ def _resolved(plain: Mapping[str, Any]) -> object:
 def freeze_job(config: DictConfig, path: Path) -> None:
     """Write a composed job of a sweep as a configuration of its own.
 
-    config: with its hydra node, not resolved: an interpolation still says that a value follows from another one.
+    config: with its hydra node, not resolved: an interpolation still says that a value follows from another one. What
+    follows from the environment or the time instead is as it is now.
     """
     ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    plain: Any = OmegaConf.to_container(ours, resolve=False)
+    written: Any = OmegaConf.to_container(ours, resolve=False)
+    resolved: Any = OmegaConf.to_container(ours, resolve=True)
+    plain = _as_written(relocated(resolved), written)
+    plain["run_dir"] = written["run_dir"]
     hydra: Any = OmegaConf.to_container(OmegaConf.masked_copy(config.hydra, ["job", "callbacks"]), resolve=False)
     job = {key: hydra["job"][key] for key in ("name", "num", "chdir", "env_set", "env_copy") if key in hydra["job"]}
     origin = {

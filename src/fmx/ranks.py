@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["check_started", "end_together", "is_first_process", "num_processes", "started_by_srun"]
 
 PAUSE_S = 0.1  # between two looks at the others; Lightning looks every 5 s, and then kills without a word
+PARENT = "FMX_PARENT"  # the process that started the others of its machine
 PATIENCE_S = 3.0  # how long after a broken connection the process that broke it may take to end
 
 
@@ -69,7 +70,7 @@ def _srun_tasks() -> int:
 class Ending(Protocol):
     """What keeps the record of a run."""
 
-    def end(self, status: str, error: str) -> str | None:
+    def end(self, status: str, error: str | None) -> str | None:
         """Record how the run ended; returns the first error on record."""
 
 
@@ -85,7 +86,12 @@ def end_together(trainer: "Trainer", record: Ending) -> Iterator[None]:
     if not isinstance(launcher, _SubprocessScriptLauncher):
         yield
         return
-    watch: _Watch = _Children(launcher, record) if trainer.local_rank == 0 else _Parent()
+    watch: _Watch
+    if trainer.local_rank == 0:
+        os.environ[PARENT] = str(os.getpid())  # what it starts must know even if this process is gone by then
+        watch = _Children(launcher, record)
+    else:
+        watch = _Parent()
     watch.start()
     try:
         yield
@@ -98,6 +104,7 @@ def end_together(trainer: "Trainer", record: Ending) -> Iterator[None]:
         raise
     finally:
         watch.stop()
+        os.environ.pop(PARENT, None)
 
 
 class _Watch(threading.Thread, ABC):
@@ -124,7 +131,7 @@ class _Parent(_Watch):
 
     def __init__(self) -> None:
         super().__init__()
-        self._parent = os.getppid()
+        self._parent = int(os.environ.get(PARENT) or os.getppid())
 
     def look(self) -> None:
         if os.getppid() != self._parent:
@@ -143,12 +150,20 @@ class _Children(_Watch):
         processes = list(self._launcher.procs)
         for number, process in enumerate(processes, start=1):
             code = process.poll()
-            if code:
-                self.stop()
+            if not code:
+                continue
+            self.stop()
+            signum = -code if code < 0 else code - 128
+            if signum in {signal.SIGINT, signal.SIGTERM}:  # while this one waited for it: it was meant for both
+                self._record.end("interrupted", None)
+                said: str | None = "interrupted"
+                code = 128 + signum
+            else:
                 how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
                 said = self._record.end("failed", f"process {number} of this run {how}, so the others were ended")
-                for other in processes:
-                    other.kill()
-                sys.stderr.write(f"{said}\n")
-                sys.stderr.flush()
-                os._exit(1)
+                code = 1
+            for other in processes:
+                other.kill()
+            sys.stderr.write(f"{said}\n")
+            sys.stderr.flush()
+            os._exit(code)

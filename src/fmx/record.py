@@ -78,6 +78,8 @@ class Record:
         there = json.loads(path.read_text(encoding="utf-8"))
         if there["status"] == "failed":
             return str(there["error"])
+        if not self.writes and there["status"] != "running":  # others have gone on with the run since
+            return error
         write_json(path, {**(self.contents if self.writes else there), "status": status, "error": error})
         return error
 

@@ -11,7 +11,7 @@ import hydra
 from omegaconf import DictConfig
 
 from fmx import __version__
-from fmx.command import leave, look_seldom_for_garbage
+from fmx.command import as_command
 from fmx.composition import CONF_DIR, register_resolvers
 from fmx.errors import ConfigError
 from fmx.exits import plain_exits
@@ -74,9 +74,7 @@ def main() -> None:
 
 def command() -> NoReturn:
     """Do what `main` does as a process of its own, which ends with it."""
-    look_seldom_for_garbage()
-    main()
-    leave()
+    as_command(main)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Run directories read back: what a command needs to know of a run, from its files alone."""
 
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterable
@@ -17,7 +18,7 @@ from fmx.composition import literal
 from fmx.errors import DataError
 from fmx.plain_files import read_json, read_yaml
 
-__all__ = ["LAST_WORDS_S", "Run", "find_runs", "open_run", "wait_for_process"]
+__all__ = ["LAST_WORDS_S", "Run", "find_runs", "is_under_way", "open_run", "wait_for_process"]
 
 FINISHED = "completed"
 LAST_WORDS_S = 30.0  # that a run whose command was killed may take to save its state
@@ -105,6 +106,16 @@ def open_run(path: str | Path, *, finished: bool = True) -> Run:
         reason = f": {record['error']}" if record.get("error") else ""
         raise DataError(f"{path} is not finished: its status is {run.status}{reason}")
     return run
+
+
+def is_under_way(run_dir: Path) -> bool:
+    """Whether there is something of a run to go on with; removes what was written for one that was killed before."""
+    if not (run_dir / "run.json").is_file():
+        return False
+    if (run_dir / ".hydra" / "resolved.yaml").is_file():
+        return True
+    shutil.rmtree(run_dir)
+    return False
 
 
 def wait_for_process(run_dir: Path, at_most_s: float) -> None:

@@ -24,7 +24,9 @@ class Interruption(Checkpoint):
 
     def __init__(self) -> None:
         self._signum: int | None = None
-        self._earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        # In the background of a shell script Ctrl-C is meant for others, and ignored.
+        self._earlier = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
 
     @property
     def asked(self) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from fmx.composition import quoted
 from fmx.errors import ConfigError, DataError
-from fmx.run_dir import LAST_WORDS_S, Run, open_run, wait_for_process
+from fmx.run_dir import LAST_WORDS_S, Run, is_under_way, open_run, wait_for_process
 from fmx.search.figure import figure
 from fmx.search.options import Options
 from fmx.search.space import Space
@@ -59,7 +59,7 @@ class Trials:
     def _begun(self, number: int) -> list[str] | None:
         """The arguments that continue a trial of a command that is gone; None where its run had ended."""
         run_dir = self._study.sweep_dir / str(number)
-        if not (run_dir / "run.json").is_file():
+        if not is_under_way(run_dir):
             return []
         wait_for_process(run_dir, LAST_WORDS_S)
         return None if self._settle_from_record(number) else [f"resume={quoted(str(run_dir))}"]

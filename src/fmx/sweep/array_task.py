@@ -79,10 +79,11 @@ class ArrayTask:
     def _more_arguments(self) -> list[str]:
         """The other processes of a distributed run begin when the first may have written already, or not yet."""
         from fmx.composition import quoted
+        from fmx.run_dir import is_under_way
 
         more = [] if self._rank == 0 else ["hydra.output_subdir=null"]
         again = self.goes_on or self._restarts > 0
-        if again and (self._rank > 0 or self._status() is not None):
+        if again and (self._rank > 0 or is_under_way(Path(self.run_dir))):
             more.append(f"resume={quoted(self.run_dir)}")
         return more
 

@@ -16,7 +16,7 @@ from fmx.claim import claim
 from fmx.errors import ConfigError, DataError, FmxError
 from fmx.exits import Interrupted
 from fmx.reporting.leaderboard import write_leaderboard
-from fmx.run_dir import LAST_WORDS_S, wait_for_process
+from fmx.run_dir import LAST_WORDS_S, is_under_way, wait_for_process
 from fmx.sweep.checkpoints import keep_best
 from fmx.sweep.display import Display
 from fmx.sweep.ledger import JOURNAL, LEDGER, Ledger
@@ -133,7 +133,7 @@ class Sweep:
         self.ledger.write()
         with display, pool:
             try:
-                for event in pool.run((job, self.arguments(job)) for job in jobs):
+                for event in pool.run(self._with_arguments(jobs)):
                     if isinstance(event, Started):
                         self.ledger.note(event.job, status="running", cause=None, error=None, seconds=None)
                         display.started(event.job)
@@ -176,18 +176,34 @@ class Sweep:
             threads=settings["threads"],
         )
 
-    def arguments(self, job: Job) -> list[str]:
-        """How a job starts: anew where it failed by itself, else from where it was interrupted, if it ever ran."""
+    def _with_arguments(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, list[str]]]:
+        for job in jobs:
+            arguments = self.arguments(job)
+            if arguments is None:
+                log.info("#%d was completed meanwhile", job.number)
+                self.ledger.note(job, status="completed", cause=None, error=None)
+                self._leaderboard_due = True
+            else:
+                yield job, arguments
+
+    def arguments(self, job: Job) -> list[str] | None:
+        """How a job starts: anew where it failed by itself, else from where it was interrupted, if it ever ran.
+
+        None where somebody has brought it to its end since the sweep began.
+        """
         from fmx.composition import quoted
 
         entry = self.ledger.entries[job.number]
-        if not (job.run_dir / "run.json").is_file():
+        if not is_under_way(job.run_dir):
             return []
         if self.patience_s and self.ledger.status(entry) == "running":
             log.info("#%d is still at work: waiting until it has saved its state", job.number)
             wait_for_process(job.run_dir, self.patience_s)
         # Asked anew: it may have gone on since the sweep began. One that is still at work refuses a second process.
-        if self.ledger.status(entry) in {"interrupted", "running"} or entry.cause in {"killed", "timeout", "refused"}:
+        status = self.ledger.status(entry)
+        if status == "completed":
+            return None
+        if status in {"interrupted", "running"} or entry.cause in {"killed", "timeout", "refused"}:
             return [f"resume={quoted(str(job.run_dir))}"]
         shutil.rmtree(job.run_dir)
         return []

@@ -172,7 +172,7 @@ def _verdict(running: _Running, pid: int | None, code: int) -> Ended:
     except DataError:
         record = {}
     status = record.get("status")
-    if code == 0 and status == "completed":
+    if status == "completed" and (code == 0 or record.get("pid") == pid):  # killed while it left
         return Ended(job, "completed", None, seconds)
     cause: Cause = running.cause or ("raised" if code > 0 else "killed")
     if record and record.get("pid") != pid and cause == "raised" and code not in {130, 143}:

@@ -98,7 +98,7 @@ class ClusterSweep(Sweep):
         """How many jobs an array runs side by side."""
         return min(int(self.ledger.settings["array_parallelism"]), max(1, len(jobs)))
 
-    def arguments(self, job: Job) -> list[str]:
+    def arguments(self, job: Job) -> list[str] | None:
         """As on one machine, but what runs on another one is left alone."""
         return [] if self._slurm_job(job) in self._alive else super().arguments(job)
 
