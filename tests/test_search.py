@@ -377,6 +377,35 @@ def test_the_trial_of_a_command_that_is_gone_is_continued_once(tmp_path):
     assert claims[0].values == lost.values
 
 
+def test_half_a_line_of_a_full_disk_is_no_harm(tmp_path):
+    options = Options(**OPTIONS)
+    with Searcher(tmp_path) as searcher:
+        study = SharedStudy(tmp_path, options, SPACE, searcher, fixed={})
+        number = study.claim().number
+        for tell in (
+            lambda: RunningTrial.of_run(tmp_path / str(number)).report(1, 0.5),
+            lambda: study.fail(number, "x"),
+        ):
+            with (tmp_path / "study.journal").open("ab") as journal:
+                journal.write(b'{"op_co')
+            tell()
+        read_again = SharedStudy(tmp_path, options, SPACE, searcher, fixed={}).study.trials
+    assert [(trial.state.name, trial.intermediate_values) for trial in read_again] == [("FAIL", {1: 0.5})]
+
+
+def test_what_another_command_told_meanwhile_stands(tmp_path):
+    """As where the first one was suspended for so long that its trial was taken over."""
+    options = Options(**OPTIONS)
+    with Searcher(tmp_path) as searcher:
+        first, second = (SharedStudy(tmp_path, options, SPACE, searcher, fixed={}) for _ in range(2))
+        number = first.claim().number
+        second.fail(number, "told first")
+        first.complete(number, [0.5])
+        first.prune(number)
+    (trial,) = first.study.trials
+    assert (trial.state.name, trial.user_attrs["error"]) == ("FAIL", "told first")
+
+
 @pytest.mark.browser
 def test_the_page_draws_without_a_network(tmp_path):
     options = Options(**(OPTIONS | {"pruning": "median"}))

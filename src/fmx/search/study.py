@@ -1,5 +1,6 @@
 """An Optuna study in a sweep directory, which several commands on several machines may work on at once."""
 
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ from fmx.search.space import Space
 from fmx.sweep.ledger import JOURNAL
 
 __all__ = ["ERROR", "JOURNAL", "Claim", "RunningTrial", "SharedStudy"]
+
+log = logging.getLogger(__name__)
 
 NAME = "search"
 SETTINGS = "search"  # the study's attribute that says what it searches
@@ -111,20 +114,25 @@ class SharedStudy:
 
     def complete(self, number: int, values: Sequence[float]) -> None:
         """Tell what a trial came to."""
-        self._use_sampler(number)  # cmaes looks at what is told
-        self.study.tell(number, list(values))
+        self._tell(number, values=list(values))
 
     def prune(self, number: int) -> None:
         """Tell that a trial was stopped early."""
-        self._use_sampler(number)
-        self.study.tell(number, state=TrialState.PRUNED)
+        self._tell(number, state=TrialState.PRUNED)
 
     def fail(self, number: int, error: str) -> None:
         """Tell that a trial failed, and why."""
+        self._tell(number, state=TrialState.FAIL, error=error)
+
+    def _tell(self, number: int, *, error: str | None = None, **outcome: Any) -> None:
         trial = self.study.get_trials(deepcopy=False)[number]
-        self.study._storage.set_trial_user_attr(trial._trial_id, ERROR, error)  # noqa: SLF001
-        self._use_sampler(number)
-        self.study.tell(number, state=TrialState.FAIL)
+        if trial.state != TrialState.RUNNING:
+            log.warning("#%d: another command has told what became of it: %s", number, trial.state.name)
+            return
+        if error is not None:
+            self.study._storage.set_trial_user_attr(trial._trial_id, ERROR, error)  # noqa: SLF001
+        self._use_sampler(number)  # cmaes looks at what is told
+        self.study.tell(number, **outcome)
 
     @contextmanager
     def _exclusively(self) -> Iterator[None]:
@@ -162,7 +170,20 @@ class RunningTrial:
 
 def _storage(sweep_dir: Path) -> JournalStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return JournalStorage(JournalFileBackend(str(sweep_dir / JOURNAL)))
+    return JournalStorage(_Journal(str(sweep_dir / JOURNAL)))
+
+
+class _Journal(JournalFileBackend):
+    """Optuna's file; of a line that a full disk cut off nothing is left when the next one comes."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._journal = Path(path)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append lines to whole ones."""
+        _mend(self._journal)
+        super().append_logs(logs)
 
 
 def _settings(options: Options, space: Space, fixed: Mapping[str, str]) -> dict[str, Any]:
