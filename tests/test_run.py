@@ -269,7 +269,7 @@ def test_interrupt_saves_the_state_and_says_so(tmp_path):
 
 def test_a_run_in_the_background_leaves_ctrl_c_to_others(tmp_path):
     """A shell script has it ignored by what it starts with `&`."""
-    run = ["-m", "fmx.run", "data=digits", "model=mlp", "trainer.max_epochs=200", "hydra.run.dir=run", "logger=none"]
+    run = ["-m", "fmx.run", "data=digits", "model=mlp", "trainer.max_epochs=60", "hydra.run.dir=run", "logger=none"]
     ignored = ["bash", "-c", 'trap "" INT; exec "$@"', "-", sys.executable, *run]
     process = subprocess.Popen(ignored, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while not (tmp_path / "run/history.csv").exists():
