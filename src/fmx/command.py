@@ -1,7 +1,7 @@
 """A command as a process of its own: soon at work, and ended at once.
 
-While it imports and builds, nearly all that it makes is there to stay. Python would look through all of that again and
-again for garbage, which takes a sixth of the time to a first step.
+While it imports and builds, nearly all that it makes is there to stay, and Python would look through all of that again
+and again for garbage.
 """
 
 import atexit
@@ -9,6 +9,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 __all__ = ["as_command", "leave", "look_for_garbage", "look_seldom_for_garbage"]
@@ -43,9 +44,7 @@ def look_for_garbage() -> None:
 def leave(code: int = 0) -> NoReturn:
     """End the process that has done its work, at once: to free the modules one by one would take it seconds."""
     atexit._run_exitfuncs()  # noqa: SLF001 - what is registered still runs, as always
-    try:
+    with suppress(BrokenPipeError):  # the reader has seen enough
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough
-        code = 0
     sys.stderr.flush()
     os._exit(code)
