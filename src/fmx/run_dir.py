@@ -112,8 +112,8 @@ def is_under_way(run_dir: Path) -> bool:
     """Whether there is something of a run to go on with; removes what was written for one that was killed before."""
     if not (run_dir / "run.json").is_file():
         return False
-    if (run_dir / ".hydra" / "resolved.yaml").is_file():
-        return True
+    if (run_dir / ".hydra" / "resolved.yaml").is_file() or (run_dir / "checkpoints").is_dir():
+        return True  # of the latter the run itself says what is amiss: what was trained is never removed
     shutil.rmtree(run_dir)
     return False
 
