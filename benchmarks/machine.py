@@ -29,10 +29,10 @@ def describe(device: str = "cpu") -> dict[str, object]:
 
 
 def kind(machine: dict[str, object]) -> str:
-    """Which figures can be put side by side: `gpu`, or a CPU that multiplies `bf16` or only `float32`."""
+    """Which figures can be put side by side: `gpu`, or a CPU with `amx`, `avx512_bf16` or neither (`float32`)."""
     if machine["gpu"]:
         return "gpu"
-    return "bf16" if machine["amx_bf16"] or machine["avx512_bf16"] else "float32"
+    return "amx" if machine["amx_bf16"] else "avx512_bf16" if machine["avx512_bf16"] else "float32"
 
 
 def in_words(machine: dict[str, object]) -> str:

@@ -13,13 +13,13 @@ def write_table(
 ) -> None:
     """Print a Markdown table and a caption, and put them at the marker.
 
-    Where one `machine` measured it all, README.md shows that with bf16 alone: the others are in its table of targets.
+    Where one `machine` measured it all, README.md shows that with AMX alone: the others are in its table of targets.
     """
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     table = "\n".join([*lines, "", caption])
     print(table)
-    if machine and kind(machine) != "bf16":
+    if machine and kind(machine) != "amx":
         return
     text = README.read_text(encoding="utf-8")
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)

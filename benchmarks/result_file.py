@@ -14,9 +14,15 @@ from machine import kind
 __all__ = ["KINDS", "load", "measured_before", "of_kind", "save"]
 
 RESULTS = Path(__file__).with_name("results")
-KINDS = {"bf16": "CPU with bf16", "float32": "CPU without", "gpu": "GPU"}
-ALIKE = ["processor", "cores", "amx_bf16", "gpu"]  # rows of one table are of machines that agree on these
-SHOWN = {"cpu": "bf16", "cuda": "gpu"}  # the kind whose table stands for a device
+KINDS = {"amx": "CPU with AMX", "avx512_bf16": "with AVX512-BF16", "float32": "with neither", "gpu": "GPU"}
+ALIKE = [
+    "processor",
+    "cores",
+    "amx_bf16",
+    "avx512_bf16",
+    "gpu",
+]  # rows of one table are of machines that agree on these
+SHOWN = {"cpu": "amx", "cuda": "gpu"}  # the kind whose table stands for a device
 
 
 def save(name: str, machine: dict[str, object], measured: dict[str, Any]) -> dict[str, Any]:

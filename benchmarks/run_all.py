@@ -2,7 +2,7 @@
 
     python benchmarks/run_all.py [--device cuda]
 
-Each writes its JSON file of this kind of machine, and its table of README.md, which shows CPUs with bf16; run one by
+Each writes its JSON file of this kind of machine, and its table of README.md, which shows CPUs with AMX; run one by
 itself, with --help, for more rounds.
 """
 

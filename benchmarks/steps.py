@@ -29,8 +29,10 @@ from readme_table import write_table
 from result_file import load, measured_before, save
 
 RECIPES = ["three_conv_adam", "dropout_cnn_adam", "dilated_adam", "avgpool_adam", "lenet_mnist", "mlp_sgd", "fast"]
+TWO_CONV = "two_conv"  # no recipe, but the least channels for which `auto` takes bf16
 STEPS = 12  # of one way before the next has its turn; the first two are not counted
-WAYS = ["fmx", "torch's dropout", "torch.compile", "halves", "contiguous", "float32", "ReLU in place", "one thread"]
+PRECISIONS = ["float32", "bf16"]  # of which one is fmx's own
+WAYS = ["fmx", "torch's dropout", "torch.compile", "halves", "contiguous", *PRECISIONS, "ReLU in place", "one thread"]
 
 
 class Way:
@@ -47,7 +49,8 @@ class Way:
         self.optimizer = classifier.make_optimizer(self.net.parameters())
         self.images, self.labels = self.data.sources["train"].images, self.data.sources["train"].labels
         precision = resolve_precision(cfg.trainer.precision, accelerator="cpu", net=self.net)
-        self.mixed = precision == "bf16-mixed" and name != "float32"
+        self.chosen = "bf16" if precision == "bf16-mixed" else "float32"  # by `auto`
+        self.mixed = (name if name in PRECISIONS else self.chosen) == "bf16"
         for module in self.net.modules():
             if name == "ReLU in place" and isinstance(module, nn.ReLU):
                 module.inplace = True
@@ -123,10 +126,12 @@ def _median_s(function: Callable[[], None], repeats: int = 40) -> float:
 def measure(recipe: str, rounds: int) -> dict[str, Any]:
     ways, cold = [], 0.0
     for name in WAYS:
-        cfg = compose_config([f"experiment={recipe}"])
+        cfg = compose_config([f"{'model' if recipe == TWO_CONV else 'experiment'}={recipe}"])
         began = time.perf_counter()
         way = Way(name, cfg)
         if name == "torch's dropout" and not any(isinstance(m, Dropout) for m in way.net.modules()):
+            continue
+        if name == way.chosen:
             continue
         torch.manual_seed(1)
         order = way.data.indices["train"][torch.randperm(len(way.data.indices["train"]))]
@@ -178,7 +183,9 @@ def main() -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False
         machine = describe("cpu")
         measured = measured_before("steps", machine) if arguments.only else {}
-        measured |= {recipe: measure(recipe, arguments.rounds) for recipe in chosen(arguments.only, RECIPES)}
+        measured |= {
+            recipe: measure(recipe, arguments.rounds) for recipe in chosen(arguments.only, [*RECIPES, TWO_CONV])
+        }
         results = save("steps", machine, measured)
     write(results)
 

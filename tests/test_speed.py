@@ -16,10 +16,27 @@ from fmx.build import build_classifier, build_data
 from fmx.callbacks.lean_steps import LeanSteps
 from fmx.checkpoint import load_checkpoint
 from fmx.composition import compose_config
-from fmx.hardware import ask_for_gpus_once
+from fmx.hardware import ask_for_gpus_once, resolve_precision
 from same_runs import assert_same, points
 
 DIGITS = ["data=digits", "model=lenet", "augment=none", "trainer.precision=32-true"]
+
+
+@pytest.mark.parametrize(
+    ("units", "model", "precision"),
+    [
+        ("amx_bf16", "dilated", "bf16-mixed"),
+        ("avx512_bf16", "two_conv", "bf16-mixed"),
+        ("avx512_bf16", "lenet", "32-true"),
+        ("avx512_bf16", "mlp", "32-true"),
+        ("avx512_f", "dilated", "32-true"),
+    ],
+)
+def test_auto_is_bf16_where_the_cpu_multiplies_it_and_the_network_repays_it(monkeypatch, units, model, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {units: True})
+    net = build_classifier(compose_config([f"model={model}"])).net
+    assert resolve_precision("auto", accelerator="cpu", net=net) == precision
+    assert resolve_precision("16-mixed", accelerator="cpu", net=net) == "16-mixed"
 
 
 def test_float32_losses_are_those_of_a_plain_loop_to_the_bit(command, tmp_path):

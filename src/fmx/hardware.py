@@ -12,21 +12,22 @@ from pytorch_lightning import Trainer
 
 __all__ = ["ask_for_gpus_once", "describe_device", "keep_freed_memory", "peak_memory_mb", "resolve_precision"]
 
+WORTH_BF16 = 12  # input channels: lenet's 6 make a step of bf16 longer, two_conv's 12 shorter (`benchmarks/steps.py`)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 def resolve_precision(precision: str, *, accelerator: str, net: torch.nn.Module) -> str:
     """Replace `auto` by the fastest precision that costs no accuracy: bf16-mixed where the hardware multiplies bf16.
 
-    On a CPU that means AMX or AVX512-BF16, and a network with convolutions: small matrix products do not repay the
-    casts. Anything but `auto` is returned as it is.
+    On a CPU that means AMX or AVX512-BF16, and a network with a convolution that reads several channels: one of few
+    channels, or a small matrix product, does not repay the casts. Anything but `auto` is returned as it is.
     """
     if precision != "auto":
         return precision
     if accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    convolutional = any(isinstance(module, torch.nn.Conv2d) for module in net.modules())
-    return "bf16-mixed" if accelerator in {"auto", "cpu"} and _cpu_multiplies_bf16() and convolutional else "32-true"
+    worth = any(isinstance(module, torch.nn.Conv2d) and module.in_channels >= WORTH_BF16 for module in net.modules())
+    return "bf16-mixed" if accelerator in {"auto", "cpu"} and _cpu_multiplies_bf16() and worth else "32-true"
 
 
 def _cpu_multiplies_bf16() -> bool:
