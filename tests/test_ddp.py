@@ -134,16 +134,19 @@ def test_no_process_outlives_another_that_is_killed(tmp_path):
     wait_for(lambda: not alive(tmp_path), timeout_s=10)
 
 
-def test_ctrl_c_and_a_kill_while_the_second_process_starts(tmp_path):
+@pytest.mark.parametrize("after_s", [1.5, 3, 4.5])
+def test_ctrl_c_while_the_second_process_starts(tmp_path, after_s):
     stopped = start(tmp_path, "hydra.run.dir=a", start_new_session=True)
     wait_for(lambda: second_process(tmp_path))
-    time.sleep(3)
+    time.sleep(after_s)
     os.killpg(stopped.pid, signal.SIGINT)
     output, _ = stopped.communicate(timeout=60)
     assert stopped.returncode == 130, output
     assert json.loads((tmp_path / "a/run.json").read_text())["status"] == "interrupted"
     wait_for(lambda: not alive(tmp_path), timeout_s=60)
 
+
+def test_a_kill_while_the_second_process_starts(tmp_path):
     killed = start(tmp_path, "hydra.run.dir=b")
     wait_for(lambda: second_process(tmp_path))
     killed.kill()

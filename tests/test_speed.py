@@ -4,6 +4,8 @@ import csv
 import gc
 import json
 import os
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -223,15 +225,27 @@ def test_a_step_without_a_gpu_does_not_search_for_its_library(monkeypatch):
 LOOK = """
 import gc
 import json
+import sys
 from pathlib import Path
 
+import torch
 from pytorch_lightning import Callback
 
 
 class Look(Callback):
     def on_train_end(self, *_):
         found = {"threshold": gc.get_threshold(), "kept": gc.get_freeze_count(), "collections": gc.get_stats()[2]}
-        Path("found.json").write_text(json.dumps(found))
+        modules = {name: hasattr(module, "__file__") for name, module in sys.modules.items()}
+        Path("found.json").write_text(json.dumps({**found, "modules": modules}))
+
+
+class Compiled(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.compile(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10)), backend="eager")
+
+    def forward(self, x):
+        return self.net(x)
 """
 
 
@@ -245,3 +259,77 @@ def test_imports_are_not_searched_for_garbage_but_training_is(cold_command, tmp_
     assert tuple(found["threshold"]) == gc.get_threshold()
     assert found["kept"] > 100_000  # objects
     assert found["collections"]["collections"] < 4
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_compiler_is_imported_by_runs_that_compile_alone(cold_command, tmp_path, compiled):
+    """And what asks whether something is compiled is answered all the same."""
+    (tmp_path / "look.py").write_text(LOOK)
+    environment = {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    run = ["data=digits", "augment=none", "trainer.max_epochs=1", "+callbacks.look={_target_: look.Look}"]
+    part = ["model=mlp", "~model.net", "+model.net={_target_: look.Compiled}"] if compiled else ["model=lenet"]
+    done = cold_command(*run, *part, "hydra.run.dir=run", cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    modules = json.loads((tmp_path / "found.json").read_text())["modules"]
+    assert modules["torch"]
+    assert "torch._dynamo" in modules
+    assert modules["torch._dynamo"] == ("sympy" in modules) == compiled
+    assert not modules["scipy.signal"]
+    assert not modules["scipy.stats"]
+    assert (tmp_path / "run" / "metrics.json").exists()
+
+
+ASK = """
+import sys
+from fmx.lean_imports import put_off_imports
+
+put_off_imports()
+import torch, torchmetrics, torchvision
+from pytorch_lightning import Trainer
+from lightning_fabric.wrappers import OptimizedModule
+
+torch.use_deterministic_algorithms(True)
+net = torch.nn.Linear(3, 3)
+optimizer = torch.optim.AdamW(net.parameters())
+optimizer.zero_grad()
+optimizer.step()
+assert not isinstance(net, OptimizedModule)
+assert "sympy" not in sys.modules
+{ask}
+assert ("sympy" in sys.modules) == {compiler}
+import torch._inductor.config
+assert torch._inductor.config.deterministic
+optimizer.step()
+optimizer.zero_grad()
+assert isinstance(torch.compile(net, backend="eager"), OptimizedModule)
+"""
+
+
+WITHOUT_COMPILER = """
+from torch._inductor import config
+assert config.deterministic
+import scipy.stats
+assert 1.6 < scipy.stats.t.ppf(0.9, 3) < 1.7
+from scipy.stats import norm
+from scipy.signal import windows
+import scipy.signal.windows
+assert scipy.signal.windows.hamming(3)[1] == windows.hamming(3)[1] == 1
+from sklearn.metrics import roc_auc_score
+assert roc_auc_score([0, 1, 1], [0.1, 0.2, 0.3]) == 1
+import inspect
+inspect.getmodule(inspect.stack()[0][0])
+"""
+
+
+@pytest.mark.parametrize(
+    ("ask", "compiler"),
+    [
+        ("import torch._dynamo.config; assert torch._dynamo.config.suppress_errors is False", True),
+        ("from torch._inductor.utils import IndentedBuffer; assert torch._dynamo.is_compiling() is False", True),
+        (WITHOUT_COMPILER, False),
+    ],
+)
+def test_what_is_put_off_is_there_once_it_is_used(ask, compiler):
+    script = ASK.format(ask=ask, compiler=compiler)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True)  # noqa: PLW1510
+    assert done.returncode == 0, done.stderr

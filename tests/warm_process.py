@@ -15,6 +15,7 @@ import traceback
 from pathlib import Path
 
 HEAVY = [
+    "fmx.sweep.quick_start",  # first, as for the jobs of a sweep
     "torch",
     "pytorch_lightning",
     "torchmetrics",

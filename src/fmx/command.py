@@ -12,7 +12,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-__all__ = ["as_command", "leave", "look_for_garbage", "look_seldom_for_garbage"]
+from fmx.lean_imports import put_off_imports
+
+__all__ = ["as_command", "leave", "look_for_garbage", "start_lean"]
 
 USUAL = gc.get_threshold()
 SELDOM = (100_000, 10, 10)  # new objects before Python looks through them, and how often before it looks through more
@@ -20,7 +22,7 @@ SELDOM = (100_000, 10, 10)  # new objects before Python looks through them, and 
 
 def as_command(main: Callable[[], None]) -> NoReturn:
     """Do what `main` does as a process of its own, which ends with it, or with the exit code that it raises."""
-    look_seldom_for_garbage()
+    start_lean()
     try:
         main()
     except SystemExit as stop:
@@ -30,8 +32,9 @@ def as_command(main: Callable[[], None]) -> NoReturn:
     leave()
 
 
-def look_seldom_for_garbage() -> None:
-    """Until `look_for_garbage`."""
+def start_lean() -> None:
+    """Before all else: put off imports, and look seldom for garbage until `look_for_garbage`."""
+    put_off_imports()
     gc.set_threshold(*SELDOM)
 
 

@@ -46,11 +46,15 @@ class Refusal(BaseException):
 
 
 class Interrupted(BaseException):
-    """The process was asked to stop by a signal; its exit code is 128 plus the signal's number."""
+    """The process was asked to stop by a signal; its exit code is 128 plus the signal's number.
 
-    def __init__(self, signum: int) -> None:
+    agreed: all processes of the run stop, at the same step.
+    """
+
+    def __init__(self, signum: int, *, agreed: bool = False) -> None:
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
+        self.agreed = agreed
 
 
 class Pruned(BaseException):

@@ -29,9 +29,9 @@ def fit(experiment: Experiment) -> Path:
     with record.timed("fit_s"), end_together(trainer, record):
         try:
             trainer.fit(experiment.classifier, datamodule=experiment.data, ckpt_path=newest, weights_only=True)
-        except Interrupted:
-            if not record.writes:
-                raise SystemExit(0) from None  # all have agreed to stop; the first process says so
+        except Interrupted as interrupted:
+            if interrupted.agreed and not record.writes:
+                raise SystemExit(0) from None  # the first process says so
             raise
     if is_initialized():  # the ranks meet no more; what follows is the first one's work
         destroy_process_group()

@@ -21,6 +21,7 @@ from fmx.callbacks.history import History
 from fmx.datamodule import names_of_classes, normalization
 from fmx.errors import ConfigError, FmxError
 from fmx.hydra_errors import nearest
+from fmx.models.sizes import attempt
 from fmx.rules import is_number_list
 from fmx.targets import locate
 
@@ -121,12 +122,10 @@ def _first_line(error: BaseException) -> str:
 
 
 def _network(model: DictConfig, data: DictConfig) -> None:
-    """Send the shape of one image through the network; the meta device knows shapes alone and computes nothing."""
+    """Send one image's shape through the network."""
     shape = (int(data.in_channels), int(data.image_size), int(data.image_size))
     try:
-        net = meta_network(OmegaConf.to_container(model.net, resolve=True)).eval()  # type: ignore[arg-type]
-        with torch.no_grad():
-            logits = net(torch.empty(1, *shape, device="meta"))
+        logits = attempt(meta_network(OmegaConf.to_container(model.net, resolve=True)), shape)  # type: ignore[arg-type]
     except InstantiationException as error:
         if _beyond_meta(error):
             return

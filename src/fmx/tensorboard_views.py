@@ -28,8 +28,10 @@ def show_graph(logger: TensorBoardLogger, net: nn.Module, input_shape: tuple[int
     was_training = net.training
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing is what TensorBoard's writer still does, deprecated or not
-        try:
-            logger.experiment.add_graph(net.eval(), torch.zeros(1, *input_shape, device=parameter.device))
+        images = torch.zeros(1, *input_shape, device=parameter.device)
+        try:  # the writer itself would have the trace checked, for which torch's compiler is imported
+            trace = torch.jit.trace(net.eval(), images, check_trace=False)  # type: ignore[no-untyped-call]
+            logger.experiment.add_graph(trace, images)
         except RuntimeError:
             pass  # a network with control flow has no graph to show
         finally:

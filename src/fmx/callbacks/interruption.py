@@ -61,7 +61,7 @@ class Interruption(Checkpoint):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, LastCheckpoint):
                 callback.save(trainer, at_epoch_start=at_epoch_start)
-        raise Interrupted(signum)
+        raise Interrupted(signum, agreed=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals back."""

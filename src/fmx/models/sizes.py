@@ -1,13 +1,19 @@
 """The sizes that make a network: those a person chooses are checked, those that follow are worked out."""
 
+import itertools
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
-__all__ = ["flattened_size", "output_shape", "positive", "positive_list"]
+__all__ = ["attempt", "flattened_size", "output_shape", "positive", "positive_list"]
 
+EASY = 2_000_000_000  # multiplications at most, were each weight used at each pixel: some hundredths of a second
 LARGEST_TRIED = 512  # pixels; no image size beyond it is searched for a too deep network
 
 
@@ -27,14 +33,28 @@ def positive_list(name: str, values: Sequence[int], count: int | None = None) ->
     return values
 
 
+def attempt(net: nn.Module, shape: tuple[int, int, int]) -> Any:
+    """What a copy of `net` makes of one image of a shape (channels, height, width), for the shape of that.
+
+    The meta device computes nothing, but needs torch's compiler to be imported: seconds. So a small network is given
+    zeros as weights and image first; where that fails, the meta device has the word, and raises what it raises.
+    """
+    weights = sum(parameter.numel() for parameter in net.parameters())
+    with torch.no_grad():
+        if weights * math.prod(shape) <= EASY:
+            with suppress(Exception):
+                tensors = itertools.chain(net.named_parameters(), net.named_buffers())
+                zeros = {name: torch.zeros(each.shape, dtype=each.dtype, device="cpu") for name, each in tensors}
+                return functional_call(deepcopy(net).eval(), zeros, torch.zeros(1, *shape, device="cpu"))
+        return deepcopy(net).eval().to("meta")(torch.empty(1, *shape, device="meta"))
+
+
 def output_shape(net: nn.Module, in_channels: int, image_size: int) -> torch.Size:
     """Return the shape that one square image of `image_size` pixels gets from `net`.
 
-    The meta device knows shapes alone, so nothing is computed and no random number is drawn.
     RuntimeError: the image is too small for a kernel or a pooling window.
     """
-    images = torch.empty(1, in_channels, image_size, image_size, device="meta")
-    output: torch.Tensor = deepcopy(net).to("meta").eval()(images)
+    output: torch.Tensor = attempt(net, (in_channels, image_size, image_size))
     return output.shape
 
 

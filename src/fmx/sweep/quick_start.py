@@ -1,7 +1,7 @@
 """Imported before all else by the process that jobs are forked from: what it imports is no garbage."""
 
-from fmx.command import look_seldom_for_garbage
+from fmx.command import start_lean
 
 __all__: list[str] = []
 
-look_seldom_for_garbage()
+start_lean()
