@@ -40,6 +40,7 @@ class InTurn(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: Classifier) -> None:
         """Let the two sides take turns."""
         data, train = trainer.datamodule, _Training(trainer, pl_module)
+        assert train.look_anew(trainer)
         images, labels = data.sources["train"].images, data.sources["train"].labels
         images, labels = images.to(pl_module.device), labels.to(pl_module.device)
         order = data.indices["train"].to(pl_module.device)
