@@ -326,6 +326,10 @@ inspect.getmodule(inspect.stack()[0][0])
     [
         ("import torch._dynamo.config; assert torch._dynamo.config.suppress_errors is False", True),
         ("from torch._inductor.utils import IndentedBuffer; assert torch._dynamo.is_compiling() is False", True),
+        (
+            "from torch._dynamo import testing; assert testing.CompileCounter; assert not hasattr(torch._dynamo, 'x')",
+            True,
+        ),
         (WITHOUT_COMPILER, False),
     ],
 )

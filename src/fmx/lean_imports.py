@@ -1,4 +1,4 @@
-"""Imports that are put off until they are used: torch's compiler and parts of scipy, a quarter of a command's start.
+"""Imports that are put off until they are used: torch's compiler and parts of scipy.
 
 Libraries import them to ask something small on the way (was this network compiled?), or to use them another day. So
 modules stand for them that answer such questions, and make way for the real ones once anything else is asked of them.
@@ -8,6 +8,7 @@ import functools
 import importlib
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -43,7 +44,11 @@ class _PutOff(ModuleType):
         submodule = name == "__path__" and sys._getframe(1).f_globals is importer  # noqa: SLF001
         if name.startswith("__") and not submodule:  # asked for by `from … import`, or by who looks through all modules
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        return getattr(_imported(self.__name__), name)
+        module = _imported(self.__name__)
+        if not submodule and not hasattr(module, name):  # `from package import module`, which nothing imported before
+            with suppress(ModuleNotFoundError):
+                importlib.import_module(f"{self.__name__}.{name}")
+        return getattr(module, name)
 
 
 def _put_off(*modules: _PutOff) -> None:
