@@ -8,19 +8,21 @@ run_all.py: it takes hours.
 """
 
 import argparse
-import math
 import statistics
 from typing import Any
 
 from alternate import alternate
 from chosen import chosen
+from claim import Claim
 from extracted_data import extracted
 from machine import describe, in_words
 from process import fmx_run
 from readme_table import write_table
 from result_file import load, measured_before, save
+from time_to_accuracy import interval
 
 RECIPES = ["fast", "three_conv_adam", "dropout_cnn_adam", "dilated_adam", "avgpool_adam", "lenet_mnist", "mlp_sgd"]
+SEEDS = 5
 
 
 def measure(recipe: str, *, seeds: int, epochs: int, device: str) -> dict[str, Any]:
@@ -43,16 +45,31 @@ def measure(recipe: str, *, seeds: int, epochs: int, device: str) -> dict[str, A
     return {"epochs": epochs, "accuracy": runs}
 
 
+def pairs(runs: dict[str, list[float]]) -> list[float]:
+    return [low - full for low, full in zip(runs["bf16-mixed"], runs["32-true"], strict=True)]
+
+
 def difference(runs: dict[str, list[float]]) -> str:
     """Mean paired difference and its 95 % interval, in percentage points."""
-    from scipy.stats import t
-
-    pairs = [low - full for low, full in zip(runs["bf16-mixed"], runs["32-true"], strict=True)]
-    mean, count = statistics.mean(pairs), len(pairs)
-    if count == 1:
+    mean = statistics.mean(pairs(runs))
+    if len(pairs(runs)) == 1:
         return f"{mean:+.2f}"
-    half = t.ppf(0.975, count - 1) * statistics.stdev(pairs) / math.sqrt(count)
+    half = interval(pairs(runs))
     return f"{mean:+.2f} ({mean - half:+.2f} … {mean + half:+.2f})"
+
+
+def claims(measured: dict[str, Any]) -> list[Claim]:
+    differences = [pairs(entry["accuracy"]) for entry in measured.values()]
+    enough = len(measured) == len(RECIPES) and all(len(each) >= SEEDS for each in differences)
+    worse = sum(len(each) > 1 and statistics.mean(each) + interval(each) < 0 for each in differences)
+    what = "recipes that bf16 makes less accurate (95 % interval below 0)"
+    target, count = f"0 of {len(RECIPES)}, {SEEDS} seeds", f"{worse} of {len(measured)}"
+    return [Claim(what, target, count, enough and not worse)]
+
+
+def unmeasured() -> list[Claim]:
+    """The target of a GPU, where no file has its figures."""
+    return [claims({})[0]._replace(measured="no file")]
 
 
 def write(results: dict[str, Any]) -> None:
@@ -73,7 +90,7 @@ def write(results: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--only", default="")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
