@@ -274,8 +274,8 @@ def test_the_compiler_is_imported_by_runs_that_compile_alone(cold_command, tmp_p
     assert modules["torch"]
     assert "torch._dynamo" in modules
     assert modules["torch._dynamo"] == ("sympy" in modules) == compiled
-    assert not modules["scipy.signal"]
-    assert not modules["scipy.stats"]
+    unused = ["scipy.signal", "scipy.stats", "scipy.optimize", "scipy.interpolate", "matplotlib", "torchvision"]
+    assert not any(modules[name] for name in unused)
     assert (tmp_path / "run" / "metrics.json").exists()
 
 
@@ -306,24 +306,52 @@ assert isinstance(torch.compile(net, backend="eager"), OptimizedModule)
 
 
 WITHOUT_COMPILER = """
-from torch._inductor import config
-assert config.deterministic
 import scipy.stats
 assert 1.6 < scipy.stats.t.ppf(0.9, 3) < 1.7
 from scipy.stats import norm
 from scipy.signal import windows
 import scipy.signal.windows
 assert scipy.signal.windows.hamming(3)[1] == windows.hamming(3)[1] == 1
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import consensus_score, roc_auc_score
 assert roc_auc_score([0, 1, 1], [0.1, 0.2, 0.3]) == 1
+assert consensus_score(([[True, False]],) * 2, ([[True, False]],) * 2) == 1
+from sklearn.preprocessing import SplineTransformer
+assert SplineTransformer(n_knots=3).fit_transform([[0.0], [1.0]]).shape == (2, 5)
+from scipy import interpolate, optimize
+assert optimize.brentq(lambda x: x - 0.5, 0, 1) == interpolate.interp1d([0, 1], [0, 1])(0.5) == 0.5
 import inspect
 inspect.getmodule(inspect.stack()[0][0])
+"""
+
+
+PICTURES = """
+from importlib.util import find_spec
+assert find_spec("torchvision") and find_spec("matplotlib.pyplot")
+assert not any(hasattr(sys.modules[name], "__file__") for name in ("torchvision", "matplotlib", "matplotlib.pyplot"))
+from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.utilities.plot import trim_axs
+figure, axes = MulticlassAccuracy(num_classes=3).plot(torch.tensor(0.5))
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+assert type(figure) is Figure and isinstance(axes, Axes)
+assert trim_axs(axes, 1) is axes and len(trim_axs(figure.subplots(2, 2), 3)) == 3
+import matplotlib.pyplot as plt
+assert plt.Figure is Figure and plt.colormaps and plt.rcParams is sys.modules["matplotlib"].rcParams
+
+assert torchvision.__version__ > "0.1"
+from torchvision import models, transforms
+from torchvision.models import resnet50
+assert models.get_model_builder("resnet50") is resnet50
+from torchvision.transforms import v2
+assert transforms.Resize(2)(torch.ones(1, 4, 4)).shape == v2.Resize(2)(torch.ones(1, 4, 4)).shape == (1, 2, 2)
 """
 
 
 @pytest.mark.parametrize(
     ("ask", "compiler"),
     [
+        (PICTURES, False),
+        ("from torch._inductor import config; assert config.deterministic", True),
         ("import torch._dynamo.config; assert torch._dynamo.config.suppress_errors is False", True),
         ("from torch._inductor.utils import IndentedBuffer; assert torch._dynamo.is_compiling() is False", True),
         (

@@ -1,4 +1,4 @@
-"""Imports that are put off until they are used: torch's compiler and parts of scipy.
+"""Imports that are put off until they are used: torch's compiler, parts of scipy, matplotlib, torchvision.
 
 Libraries import them to ask something small on the way (was this network compiled?), or to use them another day. So
 modules stand for them that answer such questions, and make way for the real ones once anything else is asked of them.
@@ -7,42 +7,62 @@ modules stand for them that answer such questions, and make way for the real one
 import functools
 import importlib
 import sys
-from collections.abc import Callable
-from contextlib import suppress
-from types import FunctionType, ModuleType
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.machinery import ModuleSpec
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 __all__ = ["put_off_imports"]
 
-COMPILER, SIGNAL, STATS = "torch._dynamo", "scipy.signal", "scipy.stats"
+ASKERS = {"torch", "torchvision", "pytorch_lightning", "lightning_fabric", "torchmetrics", "sklearn"}
+COMPILER = "torch._dynamo"
 
 
 def put_off_imports() -> None:
     """Have modules stand for those that nothing has imported yet."""
     config = _PutOff("torch._inductor.config")  # where torch.use_deterministic_algorithms leaves word for the compiler
     _put_off(
-        _PutOff(COMPILER, OptimizedModule=_Compiled, disable=_disable, graph_break=lambda *_, **__: None),
-        _PutOff(f"{COMPILER}.utils", is_compile_supported=_later(f"{COMPILER}.utils", "is_compile_supported")),
+        _PutOff(COMPILER, "OptimizedModule", disable=_disable, graph_break=_nothing),
+        _PutOff("torch._dynamo.utils", "is_compile_supported"),
         _PutOff("torch._inductor", config=config),
         config,
     )
-    _put_off(_PutOff(SIGNAL, hamming=_later(f"{SIGNAL}.windows", "hamming")))  # which torchmetrics would add to it
-    _put_off(_PutOff(STATS, rankdata=_later(STATS, "rankdata")))
+    _put_off(_PutOff("torch.utils.flop_counter", "FlopCounterMode"))
+    # For scikit-learn; hamming is what torchmetrics would add to scipy.signal.
+    _put_off(_PutOff("scipy.interpolate", "BSpline"))
+    _put_off(_PutOff("scipy.optimize", "linear_sum_assignment"))
+    _put_off(_PutOff("scipy.signal", hamming=_stand_in("scipy.signal.windows", "hamming")))
+    _put_off(_PutOff("scipy.stats", "rankdata"))
+    # What torchmetrics would plot its metrics and judge images with.
+    axes, colors = _PutOff("matplotlib.axes", "Axes"), _PutOff("matplotlib.colors", "Colormap")
+    pyplot = _PutOff("matplotlib.pyplot", "Figure", style=SimpleNamespace(context=_style))
+    _put_off(_PutOff("matplotlib", axes=axes, colors=colors, pyplot=pyplot), axes, colors, pyplot)
+    transforms = _PutOff("torchvision.transforms")
+    models = _PutOff("torchvision.models", "resnet50", "vgg16", "VGG16_Weights")
+    _put_off(_PutOff("torchvision", transforms=transforms, models=models), transforms, models)
 
 
 class _PutOff(ModuleType):
-    """A module that has some answers, until it and those that are put off with it are imported in earnest."""
+    """A module that has some answers, until it and those that are put off with it are imported in earnest.
 
-    def __init__(self, name: str, **answers: object) -> None:
+    later: its classes and functions that can be asked for, but not used, before that. answers: what else can.
+    """
+
+    def __init__(self, name: str, *later: str, **answers: object) -> None:
         super().__init__(name)
-        self.__dict__.update(answers)
+        self.__spec__ = ModuleSpec(name, None)  # for importlib.util.find_spec: there is such a module
+        self.answers = {each: _stand_in(name, each) for each in later} | answers
         self.together: tuple[_PutOff, ...] = ()
         self.own = {*self.__dict__, "own"}
 
     def __getattr__(self, name: str) -> Any:
-        importer = vars(importlib._bootstrap)  # noqa: SLF001 - which asks for __path__ to find a submodule
-        submodule = name == "__path__" and sys._getframe(1).f_globals is importer  # noqa: SLF001
-        if name.startswith("__") and not submodule:  # asked for by `from … import`, or by who looks through all modules
+        asker = sys._getframe(1).f_globals  # noqa: SLF001
+        if name in self.answers and asker.get("__name__", "").partition(".")[0] in ASKERS:
+            return self.answers[name]
+        submodule = name == "__path__" and asker is vars(importlib._bootstrap)  # noqa: SLF001 - which looks for one
+        if name.startswith("__") and not submodule and name != "__version__":
+            # Asked for by `from … import`, or by who looks through all modules.
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         module = _imported(self.__name__)
         if not submodule and not hasattr(module, name):  # `from package import module`, which nothing imported before
@@ -71,27 +91,43 @@ def _imported(name: str) -> Any:
     return module
 
 
-def _later(module: str, name: str) -> Callable[..., Any]:
-    def function(*args: Any, **kwargs: Any) -> Any:
-        return getattr(_imported(module), name)(*args, **kwargs)
-
-    return function
-
-
-def _compiler() -> Any:
-    """torch._dynamo if it was imported in earnest, else None."""
-    module = sys.modules.get(COMPILER)
+def _loaded(name: str) -> Any:
+    """The module of that name if it was imported in earnest, else None."""
+    module = sys.modules.get(name)
     return None if isinstance(module, _PutOff) else module
 
 
-class _IsCompiled(type):
+class _StandIn(type):
+    """Stands for a class or function of a module that is put off: nothing is its instance before that is there."""
+
     def __instancecheck__(cls, instance: object) -> bool:
-        compiler = _compiler()
-        return compiler is not None and isinstance(instance, compiler.OptimizedModule)
+        module = _loaded(cls.__module__)
+        return module is not None and isinstance(instance, getattr(module, cls.__name__, ()))
+
+    def __getattr__(cls, name: str) -> Any:
+        return getattr(cls.real(), name)
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        return cls.real()(*args, **kwargs)
+
+    def real(cls) -> Any:
+        """What it stands for, imported in earnest."""
+        return getattr(_imported(cls.__module__), cls.__name__)
 
 
-class _Compiled(metaclass=_IsCompiled):
-    """What torch.compile makes of a network: nothing is one before the compiler is there."""
+def _stand_in(module: str, name: str) -> type:
+    return _StandIn(name, (), {"__module__": module})
+
+
+def _nothing(*_: object, **__: object) -> None:
+    """Do nothing."""
+
+
+@contextmanager
+def _style(*args: Any, **kwargs: Any) -> Iterator[None]:
+    """A style of matplotlib's for what is drawn, which is also asked for when a function is defined."""
+    with _imported("matplotlib.style").context(*args, **kwargs):
+        yield
 
 
 def _disable(fn: Any = None, recursive: bool = True, **options: Any) -> Any:  # noqa: FBT002 - torch's own
@@ -103,7 +139,7 @@ def _disable(fn: Any = None, recursive: bool = True, **options: Any) -> Any:  # 
     @functools.wraps(fn)
     def function(*args: Any, **kwargs: Any) -> Any:
         nonlocal disabled
-        if disabled is None and (compiler := _compiler()) is not None:
+        if disabled is None and (compiler := _loaded(COMPILER)) is not None:
             disabled = compiler.disable(fn, recursive, **options)
         return (disabled or fn)(*args, **kwargs)
 

@@ -27,7 +27,6 @@ PRELOADED = [
     "pandas",
     "sklearn.datasets",
     "sklearn.metrics",
-    "matplotlib.pyplot",
     "fmx.check",
     "fmx.rehearsal",
     "fmx.fit",
