@@ -19,7 +19,7 @@ SHORT = {
     "memory": ["--repeats", "1"],
     "inference": [],
     "overhead": ["--repeats", "1", "--epochs", "4"],
-    "time_to_accuracy": ["--only", "92.04", "--tutorial-epochs", "1"],
+    "time_to_accuracy": ["--only", "92.04", "--turns", "4"],
     "vs_tutorial": ["--seeds", "1", "--epochs", "1"],
 }
 

@@ -1,14 +1,15 @@
 """Seconds to a test accuracy: experiment=fast against ten epochs of the three_conv tutorial script.
 
-    python benchmarks/time_to_accuracy.py [--seeds 10] [--tutorial-epochs 3] [--only 92.04] [--device cuda] [--table]
+    python benchmarks/time_to_accuracy.py [--seeds 10] [--turns 6] [--only 92.04] [--device cuda] [--table]
     python benchmarks/time_to_accuracy.py --tune trainer.max_epochs=3 optim.lr=0.02
 
-The tutorial's ten epochs are its median epoch times ten, and its process the rest of its process besides; with
---tutorial-epochs 10 they are run. --only keeps the rows of the others, each with the ratio of its own go; with --more
-it adds the test accuracies of the seeds that its own rows lack, in a sweep with which the same command goes on when it
-was stopped; seconds stay those of the runs before. On a GPU the seeds train in one process, after a run that warms it
-up and is thrown away; the process seconds are of one more run, by itself. --tune says what values of your own reach on
-5,000 held-out training images, drawn anew for each of four seeds; the test set plays no part in it.
+The tutorial's ten epochs are its median epoch times ten, and its process the rest of its process besides; it runs
+before the others, after them and, with more --turns than two, evenly between them, one epoch each time (three on a
+GPU). --only keeps the rows of the others, each with the ratio of its own go; with --more it adds the test accuracies of
+the seeds that its own rows lack, in a sweep with which the same command goes on when it was stopped; seconds stay those
+of the runs before. On a GPU the seeds train in one process, after a run that warms it up and is thrown away; the
+process seconds are of one more run, by itself. --tune says what values of your own reach on 5,000 held-out training
+images, drawn anew for each of four seeds; the test set plays no part in it.
 """
 
 import argparse
@@ -34,6 +35,7 @@ TUTORIAL = Path(__file__).with_name("tutorials") / "three_conv.py"
 SWEEPS = Path(__file__).resolve().parents[1] / "outputs" / "time_to_accuracy"
 LONGER = ["experiment=fast", "trainer.limit_train_batches=1.0", "loss.label_smoothing=0.1"]
 SHIFTED = ["augment=crop_flip", "augment._args_.0.padding=1"]  # by one pixel instead of two
+BEFORE_AND_AFTER = 2  # turns
 SEEDS = 10  # over which an accuracy is asked for
 # Accuracy: the command's own values. Those for a GPU, which is quicker with larger batches and wide layers, were chosen
 # on 10,000 held-out images, drawn anew for each seed.
@@ -86,15 +88,6 @@ def in_one_process(overrides: list[str], seeds: int, device: str, data: Path) ->
     return {"process_s": [process_s], **{key: [run[key] for run in runs] for key in runs[0]}}
 
 
-def one_by_one(name: str, seeds: int, device: str, data: Path) -> dict[str, list[float]]:
-    """What `fast` says of each seed, each in a process of its own."""
-    runs = []
-    for seed in range(1, seeds + 1):
-        runs.append(fast(TARGETS[name], seed, device, data))
-        print(f"{name}, seed {seed}: {runs[-1]['accuracy']:.2f} % in {runs[-1]['training_s']:.2f} s", flush=True)
-    return {key: [run[key] for run in runs] for key in runs[0]}
-
-
 def swept(overrides: list[str], seeds: range, device: str, data: Path, folder: Path) -> list[float]:
     """Test accuracies of the seeds, run in a sweep of that folder as the launcher sees fit: no time is taken of it."""
     sweep = [f"seed={','.join(map(str, seeds))}", f"data.root={data}", f"hydra.sweep.dir={folder}"]
@@ -104,25 +97,36 @@ def swept(overrides: list[str], seeds: range, device: str, data: Path, folder: P
     return [100 * json.loads(file.read_text(encoding="utf-8"))["test"]["accuracy"] for file in files]
 
 
-def measure(names: list[str], seeds: int, tutorial_epochs: int, device: str) -> dict[str, Any]:
+def measure(names: list[str], seeds: int, turns: int, device: str) -> dict[str, Any]:
     data = extracted()
-    before = tutorial(tutorial_epochs, device, data)
-    measured: dict[str, Any] = {}
-    for name in names:
-        if device == "cuda":
-            columns = in_one_process(TARGETS[name], seeds, device, data)
-        else:
-            columns = one_by_one(name, seeds, device, data)
-        measured[name] = {"overrides": TARGETS[name], **columns}
-        print(
-            f"{name}: {statistics.mean(columns['accuracy']):.2f} % in {median(columns['training_s']):.2f} s", flush=True
-        )
-    after = tutorial(tutorial_epochs, device, data)
-    sides = {key: [before[key], after[key]] for key in before}
+    # On a GPU all seeds are one process, and an epoch would hold the GPU's first use.
+    once, epochs = ([0], 3) if device == "cuda" else (range(1, seeds + 1), 1)
+    runs = [(name, seed) for name in names for seed in once]
+    due = [round(turn * len(runs) / (turns - 1)) for turn in range(turns)]
+    sides: dict[str, list[float]] = {}
+    columns: dict[str, dict[str, list[float]]] = {name: {} for name in names}
+    for done in range(len(runs) + 1):
+        for _ in range(due.count(done)):
+            _append(sides, {key: [value] for key, value in tutorial(epochs, device, data).items()})
+        if done < len(runs):
+            name, seed = runs[done]
+            if device == "cuda":
+                new = in_one_process(TARGETS[name], seeds, device, data)
+            else:
+                new = {key: [value] for key, value in fast(TARGETS[name], seed, device, data).items()}
+            _append(columns[name], new)
+            accuracy, training = statistics.mean(new["accuracy"]), median(new["training_s"])
+            print(f"{name}, seed {seed or 'all'}: {accuracy:.2f} % in {training:.2f} s", flush=True)
+    measured: dict[str, Any] = {name: {"overrides": TARGETS[name], **columns[name]} for name in names}
     for entry in measured.values():
         for key in ("training_s", "process_s"):
             entry[f"{key[:-2]}_ratio"] = median(sides[key]) / median(entry[key])
-    return {"tutorial": sides | {"epochs_run": tutorial_epochs}, "fast": measured}
+    return {"tutorial": sides | {"epochs_run": epochs}, "fast": measured}
+
+
+def _append(columns: dict[str, list[float]], more: dict[str, list[float]]) -> None:
+    for key, values in more.items():
+        columns.setdefault(key, []).extend(values)
 
 
 def add_seeds(rows: dict[str, Any], names: list[str], seeds: int, device: str) -> None:
@@ -190,9 +194,11 @@ def write(results: dict[str, Any]) -> None:
              f"{median(entry['training_s']):.2f} s", f"**{entry['training_ratio']:.0f} ×**",
              f"{median(entry['process_s']):.1f} s", f"{entry['process_ratio']:.0f} ×"]
         )  # fmt: skip
+    turns = len(sides["training_s"])
+    when = "before and after" if turns == BEFORE_AND_AFTER else f"{turns} times, between the others too"
     caption = (
         "Test accuracy: mean and 95 % interval, and how many seeds; seconds are medians. The tutorial ran "
-        f"{sides['epochs_run']} of its epochs before and after; each ratio is of its row's own go. Targets: ≥ 50 × "
+        f"{sides['epochs_run']} of its epochs {when}; each ratio is of its row's own go. Targets: ≥ 50 × "
         f"training and ≥ 25 × process for 92.04 %. On {in_words(results['machine'])}."
     )
     header = ["command (for an accuracy of, %)", "test accuracy (seeds)", "training", "ratio", "whole process", "ratio"]
@@ -202,13 +208,15 @@ def write(results: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--tutorial-epochs", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=6)
     parser.add_argument("--only", default="")
     parser.add_argument("--more", action="store_true")
     parser.add_argument("--tune", nargs="*", metavar="OVERRIDE")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
+    if arguments.turns < len(("first", "last")):
+        parser.error("--tutorial-epochs is at least 2: one before the others, one after them")
     if arguments.more and not arguments.only:
         parser.error("--more goes with --only")
     if arguments.tune is not None:
@@ -225,7 +233,7 @@ def main() -> None:
             add_seeds(measured.get("fast", {}), names, arguments.seeds, arguments.device)
         else:
             rows = measured.get("fast", {})
-            measured = measure(names, arguments.seeds, arguments.tutorial_epochs, arguments.device)
+            measured = measure(names, arguments.seeds, arguments.turns, arguments.device)
             rows = rows | measured["fast"]
             measured["fast"] = {name: rows[name] for name in TARGETS if name in rows}
         results = save("time_to_accuracy", machine, measured)
