@@ -24,6 +24,7 @@ from fmx.build import build_classifier, build_data
 from fmx.composition import compose_config
 from fmx.hardware import ask_for_gpus_once, keep_freed_memory, resolve_precision
 from fmx.models.dropout import Dropout
+from fmx.models.flatten import Flatten
 from machine import describe, in_words
 from readme_table import write_table
 from result_file import load, measured_before, save
@@ -32,7 +33,17 @@ RECIPES = ["three_conv_adam", "dropout_cnn_adam", "dilated_adam", "avgpool_adam"
 TWO_CONV = "two_conv"  # no recipe, but the least channels for which `auto` takes bf16
 STEPS = 12  # of one way before the next has its turn; the first two are not counted
 PRECISIONS = ["float32", "bf16"]  # of which one is fmx's own
-WAYS = ["fmx", "torch's dropout", "torch.compile", "halves", "contiguous", *PRECISIONS, "ReLU in place", "one thread"]
+WAYS = [
+    "fmx",
+    "torch's dropout",
+    "torch's flatten",
+    "torch.compile",
+    "halves",
+    "contiguous",
+    *PRECISIONS,
+    "ReLU in place",
+    "one thread",
+]
 
 
 class Way:
@@ -56,6 +67,8 @@ class Way:
                 module.inplace = True
             if name == "torch's dropout" and isinstance(module, Dropout):
                 module.forward = MethodType(nn.Dropout.forward, module)  # type: ignore[method-assign]
+            if name == "torch's flatten" and isinstance(module, Flatten):
+                module.forward = nn.Flatten().forward  # type: ignore[method-assign]
         if name == "torch.compile":
             self.net.compile()
         self.threads = 1 if name == "one thread" else torch.get_num_threads()
@@ -129,7 +142,8 @@ def measure(recipe: str, rounds: int) -> dict[str, Any]:
         cfg = compose_config([f"{'model' if recipe == TWO_CONV else 'experiment'}={recipe}"])
         began = time.perf_counter()
         way = Way(name, cfg)
-        if name == "torch's dropout" and not any(isinstance(m, Dropout) for m in way.net.modules()):
+        replaced = {"torch's dropout": Dropout, "torch's flatten": Flatten}.get(name)
+        if replaced and not any(isinstance(module, replaced) for module in way.net.modules()):
             continue
         if name == way.chosen:
             continue

@@ -17,6 +17,7 @@ from torchvision import models as torchvision_models
 
 from fmx.errors import DataError
 from fmx.models.dropout import Dropout
+from fmx.models.flatten import Flatten
 from fmx.models.pretrained import Pretrained
 from fmx.models.torchvision_net import adapt_kernel
 from fmx.models.views import views
@@ -98,7 +99,18 @@ def test_documented_parameter_count(name):
     [("lenet", 400), ("three_conv", 2400), ("avgpool", 1152), ("dilated", 512), ("dropout_cnn", 1024)],
 )
 def test_flattened_features_are_those_of_the_source(name, num_features):
-    assert build(name).head[0].in_features == num_features
+    assert build(name).head[1].in_features == num_features
+
+
+def test_flattening_what_is_channels_last_moves_no_value():
+    maps = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)
+    flat = maps.permute(0, 2, 3, 1).reshape(2, -1)
+    assert torch.equal(Flatten()(maps), flat)
+    there = maps.to(memory_format=torch.channels_last).requires_grad_()
+    assert Flatten()(there).data_ptr() == there.data_ptr()
+    torch.autograd.backward(Flatten()(there), flat)
+    assert torch.equal(there.grad, maps)
+    assert there.grad.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_tta_is_the_mean_over_views():

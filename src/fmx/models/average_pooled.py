@@ -12,8 +12,7 @@ __all__ = ["average_pooled"]
 def average_pooled(in_channels: int, widths: Sequence[int], *, dilation: int) -> nn.Sequential:
     """Return two 3 x 3 convolutions, each with ReLU and average pooling; only the first one is padded.
 
-    Maps (B, in_channels, H, W) to (B, num_features); the comments give the shapes at 28 x 28 for
-    dilation 1 | 2.
+    Maps (B, in_channels, H, W) to maps of the last width; the comments give the shapes at 28 x 28 for dilation 1 | 2.
     """
     first, second = positive_list("widths", widths, count=2)
     dilation = positive("dilation", dilation)
@@ -24,5 +23,4 @@ def average_pooled(in_channels: int, widths: Sequence[int], *, dilation: int) ->
         nn.Conv2d(first, second, 3, dilation=dilation),  # (B, 32, 12, 12) | (B, 32, 9, 9)
         nn.ReLU(),
         nn.AvgPool2d(2),  # (B, 32, 6, 6) | (B, 32, 4, 4)
-        nn.Flatten(),  # (B, 1152) | (B, 512)
     )

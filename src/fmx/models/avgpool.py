@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from fmx.models.average_pooled import average_pooled
+from fmx.models.flatten import Flatten
 from fmx.models.fully_connected import fully_connected
 from fmx.models.sizes import flattened_size
 
@@ -28,9 +29,11 @@ class AvgPool(nn.Module):
         hidden_sizes: Sequence[int],
     ) -> None:
         super().__init__()
-        self.features = average_pooled(in_channels, widths, dilation=1)  # (B, 1152)
+        self.features = average_pooled(in_channels, widths, dilation=1)  # (B, 32, 6, 6)
         num_features = flattened_size(self.features, in_channels, image_size, model="avgpool")
-        self.head = fully_connected(num_features, hidden_sizes, num_classes)  # 1152-256-128-10
+        self.head = nn.Sequential(
+            Flatten(), *fully_connected(num_features, hidden_sizes, num_classes)
+        )  # 1152-256-128-10
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (B, num_classes)."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from fmx.models.cosine_stem import CosineStem
+from fmx.models.flatten import Flatten
 from fmx.models.sizes import flattened_size, positive_list
 
 __all__ = ["CosineCNN"]
@@ -41,9 +42,9 @@ class CosineCNN(nn.Module):
             nn.MaxPool2d(2),  # (B, 96, 3, 3); before the next two, which then have a quarter of the values
             nn.BatchNorm2d(second),
             nn.ReLU(),
-            nn.Flatten(),  # (B, 864)
         )
-        self.head = nn.Linear(flattened_size(self.features, in_channels, image_size, model="cosine_cnn"), num_classes)
+        num_features = flattened_size(self.features, in_channels, image_size, model="cosine_cnn")
+        self.head = nn.Sequential(Flatten(), nn.Linear(num_features, num_classes))  # 864-10
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (B, num_classes)."""

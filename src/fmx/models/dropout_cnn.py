@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from fmx.models.dropout import Dropout
+from fmx.models.flatten import Flatten
 from fmx.models.fully_connected import fully_connected
 from fmx.models.sizes import flattened_size, positive, positive_list
 
@@ -43,10 +44,9 @@ class DropoutCNN(nn.Module):
             nn.MaxPool2d(2),  # (B, 64, 4, 4)
             nn.ReLU(),
             Dropout(dropout_prob),
-            nn.Flatten(),  # (B, 1024)
         )
         num_features = flattened_size(self.features, in_channels, image_size, model="dropout_cnn")
-        self.head = fully_connected(num_features, hidden_sizes, num_classes)  # 1024-512-10
+        self.head = nn.Sequential(Flatten(), *fully_connected(num_features, hidden_sizes, num_classes))  # 1024-512-10
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (B, num_classes)."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from fmx.models.flatten import Flatten
 from fmx.models.fully_connected import fully_connected
 from fmx.models.sizes import flattened_size, positive_list
 
@@ -37,10 +38,9 @@ class LeNet(nn.Module):
             nn.Conv2d(first, second, kernel_size=5),  # (B, 16, 11, 11)
             nn.MaxPool2d(2),  # (B, 16, 5, 5)
             nn.ReLU(),
-            nn.Flatten(),  # (B, 400)
         )
         num_features = flattened_size(self.features, in_channels, image_size, model="lenet")
-        self.head = fully_connected(num_features, hidden_sizes, num_classes)  # 400-120-84-10
+        self.head = nn.Sequential(Flatten(), *fully_connected(num_features, hidden_sizes, num_classes))  # 400-120-84-10
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (B, num_classes)."""

@@ -59,12 +59,12 @@ def output_shape(net: nn.Module, in_channels: int, image_size: int) -> torch.Siz
 
 
 def flattened_size(features: nn.Module, in_channels: int, image_size: int, *, model: str) -> int:
-    """Return how many numbers `features`, which ends in a Flatten, makes of one image of `image_size` pixels.
+    """Return how many numbers `features` makes of one image of `image_size` pixels.
 
     ValueError: the image is too small for the network; it names the smallest size that is not.
     """
     try:
-        return output_shape(features, in_channels, image_size)[1]
+        return output_shape(features, in_channels, image_size)[1:].numel()
     except RuntimeError as error:
         smallest = _smallest_image(features, in_channels, image_size)
         if smallest is None:

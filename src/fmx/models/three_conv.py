@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from fmx.models.flatten import Flatten
 from fmx.models.fully_connected import fully_connected
 from fmx.models.sizes import flattened_size, positive, positive_list
 
@@ -40,10 +41,9 @@ class ThreeConv(nn.Module):
             nn.Conv2d(second, third, kernel),  # (B, 96, 10, 10)
             nn.MaxPool2d(2),  # (B, 96, 5, 5)
             nn.ReLU(),
-            nn.Flatten(),  # (B, 2400)
         )
         num_features = flattened_size(self.features, in_channels, image_size, model="three_conv")
-        self.head = fully_connected(num_features, hidden_sizes, num_classes)  # 2400-400-10
+        self.head = nn.Sequential(Flatten(), *fully_connected(num_features, hidden_sizes, num_classes))  # 2400-400-10
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (B, num_classes)."""
