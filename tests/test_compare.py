@@ -13,7 +13,7 @@ from fmx.compare import compare
 from fmx.errors import ConfigError, DataError
 from fmx.figures.changed_sides import changed_sides
 from fmx.reporting.comparison import compare_accuracy, differences, read_side
-from fmx.reporting.intervals import mcnemar, newcombe, paired_t, student_t, welch_t, wilson
+from fmx.reporting.intervals import crossed, mcnemar, newcombe, share, student_t, wilson
 from fmx.reporting.stored_predictions import read_predictions, verdicts
 from pictures_drawn import pictures
 from run_directories import NAMES, make_run, wrong_at
@@ -54,28 +54,80 @@ def test_newcombes_interval_covers_the_truth_nineteen_times_in_twenty():
     assert np.mean([low <= 0.02 <= high for low, high in intervals]) == pytest.approx(0.95, abs=0.015)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_intervals_over_seeds_are_scipys(seed):
-    rng = np.random.default_rng(seed)
-    a, b = rng.normal(0.9, 0.01, 2 + seed), rng.normal(0.91, 0.02, 2 + seed)
-    for ours, theirs in [
-        (paired_t(a, b), stats.ttest_rel(b, a)),
-        (welch_t(a, [*b, 0.92]), stats.ttest_ind([*b, 0.92], a, equal_var=False)),
-    ]:
-        assert ours.p_value == pytest.approx(theirs.pvalue, rel=1e-9)
-        assert ours.interval == pytest.approx(tuple(theirs.confidence_interval(0.95)), rel=1e-9)
-    assert student_t(a).interval == pytest.approx(stats.t.interval(0.95, len(a) - 1, a.mean(), stats.sem(a)), rel=1e-9)
+def answers(rng, shift, *, num_seeds, num_images, of_seeds, hard):
+    """Whether each seed's model names each image right, where seeds, images and chance each have their part."""
+    seeds = rng.normal(0, of_seeds, (num_seeds, 1))
+    return seeds + hard + shift + rng.normal(0, 1, (num_seeds, num_images)) > 0
 
 
-def test_intervals_without_any_spread():
-    assert paired_t([0.5, 0.6], [0.5, 0.6]).p_value == 1
-    assert welch_t([0.5, 0.5], [0.5, 0.5]).interval == (0, 0)
-    assert welch_t([0.5, 0.5], [0.75, 0.75, 0.75]).p_value == 0
-    assert student_t([0.5]).interval is None
+@pytest.mark.parametrize("num_seeds", [2, 3, 5])
+@pytest.mark.parametrize("of_seeds", [0, 0.4])
+@pytest.mark.parametrize("paired", [True, False])
+def test_the_interval_of_two_groups_covers_the_truth_nineteen_times_in_twenty(num_seeds, of_seeds, paired):
+    """The difference that other seeds and other images would show on average is 0: B is hard where A is not."""
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(300):
+        how = {"num_seeds": num_seeds, "num_images": 200, "of_seeds": of_seeds}
+        a, b = (answers(rng, 3, hard=rng.normal(0, 2, 200), **how) for _ in range(2))
+        found = crossed(a, b, paired=paired)
+        covered.append(found.interval.low <= 0 <= found.interval.high)
+        assert (found.p_value < 0.05) == (not covered[-1])
+    assert np.mean(covered) > 0.93
+
+
+def test_where_only_the_seeds_vary_it_is_students_t():
+    """Images that all go right or wrong with the seed: neither difficulty nor chance has a part."""
+    a = np.array([[1] * 300 + [0] * 100, [1] * 340 + [0] * 60, [1] * 320 + [0] * 80], bool)
+    b = np.ones((3, 400), bool)
+    spread = np.repeat(np.array([[0], [1], [1]], bool), 4000, axis=1)
+    seeds = crossed(spread, ~spread, paired=False)
+    theirs = stats.ttest_ind((~spread).mean(1), spread.mean(1), equal_var=False).confidence_interval()
+    assert seeds.interval == pytest.approx((max(theirs.low, -1), min(theirs.high, 1)), rel=1e-2)
+    assert crossed(a, b, paired=True).difference == pytest.approx(0.2)
+
+
+def test_seeds_without_any_spread_leave_the_test_images_to_decide():
+    sure = np.ones((2, 400), bool)
+    for wrong in (1, 5, 6, 40):
+        other = sure.copy()
+        other[:, :wrong] = False
+        for paired in (True, False):
+            found = crossed(other, sure, paired=paired)
+            assert found.seeds_agree
+            assert (found.p_value < 0.05) == (mcnemar(0, wrong) < 0.05), wrong
+            assert found.interval.low < found.difference < found.interval.high
+    same = crossed(sure, sure, paired=False)
+    assert (same.difference, same.p_value) == (0, 1)
+    assert same.interval.low < 0 < same.interval.high
+    lucky = np.array([[0] + [1] * 399, [1] * 399 + [0]], bool)  # equal accuracies of models that are not equal
+    assert not crossed(lucky, sure, paired=True).seeds_agree
+    assert crossed(lucky, sure, paired=True).p_value > 0.3
+
+
+@pytest.mark.parametrize(
+    ("values", "num_images"),
+    [([0.37, 0.73], 360), ([0.0, 1.0], 10), ([0.95, 0.99], None), ([1.0, 0.999, 1.0], 10_000), ([0.01, 0.2], None)],
+)
+def test_intervals_of_shares_stay_among_the_shares(values, num_images):
+    spread = share(values, num_images)
+    assert 0 <= spread.interval.low < spread.mean < spread.interval.high <= 1
+    assert spread.std == pytest.approx(np.std(values, ddof=1))
+
+
+def test_an_interval_of_a_share_is_wilsons_where_seeds_agree_and_students_where_they_decide():
     for right, total in [(0, 10), (10, 10), (9, 10)]:
-        assert wilson(right, total) == pytest.approx(
-            tuple(stats.binomtest(right, total).proportion_ci(method="wilson"))
-        )
+        theirs = tuple(stats.binomtest(right, total).proportion_ci(method="wilson"))
+        assert wilson(right, total) == pytest.approx(theirs)
+        for num_seeds in (1, 2, 3):
+            assert share([right / total] * num_seeds, total).interval == pytest.approx(theirs)
+    assert share([0.5, 0.5], None).interval is None  # undefined
+    assert share([0.5], None).interval is None
+    assert share([float("nan"), 0.5], 10).interval is None
+    close = [0.50, 0.501, 0.502, 0.503, 0.504]
+    theirs = stats.t.interval(0.95, 4, np.mean(close), stats.sem(close))
+    assert share(close, None).interval == pytest.approx(theirs, rel=1e-4)
+    assert student_t(close).interval == pytest.approx(theirs, rel=1e-9)
 
 
 def test_two_runs_are_compared_image_by_image(tmp_path, capsys):
@@ -163,26 +215,71 @@ def test_groups_with_the_same_seeds_are_paired(tmp_path, capsys):
     b = group(tmp_path / "b", [[9], [8], [9, 3]], [10, 1, 2], model="large")
     found = compared(a, f"{b}/*", tmp_path)
     assert found["a"]["seeds"] == found["b"]["seeds"] == ["1", "2", "10"]
-    of_a, of_b = np.array([28, 27, 26]) / 30, np.array([29, 28, 29]) / 30
-    theirs = stats.ttest_rel(of_b, of_a)
     accuracy = found["test_accuracy"]
-    assert accuracy["interval_method"] == "Student's t for pairs of the same seed"
-    assert accuracy["difference"] == pytest.approx(of_b.mean() - of_a.mean())
-    assert accuracy["interval"] == pytest.approx(list(theirs.confidence_interval(0.95)))
-    assert accuracy["p_value"] == pytest.approx(theirs.pvalue)
+    assert accuracy["interval_method"] == "Student's t over pairs of the same seed and over the test images"
+    assert accuracy["difference"] == pytest.approx(5 / 90)
+    right = [np.stack([right_of(path / seed) for seed in ("1", "2", "10")]) for path in (a, b)]
+    expected = crossed(*right, paired=True)
+    assert accuracy["interval"] == list(expected.interval)
+    assert accuracy["p_value"] == expected.p_value
+    assert "3 seeds a side are few" in accuracy["cautions"][-1]
     # In most runs: A is wrong on 0 (3 of 3), and on 1, 2 and 3 (2 of 3); B on 9 (2 of 3), on 3 and 8 only once.
     assert found["changed_sides"] == {"only_a": [9], "only_b": [0, 1, 2, 3]}
-    assert "in most of its runs" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "in most of its runs" in out
+    assert "3 seeds a side are few" in out
 
 
-def test_groups_with_other_seeds_are_compared_by_welch(tmp_path):
+def right_of(path):
+    stored = np.load(path / "predictions.npz")
+    return stored["logits"].argmax(1) == stored["labels"]
+
+
+def test_groups_with_other_seeds_are_not_paired(tmp_path):
     a = group(tmp_path / "a", [[0, 1], [0, 2, 3], [0, 1, 2, 3]], [1, 2, 3])
     b = group(tmp_path / "b", [[9], []], [1, 2], model="large")
     accuracy = compared(a, b, tmp_path)["test_accuracy"]
-    theirs = stats.ttest_ind(np.array([29, 30]) / 30, np.array([28, 27, 26]) / 30, equal_var=False)
-    assert accuracy["interval_method"].startswith("Welch")
-    assert accuracy["interval"] == pytest.approx(list(theirs.confidence_interval(0.95)))
-    assert accuracy["p_value"] == pytest.approx(theirs.pvalue)
+    right_a, right_b = (np.stack([right_of(each) for each in sorted(path.iterdir())]) for path in (a, b))
+    expected = crossed(right_a, right_b, paired=False)
+    assert "seeds, which are not the same" in accuracy["interval_method"]
+    assert accuracy["interval"] == list(expected.interval)
+    assert accuracy["p_value"] == expected.p_value
+    assert "3 and 2 seeds" in accuracy["cautions"][-1]
+
+
+def test_one_image_decides_nothing_however_much_the_seeds_agree(tmp_path, command):
+    """Two seeds a side, each side without spread; then five, which are enough for no caution but that."""
+    for num_seeds in (2, 5):
+        seeds = range(num_seeds)
+        group(tmp_path / f"a{num_seeds}", [[0]] * num_seeds, seeds)
+        group(tmp_path / f"b{num_seeds}", [[]] * num_seeds, seeds, model="large")
+        finished = command(
+            f"a{num_seeds}", f"b{num_seeds}", "--json", "t.json", "--force", cwd=tmp_path, module="compare"
+        )
+        assert finished.returncode == 0, finished.stderr
+        assert "is better" not in finished.stdout
+        assert "No difference can be told" in finished.stdout
+        assert "undefined" in finished.stdout
+        assert ("2 seeds a side are few" in finished.stdout) == (num_seeds == 2)
+        found = json.loads((tmp_path / "t.json").read_text())["test_accuracy"]
+        assert found["p_value"] > 0.3
+        assert found["interval"][0] < 0 < found["difference"] < found["interval"][1]
+
+
+def test_what_takes_away_from_a_verdict_is_said(tmp_path, capsys):
+    a = group(tmp_path / "a", [[0], [1]], [1, 2])
+    make_run(a / "3", said=wrong_at([2]), seed=3, git={"commit": "abc", "dirty": False})
+    b = group(tmp_path / "b", [[], [], []], [1, 2, 3], model="large")
+    stored = dict(np.load(b / "1" / "predictions.npz"))
+    stored["logits"][:7] = np.nan
+    np.savez(b / "1" / "predictions.npz", **stored)
+    make_run(b / "9", seed=9, model="large", status="interrupted", error="pruned after epoch 1: val/accuracy 0.1",
+             pruned={"epoch": 1, "metric": "val/accuracy", "value": 0.1})  # fmt: skip
+    compared(a, b, tmp_path)
+    out = capsys.readouterr().out
+    assert "The runs of A differ in commit as well." in out
+    assert "B says NaN of 7 test images (seed 1)" in out
+    assert f"{b}/9: pruned after epoch 1" in out
 
 
 def test_most_of_an_even_number_of_runs_is_more_than_half(tmp_path):

@@ -128,7 +128,7 @@ def test_plotly_is_embedded_once_and_the_page_is_not_much_larger(page):
 
 
 def test_the_charts_have_the_figures_of_the_table(page, board):
-    for drawn, row in zip(charts_of(page)["rows"], csv_of(board), strict=True):
+    for drawn, row in zip(charts_of(page)["parts"][0]["rows"], csv_of(board), strict=True):
         for name, key in [("test", "test_accuracy"), ("val", "val_accuracy")]:
             if row[f"{key}_mean"]:
                 shown = [drawn[name][part] for part in ("mean", "std", "low", "high")]
@@ -138,7 +138,7 @@ def test_the_charts_have_the_figures_of_the_table(page, board):
 
 
 def test_curves_are_means_and_deviations_over_seeds(page, board):
-    drawn = {row["label"]: row["curves"] for row in charts_of(page)["rows"]}
+    drawn = {row["label"]: row["curves"] for row in charts_of(page)["parts"][0]["rows"]}
     row = board.rows[0]
     curves = [np.genfromtxt(run.run.path / "history.csv", delimiter=",", names=True) for run in row.runs]
     values = np.stack([curve["valaccuracy"] for curve in curves])
@@ -155,12 +155,12 @@ def test_several_validations_an_epoch_and_uneven_lengths_are_drawn(tmp_path):
         (path / "history.csv").write_text("\n".join([header, *lines, lines[-1]]) + "\n")
     make_run(tmp_path / "3", seed=3)
     (tmp_path / "3" / "history.csv").write_bytes(b"\xff\x00nothing")
-    (drawn,) = charts_of(html_report(leaderboard(sorted(tmp_path.iterdir()))))["rows"]
+    (drawn,) = charts_of(html_report(leaderboard(sorted(tmp_path.iterdir()))))["parts"][0]["rows"]
     assert drawn["curves"]["val/loss"]["epoch"] == [0.5, 1, 1.5, 2, 2.5, 3]
     for seed in (1, 2):  # whose last epochs went on after their last validations
         record = tmp_path / str(seed) / "run.json"
         record.write_text(json.dumps(json.loads(record.read_text()) | {"timing": {"steps_per_epoch": 25}}))
-    (known,) = charts_of(html_report(leaderboard(sorted(tmp_path.iterdir()))))["rows"]
+    (known,) = charts_of(html_report(leaderboard(sorted(tmp_path.iterdir()))))["parts"][0]["rows"]
     assert known["curves"]["val/loss"]["epoch"] == [0.4, 0.8, 1.2, 1.6, 2, 2.4]
     assert drawn["curves"]["val/loss"]["std"] == [0, 0, 0, 0, None, None]
     assert set(drawn["curves"]) == {"val/loss", "train/loss"}
@@ -188,16 +188,17 @@ def test_the_table_in_the_browser_is_the_csv(opened, board):
     for cells, row in zip(rows, expected, strict=True):
         texts, values = zip(*cells, strict=True)
         assert texts[0] == (row["rank"] or "–")
-        assert list(texts[1 : 1 + len(keys)]) == [row[key] for key in keys]
-        assert texts[1 + len(keys)] == row["n"]
-        val, val_low, test, test_low, f1, params, seconds = (v and float(v) for v in values[2 + len(keys) :])
+        assert texts[5] == row["n"]
+        assert list(texts[6 : 6 + len(keys)]) == [row[key] for key in keys]
+        figures = [*values[1:5], *values[6 + len(keys) :]]
+        val, val_low, test, test_low, f1, params, seconds = (v and float(v) for v in figures)
         shown = [val, val_low, test, test_low, f1, params, seconds]
         columns = [
             "val_accuracy_mean", "val_accuracy_low", "test_accuracy_mean", "test_accuracy_low", "test_macro_f1_mean",
             "params", "train_seconds_mean",
         ]  # fmt: skip
         assert shown == [float(row[column]) if row[column] else None for column in columns]
-        assert texts[4 + len(keys)].startswith(f"{100 * float(row['test_accuracy_mean']):.2f}")
+        assert texts[3].startswith(f"{100 * float(row['test_accuracy_mean']):.2f}")
     others = tab.evaluate("[...document.querySelectorAll('#unfinished tbody tr')].map(row => row.cells[1].textContent)")
     assert others == ["failed"]
 
@@ -221,7 +222,8 @@ def test_every_chart_is_drawn_with_the_names_as_they_are(opened, board):
     labels = tab.evaluate(
         "[...document.querySelectorAll('#accuracies .yaxislayer-above text')].map(text => text.textContent)"
     )
-    assert labels[0] == board.rows[0].label
+    assert board.rows[0].label == "large · name tame"
+    assert labels[0] == "large"  # one of the names is too long for an axis, so each label is what most have not
     assert any("<script>" in label for label in labels)
     widths = tab.evaluate("[...document.images].map(image => image.naturalWidth)")
     assert widths == [60, 60]
@@ -268,3 +270,61 @@ def test_a_button_shows_another_curve_and_the_dark_page_is_dark(opened, tmp_path
     tab.evaluate("document.getElementById('curves').scrollIntoView()")
     text = tab.evaluate("getComputedStyle(document.querySelector('#curves .xtitle')).fill")
     assert min(map(int, re.findall(r"\d+", text)[:3])) > 150
+
+
+def make_mixed(folder):
+    """What a folder of all runs holds: two data sets, many settings that differ, pruned trials of a search."""
+    watch = {"callbacks.pruning._target_": "fmx.callbacks.pruning.Pruning", "callbacks.pruning.monitor": "val/accuracy"}
+    knobs = {f"optim.quite_long_name_{n}": n for n in range(12)}
+    for place in range(5):
+        settings = {key: value * (1 + place) for key, value in knobs.items()} | {"augment.kind": "flip"}
+        settings |= watch | {"trainer.max_epochs": 40 if place < 4 else 8, "vars.path": f"{'long/' * 12}{place}/end"}
+        for seed in (1, 2):
+            make_run(folder / f"pets{place}{seed}", model="large", seed=seed, settings=settings,
+                     val=0.9 - place / 100 - seed / 1000)  # fmt: skip
+    data = {"name": "cars", "sizes": {"val": 20}, "fingerprint": "c" * 32, "split_fingerprint": "a" * 32}
+    for place, model in enumerate(("small", "large")):
+        make_run(folder / f"cars{place}", model=model, data=data, val=0.8, settings={"data.name": "cars"})
+    facts = {"epoch": 1, "metric": "val/accuracy", "value": 0.1}
+    make_run(folder / "pruned", status="interrupted", settings=watch, pruned=facts,
+             error="pruned after epoch 1: val/accuracy 0.1")  # fmt: skip
+    return folder
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 1920])
+def test_the_page_of_all_runs_shows_accuracies_and_what_differs(browser, tmp_path, width):
+    board = leaderboard(sorted(make_mixed(tmp_path / "runs").iterdir()))
+    file = tmp_path / "all.html"
+    file.write_text(html_report(board), encoding="utf-8")
+    browser.console.clear()
+    browser.open(file.as_uri(), width=width, height=4000)
+    assert browser.console == []
+    tables = browser.evaluate(
+        "[...document.querySelectorAll('.sortable')].map(table => [...table.tHead.rows[0].cells].map(head =>"
+        " [head.textContent.trim(), head.getBoundingClientRect().right]))"
+    )
+    assert len(tables) == 2
+    for heads in tables:
+        seen = [name for name, right in heads if right < browser.evaluate("innerWidth")]
+        assert {"rank", "val accuracy %", "test accuracy %", "n"} <= set(seen)
+    assert [name for name, _ in tables[0]][6:7] == ["model"]  # of the cars only the network differs
+    read = "[...document.querySelectorAll('{} .yaxislayer-above text')].map(text => text.textContent)"
+    assert browser.evaluate(read.format("#accuracies")) == ["large", "small"]
+    labels = browser.evaluate(read.format("#accuracies-2"))
+    assert len(set(labels)) == len(labels) == 5
+    assert not any("…" in label for label in labels)
+    inside = browser.evaluate(
+        "[...document.querySelectorAll('#accuracies-2 .yaxislayer-above text')].every(text =>"
+        " text.getBoundingClientRect().left >= document.getElementById('accuracies-2').getBoundingClientRect().left)"
+    )
+    assert inside
+    text = browser.evaluate("document.body.textContent")
+    assert "Pruning" not in text
+    assert "pruned after epoch 1" in text
+    browser.evaluate(
+        "[...document.querySelectorAll('#curve-choice-2 button')].find(b => b.textContent == 'training loss').click()"
+    )
+    titles = [browser.evaluate(f"document.querySelector('{place} .ytitle').textContent")
+              for place in ("#curves", "#curves-2")]  # fmt: skip
+    assert titles == ["validation accuracy %", "training loss"]

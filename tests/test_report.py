@@ -1,14 +1,18 @@
 """The leaderboard: every figure recomputed in another way, what is grouped, ranked, marked and left out."""
 
 import csv
+import fcntl
 import io
 import json
 import os
+import pty
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +24,7 @@ from scipy import stats
 from fmx.errors import ConfigError, DataError
 from fmx.report import report
 from fmx.reporting.comparison import differences, read_side
-from fmx.reporting.intervals import student_t
+from fmx.reporting.intervals import share, student_t
 from fmx.reporting.leaderboard import leaderboard, write_leaderboard
 from fmx.reporting.leaderboard_text import to_csv, to_latex, to_markdown
 from fmx.reporting.settings import read_settings
@@ -83,10 +87,13 @@ def test_every_figure_of_a_real_sweep_is_recomputed(sweep, command, tmp_path):
             values = group[name]
             assert row[f"{name}_mean"] == pytest.approx(values.mean(), rel=1e-12)
             assert row[f"{name}_std"] == pytest.approx(values.std(ddof=1), rel=1e-9)
-        for name in REACHES:
-            half = stats.t.ppf(0.975, 2) * stats.sem(group[name])  # 0 where three seeds happen to agree
-            assert row[f"{name}_low"] == pytest.approx(group[name].mean() - half, rel=1e-9)
-            assert row[f"{name}_high"] == pytest.approx(group[name].mean() + half, rel=1e-9)
+        for name, num_images in (("test_accuracy", 360), ("val_accuracy", 216)):
+            interval = share(list(group[name]), num_images).interval
+            assert row[f"{name}_low"] == pytest.approx(interval.low, rel=1e-9)
+            assert row[f"{name}_high"] == pytest.approx(interval.high, rel=1e-9)
+            alone = stats.binomtest(round(group[name].mean() * num_images), num_images).proportion_ci(method="wilson")
+            assert row[f"{name}_high"] - row[f"{name}_low"] > 0.95 * (alone.high - alone.low)
+        assert row["caution"] == "fewer than 5 seeds"
         mean, std = 100 * row["test_accuracy_mean"], 100 * row["test_accuracy_std"]
         line = next(line for line in finished.stdout.splitlines() if f" {optim} " in line)
         assert f"{mean:.2f} ± {std:.2f}" in line
@@ -288,13 +295,187 @@ def test_data_sets_are_told_apart_and_ranked_for_themselves(tmp_path):
     assert "ranked for itself" in to_markdown(board)
 
 
+def told_everywhere(folder, command):
+    """What every format, and a terminal's pipe, says of the runs in a folder."""
+    kinds = ("csv", "md", "latex", "html")
+    files = [part for kind in kinds for part in (f"--{kind}", f"t.{kind}")]
+    finished = command("runs", *files, "--force", cwd=folder, module="report")
+    assert finished.returncode == 0, finished.stderr
+    texts = {kind: (folder / f"t.{kind}").read_text(encoding="utf-8") for kind in kinds}
+    return texts | {"html": texts["html"].partition('<script type="application/json"')[0], "out": finished.stdout}
+
+
+@pytest.mark.parametrize(
+    ("record", "names"),
+    [
+        ({"git": {"commit": "def", "dirty": False}}, ["commit"]),
+        ({"git": {"commit": "abc", "dirty": True}}, ["uncommitted changes"]),
+        ({"versions": {"python": "3.11.7", "torch": "2.14.0", "fmx": "0.1"}}, ["torch", "fmx"]),
+        ({"device": {"accelerator": "cuda", "name": "H200", "precision": "bf16-mixed"}},
+         ["accelerator", "device", "precision"]),
+        ({"device": {"accelerator": "cpu", "precision": "32-true", "threads": 4}}, ["threads"]),
+        ({"data": {"name": "pets", "sizes": {"val": 9}, "fingerprint": "f" * 32, "split_fingerprint": "b" * 32}},
+         ["split"]),
+    ],
+)  # fmt: skip
+def test_a_row_of_runs_that_are_not_alike_is_marked_in_every_format(tmp_path, command, record, names):
+    git = {"git": {"commit": "abc", "dirty": False}}
+    for seed in (1, 2):
+        make_run(tmp_path / "runs" / f"alike{seed}", seed=seed, model="large", **git)
+    make_run(tmp_path / "runs" / "one", seed=1, **git)
+    make_run(tmp_path / "runs" / "other", seed=2, **git | record)
+    texts = told_everywhere(tmp_path, command)
+    rows = {row["model"]: row["mixed"] for row in table(texts["csv"])}
+    assert rows["large"] == ""
+    assert sorted(part.partition("=")[0] for part in rows["small"].split("; ")) == sorted(names)
+    for kind in ("md", "latex", "html", "out"):
+        assert "mixed: the runs of the row" in texts[kind], kind
+        lines = [line for line in texts[kind].replace("</td>", " ").replace("<tr>\n", "").split("\n")
+                 if all(name in line for name in names) and ("small" in line or kind == "html")]  # fmt: skip
+        assert lines, kind
+        assert not [line for line in lines if "large" in line]
+
+
+def test_rows_of_one_commit_each_are_told_apart_and_like_runs_are_not_marked(tmp_path, command):
+    for model, commit in (("small", "abc"), ("large", "def")):
+        make_run(tmp_path / "runs" / model, model=model, git={"commit": commit, "dirty": False})
+    texts = told_everywhere(tmp_path, command)
+    assert all("The rows differ in commit as well" in texts[kind] for kind in ("md", "latex", "html", "out"))
+    for run in (tmp_path / "runs").iterdir():
+        make_run(run, model=run.name)
+    texts = told_everywhere(tmp_path, command)
+    assert not any("mixed:" in text or "as well" in text for text in texts.values())
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("trainer.limit_train_batches", [1, 1.0, 0.5]),
+        ("trainer.limit_val_batches", [1.0, 1]),
+        ("trainer.val_check_interval", [1.0, 1, 250]),
+        ("data.validation", [0.1, 1, 1.0, 5000]),
+    ],
+)
+def test_a_share_is_not_shown_as_a_count(tmp_path, command, key, values):
+    for place, value in enumerate(values):
+        make_run(tmp_path / "runs" / str(place), settings={key: value}, val=0.9 - place / 10)
+    texts = told_everywhere(tmp_path, command)
+    told = [str(value) for value in values]
+    assert [row[key] for row in table(texts["csv"])] == told
+    for kind in ("md", "latex", "html", "out"):  # between n, 1, and macro-F1, from the best down
+        plain = re.sub(r"<[^>]*>|[|&\s]+", " ", texts[kind])
+        assert re.findall(r" 1 ([\d.]+) 50\.00 ", re.sub(" +", " ", plain)) == told, kind
+    found = differences(read_side(str(tmp_path / "runs" / "0")), read_side(str(tmp_path / "runs" / "1")))
+    assert (key, *told[:2]) in found["configuration"]
+
+
+def test_intervals_stay_within_a_hundred_percent_and_have_a_width(tmp_path, command):
+    rates = {"small": [[], range(25)], "large": [[0], [1]]}
+    for model, wrongs in rates.items():
+        for seed, wrong in enumerate(wrongs):
+            val = {"small": [0.1, 0.9], "large": [0.99, 0.99]}[model][seed]
+            make_run(tmp_path / "runs" / f"{model}{seed}", said=wrong_at(wrong), seed=seed, model=model, val=val,
+                     macro_f1=[0.05, 0.95][seed])  # fmt: skip
+    texts = told_everywhere(tmp_path, command)
+    for row in table(texts["csv"]):
+        for name in REACHES:
+            low, mean, high = (float(row[f"{name}_{part}"]) for part in ("low", "mean", "high"))
+            assert 0 <= low < mean < high <= 1
+        assert row["caution"] == "fewer than 5 seeds"
+    for kind in ("md", "latex", "html", "out"):
+        assert not re.search(r"[−-]\d+\.\d\d (–|--) ", texts[kind]), kind
+        assert "within 0 and 100" in texts[kind]
+        assert "deviation and interval are rough" in texts[kind]
+
+
+def test_each_data_set_has_a_table_of_its_own_with_its_own_columns(tmp_path, command):
+    for place, (name, model, rate) in enumerate([("pets", "small", 1), ("pets", "large", 1), ("cars", "small", 2)]):
+        data = {"name": name, "sizes": {}, "fingerprint": name[0] * 32, "split_fingerprint": "a" * 32}
+        make_run(tmp_path / "runs" / str(place), model=model, settings={"optim.lr": rate, "data.name": name}, data=data,
+                 choices={"data": name})  # fmt: skip
+    texts = told_everywhere(tmp_path, command)
+    assert [(row["data"], row["rank"]) for row in table(texts["csv"])] == [("cars", "1"), ("pets", "1"), ("pets", "2")]
+    for kind, marks in {"md": "## ", "latex": r"\textbf{", "html": '<h2 class="data">', "out": "\n"}.items():
+        assert all(f"{marks}{name}" in texts[kind] for name in ("cars", "pets")), kind
+    assert texts["html"].count('class="sortable"') == 2
+    assert " lr" not in texts["out"]  # which differs between the data sets alone
+
+
+def screen(folder, width, *arguments):
+    """What `fmx report` shows on a terminal of so many columns."""
+    process, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES", "NO_COLOR"}}
+    child = subprocess.Popen([sys.executable, "-m", "fmx.report", *arguments], cwd=folder, stdout=terminal,
+                             stderr=terminal, stdin=terminal, env=environment | {"TERM": "xterm"})  # fmt: skip
+    os.close(terminal)
+    shown = b""
+    while True:
+        try:
+            received = os.read(process, 65536)
+        except OSError:  # the end of a pseudo-terminal
+            break
+        if not received:
+            break
+        shown += received
+    os.close(process)
+    assert child.wait() == 0, shown
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_terminal_shows_whole_figures_beside_what_differs(tmp_path, width):
+    for place, model in enumerate(["small", "large", "large"]):
+        settings = {f"vars.knob{n}": n * place for n in range(6)} | {"trainer.limit_train_batches": 40}
+        for seed in (1, 2):
+            make_run(tmp_path / "runs" / f"{place}{seed}", model=model, seed=seed, settings=settings,
+                     val=0.9 - place / 100 - seed / 1000)  # fmt: skip
+    make_run(tmp_path / "runs" / "lost", model="large", status="failed", error="out of memory " * 12, seed=7)
+    shown = screen(tmp_path, width, "runs")
+    lines = [line.strip() for line in shown.splitlines()]
+    assert max(map(len, lines[: lines.index("", 1)])) <= width
+    for place in range(3):
+        line = next(line for line in lines if line.startswith(f"{place + 1} "))
+        assert f"{100 * (0.8985 - place / 100):.2f} ± 0.07" in line
+        assert "100.00 ± 0.00" in line
+    assert "Left out, for the width of the terminal" in shown
+    words = " ".join(re.sub(r" {2,}", " ", shown).split())
+    assert "knob5 10" in words
+    assert "failed" in words
+    assert words.count("out of memory") > 8  # folded, not cut
+
+
+def test_a_pruned_trial_is_called_so_and_its_callback_is_no_setting(tmp_path, command):
+    callback = {"callbacks.pruning._target_": "fmx.callbacks.pruning.Pruning", "callbacks.pruning.monitor": "val/loss"}
+    watch = "+callbacks.pruning={_target_:fmx.callbacks.pruning.Pruning,monitor:val/loss}"
+    make_run(tmp_path / "runs" / "trial", settings=callback, overrides=["model=small", watch])
+    facts = {"epoch": 1, "metric": "val/loss", "value": 3}
+    make_run(tmp_path / "runs" / "pruned", model="large", settings=callback, status="interrupted", pruned=facts,
+             error="pruned after epoch 1: val/loss 3")  # fmt: skip
+    make_run(tmp_path / "runs" / "by_hand", seed=2)
+    make_run(tmp_path / "runs" / "stopped", seed=3, status="interrupted")
+    texts = told_everywhere(tmp_path, command)
+    rows = table(texts["csv"])
+    assert {Path(row["runs"].partition(";")[0]).name: (row["status"], row["n"]) for row in rows} == {
+        "trial": ("completed", "2"), "pruned": ("pruned", "0"), "stopped": ("interrupted", "0"),
+    }  # fmt: skip
+    assert "1 interrupted, 1 pruned" in texts["out"]
+    assert not any("callbacks.pruning" in text.partition("All settings")[0] for text in texts.values())
+    assert "<pre>python -m fmx.run model=small</pre>" in texts["html"]
+    for verb in (["compare", "runs/pruned", "runs/trial"], ["evaluate", "runs/pruned"]):
+        refused = command(*verb[1:], module=verb[0], cwd=tmp_path)
+        assert refused.returncode == 1
+        assert "a search ended it early: pruned after epoch 1" in refused.stderr
+
+
 def test_a_repeated_seed_counts_once_and_the_newest_counts(tmp_path):
     make_run(tmp_path / "new", val=0.9, started="2026-02-01T00:00:00+0000")
-    make_run(tmp_path / "old", val=0.1, started="2026-01-01T00:00:00+0000")
+    make_run(tmp_path / "old", val=0.1, started="2026-01-01T00:00:00+0000", git={"commit": "abc", "dirty": False})
     board, rows = ranked(tmp_path)
     assert rows["small"].val_accuracy == student_t([0.9])
     (left_out,) = board.unfinished
     assert (left_out.name, left_out.status) == (str(tmp_path / "old"), "repeated")
+    assert left_out.error.endswith("but not the same commit")
 
 
 def test_runs_without_figures_are_listed_truthfully(tmp_path, capsys):

@@ -20,8 +20,9 @@ examples:
   fmx compare RUN_A RUN_B --grid changed.png --json changed.json
   fmx compare 'outputs/sweeps/SWEEP/[012]' 'outputs/sweeps/SWEEP/[345]'     (seeds of A, seeds of B; mind the quotes)
 
-Two single runs are tested image by image (McNemar), two groups by their seeds (paired where these are the same, else
-Welch). A difference is always B − A. One run each says nothing of other seeds.
+Two single runs are tested image by image (McNemar), two groups by Student's t over their seeds (paired where these are
+the same) and the test images, both of which are samples. A difference is always B − A. One run each says nothing of
+other seeds, and fewer than five seeds say little. What a search pruned is left out.
 """
 SIGNIFICANT = 0.05
 MAX_LISTED = 20  # images whose indices are printed
@@ -81,7 +82,7 @@ def _print_sides(a: "Side", b: "Side") -> None:
         seeds = f"seed{'s' if len(side.runs) > 1 else ''} {', '.join(run.seed for run in side.runs)}"
         model = side.runs[0].settings.told("model")
         print(f"{name}  {printable(side.pattern)}  ({model} on {side.runs[0].data}, {seeds})")
-        for other in side.repeated:
+        for other in side.left_out:
             print(f"   {other.name}: {other.error}")
     if [run.run.path for run in a.runs] == [run.run.path for run in b.runs]:
         print("A and B are the same.")
@@ -113,7 +114,7 @@ def _print_accuracy(a: "Side", b: "Side", accuracy: "Accuracy") -> None:
           f"({accuracy.interval_method})")  # fmt: skip
     p = f"p = {accuracy.p_value:.3g}" if accuracy.p_value else f"p < {sys.float_info.min:.0e}"  # what a float can hold
     print(f"{p} ({accuracy.test})" if accuracy.test else p)
-    print(_verdict(a, b, accuracy))
+    print(" ".join([_verdict(a, b, accuracy), *accuracy.cautions]))
     for name, side in (("A", a), ("B", b)):
         if any(run.on_test for run in side.runs):
             print(f"{name} was validated on the test set, which flatters its accuracy.")
@@ -130,8 +131,7 @@ def _verdict(a: "Side", b: "Side", accuracy: "Accuracy") -> str:
     if accuracy.p_value >= SIGNIFICANT:
         return f"No difference can be told at the {100 * SIGNIFICANT:.0f} % level."
     better, worse = ("B", "A") if accuracy.difference > 0 else ("A", "B")
-    caution = " One run each: other seeds may say otherwise." if len(a.runs) == 1 else ""
-    return f"{better} is better than {worse} at the {100 * SIGNIFICANT:.0f} % level.{caution}"
+    return f"{better} is better than {worse} at the {100 * SIGNIFICANT:.0f} % level."
 
 
 def _print_classes(a: "Side", b: "Side") -> None:

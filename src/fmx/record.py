@@ -171,6 +171,7 @@ def _begun(cfg: DictConfig, *, started: float) -> Record:
         _write_whole(run_dir / ".hydra" / "resolved.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved)))
     else:
         logging.getLogger("fmx").setLevel(logging.ERROR)  # the first process says it
+    record.contents.pop("pruned", None)  # of an earlier part of a run that goes on
     record.update(
         status="running",
         command=shlex.join([Path(sys.executable).name, "-m", "fmx.run", *sys.argv[1:]]),

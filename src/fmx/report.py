@@ -15,7 +15,8 @@ examples:
   fmx report outputs/runs 'outputs/sweeps/2026-*' --html report.html
   fmx report outputs --csv table.csv --md table.md --latex table.tex
 
-A row is a configuration without its seed. Rows are ranked by mean validation accuracy; test accuracy ranks nothing.
+A row is a configuration without its seed. Rows are ranked by mean validation accuracy, each data set for itself; test
+accuracy ranks nothing. A row whose runs are of several commits, versions, devices or precisions says so (mixed).
 """
 
 
@@ -53,21 +54,14 @@ def report(patterns: list[str], files: dict[str, Path], *, force: bool) -> None:
     from fmx.new_file import new_file, refuse_existing
     from fmx.reporting.html_report import html_report
     from fmx.reporting.leaderboard import leaderboard
-    from fmx.reporting.leaderboard_text import cells, headings, notes, to_csv, to_latex, to_markdown, unfinished_table
+    from fmx.reporting.leaderboard_terminal import print_leaderboard
+    from fmx.reporting.leaderboard_text import to_csv, to_latex, to_markdown
     from fmx.run_dir import find_runs
-    from fmx.table import print_table
 
     for file in files.values():
         refuse_existing(file, force=force)
     board = leaderboard(find_runs(patterns))
-    if board.rows:
-        texts = [[cell.text for cell in row] for row in cells(board)]
-        print_table(headings(board), texts, num_left=1 + len(board.columns))
-        print("", *notes(board), sep="\n")
-    if board.unfinished:
-        heads, rows = unfinished_table(board)
-        print()
-        print_table(heads, rows, num_left=len(heads))
+    print_leaderboard(board)
     if not board.rows:
         raise DataError("none of these runs has completed, so there is nothing to rank")
     writers: dict[str, Callable[..., str]] = {"html": html_report, "csv": to_csv, "md": to_markdown, "latex": to_latex}

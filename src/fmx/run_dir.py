@@ -61,6 +61,11 @@ class Run:
         return _rooted(data, root, str(Path(str(node), root))) if elsewhere else data
 
     @property
+    def pruned(self) -> bool:
+        """Whether a search ended the run before its time; run.json calls that `interrupted` too."""
+        return self.status == "interrupted" and bool(self.record.get("pruned"))
+
+    @property
     def metrics(self) -> dict[str, Any]:
         """metrics.json: val, test, selected_on, validation."""
         return read_json(self.path / "metrics.json")
@@ -104,6 +109,8 @@ def open_run(path: str | Path, *, finished: bool = True) -> Run:
     run = Run(path=path.resolve(), record=record, status=_status(record, path))
     if finished and run.status != FINISHED:
         reason = f": {record['error']}" if record.get("error") else ""
+        if run.pruned:
+            raise DataError(f"{path} is not finished: a search ended it early{reason}")
         raise DataError(f"{path} is not finished: its status is {run.status}{reason}")
     return run
 

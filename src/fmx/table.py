@@ -1,27 +1,25 @@
 """Tables for people: lines and colours on a terminal, aligned plain text elsewhere."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["print_table", "printable"]
+__all__ = ["fits", "print_table", "printable"]
 
 UNBOUNDED = 10_000  # columns: text for a file or a pipe is not folded
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, num_left: int = 1) -> None:
-    """Print a table on stdout; the first columns start on the left, the others, figures, end on the right."""
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, num_left: int = 1, left: Collection[int] = ()
+) -> None:
+    """Print a table on stdout; the first columns, and those in `left`, start on the left, figures end on the right."""
     console = Console(highlight=False)
     on_terminal = console.is_terminal
-    table = Table(box=SIMPLE_HEAD if on_terminal else None, pad_edge=False)
-    for position, column in enumerate(columns):
-        justify = "left" if position < num_left else "right"
-        table.add_column(Text(column), justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))  # Text: a file called [red] is no markup
+    table = _table(columns, rows, {*range(num_left), *left}, on_terminal=on_terminal)
     if on_terminal:
         console.print(table)
         return
@@ -29,6 +27,26 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, num_le
     with console.capture() as captured:
         console.print(table)
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def fits(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> bool:
+    """Whether a table has room on the terminal without a cell folded; anything has where there is no terminal."""
+    console = Console()
+    table = _table(columns, rows, (), on_terminal=True)
+    return not console.is_terminal or Measurement.get(
+        console, console.options.update(width=UNBOUNDED), table
+    ).maximum <= (console.width)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: Collection[int], *, on_terminal: bool) -> Table:
+    table = Table(box=SIMPLE_HEAD if on_terminal else None, pad_edge=False)
+    for position, column in enumerate(columns):
+        justify = "left" if position in left else "right"
+        # What starts on the left is words, which may be folded; a figure may not.
+        table.add_column(Text(column), justify=justify, overflow="fold", no_wrap=justify == "right")  # type: ignore[arg-type]
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))  # Text: a file called [red] is no markup
+    return table
 
 
 def printable(text: object) -> str:

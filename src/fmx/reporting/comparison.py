@@ -8,9 +8,18 @@ from typing import Any
 import numpy as np
 
 from fmx.errors import DataError
-from fmx.reporting.intervals import Interval, mcnemar, newcombe, paired_t, welch_t
+from fmx.reporting.intervals import Interval, crossed, mcnemar, newcombe
 from fmx.reporting.leaderboard import are_told_apart, differing
-from fmx.reporting.outcomes import Outcome, Unfinished, by_configuration, newest_of_each_seed, outcome
+from fmx.reporting.outcomes import (
+    ENOUGH_SEEDS,
+    Outcome,
+    Unfinished,
+    by_configuration,
+    circumstances,
+    newest_of_each_seed,
+    outcome,
+    unfinished,
+)
 from fmx.reporting.settings import ABSENT, show
 from fmx.reporting.stored_predictions import StoredPredictions, Verdicts, read_predictions, verdicts
 from fmx.run_dir import find_runs, open_run
@@ -40,7 +49,7 @@ class Side:
     pattern: str
     runs: Sequence[Outcome]
     predictions: Sequence[StoredPredictions]
-    repeated: Sequence[Unfinished]
+    left_out: Sequence[Unfinished]
 
     @cached_property
     def verdicts(self) -> Verdicts:
@@ -57,7 +66,8 @@ class Side:
 class Accuracy:
     """Test accuracies, and how far B is above A.
 
-    test: what the p-value is from, empty where it is from what the interval is from.
+    test: what the p-value is from, empty where it is from what the interval is from. cautions: what limits the verdict,
+    in sentences.
     """
 
     a: float
@@ -67,6 +77,7 @@ class Accuracy:
     interval_method: str
     p_value: float
     test: str
+    cautions: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -82,11 +93,15 @@ class ClassSides:
 
 
 def read_side(pattern: str) -> Side:
-    """Read a run directory, or the runs below a folder or glob.
+    """Read a run directory, or the runs below a folder or glob, of which those that a search pruned are left out.
 
     DataError where there is none, where one did not complete, or where they are of several configurations.
     """
-    runs = [open_run(path) for path in find_runs([pattern])]
+    found = [open_run(path, finished=False) for path in find_runs([pattern])]
+    pruned = [run for run in found if run.pruned] if len(found) > 1 else []
+    runs = [open_run(run.path) for run in found if run not in pruned]
+    if not runs:
+        raise DataError(f"{pattern} holds {len(pruned)} runs, all of which a search pruned: they were never tested")
     outcomes, repeated = newest_of_each_seed([outcome(run, show(str(run.path))) for run in runs])
     groups = by_configuration(outcomes)
     if len(groups) > 1:
@@ -96,7 +111,7 @@ def read_side(pattern: str) -> Side:
             f"for example with a glob: '{runs[0].path.parent}/[012]'"
         )
     predictions = [read_predictions(each.run.path) for each in groups[0]]
-    return Side(pattern, groups[0], predictions, repeated)
+    return Side(pattern, groups[0], predictions, [*map(unfinished, pruned), *repeated])
 
 
 def differences(a: Side, b: Side) -> Differences:
@@ -128,9 +143,10 @@ def check_same_test_set(a: Side, b: Side) -> None:
 
 
 def compare_accuracy(a: Side, b: Side) -> Accuracy:
-    """Test B's accuracy less A's: over the images for two single runs, over the seeds for two groups.
+    """Test B's accuracy less A's: over the images for two single runs, over seeds and images for two groups.
 
-    DataError where one side is a single run and the other is not.
+    The methods are those of intervals.newcombe and intervals.mcnemar, and of intervals.crossed. DataError where one
+    side is a single run and the other is not.
     """
     of_a, of_b = a.accuracies, b.accuracies
     if len(of_a) == len(of_b) == 1:
@@ -143,6 +159,7 @@ def compare_accuracy(a: Side, b: Side) -> Accuracy:
             interval_method="Newcombe's method 10 for pairs, over the test images",
             p_value=mcnemar(only_a, only_b),
             test="McNemar's exact test",
+            cautions=[*_limits(a, b), "One run each: other seeds may say otherwise."],
         )
     if min(len(of_a), len(of_b)) == 1:
         raise DataError(
@@ -150,10 +167,45 @@ def compare_accuracy(a: Side, b: Side) -> Accuracy:
             "name one run each, or several each"
         )
     same_seeds = [run.seed for run in a.runs] == [run.seed for run in b.runs]
-    found = (paired_t if same_seeds else welch_t)(of_a, of_b)
-    name = "Student's t for pairs of the same seed" if same_seeds else "Welch's t, for the seeds are not the same"
-    means = [float(np.mean(values)) for values in (of_a, of_b)]
-    return Accuracy(means[0], means[1], found.difference, found.interval, name, found.p_value, "")
+    right_a, right_b = (np.stack([each.right for each in side.predictions]) for side in (a, b))  # (seeds, images)
+    found = crossed(right_a, right_b, paired=same_seeds)
+    seeds = "pairs of the same seed" if same_seeds else "seeds, which are not the same,"
+    cautions = _limits(a, b)
+    if found.seeds_agree:
+        cautions.append(
+            "The seeds of a side say the same of every image, so that what another seed would change is undefined: the "
+            "interval is that of the test images alone."
+        )
+    if min(len(of_a), len(of_b)) < ENOUGH_SEEDS:
+        counts = f"{len(of_a)}" if len(of_a) == len(of_b) else f"{len(of_a)} and {len(of_b)}"
+        cautions.append(
+            f"{counts} seeds a side are few: their spread is known roughly at best. Take {ENOUGH_SEEDS} or more."
+        )
+    return Accuracy(
+        a=float(np.mean(of_a)),
+        b=float(np.mean(of_b)),
+        difference=found.difference,
+        interval=found.interval,
+        interval_method=f"Student's t over {seeds} and over the test images",
+        p_value=found.p_value,
+        test="",
+        cautions=cautions,
+    )
+
+
+def _limits(a: Side, b: Side) -> list[str]:
+    """What the runs of a side have that takes away from a verdict."""
+    mixed = [
+        f"The runs of {name} differ in {', '.join(unlike)} as well."
+        for name, side in (("A", a), ("B", b))
+        if (unlike := circumstances(side.runs))
+    ]
+    return mixed + [
+        f"{name} says NaN of {lost:,} test images (seed {run.seed}): it diverged, and its accuracy is none."
+        for name, side in (("A", a), ("B", b))
+        for run, said in zip(side.runs, side.predictions, strict=True)
+        if (lost := said.num_undefined)
+    ]
 
 
 def sides(a: Verdicts, b: Verdicts) -> tuple[int, int, int, int]:

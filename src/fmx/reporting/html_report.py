@@ -3,6 +3,7 @@
 import csv
 import shlex
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from math import isfinite
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Any
 
 from fmx.reporting.intervals import Spread, student_t
 from fmx.reporting.leaderboard import Leaderboard, Row
-from fmx.reporting.leaderboard_text import ON_TEST, cells, headings, notes, unfinished_table
+from fmx.reporting.leaderboard_text import ON_TEST, cells, headings, is_word, notes, unfinished_table
 from fmx.reporting.offline_page import offline_page
 from fmx.reporting.outcomes import Outcome
-from fmx.reporting.settings import show
+from fmx.reporting.settings import PRUNING, PRUNING_TARGET, show
 
 __all__ = ["html_report"]
 
@@ -24,6 +25,7 @@ CURVES = {
     "train/loss": "training loss",
 }
 MAX_DRAWN = 16  # configurations: beyond, neither colours nor lines can be told apart
+MAX_LABEL = 44  # characters of a label that charts show as it is
 PICTURES = {"confusion_matrix": "Confusion matrix", "mistakes": "Mistakes"}
 PNG = b"\x89PNG\r\n\x1a\n"
 MAX_PICTURE = 8_000_000  # bytes
@@ -31,23 +33,36 @@ MAX_HISTORY = 20_000_000
 
 
 def html_report(board: Leaderboard) -> str:
-    """One page with everything inside: plotly.js, the figures as JSON, the pictures as data URIs."""
-    best = board.rows[0] if board.rows else None
+    """One page with everything inside: plotly.js, the figures as JSON, the pictures as data URIs.
+
+    Each data set has a part of its own, since accuracies on different images do not compare.
+    """
+    groups = list(zip(board.data, board.by_data(), strict=True))
+    drawn = [_drawn_rows(group) for _, group in groups]
     return offline_page(
         "report",
         title=_title(board),
-        headings=headings(board),
-        num_keys=len(board.columns),
-        rows=cells(board),
+        parts=[_part(name if len(groups) > 1 else "", group) for name, group in groups],
         notes=notes(board),
-        num_drawn=min(len(board.rows), MAX_DRAWN),
-        charts=_plain({"curves": CURVES, "onTest": ON_TEST, "rows": [_drawn(row) for row in board.rows[:MAX_DRAWN]]}),
-        best=best,
-        best_settings=sorted((key, show(value)) for key, value in best.runs[0].settings.values.items()) if best else [],
-        command=_command(best.best_run) if best else "",
-        pictures=_pictures(best.best_run) if best else [],
+        charts=_plain({"curves": CURVES, "onTest": ON_TEST, "parts": [{"rows": rows} for rows in drawn]}),
         unfinished=unfinished_table(board) if board.unfinished else None,
     )
+
+
+def _part(name: str, board: Leaderboard) -> dict[str, Any]:
+    """What the page shows of a data set. name: empty where it is the only one."""
+    best, heads = board.rows[0], headings(board)
+    return {
+        "name": name,
+        "headings": heads,
+        "words": [at for at in range(len(heads)) if is_word(board, at)],
+        "rows": cells(board),
+        "num_drawn": min(len(board.rows), MAX_DRAWN),
+        "best": best,
+        "best_settings": sorted((key, show(value)) for key, value in best.runs[0].settings.values.items()),
+        "command": _command(best.best_run),
+        "pictures": _pictures(best.best_run),
+    }
 
 
 def _title(board: Leaderboard) -> str:
@@ -61,10 +76,30 @@ def _counted(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
-def _drawn(row: Row) -> dict[str, Any]:
+def _drawn_rows(board: Leaderboard) -> list[dict[str, Any]]:
+    rows = board.rows[:MAX_DRAWN]
+    return [_drawn(row, label) for row, label in zip(rows, _short_labels(board)[:MAX_DRAWN], strict=True)]
+
+
+def _short_labels(board: Leaderboard) -> list[str]:
+    """The rows' labels; long ones without what most rows have, as long as each differs from all others."""
+    labels = [row.label for row in board.rows]
+    if all(len(label) <= MAX_LABEL for label in labels):
+        return labels
+    usual = {key: Counter(row.settings[key] for row in board.rows).most_common(1)[0][0] for key, _ in board.columns}
+    short = []
+    for row in board.rows:
+        model = [row.settings["model"]] if "model" in row.settings else []
+        others = [(key, name) for key, name in board.columns if key != "model" and row.settings[key] != usual[key]]
+        short.append(" · ".join([*model, *(f"{name} {row.settings[key]}" for key, name in others)]) or "as most")
+    return short if len(set(short)) == len(short) else labels
+
+
+def _drawn(row: Row, short: str) -> dict[str, Any]:
     """What the charts need of a configuration."""
     return {
         "label": row.label,
+        "short": short,
         "onTest": row.on_test,
         "val": _drawn_spread(row.val_accuracy),
         "test": _drawn_spread(row.test_accuracy),
@@ -146,6 +181,8 @@ def _float(text: object) -> float | None:
 def _command(run: Outcome) -> str:
     """The command line of this one run; a sweep's own names all its jobs."""
     overrides = run.run.record.get("overrides")
+    if isinstance(overrides, list):  # a search is over: the run goes on without being watched
+        overrides = [each for each in overrides if not (PRUNING in str(each) and PRUNING_TARGET in str(each))]
     return shlex.join(["python", "-m", "fmx.run", *map(show, overrides)]) if isinstance(overrides, list) else ""
 
 

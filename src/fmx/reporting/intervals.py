@@ -1,29 +1,37 @@
 """Intervals and tests for accuracies: of one configuration, and of the difference between two.
 
-All intervals are 95 % and two-sided. Formulas: E. B. Wilson, JASA 22 (1927) 209; B. L. Welch, Biometrika 34 (1947) 28;
-Q. McNemar, Psychometrika 12 (1947) 153, made exact; R. G. Newcombe, Statistics in Medicine 17 (1998) 2635, method 10.
+All intervals are 95 % and two-sided. Formulas: E. B. Wilson, JASA 22 (1927) 209; Q. McNemar, Psychometrika 12 (1947)
+153, made exact; R. G. Newcombe, Statistics in Medicine 17 (1998) 2635, method 10; F. E. Satterthwaite, Biometrics
+Bulletin 2 (1946) 110; D. G. Bonett and R. M. Price, J. Educational and Behavioral Statistics 37 (2012) 479; variance
+components of seeds crossed with images, as of readers crossed with cases: S. L. Hillis, Statistics in Medicine 26
+(2007) 596; Wilson's interval with an effective sample size: C. Franco et al., J. Survey Statistics and Methodology 7
+(2019) 334.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import fsum, isfinite, sqrt
+from math import fsum, inf, isfinite, sqrt
 from statistics import NormalDist
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 __all__ = [
     "Difference",
     "Interval",
     "Spread",
+    "crossed",
     "mcnemar",
     "newcombe",
-    "paired_t",
+    "share",
     "student_t",
-    "welch_t",
     "wilson",
 ]
 
 TAIL = 0.975
 Z = NormalDist().inv_cdf(TAIL)
+MANY = 1e9  # degrees of freedom; with more Student's t is the normal distribution
 
 
 class Interval(NamedTuple):
@@ -37,7 +45,8 @@ class Interval(NamedTuple):
 class Spread:
     """Values of several seeds: mean, sample standard deviation (n - 1), and an interval of the mean.
 
-    method: `student-t`, `wilson` (a single model on its test images), or empty where there is no interval.
+    method: `student-t`, `wilson` (a single model on its images), `wilson-t` (seeds and images), or empty where there is
+    no interval.
     """
 
     values: Sequence[float]
@@ -49,11 +58,15 @@ class Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far B is above A: the mean difference, its interval, and the p-value of no difference."""
+    """How far B is above A: the mean difference, its interval, and the p-value of no difference.
+
+    seeds_agree: whether the seeds of each side say the same of every image, so that they tell of no spread.
+    """
 
     difference: float
     interval: Interval
     p_value: float
+    seeds_agree: bool
 
 
 def student_t(values: Sequence[float]) -> Spread:
@@ -66,30 +79,79 @@ def student_t(values: Sequence[float]) -> Spread:
     return Spread(values, mean, std, Interval(mean - margin, mean + margin), "student-t")
 
 
-def wilson(num_right: int, total: int) -> Interval:
+def share(values: Sequence[float], num_images: int | None) -> Spread:
+    """Mean, standard deviation and interval of a share of images that several seeds measured; it stays in 0..1.
+
+    Wilson's interval, its sample size that of a binomial with the variance of the mean, and Student's t with
+    Satterthwaite's degrees of freedom. The variance is the seeds' own plus the binomial one of the images, which all
+    seeds share. No interval for a single seed whose `num_images` is None, nor where neither varies.
+    """
+    n, mean = len(values), fsum(values) / len(values)
+    std = _std(values, mean) if n > 1 else None
+    if not isfinite(mean):
+        return Spread(values, mean, std, None, "")
+    of_seeds, of_images = (std or 0.0) ** 2 / n, mean * (1 - mean) / num_images if num_images else 0.0
+    if n == 1 or not of_seeds:
+        interval = wilson(mean * num_images, num_images) if num_images else None
+        return Spread(values, mean, std, interval, "" if interval is None else "wilson" if n == 1 else "wilson-t")
+    variance = of_seeds + of_images
+    quantile = _t_quantile((variance / of_seeds) ** 2 * (n - 1))
+    return Spread(values, mean, std, _wilson(mean, mean * (1 - mean) / variance, quantile), "wilson-t")
+
+
+def wilson(num_right: float, total: int) -> Interval:
     """Wilson's score interval of a share of `total` images."""
-    share, z2 = num_right / total, Z * Z
-    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
-    margin = Z / (1 + z2 / total) * sqrt(share * (1 - share) / total + z2 / (4 * total * total))
+    return _wilson(num_right / total, total, Z)
+
+
+def _wilson(share: float, total: float, quantile: float) -> Interval:
+    squared = quantile * quantile
+    centre = (share + squared / (2 * total)) / (1 + squared / total)
+    margin = quantile / (1 + squared / total) * sqrt(share * (1 - share) / total + squared / (4 * total * total))
     return Interval(max(0.0, centre - margin), min(1.0, centre + margin))
 
 
-def paired_t(a: Sequence[float], b: Sequence[float]) -> Difference:
-    """B - A from the same seeds in the same order, by Student's t over their differences."""
-    differences = [y - x for x, y in zip(a, b, strict=True)]
-    spread = student_t(differences)
-    assert spread.std is not None
-    return _by_t(spread.mean, spread.std / sqrt(len(a)), len(a) - 1)
+def crossed(a: NDArray[np.bool_], b: NDArray[np.bool_], *, paired: bool) -> Difference:
+    """B - A of accuracies that would hold for other seeds and other test images: both are samples.
+
+    a, b: whether each seed's model names each image right, (seeds, images), the same images, at least two seeds each.
+    paired: whether the seeds of both are the same, in the same order. The variance of the difference is the sum of the
+    components of seeds, of images, and of their interaction, none below zero. For the images two are added, one that
+    each side alone names right (Bonett and Price), so that a handful that all changed one way decides nothing.
+    Student's t; Satterthwaite's degrees of freedom, of which the images have any number and n seeds n - 1.
+    """
+    from scipy.special import stdtr
+
+    sides = [(b.astype(float) - a)] if paired else [a.astype(float), b.astype(float)]  # (seeds, images)
+    by_image = b.mean(axis=0) - a.mean(axis=0)  # (images,)
+    parts = [_of_seeds(side) for side in sides]
+    of_rest = fsum(rest for _, rest in parts)
+    of_seeds = max(fsum(seeds for seeds, _ in parts), of_rest)
+    of_images = max(float((by_image**2).sum() + 2) / (len(by_image) + 2) ** 2, of_rest)
+    variance = of_seeds + of_images - of_rest
+    least = [max(each) for each in parts]
+    per_degree = fsum(v * v / (len(side) - 1) for v, side in zip(least, sides, strict=True))
+    degrees = variance * variance / per_degree if per_degree else inf
+    difference, error = float(by_image.mean()), sqrt(variance)
+    margin = _t_quantile(degrees) * error
+    return Difference(
+        difference=difference,
+        interval=Interval(max(-1.0, difference - margin), min(1.0, difference + margin)),
+        p_value=min(1.0, float(2 * stdtr(min(degrees, MANY), -abs(difference / error)))),
+        seeds_agree=all(bool((each == each[0]).all()) for each in (a, b)),
+    )
 
 
-def welch_t(a: Sequence[float], b: Sequence[float]) -> Difference:
-    """B - A from unrelated seeds with unequal variances, by Welch's t with Satterthwaite's degrees of freedom."""
-    means = [fsum(values) / len(values) for values in (a, b)]
-    variances = [_std(values, mean) ** 2 / len(values) for values, mean in zip((a, b), means, strict=True)]
-    total = fsum(variances)
-    parts = fsum(v * v / (len(values) - 1) for v, values in zip(variances, (a, b), strict=True))
-    degrees = total * total / parts if parts else len(a) + len(b) - 2
-    return _by_t(means[1] - means[0], sqrt(total), degrees)
+def _of_seeds(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The variance of the mean of (seeds, images) that the seeds bring, and what seed and image together bring."""
+    num_seeds, num_images = values.shape
+    seeds, images, mean = values.mean(axis=1), values.mean(axis=0), values.mean()
+    rest = values - seeds[:, None] - images + mean
+    degrees = num_seeds - 1
+    return (
+        float(((seeds - mean) ** 2).sum()) / degrees / num_seeds,
+        float((rest**2).sum()) / (degrees * max(num_images - 1, 1)) / (num_seeds * num_images),
+    )
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
@@ -122,15 +184,6 @@ def _joined(first: float, second: float, phi: float) -> float:
     return sqrt(max(first * first - 2 * phi * first * second + second * second, 0.0))
 
 
-def _by_t(difference: float, error: float, degrees: float) -> Difference:
-    from scipy.special import stdtr
-
-    margin = _t_quantile(degrees) * error
-    # Where every seed says the same, it says nothing, or something without any doubt.
-    p_value = float(2 * stdtr(degrees, -abs(difference / error))) if error else float(difference == 0)
-    return Difference(difference, Interval(difference - margin, difference + margin), p_value)
-
-
 def _std(values: Sequence[float], mean: float) -> float:
     if not isfinite(mean):
         return mean
@@ -140,4 +193,4 @@ def _std(values: Sequence[float], mean: float) -> float:
 def _t_quantile(degrees: float) -> float:
     from scipy.special import stdtrit
 
-    return float(stdtrit(degrees, TAIL))
+    return float(stdtrit(min(degrees, MANY), TAIL))

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fmx.errors import DataError
-from fmx.reporting.intervals import Spread, student_t, wilson
-from fmx.reporting.outcomes import Outcome, Unfinished, by_configuration, read_outcomes
+from fmx.reporting.intervals import Spread, share, student_t
+from fmx.reporting.outcomes import Outcome, Unfinished, by_configuration, circumstances, read_outcomes
 from fmx.reporting.settings import ABSENT, Settings
 from fmx.reporting.stored_predictions import read_predictions
 
@@ -40,6 +40,12 @@ class Row:
     params: int | None
     train_seconds: Spread | None
     on_test: bool
+    mixed: dict[str, list[str]]  # what else differs between its runs, with its values: commit, versions, device, …
+
+    @property
+    def data(self) -> tuple[str, str]:
+        """The name and the fingerprint of the data set."""
+        return self.runs[0].configuration[:2]
 
     @property
     def best_run(self) -> Outcome:
@@ -54,6 +60,29 @@ class Leaderboard:
     columns: Sequence[Column]
     rows: Sequence[Row]
     unfinished: Sequence[Unfinished]
+
+    def by_data(self) -> "list[Leaderboard]":
+        """A leaderboard for each data set, with the columns in which its configurations differ; of finished runs."""
+        sets = dict.fromkeys(row.data for row in self.rows)
+        return [_of_one_data_set([row for row in self.rows if row.data == data]) for data in sets]
+
+    @property
+    def data(self) -> list[str]:
+        """The names of the data sets, with the fingerprint where several share a name."""
+        sets = dict.fromkeys(row.data for row in self.rows)
+        names = [name for name, _ in sets]
+        return [name if names.count(name) == 1 else f"{name} ({mark[:8] or 'unknown'})" for name, mark in sets]
+
+
+def _of_one_data_set(rows: Sequence[Row]) -> Leaderboard:
+    groups = [row.runs for row in rows]
+    columns = _columns(differing([group[0].settings for group in groups]), groups)
+    told = [{column.key: _told(row.runs[0], column.key) for column in columns} for row in rows]
+    return Leaderboard(
+        columns,
+        [replace(row, settings=each, label=_label(row.runs[0], columns)) for row, each in zip(rows, told, strict=True)],
+        [],
+    )
 
 
 def leaderboard(folders: Iterable[Path], *, below: Path | None = None) -> Leaderboard:
@@ -130,22 +159,26 @@ def _columns(keys: Sequence[str], groups: Sequence[Sequence[Outcome]]) -> list[C
 
 def _row(runs: Sequence[Outcome], columns: Sequence[Column]) -> Row:
     first = runs[0]
-    settings = {column.key: _told(first, column.key) for column in columns}
-    # A group's choice speaks for itself, a number does not.
-    parts = [settings[key] if key in first.settings.choices else f"{name} {settings[key]}" for key, name in columns]
-    test = student_t([run.test_accuracy for run in runs])
     return Row(
         rank=None,
-        label=" · ".join(parts) or first.settings.told("model"),
-        settings=settings,
+        label=_label(first, columns),
+        settings={column.key: _told(first, column.key) for column in columns},
         runs=runs,
-        val_accuracy=_spread([run.val_accuracy for run in runs]),
-        test_accuracy=test if len(runs) > 1 else _of_one_model(test, first),
-        test_macro_f1=_spread([run.test_macro_f1 for run in runs]),
+        val_accuracy=_share([run.val_accuracy for run in runs], _num_validated(first)),
+        test_accuracy=share([run.test_accuracy for run in runs], _num_tested(first)),
+        test_macro_f1=_share([run.test_macro_f1 for run in runs], None),
         params=first.params,
         train_seconds=_spread([run.train_seconds for run in runs]),
         on_test=any(run.on_test for run in runs),
+        mixed=circumstances(runs),
     )
+
+
+def _label(run: Outcome, columns: Sequence[Column]) -> str:
+    """What sets a configuration apart; a group's choice speaks for itself, a number does not."""
+    told = [(key, name, _told(run, key)) for key, name in columns]
+    parts = [value if key in run.settings.choices else f"{name} {value}" for key, name, value in told]
+    return " · ".join(parts) or run.settings.told("model")
 
 
 def _told(run: Outcome, key: str) -> str:
@@ -162,13 +195,25 @@ def _spread(values: Sequence[float | None]) -> Spread | None:
     return student_t(known) if len(known) == len(values) else None
 
 
-def _of_one_model(test: Spread, run: Outcome) -> Spread:
-    """A single seed says nothing of seeds, but the test set is a sample as well."""
+def _share(values: Sequence[float | None], num_images: int | None) -> Spread | None:
+    """As _spread, in 0..1. A single seed's figure that chose its checkpoint is no sample of anything: no interval."""
+    if len(values) == 1:
+        return _spread(values)
+    known = [value for value in values if value is not None]
+    return share(known, num_images) if len(known) == len(values) else None
+
+
+def _num_validated(run: Outcome) -> int | None:
+    """How many images validated a run; None where a limit makes them fewer than are on record."""
+    limit = run.settings.values.get("trainer.limit_val_batches", 1.0)
+    return run.num_val if isinstance(limit, float) and limit == 1 else None
+
+
+def _num_tested(run: Outcome) -> int | None:
     try:
-        right = read_predictions(run.run.path).right
+        return len(read_predictions(run.run.path).labels)
     except DataError:
-        return test
-    return replace(test, interval=wilson(int(right.sum()), len(right)), method="wilson")
+        return None
 
 
 def _ranked(rows: Iterable[Row]) -> list[Row]:
@@ -177,15 +222,14 @@ def _ranked(rows: Iterable[Row]) -> list[Row]:
     ranks: dict[tuple[str, str], int] = {}
     ranked = []
     for row in ordered:
-        data = (row.runs[0].data, row.runs[0].data_fingerprint)
-        ranks[data] = ranks.get(data, 0) + 1
-        ranked.append(replace(row, rank=ranks[data] if row.val_accuracy else None))
+        ranks[row.data] = ranks.get(row.data, 0) + 1
+        ranked.append(replace(row, rank=ranks[row.data] if row.val_accuracy else None))
     return ranked
 
 
 def _standing(row: Row) -> tuple[str, str, bool, bool, float, str]:
     accuracy = _or_lowest(row.val_accuracy.mean if row.val_accuracy else None)
-    return *row.runs[0].configuration[:2], not row.val_accuracy, row.on_test, -accuracy, row.label
+    return *row.data, not row.val_accuracy, row.on_test, -accuracy, row.label
 
 
 def _or_lowest(accuracy: float | None) -> float:

@@ -1,4 +1,7 @@
-"""A leaderboard as text: the cells that all tables show, as CSV for scripts, Markdown, LaTeX."""
+"""A leaderboard as text: the cells that all tables show, as CSV for scripts, Markdown, LaTeX.
+
+Tables for people come one a data set. Accuracies stand first, so that no width of a window hides them.
+"""
 
 import csv
 import io
@@ -10,11 +13,24 @@ from typing import NamedTuple
 
 from fmx.reporting.intervals import Spread
 from fmx.reporting.leaderboard import Leaderboard, Row
-from fmx.reporting.outcomes import Unfinished
+from fmx.reporting.outcomes import ENOUGH_SEEDS, Unfinished, circumstances
 
-__all__ = ["Cell", "cells", "headings", "notes", "to_csv", "to_latex", "to_markdown", "unfinished_table"]
+__all__ = [
+    "ACCURACIES",
+    "Cell",
+    "cells",
+    "headings",
+    "is_word",
+    "notes",
+    "to_csv",
+    "to_latex",
+    "to_markdown",
+    "unfinished_table",
+]
 
-FIGURES = ["val accuracy %", "95 % interval", "test accuracy %", "95 % interval", "macro-F1 %", "params", "train s"]
+ACCURACIES = ["val accuracy %", "95 % interval", "test accuracy %", "95 % interval", "n"]
+REST = ["macro-F1 %", "params", "train s"]
+MIXED = "mixed"
 ON_TEST, ONE_MODEL, NOTHING = "†", "ʷ", "–"
 
 
@@ -27,34 +43,76 @@ class Cell(NamedTuple):
 
 def headings(board: Leaderboard) -> list[str]:
     """The column heads of every table for people."""
-    return ["", *(column.name for column in board.columns), "n", *FIGURES]
+    return ["", *ACCURACIES, *(column.name for column in board.columns), *REST, *([MIXED] if _is_mixed(board) else [])]
+
+
+def is_word(board: Leaderboard, position: int) -> bool:
+    """Whether a column of `headings` holds words, which start on the left, and no figures."""
+    first = 1 + len(ACCURACIES)
+    return first <= position < first + len(board.columns) or position == first + len(board.columns) + len(REST)
 
 
 def cells(board: Leaderboard) -> list[list[Cell]]:
     """The rows of every table for people, a cell for each of `headings`."""
-    return [_cells(row) for row in board.rows]
+    mixed = _is_mixed(board)
+    return [[*_cells(row), *([Cell(", ".join(row.mixed))] if mixed else [])] for row in board.rows]
+
+
+def _is_mixed(board: Leaderboard) -> bool:
+    return any(row.mixed for row in board.rows)
 
 
 def notes(board: Leaderboard) -> list[str]:
     """Say in sentences what the figures are, how they are ranked, and which do not compare."""
-    several = any(len(row.runs) > 1 for row in board.rows)
     said = [
         "Best first by mean validation accuracy. Test accuracy is reported and ranks nothing.",
         "Accuracies and macro-F1 are means ± standard deviations (n − 1) over the n seeds of a configuration.",
     ]
+    several = [row for row in board.rows if len(row.runs) > 1]
     if several:
-        said.append("95 % interval: of the mean, Student's t over the seeds; it is not cut off at 100 %.")
+        said.append(
+            "95 % interval: of the mean for other seeds and other images of the kind, within 0 and 100 %: Wilson's, "
+            "with Student's t and the variance over seeds plus the binomial one of the images."
+        )
+    if any(spread and not spread.interval for row in several for spread in (row.val_accuracy, row.test_accuracy)):
+        said.append(
+            f"{NOTHING} in its place: undefined, for the seeds do not vary and how many images there are is unknown."
+        )
+    if any(len(row.runs) < ENOUGH_SEEDS for row in several):
+        said.append(f"Of n below {ENOUGH_SEEDS} seeds deviation and interval are rough.")
     if any(row.test_accuracy.method == "wilson" for row in board.rows):
         said.append(f"{ONE_MODEL} A single seed: Wilson's interval of this one model on the test images, not of seeds.")
     if any(row.on_test for row in board.rows):
         said.append(f"{ON_TEST} Validated on the test set, which flatters both accuracies: ranked after the others.")
     if any(not row.val_accuracy for row in board.rows):
         said.append("Configurations without validation figures have no rank and come last.")
-    if len({(row.runs[0].data, row.runs[0].data_fingerprint) for row in board.rows}) > 1:
+    if len(board.data) > 1:
         said.append("Each data set is ranked for itself.")
+    said += _circumstances(board)
     if board.unfinished:
         counts = Counter(other.status for other in board.unfinished)
         said.append(f"Not in the table: {', '.join(f'{count} {status}' for status, count in sorted(counts.items()))}.")
+    return said
+
+
+def _circumstances(board: Leaderboard) -> list[str]:
+    """What else than settings, seeds and data differs, within rows or between them."""
+    said = []
+    if _is_mixed(board):
+        said.append(
+            f"{MIXED}: the runs of the row are not all of the same commit, version, device …, as named: their mean may "
+            "be of different things, and what is uncommitted is on no record. --csv has the values."
+        )
+    for group in board.by_data():
+        within = {name for row in group.rows for name in row.mixed}
+        between = [
+            name for name in circumstances([run for row in group.rows for run in row.runs]) if name not in within
+        ]
+        if between and len(group.rows) > 1:
+            where = f" of {group.data[0]}" if len(board.data) > 1 else ""
+            said.append(
+                f"The rows{where} differ in {', '.join(between)} as well, which may be what their figures show."
+            )
     return said
 
 
@@ -77,6 +135,8 @@ def to_csv(board: Leaderboard) -> str:
         "train_seconds_mean",
         "train_seconds_std",
         "validated_on_test",
+        "mixed",
+        "caution",
     ]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -87,6 +147,8 @@ def to_csv(board: Leaderboard) -> str:
         writer.writerow([
             row.rank, *row.settings.values(), len(row.runs), ";".join(run.seed for run in row.runs), *numbers,
             row.test_accuracy.method, row.params, *seconds, "yes" if row.on_test else "no",
+            "; ".join(f"{name}={'|'.join(values)}" for name, values in row.mixed.items()),
+            f"fewer than {ENOUGH_SEEDS} seeds" if len(row.runs) < ENOUGH_SEEDS else "",
             ";".join(run.name for run in row.runs), "completed", "",
         ])  # fmt: skip
     blank = [""] * (len(figures) + len(tail))
@@ -96,31 +158,38 @@ def to_csv(board: Leaderboard) -> str:
 
 
 def to_markdown(board: Leaderboard) -> str:
-    """A table, its notes, and a table of the runs without figures."""
-    left = [column.name for column in board.columns]
-    rows = [[cell.text for cell in row] for row in cells(board)]
-    parts = [
-        _markdown_table(headings(board), rows, left=left),
-        "\n".join(f"- {_markdown(note)}" for note in notes(board)),
-    ]
+    """A table for each data set, notes, and a table of the runs without figures."""
+    parts = []
+    for name, group in zip(board.data, board.by_data(), strict=True):
+        if len(board.data) > 1:
+            parts.append(f"## {_markdown(name)}")
+        rows = [[cell.text for cell in row] for row in cells(group)]
+        heads = headings(group)
+        parts.append(_markdown_table(heads, rows, left=[at for at in range(len(heads)) if is_word(group, at)]))
+    parts.append("\n".join(f"- {_markdown(note)}" for note in notes(board)))
     if board.unfinished:
         heads, others = unfinished_table(board)
-        parts.append(_markdown_table(heads, others, left=heads))
+        parts.append(_markdown_table(heads, others, left=range(len(heads))))
     return "\n\n".join(parts) + "\n"
 
 
 def to_latex(board: Leaderboard) -> str:
-    r"""A booktabs tabular with its notes beneath; it needs \usepackage{booktabs} alone."""
-    num_keys = len(board.columns)
-    lines = [
-        "% needs \\usepackage{booktabs}",
-        f"\\begin{{tabular}}{{r{'l' * num_keys}r{'r' * len(FIGURES)}}}",
-        "\\toprule",
-        " & ".join(map(_latex, headings(board))) + " \\\\",
-        "\\midrule",
-        *(" & ".join(_latex(cell.text) for cell in row) + " \\\\" for row in cells(board)),
-        "\\bottomrule",
-        "\\end{tabular}",
+    r"""A booktabs tabular for each data set with their notes beneath; it needs \usepackage{booktabs} alone."""
+    lines = ["% needs \\usepackage{booktabs}"]
+    for name, group in zip(board.data, board.by_data(), strict=True):
+        heads = headings(group)
+        if len(board.data) > 1:
+            lines.append(f"\\par\\medskip\\textbf{{{_latex(name)}}}\\par\\smallskip")
+        lines += [
+            f"\\begin{{tabular}}{{{''.join('l' if is_word(group, at) else 'r' for at in range(len(heads)))}}}",
+            "\\toprule",
+            " & ".join(map(_latex, heads)) + " \\\\",
+            "\\midrule",
+            *(" & ".join(_latex(cell.text) for cell in row) + " \\\\" for row in cells(group)),
+            "\\bottomrule",
+            "\\end{tabular}",
+        ]
+    lines += [
         "\\par\\smallskip",
         *(f"{{\\footnotesize {_latex(note)}\\par}}" for note in notes(board)),
         *(f"% {other.status}: {other.name} {other.error}" for other in board.unfinished),
@@ -132,12 +201,12 @@ def _cells(row: Row) -> list[Cell]:
     mark = ON_TEST if row.on_test else ""
     return [
         Cell(NOTHING if row.rank is None else str(row.rank), row.rank),
-        *(Cell(text, _number(text)) for text in row.settings.values()),
-        Cell(str(len(row.runs)), len(row.runs)),
         _mean(row.val_accuracy, 100, 2, mark),
         _interval(row.val_accuracy),
         _mean(row.test_accuracy, 100, 2, mark),
         _interval(row.test_accuracy),
+        Cell(str(len(row.runs)), len(row.runs)),
+        *(Cell(text, _number(text)) for text in row.settings.values()),
         _mean(row.test_macro_f1, 100, 2),
         Cell(NOTHING if row.params is None else f"{row.params:,}", row.params),
         _mean(row.train_seconds, 1, 1),
@@ -180,9 +249,9 @@ def _attempt(other: Unfinished, board: Leaderboard) -> list[str]:
     return [other.settings.told(column.key) if other.settings else "" for column in board.columns]
 
 
-def _markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, left: Iterable[str]) -> str:
+def _markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, left: Iterable[int]) -> str:
     left = set(left)
-    rules = [":--" if head in left else "--:" for head in heads]
+    rules = [":--" if place in left else "--:" for place in range(len(heads))]
     lines = [[_markdown(text) for text in heads], rules, *([_markdown(text) for text in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -1,7 +1,7 @@
 """What runs came to: the figures of the completed ones, and what became of the others."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
@@ -11,9 +11,29 @@ from fmx.errors import DataError
 from fmx.reporting.settings import Settings, read_settings, show
 from fmx.run_dir import FINISHED, Run, open_run
 
-__all__ = ["Outcome", "Unfinished", "by_configuration", "newest_of_each_seed", "outcome", "read_outcomes"]
+__all__ = [
+    "ENOUGH_SEEDS",
+    "Outcome",
+    "Unfinished",
+    "by_configuration",
+    "circumstances",
+    "newest_of_each_seed",
+    "outcome",
+    "read_outcomes",
+    "unfinished",
+]
 
 LARGEST = 1e15
+ENOUGH_SEEDS = 5  # below, what seeds tell of their spread deserves a caution
+CIRCUMSTANCES = {  # what a run's figures follow from beside its settings, by how a table calls it
+    "commit": ("git", "commit"),
+    "accelerator": ("device", "accelerator"),
+    "device": ("device", "name"),
+    "precision": ("device", "precision"),
+    "threads": ("device", "threads"),
+    "split": ("data", "split_fingerprint"),
+}
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -33,6 +53,15 @@ class Outcome:
     train_seconds: float | None
     on_test: bool  # the test set stood in for validation, or chose the checkpoint
     started: str
+
+    num_val: int | None  # images that the validation accuracy is of
+    circumstances: Mapping[str, str]  # commit, versions, device, precision, …
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether the code was not that of its commit."""
+        git = self.run.record.get("git")
+        return isinstance(git, dict) and git.get("dirty") is True
 
     @property
     def configuration(self) -> tuple[str, str, str]:
@@ -75,18 +104,28 @@ def newest_of_each_seed(outcomes: Sequence[Outcome]) -> tuple[list[Outcome], lis
     for each in sorted(outcomes, key=lambda each: (each.started, _natural(each.name))):
         newest[*each.configuration, each.seed] = each
     counted = set(map(id, newest.values()))
-    repeated = [
-        Unfinished(
-            each.name,
-            "repeated",
-            f"left out: {newest[*each.configuration, each.seed].name} is newer, with the same configuration and seed",
-            each.seed,
-            each.settings,
-        )
-        for each in outcomes
-        if id(each) not in counted
-    ]
+    repeated = []
+    for each in outcomes:
+        if id(each) not in counted:
+            newer = newest[*each.configuration, each.seed]
+            others = circumstances([each, newer])
+            but = f", but not the same {', '.join(others)}" if others else ""
+            why = f"left out: {newer.name} is newer, with the same configuration and seed{but}"
+            repeated.append(Unfinished(each.name, "repeated", why, each.seed, each.settings))
     return [each for each in outcomes if id(each) in counted], repeated
+
+
+def circumstances(runs: Sequence[Outcome]) -> dict[str, list[str]]:
+    """What differs between runs beside their settings, by name, with its values; what one lacks is `unknown`.
+
+    Several runs of which one was of changed, uncommitted code differ in that: nobody knows by how much.
+    """
+    names = dict.fromkeys(name for run in runs for name in run.circumstances)
+    values = {name: sorted({run.circumstances.get(name, UNKNOWN) for run in runs}) for name in names}
+    mixed = {name: told for name, told in values.items() if len(told) > 1}
+    if len(runs) > 1 and any(run.is_dirty for run in runs):
+        mixed["uncommitted changes"] = sorted({"yes" if run.is_dirty else "no" for run in runs})
+    return mixed
 
 
 def _read(path: Path, name: str) -> Outcome | Unfinished:
@@ -94,14 +133,21 @@ def _read(path: Path, name: str) -> Outcome | Unfinished:
         run = open_run(path, finished=False)
     except DataError as error:
         return Unfinished(name, "unreadable", show(str(error)), "", None)
-    seed = show(run.record.get("seed"))
     if run.status != FINISHED:
-        error_then = show(run.record.get("error") or "")
-        return Unfinished(name, show(run.status), error_then, seed, _settings_if_any(path))
+        return unfinished(run, name)
     try:
         return outcome(run, name)
     except DataError as error:
-        return Unfinished(name, "unreadable", show(str(error)), seed, None)
+        return Unfinished(name, "unreadable", show(str(error)), show(run.record.get("seed")), None)
+
+
+def unfinished(run: Run, name: str | None = None) -> Unfinished:
+    """What became of a run that did not complete; without a name it is called by its path."""
+    error = show(run.record.get("error") or "")
+    status = "pruned" if run.pruned else show(run.status)
+    return Unfinished(
+        name or show(str(run.path)), status, error, show(run.record.get("seed")), _settings_if_any(run.path)
+    )
 
 
 def _settings_if_any(run_dir: Path) -> Settings | None:
@@ -132,6 +178,8 @@ def outcome(run: Run, name: str) -> Outcome:
         train_seconds=_number(timing, "fit_s", run),
         on_test="test" in [metrics.get("validation"), metrics.get("selected_on")],
         started=show(run.record.get("started")),
+        num_val=_num_validated(run, data),
+        circumstances=_circumstances(run),
     )
 
 
@@ -141,6 +189,26 @@ def by_configuration(outcomes: Iterable[Outcome]) -> list[list[Outcome]]:
     for each in outcomes:
         groups.setdefault(each.configuration, []).append(each)
     return [sorted(group, key=lambda each: _natural(each.seed)) for group in groups.values()]
+
+
+def _num_validated(run: Run, data: dict[str, Any]) -> int | None:
+    """How many images a run was validated on; None where that is on no record."""
+    sizes = data.get("sizes")
+    num = sizes.get("test" if run.metrics.get("validation") == "test" else "val") if isinstance(sizes, dict) else None
+    return num if isinstance(num, int) and 0 < num < LARGEST else None
+
+
+def _circumstances(run: Run) -> dict[str, str]:
+    record = run.record
+    found = {}
+    for name, (part, key) in CIRCUMSTANCES.items():
+        facts = record.get(part)
+        if isinstance(facts, dict) and facts.get(key) is not None:
+            found[name] = show(facts[key])
+    versions = record.get("versions")
+    if isinstance(versions, dict):
+        found |= {show(package): show(version) for package, version in versions.items()}
+    return found
 
 
 def _number(contents: dict[str, Any], key: str, run: Run) -> float | None:

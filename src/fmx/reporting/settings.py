@@ -12,13 +12,15 @@ from typing import Any
 from fmx.plain_files import read_yaml
 from fmx.table import printable
 
-__all__ = ["ABSENT", "Settings", "flat", "read_settings", "show"]
+__all__ = ["ABSENT", "PRUNING", "PRUNING_TARGET", "Settings", "flat", "read_settings", "show"]
 
 NOT_SETTINGS = frozenset(
     {"seed", "run_dir", "resume", "data.root", "sweep.keep_checkpoints"}
 )  # they say which run, when and where
 OF_ONE_RUN = re.compile(r"\$\{(?:(?:seed|resume|run_dir)\}|(?:run_dir|stamp|now|hydra):)")
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+PRUNING = "callbacks.pruning"  # how a search watches its trials: it changes nothing in a run that trains to its end
+PRUNING_TARGET = "fmx.callbacks.pruning.Pruning"
 ABSENT = "–"  # how a setting is shown that a configuration does not have
 
 
@@ -66,6 +68,8 @@ def read_settings(run_dir: Path) -> Settings:
     choices: Any = hydra
     for key in ("hydra", "runtime", "choices"):
         choices = choices.get(key) if isinstance(choices, Mapping) else None
+    if any(key == f"{PRUNING}._target_" and value == PRUNING_TARGET for key, value, _ in leaves):
+        leaves = [leaf for leaf in leaves if not leaf[0].startswith(f"{PRUNING}.")]
     return Settings(
         values={key: value for key, value, _ in leaves},
         following={key: source for key, _, source in leaves if source},
@@ -79,9 +83,10 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def show(value: object) -> str:
-    """A plain value on one line, as people write it."""
+    """A plain value on one line, as people write it; 1.0, a share, is not written like 1, a count."""
     if isinstance(value, float):
-        return short if float(short := f"{value:g}") == value else repr(value)
+        short = f"{value:g}" if float(f"{value:g}") == value else repr(value)
+        return f"{short}.0" if short.removeprefix("-").isdecimal() else short
     return printable(value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False))
 
 

@@ -43,6 +43,11 @@ class StoredPredictions:
         right: NDArray[np.bool_] = self.predicted == self.labels
         return right
 
+    @property
+    def num_undefined(self) -> int:
+        """Of how many images a logit is NaN."""
+        return int(np.isnan(self.logits).any(axis=1).sum())
+
 
 @dataclass(frozen=True)
 class Verdicts:

@@ -1,6 +1,6 @@
 "use strict";
 
-const { curves: CURVES, onTest: ON_TEST, rows: ROWS } = JSON.parse(document.getElementById("charts").textContent);
+const { curves: CURVES, onTest: ON_TEST, parts: PARTS } = JSON.parse(document.getElementById("charts").textContent);
 const NUM_COLORS = 8;
 const DASHES = ["solid", "dash", "dot"];
 const CONFIG = { responsive: true, displayModeBar: false };
@@ -8,11 +8,23 @@ const MAX_MARKED = 40; // points, beyond which the markers of a curve run togeth
 const SHARES = { autorangeoptions: { clipmin: -1, clipmax: 101 } }; // an interval may reach beyond, an axis need not
 const MAX_NUMBERED = 20; // epochs up to which each has a number
 const NARROW = innerWidth < 700;
-const LONGEST = NARROW ? 18 : 44; // characters of a label beside an axis
+const LONGEST = NARROW ? 18 : 44; // characters of a line of a label
+const LINE = 16; // pixels of such a line
 
 // Plotly reads texts as a little HTML of its own.
 const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-const shortened = (text) => (text.length > LONGEST ? `${text.slice(0, LONGEST / 2)}…${text.slice(-LONGEST / 2 + 1)}` : text);
+
+// A label in lines, broken between its parts, or within one that is too long: nothing is cut, for it may be what differs.
+function lines(row) {
+  const found = [];
+  for (const part of row.short.split(" · ")) {
+    const last = found.at(-1);
+    if (last !== undefined && last.length + part.length + 3 <= LONGEST) found[found.length - 1] = `${last} · ${part}`;
+    else found.push(...(part.match(new RegExp(`[^]{1,${LONGEST}}`, "gu")) ?? [part]));
+  }
+  return found;
+}
+const labelOf = (row) => lines(row).map(plain).join("<br>");
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const colorOf = (place) => css(`--c${place % NUM_COLORS}`);
 const dashOf = (place) => DASHES[Math.floor(place / NUM_COLORS) % DASHES.length];
@@ -59,8 +71,8 @@ function errorBars(spreads, color) {
   };
 }
 
-function drawAccuracies() {
-  const traces = ROWS.flatMap((row, place) => {
+function drawAccuracies(rows, mark) {
+  const traces = rows.flatMap((row, place) => {
     const color = colorOf(place);
     const marks = { type: "scatter", mode: "markers", showlegend: false, hoverinfo: "text", hovertext: described(row) };
     const drawn = [
@@ -74,23 +86,24 @@ function drawAccuracies() {
     }
     return drawn;
   });
-  const height = 90 + 40 * ROWS.length;
-  document.getElementById("accuracies").style.minHeight = `${height}px`;
-  Plotly.react("accuracies", traces, layout({
+  const most = Math.max(...rows.map((row) => lines(row).length));
+  const height = 90 + Math.max(40, LINE * most + 8) * rows.length;
+  document.getElementById(`accuracies${mark}`).style.minHeight = `${height}px`;
+  Plotly.react(`accuracies${mark}`, traces, layout({
     height,
     xaxis: { ...SHARES, title: { text: "accuracy %" } },
-    yaxis: { tickvals: ROWS.map((_, place) => place), ticktext: ROWS.map((row) => plain(shortened(row.label))),
-      range: [ROWS.length - 0.4, -0.6], showgrid: false, ticklabelstandoff: 8 },
+    yaxis: { tickvals: rows.map((_, place) => place), ticktext: rows.map(labelOf),
+      range: [rows.length - 0.4, -0.6], showgrid: false, ticklabelstandoff: 8 },
   }), CONFIG);
 }
 
-function drawCurves(name) {
+function drawCurves(rows, mark, name) {
   const isShare = name.endsWith("accuracy");
   const factor = isShare ? 100 : 1;
-  const traces = ROWS.flatMap((row, place) => {
+  const traces = rows.flatMap((row, place) => {
     const curve = row.curves[name];
     if (!curve) return [];
-    const group = { type: "scatter", legendgroup: String(place), name: plain(shortened(row.label)) };
+    const group = { type: "scatter", legendgroup: String(place), name: labelOf(row) };
     const color = colorOf(place);
     const mean = curve.mean.map((value) => (value === null ? null : factor * value));
     const std = curve.std.map((value) => factor * (value ?? 0));
@@ -109,23 +122,23 @@ function drawCurves(name) {
     };
     return [band, line];
   });
-  const last = Math.max(...ROWS.flatMap((row) => row.curves[name]?.epoch ?? []));
-  Plotly.react("curves", traces, layout({
-    height: 400 + (NARROW ? 22 : 7) * ROWS.length, // the legend takes its part
+  const last = Math.max(...rows.flatMap((row) => row.curves[name]?.epoch ?? []));
+  Plotly.react(`curves${mark}`, traces, layout({
+    height: 400 + (NARROW ? 22 : 7) * rows.reduce((sum, row) => sum + lines(row).length, 0), // the legend takes its part
     showlegend: true, // also for a single configuration: it says which one
     xaxis: { title: { text: "epoch" }, ...(last <= MAX_NUMBERED ? { dtick: 1 } : {}) },
     yaxis: { title: { text: CURVES[name] + (isShare ? " %" : "") } },
   }), CONFIG);
-  for (const button of document.querySelectorAll("#curve-choice button")) {
+  for (const button of document.querySelectorAll(`#curve-choice${mark} button`)) {
     button.setAttribute("aria-pressed", String(button.dataset.curve === name));
   }
 }
 
-function drawAgainst(target, title, valueOf, spreadOf) {
-  const places = [...ROWS.keys()].filter((place) => valueOf(ROWS[place]) !== null);
-  const values = places.map((place) => valueOf(ROWS[place]));
+function drawAgainst(rows, target, title, valueOf, spreadOf) {
+  const places = [...rows.keys()].filter((place) => valueOf(rows[place]) !== null);
+  const values = places.map((place) => valueOf(rows[place]));
   const traces = places.map((place, at) => {
-    const row = ROWS[place];
+    const row = rows[place];
     const color = colorOf(place);
     const spread = spreadOf(row);
     return {
@@ -143,25 +156,30 @@ function drawAgainst(target, title, valueOf, spreadOf) {
   }), CONFIG);
 }
 
-let curve = Object.keys(CURVES).find((name) => ROWS.some((row) => row.curves[name]));
+const firstCurve = (rows) => Object.keys(CURVES).find((name) => rows.some((row) => row.curves[name]));
+const SHOWN = PARTS.map(({ rows }) => firstCurve(rows));
+const markOf = (part) => (part ? `-${part + 1}` : ""); // of the ids of a data set's elements
 
 function draw() {
   for (const chip of document.querySelectorAll(".chip")) chip.style.background = colorOf(Number(chip.dataset.color));
-  drawAccuracies();
-  if (curve) drawCurves(curve);
-  drawAgainst("against-time", "training seconds", (row) => row.seconds?.mean ?? null, (row) => row.seconds.std);
-  drawAgainst("against-params", "parameters", (row) => row.params, () => null);
+  PARTS.forEach(({ rows }, part) => {
+    const mark = markOf(part);
+    drawAccuracies(rows, mark);
+    if (SHOWN[part]) drawCurves(rows, mark, SHOWN[part]);
+    drawAgainst(rows, `against-time${mark}`, "training seconds", (row) => row.seconds?.mean ?? null, (row) => row.seconds.std);
+    drawAgainst(rows, `against-params${mark}`, "parameters", (row) => row.params, () => null);
+  });
 }
 
-function offerCurves() {
-  const choice = document.getElementById("curve-choice");
+function offerCurves(rows, part) {
+  const choice = document.getElementById(`curve-choice${markOf(part)}`);
   for (const [name, title] of Object.entries(CURVES)) {
-    if (!ROWS.some((row) => row.curves[name])) continue;
+    if (!rows.some((row) => row.curves[name])) continue;
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = title;
     button.dataset.curve = name;
-    button.addEventListener("click", () => { curve = name; drawCurves(name); });
+    button.addEventListener("click", () => { SHOWN[part] = name; drawCurves(rows, markOf(part), name); });
     choice.append(button);
   }
 }
@@ -191,15 +209,16 @@ function makeSortable(table) {
     const before = head.getAttribute("aria-sort");
     const descending = before ? before === "ascending" : !isWord; // the first click on a figure shows the highest
     sortBy(table, column, descending);
-    history.replaceState(null, "", `#sort=${descending ? "-" : ""}${column + 1}`);
+    if (table.id === "leaderboard") history.replaceState(null, "", `#sort=${descending ? "-" : ""}${column + 1}`);
   }));
+  if (table.id !== "leaderboard") return; // a link has room for one
   const asked = /^#sort=(-?)(\d+)$/.exec(location.hash);
   if (asked && heads[asked[2] - 1]) sortBy(table, asked[2] - 1, asked[1] === "-");
 }
 
-if (ROWS.length) {
-  makeSortable(document.getElementById("leaderboard"));
-  offerCurves();
+for (const table of document.querySelectorAll(".sortable")) makeSortable(table);
+PARTS.forEach(({ rows }, part) => offerCurves(rows, part));
+if (PARTS.length) {
   draw();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 }

@@ -1,0 +1,68 @@
+"""A leaderboard on the terminal: all columns where they have room, else those that matter most."""
+
+from collections.abc import Sequence
+
+from fmx.reporting.leaderboard import Leaderboard
+from fmx.reporting.leaderboard_text import ACCURACIES, cells, headings, is_word, notes, unfinished_table
+from fmx.reporting.outcomes import Unfinished
+from fmx.table import fits, print_table
+
+__all__ = ["print_leaderboard"]
+
+SHORT = ["val %", "95 %", "test %", "95 %", "n"]
+GIVEN_UP = [2, -3, -2, -1, 4]  # columns in the order in which they are left out, as in _narrow
+WORDS = 34  # columns that the configuration is to have
+
+
+def print_leaderboard(board: Leaderboard) -> None:
+    """Print a table for each data set, notes, and the runs without figures, on stdout."""
+    left_out: dict[str, None] = {}
+    for name, group in zip(board.data, board.by_data(), strict=True):
+        if len(board.data) > 1:
+            print(f"\n{name}")
+        heads, rows = headings(group), [[cell.text for cell in row] for row in cells(group)]
+        words = [at for at in range(len(heads)) if is_word(group, at)]
+        if not fits(heads, rows):
+            heads, rows, lost = _narrow(group, rows)
+            left_out |= dict.fromkeys(lost)
+            words = [len(heads) - 1]
+        print_table(heads, rows, num_left=0, left=words)
+    said = notes(board) if board.rows else []
+    if left_out:
+        said.append(f"Left out, for the width of the terminal: {', '.join(left_out)}; --csv and --html have all.")
+    if said:
+        print("", *said, sep="\n")
+    if board.unfinished:
+        print()
+        heads, rows = unfinished_table(board)
+        if not fits(heads, rows):
+            heads, rows = ["run", "status", "what"], [_told(other, board) for other in board.unfinished]
+        print_table(heads, rows, num_left=len(heads))
+
+
+def _narrow(board: Leaderboard, rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]], list[str]]:
+    """Heads and rows with one column for the configuration, and the heads of figures that have no room."""
+    before, after = 1 + len(ACCURACIES), 1 + len(ACCURACIES) + len(board.columns)
+    heads = ["", *SHORT, *headings(board)[after : after + 3]]
+    figures = [[*row[:before], *row[after : after + 3]] for row in rows]
+    labels = [row.label + (f" (mixed: {', '.join(row.mixed)})" if row.mixed else "") for row in board.rows]
+    names = ["", "val accuracy %", "interval of val", "test accuracy %", "interval of test", "n", *heads[before:]]
+    kept = list(range(len(heads)))
+    lost = []
+    for place in (each % len(heads) for each in GIVEN_UP):
+        if fits([*(heads[at] for at in kept), "x" * WORDS], [[row[at] for at in kept] + [""] for row in figures]):
+            break
+        kept.remove(place)
+        lost.append(names[place])
+    return (
+        [*(heads[at] for at in kept), "configuration"],
+        [[*(row[at] for at in kept), label] for row, label in zip(figures, labels, strict=True)],
+        lost,
+    )
+
+
+def _told(other: Unfinished, board: Leaderboard) -> list[str]:
+    """A run without figures in three cells."""
+    told = [f"{name} {other.settings.told(key)}" for key, name in board.columns] if other.settings else []
+    what = " · ".join([*told, *([f"seed {other.seed}"] if other.seed else [])])
+    return [other.name, other.status, f"{what}: {other.error}" if other.error else what]
