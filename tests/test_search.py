@@ -1,7 +1,9 @@
 """hydra/sweeper=search: what it draws, what it refuses, and that no trial is lost, repeated or shared by mistake."""
 
+import base64
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -179,9 +182,32 @@ def test_asha_prunes(command, tmp_path):
         assert said["error"] == f"pruned after epoch {last}: val/accuracy {reports[last]:.4g}"
         assert len((run_dir / "history.csv").read_text().splitlines()) == 1 + len(reports)
         assert not (run_dir / "metrics.json").exists()  # the test set stays sealed
+        assert f"#{number} " in done.stdout
+    assert done.stdout.count(": pruned after epoch ") == len(pruned)
+    assert "interrupted" not in done.stdout
+    for name in ("leaderboard.md", "leaderboard.csv", "leaderboard.html", "search.md", "search.html"):
+        text = (tmp_path / "search" / name).read_text()
+        text = text.partition("<script")[0]  # plotly.js knows many words
+        assert "pruned" in text, name
+        assert "interrupted" not in text, name
     for number in completed:
         assert list(found["history"][number]["reports"]) == ["1", "2", "3", "4"]
     assert "Reports" in (tmp_path / "search/search.html").read_text()
+
+    scored = command("search", "--json", "scored.json", cwd=tmp_path, module="evaluate")
+    assert scored.returncode == 0, scored.stderr
+    assert f"left out: {len(pruned)} of 5 runs, which a search pruned" in scored.stderr
+    assert len(json.loads((tmp_path / "scored.json").read_text())) == len(completed)
+    shown = command("search", cwd=tmp_path, module="report")
+    assert shown.returncode == 0, shown.stderr
+    assert f"Not in the table: {len(pruned)} pruned." in shown.stdout
+    both = [f"search/{number}" for number in (*pruned, completed[0])]
+    compared = command(f"search/[{pruned[0]}{completed[0]}]", both[-1], cwd=tmp_path, module="compare")
+    assert compared.returncode == 0, compared.stderr
+    assert f"search/{pruned[0]}: pruned after epoch" in compared.stdout
+    refused = command(both[0], cwd=tmp_path, module="evaluate")
+    assert refused.returncode == 1
+    assert "a search ended it early: pruned after epoch" in refused.stderr
 
 
 @pytest.fixture
@@ -404,6 +430,86 @@ def test_what_another_command_told_meanwhile_stands(tmp_path):
         first.prune(number)
     (trial,) = first.study.trials
     assert (trial.state.name, trial.user_attrs["error"]) == ("FAIL", "told first")
+
+
+def told_search(folder: Path, trials: list[tuple[dict, list[float], bool]], **options) -> dict:
+    """The charts of search.html by title: of trials with these values and reports, pruned or completed."""
+    options = Options(**(OPTIONS | {"n_trials": 99, "pruning": "median"} | options))
+    folder.mkdir(exist_ok=True)
+    with Searcher(folder) as searcher:
+        shared = SharedStudy(folder, options, SPACE, searcher, fixed={})
+        for values, reports, pruned in trials:
+            shared.study.enqueue_trial({"optim.lr": 0.25, "data.batch_size": 1, "model": "mlp"} | values)
+            number = shared.claim().number
+            for step, value in enumerate(reports, 1):
+                RunningTrial.of_run(folder / str(number)).report(step, value)
+            shared.prune(number) if pruned else shared.complete(number, [reports[-1]])
+        summary = summarize(shared.study, folder, options, SimpleNamespace(of=lambda _: "", to_go_on=""))
+    page = html_page(summary)
+    figures = json.loads(page.partition('id="charts">')[2].partition("</script>")[0])
+    sections = re.findall(r"<h2>([^<]*)</h2>\s*<p class=\"notes\">([^<]*)</p>(?:\s*<div id=\"chart-(\d+))?", page)
+    return {title: (note, figures.get(place)) for title, note, place in sections}
+
+
+def bars(figure: dict) -> dict[str, float]:
+    (trace,) = figure["data"]
+    values = trace["x"]
+    if isinstance(values, dict):  # as Plotly packs numbers
+        values = np.frombuffer(base64.b64decode(values["bdata"]), values["dtype"]).tolist()
+    return dict(zip(trace["y"], values, strict=True))
+
+
+def test_what_pruning_kills_counts_as_important(tmp_path):
+    """The model decides, but all trials of the poor one were pruned; the rate makes a little difference."""
+    trials = []
+    for place in range(16):
+        rate, poor = [0.25, 0.5, 0.75, 1.0][place % 4], place % 2
+        model = {"model": "lenet" if poor else "mlp", "optim.lr": rate, "data.batch_size": 1 + place % 3}
+        trials.append((model, [0.1] if poor else [0.5, 0.83 + rate / 100], bool(poor)))
+    charts = told_search(tmp_path / "pruned", trials)
+    note, figure = charts["Importance for val/accuracy"]
+    shares = bars(figure)
+    assert shares["model"] > 0.5 > shares["optim.lr"] + shares["data.batch_size"]
+    assert "8 pruned ones count by the last figure" in note
+
+
+@pytest.mark.parametrize("trials", [1, 2, 5])
+def test_few_trials_say_nothing_of_importance_and_the_page_says_why(tmp_path, trials):
+    made = [({"optim.lr": 0.25 * place, "model": "lenet"}, [0.5 + place / 10], False) for place in range(trials)]
+    note, figure = told_search(tmp_path / "few", made)["Importance for val/accuracy"]
+    assert figure is None
+    assert f"{trials} trials have a figure: fewer than the 6" in note
+    alike = [({"optim.lr": 0.25 * (place % 5), "model": "lenet"}, [0.5], False) for place in range(9)]
+    note, figure = told_search(tmp_path / "alike", alike)["Importance for val/accuracy"]
+    assert figure is None
+    assert "same figure" in note
+
+
+@pytest.mark.parametrize(
+    ("direction", "figures", "far"),
+    [
+        ("maximize", [0.95, 0.1, 0.94, 0.96, 0.95], [1]),
+        ("minimize", [0.31, 0.3, 4e9, 0.29, 7.0], [2, 4]),
+        ("maximize", [0.9, 0.9, 0.9, 0.2], [3]),
+        ("maximize", [0.3, 0.32, 0.31, 0.9, 0.33], []),  # a good one is never off the axis
+        ("maximize", [0.2, 0.9, 0.3, 0.8, 0.5, 0.6], []),
+        ("maximize", [0.1], []),
+    ],
+)
+def test_a_poor_trial_does_not_set_the_axis_and_is_named(tmp_path, direction, figures, far):
+    trials = [({"optim.lr": 0.25 * (place % 5)}, [figure], False) for place, figure in enumerate(figures)]
+    charts = told_search(tmp_path / "far", trials, objectives=(Objective("val/accuracy", direction),))
+    for title in ("History of val/accuracy", "val/accuracy by parameter"):
+        note, figure = charts[title]
+        axis = figure["layout"]["yaxis"]
+        if not far:
+            assert "range" not in axis
+            assert "Beyond the axis" not in note
+            continue
+        low, high = axis["range"]
+        assert [place for place, value in enumerate(figures) if not low <= value <= high] == far
+        for place in far:
+            assert f"{place} ({figures[place]:.4g})" in note
 
 
 @pytest.mark.browser

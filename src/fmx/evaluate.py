@@ -24,7 +24,8 @@ is written into a run directory.
 
 --data NAME scores the test set of another data group of the same shape and number of classes; the run's class
 names and normalisation stay. --set changes keys of the data, such as the folder that it has moved to. A run that
-cannot be scored is named and left out; the exit code is then 1.
+cannot be scored is named and left out; the exit code is then 1. Trials that a search pruned are counted and left out:
+they were not to be scored, so the exit code stays 0.
 """
 EXAMPLES = """\
 examples:
@@ -86,7 +87,10 @@ def evaluate(args: argparse.Namespace) -> int:
         allow=args.allow,
     )
     evaluations, refusals = [], []
-    for run in runs:
+    pruned = [run for run in runs if _is_pruned(run)] if len(runs) > 1 else []
+    if len(pruned) == len(runs):
+        raise DataError(f"all {len(runs)} runs were pruned by a search: there is nothing to score")
+    for run in (each for each in runs if each not in pruned):
         try:
             evaluations.append(reevaluate(run, request))
         except DataError as error:
@@ -95,6 +99,8 @@ def evaluate(args: argparse.Namespace) -> int:
     if not evaluations and len(refusals) == 1:
         raise refusals[0]
     _print(evaluations)
+    if pruned:
+        print(f"left out: {len(pruned)} of {len(runs)} runs, which a search pruned", file=sys.stderr)
     for refusal in refusals:
         print(f"left out: {refusal}", file=sys.stderr)
     if args.json is not None:
@@ -102,6 +108,15 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.csv is not None:
         _write_csv(evaluations, args)
     return 1 if refusals else 0
+
+
+def _is_pruned(path: Path) -> bool:
+    from fmx.run_dir import open_run
+
+    try:
+        return open_run(path, finished=False).pruned
+    except DataError:  # said when it is scored
+        return False
 
 
 def _print(evaluations: Sequence["Evaluation"]) -> None:

@@ -49,7 +49,7 @@ def _interrupted(folder: Path) -> Iterator[Run]:
             run = open_run(record.parent, finished=False)
         except DataError:
             continue
-        if run.status == "interrupted":
+        if run.status == "interrupted" and not run.pruned:
             yield run
 
 

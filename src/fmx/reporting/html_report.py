@@ -86,7 +86,10 @@ def _short_labels(board: Leaderboard) -> list[str]:
     labels = [row.label for row in board.rows]
     if all(len(label) <= MAX_LABEL for label in labels):
         return labels
-    usual = {key: Counter(row.settings[key] for row in board.rows).most_common(1)[0][0] for key, _ in board.columns}
+    usual = {}
+    for key, _ in board.columns:
+        ((value, count),) = Counter(row.settings[key] for row in board.rows).most_common(1)
+        usual[key] = value if 2 * count > len(board.rows) else None
     short = []
     for row in board.rows:
         model = [row.settings["model"]] if "model" in row.settings else []

@@ -41,6 +41,11 @@ class Summary:
         return sum(trial.state == state for trial in self.trials)
 
     @property
+    def completed(self) -> list[FrozenTrial]:
+        """The trials that went to their end."""
+        return [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
+
+    @property
     def counts(self) -> dict[str, int]:
         """The number of trials by what became of them."""
         return {name: self.count(state) for state, name in STATES.items() if state != TrialState.WAITING}
@@ -86,9 +91,8 @@ class Summary:
     def ranked(self) -> list[FrozenTrial]:
         """The completed trials, best in the first metric first, then the others in the order of their numbers."""
         sign = -1 if self.options.objectives[0].direction == "maximize" else 1
-        completed = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
         others = [trial for trial in self.trials if trial.state != TrialState.COMPLETE]
-        return sorted(completed, key=lambda trial: sign * (trial.values or [0.0])[0]) + others
+        return sorted(self.completed, key=lambda trial: sign * (trial.values or [0.0])[0]) + others
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Headings and rows: number, state, values, parameters and error of each trial."""
@@ -100,8 +104,16 @@ class Summary:
             cells = [str(trial.number), STATES[trial.state]]
             cells += [f"{named[metric]:.6g}" if named else "" for metric in metrics]
             cells += [show(trial.params[key]) if key in trial.params else "" for key in keys]
-            rows.append([*cells, printable(str(trial.user_attrs.get(ERROR, "")))])
+            rows.append([*cells, printable(self._note(trial))])
         return ["trial", "state", *metrics, *keys, "note"], rows
+
+    def _note(self, trial: FrozenTrial) -> str:
+        """Why a trial has no values."""
+        if trial.state == TrialState.PRUNED and trial.intermediate_values:
+            step = max(trial.intermediate_values)
+            name = self.options.objectives[0].metric
+            return f"after validation {step}: {name} {trial.intermediate_values[step]:.6g}"
+        return str(trial.user_attrs.get(ERROR, ""))
 
     def headline(self) -> str:
         """The trials counted, in one line."""

@@ -90,7 +90,7 @@ class Trials:
     def _settle_from_record(self, number: int) -> bool:
         """Tell what run.json says of a trial whose run has ended by itself; returns whether it has."""
         run = open_run(self._study.sweep_dir / str(number), finished=False)
-        if run.status == "interrupted" and run.record.get("pruned"):
+        if run.pruned:
             self._study.prune(number)
         elif run.status == "completed":
             self._complete(number, run)

@@ -34,7 +34,7 @@ class Display:
 
     def __init__(self, num_jobs: int | None, num_done: int, num_workers: int, say: Callable[[str], None]) -> None:
         self.num_jobs = num_jobs
-        self.counts = {"completed": num_done, "failed": 0, "interrupted": 0}
+        self.counts = {"completed": num_done, "failed": 0, "interrupted": 0, "pruned": 0}
         self.best: tuple[float, Job] | None = None
         self._num_workers = num_workers
         self._say = say

@@ -24,7 +24,7 @@ __all__ = ["Cause", "Ended", "Pool", "Started", "Workers", "complete_record", "l
 GRACE_S = 15.0  # between asking a job to stop and ending it
 UNKNOWN = 255  # what multiprocessing says where the process is gone that would know
 PAUSE_S = 0.5  # between two looks at the clock
-Cause = Literal["completed", "raised", "killed", "timeout", "interrupted", "refused"]  # refused: before it began
+Cause = Literal["completed", "raised", "killed", "timeout", "interrupted", "pruned", "refused"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Ended:
-    """A job that has ended, and how."""
+    """A job that has ended, and how; `refused` is one that ended before it began, `pruned` one that a search ended."""
 
     job: Job
     cause: Cause
@@ -45,8 +45,8 @@ class Ended:
 
     @property
     def status(self) -> str:
-        """As in run.json."""
-        return self.cause if self.cause in {"completed", "interrupted"} else "failed"
+        """As in run.json, which calls what is `pruned` here `interrupted`."""
+        return self.cause if self.cause in {"completed", "interrupted", "pruned"} else "failed"
 
 
 class Workers(Protocol):
@@ -167,8 +167,10 @@ def _kill_group(running: _Running) -> None:
 def _verdict(running: _Running, pid: int | None, code: int) -> Ended:
     """How a job ended, from its exit code and its own record; the record is completed where the job could not."""
     job, seconds = running.job, time.monotonic() - running.began
+    pruned = False
     try:
-        record = open_run(job.run_dir, finished=False).record
+        run = open_run(job.run_dir, finished=False)
+        record, pruned = run.record, run.pruned
     except DataError:
         record = {}
     status = record.get("status")
@@ -178,6 +180,8 @@ def _verdict(running: _Running, pid: int | None, code: int) -> Ended:
     if record and record.get("pid") != pid and cause == "raised" and code not in {130, 143}:
         # It ended before it wrote there: what is on record is of an earlier run, which may still be gone on with.
         return Ended(job, "refused", last_line(job) or f"ended with exit code {code}", seconds)
+    if pruned and code == 0:
+        return Ended(job, "pruned", record.get("error"), seconds)
     if cause == "timeout":
         error: str | None = f"stopped after {seconds:.0f} s: longer than job_timeout_s"
     elif status == "interrupted" or code in {130, 143}:
