@@ -36,6 +36,26 @@ def test_what_cannot_be_converted_leaves_nothing(command, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_small_folder_of_images_is_looked_at_and_what_is_left_out_is_said(command, tmp_path):
+    for part, label, number in [(p, c, n) for p in ("train", "test") for c in "ab" for n in range(3)]:
+        (tmp_path / "set" / part / label).mkdir(parents=True, exist_ok=True)
+        shade = 10 * number + 100 * (label == "b") + 50 * (part == "test" and number > 0)
+        Image.new("L", (8, 8), shade).save(tmp_path / "set" / part / label / f"{number}.png")
+    for name in ("train/a/IMG.HEIC", "train/b/IMG.heic", "test/a/notes.txt", "train/a/.DS_Store"):
+        (tmp_path / "set" / name).write_bytes(b"...")
+    (tmp_path / "set/train/a/deeper").mkdir()
+    done = command("image_folder", "--root", "set", module="data", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "too large" not in done.stdout
+    assert "images that occur more than once: 0 in training, 0 in test, 2 in both" in done.stdout
+    mean = sum(10 * n + 100 * b for n in range(3) for b in (0, 1)) / 6 / 255
+    assert f"mean [{mean:.6f}" in done.stdout
+    said = done.stdout + done.stderr
+    assert said.count("2 .heic: pictures of kinds that are not read") == 1
+    assert "1 hidden, 1 folder within" in said
+    assert "1 file that is no picture by its name (1 .txt)" in said
+
+
 def test_a_file_that_comes_meanwhile_is_left_alone(tmp_path):
     mine, theirs = tmp_path / "table.csv", "somebody else's"
 

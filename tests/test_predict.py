@@ -194,7 +194,7 @@ def test_files_folders_and_globs_are_found_once_and_in_order(tmp_path, monkeypat
         Path(name).touch()
     Path("empty").mkdir()
     Path("p/loop").symlink_to(tmp_path / "p")
-    files, problems = find_pictures(
+    files, problems, notes = find_pictures(
         ["x[1].png", str(tmp_path / "x[1].png"), "p", "p/*.png", "p/note.txt", "empty", "none.png", "*.gif", "p/*/c.*"]
     )
     assert [str(file) for file in files] == ["x[1].png", "p/a.JPG", "p/b.png", "p/deep/c.png", "p/note.txt"]
@@ -203,6 +203,58 @@ def test_files_folders_and_globs_are_found_once_and_in_order(tmp_path, monkeypat
         "none.png: there is no such file",
         "*.gif: there is no such file",
     ]
+    assert notes == [
+        "p/loop: a link to a folder is not followed; name the folder itself",
+        "p: 1 file that is no picture by its name (1 .txt), 2 hidden",
+    ]
+
+
+def album(folder):
+    """A folder as people have them: pictures of all kinds, and what lies beside them."""
+    (folder / "deeper" / ".cache").mkdir(parents=True)
+    picture = Image.fromarray(grey())
+    saved(picture, folder / "a.PNG")
+    saved(picture, folder / "deeper" / "b.Jpg")
+    saved(picture, folder / "frames.gif", save_all=True, append_images=[Image.fromarray(grey(1))])
+    saved(picture, folder / "pages.tiff", save_all=True, append_images=[Image.fromarray(grey(1))])
+    saved(Image.fromarray(grey().astype(np.uint16) * 257), folder / "sixteen.png")
+    saved(picture.convert("CMYK"), folder / "print.jpg")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    saved(picture, folder / "turned.jpg", exif=turned)
+    for name in (
+        "IMG_1.HEIC",
+        "IMG_2.heic",
+        "deeper/c.avif",
+        "notes.txt",
+        "Makefile",
+        ".DS_Store",
+        "deeper/.cache/x.png",
+    ):
+        (folder / name).write_bytes(b"...")
+    return folder
+
+
+def test_what_a_folder_holds_beside_pictures_is_counted(digits_run, command, tmp_path):
+    folder = album(tmp_path / "album")
+    done = command(str(digits_run), "album", "--csv", "said.csv", module="predict", cwd=tmp_path)
+    read = [row["image"] for row in csv.DictReader((tmp_path / "said.csv").read_text().splitlines())]
+    assert sorted(Path(name).name for name in read) == [
+        "a.PNG", "b.Jpg", "frames.gif", "pages.tiff", "print.jpg", "sixteen.png", "turned.jpg"
+    ]  # fmt: skip
+    assert done.returncode == 1  # HEIC and AVIF are pictures, and cannot be read
+    others, unread = done.stderr.splitlines()
+    assert others == ("left out: album: 2 files that are no picture by their name (1 without suffix, 1 .txt), 2 hidden")
+    assert unread.startswith("left out: album: 2 .heic, 1 .avif: pictures of kinds that are not read; save them as")
+    for name in ("IMG_1.HEIC", "IMG_2.heic", "deeper/c.avif"):
+        (folder / name).unlink()
+    assert command(str(digits_run), "album", module="predict", cwd=tmp_path).returncode == 0
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    (folder / "link").symlink_to(tmp_path, target_is_directory=True)
+    done = command(str(digits_run), "album", module="predict", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "album/link: a link to a folder is not followed" in done.stderr
+    assert "broken.png" in done.stderr
 
 
 def test_a_run_says_of_pictures_what_it_said_of_its_test_set(digits_run, command, tmp_path):

@@ -124,17 +124,6 @@ class ImageDataModule(LightningDataModule):
         """The labels of one part, int64 (N,), in the order in which `loader` serves it."""
         return _labels(self.sources[part])[self.indices[part]]
 
-    def measure(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each channel of the training images, in 0..1, to six digits."""
-        source = self.sources["train"]
-        assert isinstance(source, ImageArrays)
-        channels = source.images.transpose(0, 1).flatten(1)  # (C, N H W)
-        levels = torch.arange(256, dtype=torch.float64) / 255
-        shares = torch.stack([channel.bincount(minlength=256).double() / channel.numel() for channel in channels])
-        mean = shares @ levels
-        std = (shares @ levels**2 - mean**2).sqrt()
-        return [round(value, 6) for value in mean.tolist()], [round(value, 6) for value in std.tolist()]
-
     def pictures(self, part: Part) -> "Pictures":
         """The images of one part as they are on disk, read one by one when they are asked for."""
         return Pictures(self.sources[part], self.indices[part])

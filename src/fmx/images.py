@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from fmx.data.folder import FORMATS, MODES, SUFFIXES, check_size, pixels_of, resized
+from fmx.data.folder import FORMATS, MODES, check_size, pixels_of, resized
+from fmx.data.passed_over import UNREAD, PassedOver
 from fmx.errors import ConfigError, DataError
 from fmx.exporting.signature import Signature
 
@@ -32,37 +33,49 @@ class Picture:
     inverted: bool
 
 
-def find_pictures(patterns: Iterable[str]) -> tuple[list[Path], list[str]]:
-    """The files that paths, folders (with what is below them) and globs name, each once; and what names none.
+def find_pictures(patterns: Iterable[str]) -> tuple[list[Path], list[str], list[str]]:
+    """The files that paths, folders (with what is below them) and globs name, each once; what cannot be read; notes.
 
-    A folder gives its files with the suffix of a picture, hidden ones left out; a file is taken as it is.
+    A folder gives its files with the suffix of a picture; a file is taken as it is. What a folder holds beside them is
+    counted in a note, but pictures of a kind that is not read are a problem: somebody may wait for them.
     """
     files: dict[str, Path] = {}
     problems: list[str] = []
+    notes: list[str] = []
     for pattern in patterns:
         names = [pattern] if os.path.lexists(pattern) else sorted(glob(pattern, recursive=True))  # noqa: PTH207
         found = [Path(name) for name in names]
-        pictures = [file for path in found for file in (_below(path, problems) if path.is_dir() else [path])]
+        pictures = [file for path in found for file in (_below(path, problems, notes) if path.is_dir() else [path])]
         if not pictures:
             problems.append(f"{pattern}: " + ("no pictures in this folder" if found else "there is no such file"))
         for path in pictures:
             files.setdefault(os.path.abspath(path), path)  # noqa: PTH100 - links are left as they are
-    return list(files.values()), problems
+    return list(files.values()), problems, notes
 
 
-def _below(folder: Path, problems: list[str]) -> Iterator[Path]:
+def _below(folder: Path, problems: list[str], notes: list[str]) -> Iterator[Path]:
     """The pictures in a folder and below it; a link that leads out of the folder becomes a problem."""
     inside = os.path.realpath(folder) + os.sep
+    passed = PassedOver()
     for parent, folders, names in os.walk(folder):  # follows no links, so it ends
+        for name in sorted(folders):
+            if name.startswith("."):
+                passed.hidden += 1
+            elif Path(parent, name).is_symlink():
+                notes.append(f"{Path(parent, name)}: a link to a folder is not followed; name the folder itself")
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(parent, name)
-            if name.startswith(".") or not name.lower().endswith(SUFFIXES):
+            if not passed.takes(name):
                 continue
             if os.path.realpath(path).startswith(inside):
                 yield path
             else:
                 problems.append(f"{path}: leads outside {folder}; name the file itself")
+    if passed.unread:
+        problems.append(f"{folder}: {passed.unread_kinds}: {UNREAD}")
+    if passed.others:
+        notes.append(f"{folder}: {passed.others}")
 
 
 def prepare(path: Path, signature: Signature, invert: Invert) -> Picture:

@@ -29,7 +29,8 @@ fmx.data.collected read); the camera's orientation is applied, nothing is croppe
 thing is small in it. Fashion-MNIST shows light things on black: for such models --invert auto inverts a
 picture if more than two thirds of its border are bright, and puts what is dark on a transparent ground on
 white first. A grey picture of the model's own size with a dark border passes unchanged. Files that cannot be
-read are named and left out, and the exit code is then 1.
+read, HEIC and AVIF among them, are named and left out, and the exit code is then 1. What else a folder holds,
+hidden files and texts, is counted.
 """
 EXAMPLES = """\
 examples:
@@ -91,10 +92,10 @@ def predict(args: argparse.Namespace) -> int:
         raise ConfigError(f"--grid writes PNG: name it {args.grid.with_suffix('.png')}")
     for path in filter(None, [args.csv, args.grid]):
         refuse_existing(path, force=args.force)
-    files, problems = find_pictures(args.images)
+    files, problems, notes = find_pictures(args.images)
     signature, logits = _open(args)
     verdicts = list(_verdicts(files, signature, logits, args, problems)) if files else []
-    for problem in problems:
+    for problem in [*notes, *problems]:
         print(f"left out: {printable(problem)}", file=sys.stderr)
     if not verdicts:
         raise DataError("there are no pictures to predict")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from fmx.data.arrays import ImageArrays
-    from fmx.datamodule import ImageDataModule
+    from fmx.datamodule import ImageDataModule, Source
 
 __all__ = ["main"]
 
@@ -23,6 +23,7 @@ examples:
   fmx data fashion_mnist --idx-to-csv csv      write csv/fashion-mnist_train.csv and csv/fashion-mnist_test.csv
   fmx data --csv-to-idx csv --root idx         write idx/FashionMNIST/raw/train-images-idx3-ubyte and so on
 """
+MAX_BYTES = 512 * 2**20  # of pixels that are looked at for duplicates and their mean
 CSV_NAMES = {"train": "fashion-mnist_train.csv", "test": "fashion-mnist_test.csv"}
 
 
@@ -150,7 +151,9 @@ def _arrays(data: "ImageDataModule", part: str) -> "ImageArrays":
 
 
 def _print_summary(data: "ImageDataModule") -> None:
-    from fmx.data.arrays import ImageArrays
+    from math import prod
+
+    from fmx.data.arrays import measured
     from fmx.data.duplicates import common_images
     from fmx.table import print_table
 
@@ -163,14 +166,28 @@ def _print_summary(data: "ImageDataModule") -> None:
         for label, name in enumerate(data.class_names)
     ]
     print_table(["label", "class", "training", "test"], rows)
-    training, testing = data.sources["train"], data.sources["test"]
-    if isinstance(training, ImageArrays) and isinstance(testing, ImageArrays):
-        mean, std = data.measure()
-        print(f"mean {mean}, standard deviation {std} of the training pixels in 0..1")
-        within_train, within_test, both = common_images(training, testing)
-        print(f"images that occur more than once: {within_train} in training, {within_test} in test, {both} in both")
-    else:
-        print("(too large for memory: duplicates and mean are not looked for)")
+    num_bytes = (len(train) + len(test)) * prod(data.input_shape)
+    if num_bytes > MAX_BYTES:
+        print(f"(duplicates and mean are not looked for: {num_bytes / 2**20:,.0f} MiB of pixels are more than the "
+              f"{MAX_BYTES / 2**20:,.0f} MiB that this takes at once)")  # fmt: skip
+        return
+    training, testing = (_in_memory(data.sources[part]) for part in ("train", "test"))
+    mean, std = measured(training)
+    print(f"mean {mean}, standard deviation {std} of the training pixels in 0..1")
+    within_train, within_test, both = common_images(training, testing)
+    print(f"images that occur more than once: {within_train} in training, {within_test} in test, {both} in both")
+
+
+def _in_memory(source: "Source") -> "ImageArrays":
+    """All images of a set at once, read from their files where they are not in memory."""
+    import torch
+
+    from fmx.data.arrays import ImageArrays
+
+    if isinstance(source, ImageArrays):
+        return source
+    images, labels = zip(*(source[index] for index in range(len(source))), strict=True)  # type: ignore[arg-type]
+    return ImageArrays(torch.stack(images), torch.tensor(labels))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Images in folders, one folder a class: the layout for sets that do not fit in memory."""
 
+import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,11 +14,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fmx.data.passed_over import SUFFIXES, UNREAD, PassedOver
 from fmx.errors import ConfigError, DataError
 
 __all__ = ["FORMATS", "MODES", "SUFFIXES", "ImageFolder", "check_size", "pixels_of", "read_picture", "resized"]
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+log = logging.getLogger(__name__)
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow runs no other program for these
 MODES = {1: "L", 3: "RGB"}
 MAX_PIXELS = 64 * 10**6
@@ -30,8 +32,8 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
     Every image becomes grey (`in_channels` 1) or RGB (3) and is stretched to `image_size` (S) on both sides,
     bilinear with antialiasing. The orientation a camera noted is applied; what is transparent becomes black;
     16-bit grey keeps its upper 8 bits; of several frames the first counts. Hidden files, other files and
-    deeper folders are passed over. An image of 64 million pixels, the most allowed
-    (and 32,768 on a side), needs 0.8 GB to decode.
+    deeper folders are passed over, with a warning unless they are hidden. An image of 64 million pixels, the most
+    allowed (and 32,768 on a side), needs 0.8 GB to decode.
 
     Raises:
         DataError: when built, if a class is missing, empty or unknown, or a link leads outside `folder`;
@@ -49,8 +51,9 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         labels: list[int] = []
         digest = blake2b(repr((self.class_names, image_size, in_channels)).encode(), digest_size=16)
         _check_classes(self.folder, self.class_names)
+        passed = PassedOver()
         for label, name in enumerate(self.class_names):
-            images = list(_images(self.folder, name))
+            images = list(_images(self.folder, name, passed))
             if not images:
                 raise DataError(
                     f"{self.folder / name} holds no images ({' '.join(SUFFIXES)}); "
@@ -60,6 +63,7 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
                 digest.update(f"{file}\0{num_bytes}\0".encode(errors="surrogateescape"))
                 self.files.append(file)
                 labels.append(label)
+        _warn(self.folder, passed)
         self.labels = torch.tensor(labels, dtype=torch.int64)  # (N,)
         self._fingerprint = digest.hexdigest()
 
@@ -104,12 +108,23 @@ def _check_classes(folder: Path, class_names: list[str]) -> None:
             )
 
 
-def _images(folder: Path, class_name: str) -> Iterator[tuple[str, int]]:
+def _warn(folder: Path, passed: PassedOver) -> None:
+    """Say what of a folder is not trained on or tested; what is hidden alone is nobody's picture."""
+    if passed.unread:
+        log.warning("left out of %s: %s: %s", folder, passed.unread_kinds, UNREAD)
+    if passed.other_files or passed.folders:
+        log.warning("left out of %s: %s", folder, passed.others)
+
+
+def _images(folder: Path, class_name: str, passed: PassedOver) -> Iterator[tuple[str, int]]:
     """Yield (path relative to `folder`, bytes) of the images of one class, sorted by name."""
     inside = os.path.realpath(folder) + os.sep
     with os.scandir(folder / class_name) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.startswith(".") or not entry.name.lower().endswith(SUFFIXES):
+            if entry.is_dir() and not entry.name.startswith("."):
+                passed.folders += 1
+                continue
+            if not passed.takes(entry.name):
                 continue
             if not os.path.realpath(entry.path).startswith(inside):
                 raise DataError(f"{entry.path} leads outside {folder}; put a copy there instead of a link")
