@@ -128,11 +128,26 @@ def test_runs_go_to_outputs_and_latest_links_to_the_newest(command, tmp_path):
     assert done.stderr == ""
 
 
-def test_a_link_of_somebody_elses_is_left_alone(command, tmp_path):
-    (tmp_path / "latest").symlink_to("mine")
-    done = command("data=digits", "model=mlp", "trainer=smoke", "hydra.run.dir=runs/one", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "latest").readlink() == Path("mine")
+def test_latest_appears_in_outputs_alone_and_replaces_nothing_of_somebody_elses(command, tmp_path):
+    def train(run_dir: str, cwd: Path = tmp_path) -> None:
+        done = command("data=digits", "model=mlp", "trainer=smoke", f"hydra.run.dir={run_dir}", cwd=cwd)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    train("runs/one")
+    train(str(tmp_path / "data" / "sweeps" / "one"))
+    assert not list(tmp_path.glob("**/latest")), "beside a folder of the user's own choice"
+    train("outputs/runs/group/one")
+    link = tmp_path / "outputs" / "latest"
+    assert link.readlink() == Path("runs/group/one")
+    (tmp_path / "elsewhere").mkdir()
+    train(str(tmp_path / "outputs" / "runs" / "two"), cwd=tmp_path / "elsewhere")
+    assert link.readlink() == Path("runs/two"), "fmx's own link follows, wherever the command is started"
+    for somebody in (lambda: link.symlink_to("mine"), link.mkdir, link.touch):
+        link.unlink() if link.is_symlink() else link.rmdir()
+        somebody()
+        before = link.lstat()
+        train(f"outputs/runs/{before.st_ino}_{before.st_mode}")
+        assert (link.lstat().st_ino, link.lstat().st_mode) == (before.st_ino, before.st_mode)
 
 
 def test_what_it_says_of_a_folder_with_a_strange_name_can_be_typed(command, tmp_path):
@@ -290,13 +305,21 @@ def test_parts_from_outside_run_from_the_wheel_with_its_own_configuration(tmp_pa
     site = tmp_path / "site"
     shutil.unpack_archive(wheel, site, "zip")
     assert (site / "fmx" / "conf" / "config.yaml").is_file()
+    assert {path.name.partition("-")[0] for path in site.iterdir()} == {"fmx"}, (
+        "hydra_plugins would change other applications"
+    )
     write_parts(tmp_path)
     path = f"{site}:{tmp_path / 'code'}"
-    done = subprocess.run(
-        [sys.executable, "-m", "fmx.run", *OVERRIDES],
-        cwd=tmp_path, env={"PATH": "", "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    for arguments in (
+        OVERRIDES,
+        ["-m", "data=digits", "model=mlp", "trainer=smoke", "seed=1,2", "hydra.sweep.dir=sweep"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "fmx.run", *arguments],
+            cwd=tmp_path, env={"PATH": "", "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "sweep" / "leaderboard.md").is_file()
     config = (tmp_path / "run" / ".hydra" / "hydra.yaml").read_text()
     assert str(site / "fmx" / "conf") in config, "the wheel's own configuration must be the one that is used"

@@ -25,6 +25,12 @@ __all__ = ["Check", "check_names", "check_parts"]
 class Check(Callback):
     """The Hydra callback that refuses a wrong configuration before Hydra makes the run directory."""
 
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Bring the launchers and sweepers that conf/ names, before Hydra looks for them."""
+        from fmx.plugins import use_plugins
+
+        use_plugins(config)
+
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Check one run's configuration, then hold its run directory, before Hydra writes anything there."""
         _refusing(lambda: check(config, alone=True))

@@ -22,7 +22,7 @@ __all__ = ["check_launcher", "run_trials"]
 
 log = logging.getLogger(__name__)
 LEADERBOARD_SHARE = 10  # writing the leaderboard may take one part of so many of the time
-LOCAL = "hydra_plugins.fmx_launchers.LocalLauncher"
+LOCAL = "fmx.sweep.launchers.LocalLauncher"
 
 
 def check_launcher(settings: Mapping[str, Any]) -> None:
@@ -104,7 +104,7 @@ class _Leaderboard:
         try:
             with exclusive(self._sweep_dir):
                 write_leaderboard(self._sweep_dir)
-        except DataError as error:  # a table is not worth the trials
-            log.warning("%s", error)
+        except (DataError, OSError) as error:  # a table is not worth the trials
+            log.warning("the leaderboard was not written: %s", error)
         self.due = False
         self._wait_until = began + LEADERBOARD_SHARE * (time.monotonic() - began)

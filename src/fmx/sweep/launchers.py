@@ -1,4 +1,4 @@
-"""The launchers that Hydra finds by this folder's name: thin, since Hydra imports them at every start."""
+"""What Hydra calls for `hydra/launcher=local` and `hydra/launcher=slurm`: their neighbours do the work."""
 
 import logging
 from abc import abstractmethod
@@ -9,6 +9,9 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+from fmx.errors import FmxError
+from fmx.exits import Refusal
 
 if TYPE_CHECKING:
     from fmx.sweep.pool import Ended
@@ -33,8 +36,6 @@ class _SweepLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; Refusal where one cannot run, or failed."""
-        from fmx.errors import FmxError
-        from fmx.exits import Refusal
         from fmx.sweep.display import validation_accuracy
 
         setup_globals()

@@ -1,4 +1,4 @@
-"""What `hydra/sweeper=search` names. Hydra imports this file at every start, so it imports nothing but Hydra."""
+"""What Hydra calls for `hydra/sweeper=search`."""
 
 import logging
 from typing import Any
