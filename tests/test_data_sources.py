@@ -436,14 +436,38 @@ def test_bad_folders(images, tmp_path_factory):
         folder(images, class_names=["a", "b\n\x1b[31m"])
 
 
-def test_folder_fingerprint_follows_names_sizes_and_shape(images):
-    base = folder(images).fingerprint()
-    assert base == folder(images).fingerprint()
-    assert base != folder(images, image_size=8).fingerprint()
-    (images / "a" / "a.png").rename(images / "a" / "c.png")
-    assert base != (renamed := folder(images).fingerprint())
-    Image.new("RGB", (60, 80)).save(images / "a" / "c.png")
-    assert renamed != folder(images).fingerprint()
+def test_folder_fingerprint_follows_classes_names_contents_and_shape(images):
+    def seen() -> str:
+        return folder(images).fingerprint()
+
+    a, b = images / "a" / "a.png", images / "b" / "b.png"
+    base, earlier = seen(), folder(images).earlier_fingerprint()
+    assert folder(images, image_size=8).fingerprint() != base
+    os.utime(a)
+    assert seen() == base, "a file that was touched is the same"
+    contents = a.read_bytes()
+    a.write_bytes(contents[:40] + bytes([contents[40] ^ 1]) + contents[41:])
+    assert seen() != base, "edited in the middle, of the same size"
+    assert folder(images).earlier_fingerprint() == earlier
+    a.write_bytes(contents)
+    assert seen() == base
+    size = max(a.stat().st_size, b.stat().st_size)
+    for path in (a, b):
+        path.write_bytes(path.read_bytes().ljust(size, b"\0"))
+    padded, pair = seen(), (a.read_bytes(), b.read_bytes())
+    a.write_bytes(pair[1])
+    b.write_bytes(pair[0])
+    assert seen() != padded, "two files of one size have changed places"
+    a.rename(a.with_name("c.png"))
+    renamed = seen()
+    assert renamed != padded
+    a.symlink_to("c.png")
+    assert seen() != renamed, "one image more"
+    (images / "c").mkdir()
+    a.rename(images / "c" / "a.png")
+    (images / "c" / "a.png").unlink()
+    Image.new("L", (4, 4)).save(images / "c" / "a.png")
+    assert folder(images, class_names=["a", "b", "c"]).fingerprint() != renamed
 
 
 # --------------------------------------------------------------------------------------------- digits

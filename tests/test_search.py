@@ -1,10 +1,12 @@
 """hydra/sweeper=search: what it draws, what it refuses, and that no trial is lost, repeated or shared by mistake."""
 
 import base64
+import errno
 import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +19,8 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from chromium import chromium_page
+from fmx.claim import claim
+from fmx.search import claims
 from fmx.search.claims import Searcher
 from fmx.search.html_page import html_page
 from fmx.search.options import Objective, Options
@@ -540,3 +544,50 @@ def test_without_optuna_it_says_what_to_install(cold_command, tmp_path):
     assert (
         done.stderr == "hydra/sweeper=search needs Optuna, which is not installed: pip install 'optuna>=5,<6' cmaes\n"
     )
+
+
+OTHER_COMMAND = """
+import sys
+from pathlib import Path
+from fmx.search.claims import Searcher
+with Searcher(Path(sys.argv[1])) as other:
+    print(other.is_alive(sys.argv[2], Path(sys.argv[3])))
+"""
+
+
+def test_a_command_keeps_its_trials_whatever_happens_to_its_file(tmp_path, monkeypatch, caplog):
+    def alive(name: str, run_dir: Path) -> str:
+        asked = [sys.executable, "-c", OTHER_COMMAND, tmp_path / "study", name, run_dir]
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+
+    def wait_for(condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + 60
+        while not condition() and time.monotonic() < end:
+            time.sleep(0.01)
+        assert condition()
+
+    monkeypatch.setattr(claims, "BEAT_S", 0.02)
+    run_dir = tmp_path / "study" / "0"
+    with Searcher(tmp_path / "study") as searcher:
+        file = tmp_path / "study" / "searchers" / searcher.name
+        shutil.rmtree(file.parent)
+        wait_for(file.exists)
+        assert alive(searcher.name, run_dir) == "True", "the folder was removed"
+        with monkeypatch.context() as broken:
+            beats = []
+            broken.setattr(os, "utime", lambda path: (beats.append(path), full_disk(path)))
+            wait_for(lambda: len(beats) > 3)
+        (warning,) = caplog.records
+        assert "No space left" in warning.message, "told once, and tried again"
+        assert "trying again" in warning.message
+        os.utime(file, (0, 0))
+        wait_for(lambda: file.stat().st_mtime > 0)
+    assert alive(searcher.name, run_dir) == "False", "it has ended"
+    claim(run_dir)
+    assert alive(searcher.name, run_dir) == "True", "but a process of it works on"
+    assert alive("another-machine-1-abc", run_dir) == "True", "wherever"
+    assert alive("another-machine-1-abc", run_dir.with_name("1")) == "False"
+
+
+def full_disk(path: Path) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device", str(path))

@@ -21,6 +21,7 @@ from torch import nn
 from fmx.checkpoint import CheckpointFiles
 from fmx.classifier import Classifier
 from fmx.composition import literal
+from fmx.cores import share_threads
 from fmx.datamodule import ImageDataModule
 from fmx.errors import ConfigError, FmxError
 from fmx.hardware import ask_for_gpus_once, describe_device, keep_freed_memory, resolve_precision
@@ -63,10 +64,14 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     classifier = build_classifier(cfg)
     with record.timed("data_s"):
         data = build_data(cfg)
+    if threads := share_threads(num_processes(cfg.trainer)):
+        torch.set_num_threads(threads)
     trainer = _trainer(cfg, classifier.net)
     _check_test_batches(trainer, data)
-    described = {"name": data.name, "sizes": data.sizes(), **data.fingerprints()}
-    record.check_data(described)
+    described: dict[str, object] = {"name": data.name, "sizes": data.sizes()}
+    if record.writes or cfg.resume is not None:  # to hash an image folder is to read it all
+        described |= data.fingerprints()
+        record.check_data(described, is_same=data.has_fingerprint)
     record.update(
         device=describe_device(trainer),
         data=described,

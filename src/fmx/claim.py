@@ -1,17 +1,20 @@
-"""One process to a run or sweep directory: a lock that the system takes back when its holder ends, however it ends."""
+"""Locks that the system takes back when their holder ends, however it ends: of a whole directory, and of one file."""
 
 import errno
 import fcntl
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fmx.errors import ConfigError
 
-__all__ = ["claim", "is_claimed"]
+__all__ = ["claim", "is_claimed", "one_at_a_time"]
 
 LOCK = ".lock"
 ATTEMPTS, PAUSE_S = 5, 0.05  # someone who only looks whether a run is alive holds the lock for an instant
+WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP}  # what some file systems answer
 _held: dict[Path, int] = {}
 
 
@@ -31,9 +34,9 @@ def claim(folder: Path, *, key: str = "hydra.run.dir") -> None:
         except BlockingIOError:
             time.sleep(PAUSE_S)
         except OSError as error:
-            if error.errno not in {errno.ENOLCK, errno.ENOTSUP}:
+            if error.errno not in WITHOUT_LOCKS:
                 raise
-            return  # a file system without locks
+            return
         else:
             _held[folder] = descriptor
             return
@@ -60,3 +63,15 @@ def is_claimed(run_dir: Path) -> bool | None:
     finally:
         os.close(descriptor)
     return False
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Keep all other processes and threads out while a file is read and written anew."""
+    with path.with_name(f".{path.name}.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+        yield  # closing the file frees the lock

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
+from fmx.cores import limit_threads
 from fmx.lean_imports import put_off_imports
 
 __all__ = ["as_command", "leave", "look_for_garbage", "start_lean"]
@@ -33,7 +34,8 @@ def as_command(main: Callable[[], None]) -> NoReturn:
 
 
 def start_lean() -> None:
-    """Before all else: put off imports, and look seldom for garbage until `look_for_garbage`."""
+    """Before all else: bound the threads, put off imports, and look seldom for garbage until `look_for_garbage`."""
+    limit_threads()
     put_off_imports()
     gc.set_threshold(*SELDOM)
 

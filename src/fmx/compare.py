@@ -205,7 +205,7 @@ def _draw_grid(file: Path, a: "Side", b: "Side", *, force: bool, allow: Sequence
         data = restore_data(trusted_config(run.run, allow))
     except (FmxError, OmegaConfBaseException) as error:
         raise DataError(f"no grid was drawn, for the images are not at hand: {error}") from error
-    if data.fingerprints()["fingerprint"] != run.data_fingerprint:
+    if not data.has_fingerprint(run.data_fingerprint):
         raise DataError(f"no grid was drawn: the data set at {data.root} is not the one that the runs were tested on")
     names = drawable(data.class_names, data.english_names)
     verdicts = (a.verdicts, b.verdicts)

@@ -1,7 +1,7 @@
 """The data of a run: training, validation and test images, normalisation, augmentation and loaders."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -129,12 +129,19 @@ class ImageDataModule(LightningDataModule):
         return Pictures(self.sources[part], self.indices[part])
 
     def fingerprints(self) -> dict[str, str]:
-        """Content hashes: of the training and test arrays as they are on disk, and of which images are held out."""
+        """Content hashes: of the training and test images as they are on disk, and of which images are held out."""
+        held_out = hashlib.blake2b(self.indices["val"].numpy().tobytes(), digest_size=16)
+        return {"fingerprint": self._fingerprint(_fingerprint), "split_fingerprint": held_out.hexdigest()}
+
+    def has_fingerprint(self, recorded: str) -> bool:
+        """Whether a run that recorded this fingerprint saw this data; of image folders, 0.1 hashed the sizes alone."""
+        return recorded == self._fingerprint(_earlier_fingerprint) or recorded == self._fingerprint(_fingerprint)
+
+    def _fingerprint(self, of_source: Callable[[Source], str]) -> str:
         digest = hashlib.blake2b(digest_size=16)
         for part in ("train", "test"):
-            digest.update(_fingerprint(self.sources[part]).encode())
-        held_out = hashlib.blake2b(self.indices["val"].numpy().tobytes(), digest_size=16)
-        return {"fingerprint": digest.hexdigest(), "split_fingerprint": held_out.hexdigest()}
+            digest.update(of_source(self.sources[part]).encode())
+        return digest.hexdigest()
 
     def train_dataloader(self) -> Loader:
         """Shuffled training batches of this rank."""
@@ -227,6 +234,11 @@ def _fingerprint(source: Source) -> str:
         if own is not None
         else hashlib.blake2b(_labels(source).numpy().tobytes(), digest_size=16).hexdigest()
     )
+
+
+def _earlier_fingerprint(source: Source) -> str:
+    earlier = getattr(source, "earlier_fingerprint", None)
+    return _fingerprint(source) if earlier is None else str(earlier())
 
 
 def names_of_classes(

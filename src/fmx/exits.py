@@ -25,16 +25,8 @@ __all__ = [
 
 _noted: int | None = None
 FULL_ERROR = "HYDRA_FULL_ERROR"
-UNWRITABLE = {
-    errno.EACCES,
-    errno.EDQUOT,
-    errno.EEXIST,
-    errno.EFBIG,
-    errno.ENOSPC,
-    errno.ENOTDIR,
-    errno.EPERM,
-    errno.EROFS,
-}
+UNWRITABLE = {errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.ENOSPC, errno.EROFS}
+INACCESSIBLE = {errno.EACCES, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM, errno.ESTALE}
 
 
 class Refusal(BaseException):
@@ -142,8 +134,22 @@ def expected(raised: BaseException) -> FmxError | None:
         return raised.error
     if isinstance(raised, FmxError):
         return raised
-    if isinstance(raised, OSError) and raised.errno in UNWRITABLE:
-        return FmxError(f"cannot write {raised.filename or 'the run directory'}: {raised.strerror}")
+    if isinstance(raised, OSError) and raised.errno in UNWRITABLE | INACCESSIBLE:
+        return FmxError(f"cannot {_what_failed(raised)} {raised.filename or 'the run directory'}: {raised.strerror}")
     from fmx.hydra_errors import translate
 
     return translate(raised)
+
+
+def _what_failed(error: OSError) -> str:
+    """`read` or `write`, as far as the system says which; what there is and may be read was to be written."""
+    if error.errno in UNWRITABLE:
+        return "write"
+    name = error.filename
+    if error.errno not in {errno.EACCES, errno.EPERM} or not isinstance(name, str | bytes):
+        return "access"
+    if os.path.lexists(name):
+        readable, writable = os.access(name, os.R_OK), os.access(name, os.W_OK)
+        return "access" if readable == writable else "write" if readable else "read"
+    folder = os.path.dirname(name) or os.fsencode(".")  # noqa: PTH120 - text or bytes
+    return "write" if os.access(folder, os.X_OK) else "access"

@@ -191,7 +191,7 @@ def _data_at_hand(run: "Run", config: "DictConfig") -> "ImageDataModule | None":
     except DataError as error:
         reason = str(error).partition("\n")[0]
     else:
-        if data.fingerprints()["fingerprint"] == run.recorded(str, "data", "fingerprint"):
+        if data.has_fingerprint(run.recorded(str, "data", "fingerprint")):
             return data
         reason = f"{config.data.root} holds other images than the run was trained and tested on"
     print(f"proven on random images alone, because the test set is not at hand: {reason}", file=sys.stderr)

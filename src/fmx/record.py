@@ -4,13 +4,14 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shlex
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from fmx.claim import one_at_a_time
 from fmx.composition import override
 from fmx.errors import DataError, FmxError
 from fmx.exits import Interrupted, Pruned, Refusal, expected, interruption, plain_message
 from fmx.frozen import relocated
+from fmx.plain_files import read_json
 from fmx.ranks import is_first_process, num_processes
 from fmx.run_dir import open_run
 
@@ -52,14 +55,48 @@ class Record:
         self.writes = writes
         self.shared = shared
         self.contents: dict[str, Any] = {}
+        self._begun = False
+
+    @property
+    def path(self) -> Path:
+        """Where the record is."""
+        return self.run_dir / "run.json"
 
     def update(self, **fields: Any) -> None:
-        """Set top-level fields; a mapping is merged into what is there."""
+        """Set top-level fields; a mapping is merged into what is there.
+
+        What another process of the run has recorded of its failure stays.
+        """
         for name, value in fields.items():
             old = self.contents.get(name)
             self.contents[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, Mapping) else value
-        if self.writes:
-            write_json(self.run_dir / "run.json", self.contents)
+        if not self.writes:
+            return
+        with self._alone():
+            if self._begun and (failure := self._failure()):
+                self.contents |= failure
+            write_json(self.path, self.contents)
+        self._begun = True
+
+    def _alone(self) -> AbstractContextManager[None]:
+        return one_at_a_time(self.path) if self.shared else nullcontext()
+
+    def _failure(self) -> dict[str, Any] | None:
+        """The status and error that a process of this run has recorded, if one failed."""
+        there = self._there() if self.shared else {}
+        return {"status": "failed", "error": there.get("error")} if there.get("status") == "failed" else None
+
+    def _there(self) -> dict[str, Any]:
+        try:
+            return read_json(self.path)
+        except DataError:  # none yet, or somebody else's; ours is written anew
+            return {}
+
+    def complete(self) -> None:
+        """Record that the run did all that it was to do; Refusal where another process of it failed meanwhile."""
+        self.update(status="completed")
+        if self.writes and self.contents["status"] == "failed":
+            raise Refusal(FmxError(f"another process of this run failed: {self.contents['error']}"))
 
     def end(self, status: str, error: str | None) -> str | None:
         """Record how a run ended early, and return the error on record; a disk that is full must not hide why.
@@ -74,13 +111,13 @@ class Record:
         return error
 
     def _end_shared(self, status: str, error: str | None) -> str | None:
-        path = self.run_dir / "run.json"
-        there = json.loads(path.read_text(encoding="utf-8"))
-        if there["status"] == "failed":
-            return str(there["error"])
-        if not self.writes and there["status"] != "running":  # others have gone on with the run since
-            return error
-        write_json(path, {**(self.contents if self.writes else there), "status": status, "error": error})
+        with self._alone():
+            there = self._there()
+            if there.get("status") == "failed":
+                return str(there.get("error"))
+            if not self.writes and there.get("status") != "running":  # others have gone on with the run since
+                return error
+            write_json(self.path, {**(self.contents if self.writes else there), "status": status, "error": error})
         return error
 
     def continue_from(self, earlier: Mapping[str, Any]) -> None:
@@ -96,25 +133,36 @@ class Record:
         yield
         self.update(timing={name: round(time.perf_counter() - began, 3)})
 
-    def check_data(self, data: Mapping[str, object]) -> None:
-        """DataError where the run that is continued saw other data."""
+    def check_data(self, data: Mapping[str, object], *, is_same: Callable[[str], bool]) -> None:
+        """DataError where the run that is continued saw other data; is_same: whether a fingerprint is of this data."""
         then = self.contents.get("data")
-        if isinstance(then, dict) and then != data:
-            changed = ", ".join(key for key in data if then.get(key) != data[key])
+        if not isinstance(then, dict):
+            return
+        changed = ", ".join(
+            key
+            for key in data
+            if then.get(key) != data[key] and not (key == "fingerprint" and is_same(str(then.get(key))))
+        )
+        if changed:
             raise DataError(f"the data is not what {self.run_dir} was trained on: {changed} changed; start a new run")
 
     def link_latest(self) -> None:
-        """Point outputs/latest, beside the folder of all runs, to this run or the sweep that it is part of."""
+        """Point outputs/latest to this run, or to the sweep that it is part of.
+
+        Only in the folder outputs/ of where the command was started, and where such a link is already: beside a folder
+        of the user's own choice nothing appears.
+        """
         homes = [parent for parent in self.run_dir.parents if parent.name in {"runs", "sweeps"}]
-        if not homes or not self.writes:  # a folder of the user's own choice
+        if not homes or not self.writes:
             return
         home = homes[0]
-        newest = self.run_dir.relative_to(home).parts[0]
         link, temporary = home.parent / "latest", home.parent / f".latest.{os.getpid()}"
+        usual = home.parent == Path(HydraConfig.get().runtime.cwd, "outputs")
+        newest = self.run_dir.parent if (self.run_dir.parent / "jobs").is_dir() else self.run_dir
         with suppress(OSError):  # a run is worth more than a name for it
-            ours = link.is_symlink() and link.readlink().parts[:-1] in {("runs",), ("sweeps",)}
-            if ours or not (link.is_symlink() or link.exists()):
-                temporary.symlink_to(Path(home.name, newest))
+            ours = link.is_symlink() and link.readlink().parts[0] in {"runs", "sweeps"}
+            if ours or (usual and not (link.is_symlink() or link.exists())):
+                temporary.symlink_to(newest.relative_to(home.parent))
                 temporary.replace(link)
 
 
@@ -154,7 +202,7 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
         if not isinstance(error, SystemExit) or error.code:
             record.end("failed", f"{type(error).__name__}: {error}")
         raise
-    record.update(status="completed")
+    record.complete()
 
 
 def _begun(cfg: DictConfig, *, started: float) -> Record:
@@ -209,9 +257,12 @@ def write_json(path: Path, contents: object) -> None:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")  # each writer's own
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _git() -> dict[str, object] | None:

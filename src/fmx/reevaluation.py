@@ -150,7 +150,7 @@ def _numbers(node: object, key: str = "") -> Iterator[tuple[str, float]]:
 
 def _changes_of_data(run: Run, data: ImageDataModule) -> list[str]:
     now, notes = data.fingerprints(), []
-    if now["fingerprint"] != (then := run.recorded(str, "data", "fingerprint")):
+    if not data.has_fingerprint(then := run.recorded(str, "data", "fingerprint")):
         notes.append(f"the data has changed since the run: its fingerprint is {now['fingerprint']}, it was {then}")
     if now["split_fingerprint"] != (then := run.recorded(str, "data", "split_fingerprint")):
         notes.append(f"other images are held out: {now['split_fingerprint']}, it was {then}")

@@ -4,7 +4,9 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from hashlib import blake2b
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from hashlib import blake2b, file_digest
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fmx.cores import num_cores
 from fmx.data.passed_over import SUFFIXES, UNREAD, PassedOver
 from fmx.errors import ConfigError, DataError
 
@@ -23,6 +26,7 @@ log = logging.getLogger(__name__)
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow runs no other program for these
 MODES = {1: "L", 3: "RGB"}
 MAX_PIXELS = 64 * 10**6
+CHUNK = 256  # files that one thread hashes before it takes others
 MAX_SIDE = 32_768  # to shrink a longer one takes more memory for the filter than for the pixels
 
 
@@ -49,7 +53,8 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         self.mode = MODES[in_channels]
         self.files: list[str] = []  # relative to the folder
         labels: list[int] = []
-        digest = blake2b(repr((self.class_names, image_size, in_channels)).encode(), digest_size=16)
+        self._shape = repr((self.class_names, image_size, in_channels)).encode()
+        earlier = blake2b(self._shape, digest_size=16)
         _check_classes(self.folder, self.class_names)
         passed = PassedOver()
         for label, name in enumerate(self.class_names):
@@ -60,12 +65,12 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
                     "add some, or remove this class from the train and the test folder"
                 )
             for file, num_bytes in images:
-                digest.update(f"{file}\0{num_bytes}\0".encode(errors="surrogateescape"))
+                earlier.update(f"{file}\0{num_bytes}\0".encode(errors="surrogateescape"))
                 self.files.append(file)
                 labels.append(label)
         _warn(self.folder, passed)
         self.labels = torch.tensor(labels, dtype=torch.int64)  # (N,)
-        self._fingerprint = digest.hexdigest()
+        self._earlier_fingerprint = earlier.hexdigest()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -83,8 +88,34 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         return torch.from_numpy(pixels), int(self.labels[index])
 
     def fingerprint(self) -> str:
-        """Hash classes, file names, file sizes and the shape asked for; the pixels are not read."""
+        """Hash classes, file names, the bytes of all files and the shape asked for; reads every file, once."""
         return self._fingerprint
+
+    def earlier_fingerprint(self) -> str:
+        """What `fingerprint` was in fmx 0.1: of the files' sizes, not of their bytes."""
+        return self._earlier_fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        digest = blake2b(self._shape, digest_size=16)
+        chunks = [self.files[first : first + CHUNK] for first in range(0, len(self.files), CHUNK)]
+        with ThreadPoolExecutor(num_cores()) as threads:  # reading and hashing let other threads go on
+            for part in threads.map(self._names_and_contents, chunks):
+                digest.update(part)
+        return digest.hexdigest()
+
+    def _names_and_contents(self, files: Sequence[str]) -> bytes:
+        """The names of files, each with the hash of its bytes."""
+        parts = []
+        for file in files:
+            path = self.folder / file
+            try:
+                with path.open("rb") as opened:
+                    contents = file_digest(opened, "sha256").digest()
+            except OSError as error:
+                raise DataError(f"{path} cannot be read: {error.strerror}") from error
+            parts.append(f"{file}\0".encode(errors="surrogateescape") + contents)
+        return b"".join(parts)
 
 
 def _check_classes(folder: Path, class_names: list[str]) -> None:

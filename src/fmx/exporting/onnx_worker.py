@@ -58,7 +58,7 @@ def _open(path: Path) -> tuple[Any, dict[str, Any]]:
     _check(onnx.load(path, load_external_data=False))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0"))  # 0: one a core
+    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0"))  # 0: one per core of the affinity
     session = onnxruntime.InferenceSession(str(path), sess_options=options, providers=["CPUExecutionProvider"])
     inputs = [(entry.name, entry.type, list(entry.shape)) for entry in session.get_inputs()]
     texts = session.get_modelmeta().custom_metadata_map

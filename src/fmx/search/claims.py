@@ -1,6 +1,7 @@
 """Who works on a study: commands that live, and one at a time where they must not meet."""
 
 import fcntl
+import logging
 import os
 import secrets
 import socket
@@ -10,7 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Self
 
+from fmx.claim import is_claimed
+
 __all__ = ["Searcher", "exclusive"]
+
+log = logging.getLogger(__name__)
 
 LOCK = "study.lock"
 BEAT_S = 5.0
@@ -38,9 +43,7 @@ class Searcher:
         self._done = threading.Event()
 
     def __enter__(self) -> Self:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._file = (self._folder / self.name).open("w")
-        fcntl.lockf(self._file, fcntl.LOCK_EX)
+        self._appear()
         threading.Thread(target=self._beat, daemon=True).start()
         return self
 
@@ -50,37 +53,63 @@ class Searcher:
         (self._folder / self.name).unlink(missing_ok=True)
         self._file.close()
 
-    def _beat(self) -> None:
-        while not self._done.wait(BEAT_S):
-            if (self._folder / self.name).exists():
-                os.utime(self._folder / self.name)
+    def _appear(self) -> None:
+        """Make this command's file, locked, where there is none, or none any more."""
+        path = self._folder / self.name
+        if self._file is not None and path.exists():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        if self._file is not None:
+            self._file.close()
+        self._file = file
 
-    def is_alive(self, name: str | None) -> bool:
-        """Whether the command of that name still works on the study."""
-        if name == self.name:
-            return True
-        path = self._folder / str(name)
-        if name is None or not path.exists():
-            return False
-        if name.rpartition("-")[0].rpartition("-")[0] == socket.gethostname():
+    def _beat(self) -> None:
+        """Keep the file fresh, whatever happens to it: others would take this command for dead, and its trials."""
+        failing = False
+        while not self._done.wait(BEAT_S):
+            try:
+                self._touch()
+            except Exception as error:  # noqa: BLE001 - a disk that is full or away comes back; a dead thread does not
+                if not failing:
+                    log.warning("cannot tell other commands that this one is alive (%s); trying again", error)
+                failing = True
+            else:
+                failing = False
+
+    def _touch(self) -> float:
+        """Freshen the file; returns the time by the clock that stamps it, from which this machine's may differ."""
+        self._appear()
+        os.utime(self._folder / self.name)
+        return (self._folder / self.name).stat().st_mtime
+
+    def is_alive(self, name: str | None, run_dir: Path) -> bool:
+        """Whether the command of that name still works on the study.
+
+        run_dir: of its trial. While a process holds that, a command whose file is lost or stale counts as alive.
+        """
+        if name is None or name == self.name:
+            return name is not None
+        path = self._folder / name
+        if name.rpartition("-")[0].rpartition("-")[0] == socket.gethostname() and path.exists():
             if not _can_lock(path):
                 return True
             path.unlink(missing_ok=True)
             return False
-        return self._now() - path.stat().st_mtime < DEAD_AFTER_S
-
-    def _now(self) -> float:
-        """The time by the clock that stamps the files: a shared disk's clock may differ from this machine's."""
-        os.utime(self._folder / self.name)
-        return (self._folder / self.name).stat().st_mtime
+        try:
+            fresh = self._touch() - path.stat().st_mtime < DEAD_AFTER_S
+        except FileNotFoundError:
+            fresh = False
+        return fresh or bool(is_claimed(run_dir))
 
 
 def _can_lock(path: Path) -> bool:
     try:
         with path.open("a") as file:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
     except FileNotFoundError:
         return True
+    except OSError:  # held, or nobody can tell
+        return False
     return True

@@ -88,7 +88,8 @@ class SharedStudy:
         with self._exclusively():
             trials = self.study.get_trials(deepcopy=False)
             for trial in trials:
-                if trial.state == TrialState.RUNNING and not self._searcher.is_alive(trial.user_attrs.get(OWNER)):
+                owner, run_dir = trial.user_attrs.get(OWNER), self.sweep_dir / str(trial.number)
+                if trial.state == TrialState.RUNNING and not self._searcher.is_alive(owner, run_dir):
                     return self._own(self._trial(trial), begun=True)
             if self.num_trials is not None and len(trials) >= self.num_trials:
                 return None

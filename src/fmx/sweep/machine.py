@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from fmx.cores import memory_limit, num_cores
 from fmx.sweep.warm import apart
 
-__all__ = ["Share", "num_cores", "shares"]
+__all__ = ["Share", "shares"]
 
 JOB_BYTES = 1 << 30  # what a job of a small model needs, generously
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclass(frozen=True)
@@ -52,20 +52,13 @@ def _gpus_of(worker: int, workers: int, gpus: list[str], processes: int) -> str 
     return ",".join(gpus[(first + offset) % len(gpus)] for offset in range(processes)) if workers > 1 else None
 
 
-def num_cores() -> int:
-    """The cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _memory_bytes() -> int:
     """The free memory, within the limit of this process's control group."""
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         available = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
-    with suppress(OSError, ValueError):
-        available = min(available, int(CGROUP_LIMIT.read_text(encoding="ascii")))
-    return available
+    return min(available, memory_limit() or available)
 
 
 @cache

@@ -1,0 +1,94 @@
+"""The processor cores and the memory that this process may use: affinity, and the quotas of its control groups."""
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["limit_threads", "memory_limit", "num_cores", "share_threads"]
+
+PROCESS = Path("/proc/self")
+THREADS = "OMP_NUM_THREADS"
+_ours: set[str] = set()  # values of THREADS that were set here, so that no wish of the user is taken for one
+
+
+def num_cores(process: Path = PROCESS) -> int:
+    """How many cores the affinity and the CPU quota of this process allow, a part of a core counted as one.
+
+    A quota is `docker run --cpus=2`, systemd's CPUQuota or a Kubernetes limit: control groups of version 1 and 2, and
+    whatever group above them allows less.
+    """
+    quotas = [quota for group in _groups("cpu", process) if (quota := _cpu_quota(group)) is not None]
+    return max(1, min([_affinity(), *map(math.ceil, quotas)]))
+
+
+def memory_limit(process: Path = PROCESS) -> int | None:
+    """The bytes that the control groups of this process allow; None where they name no limit."""
+    limits = []
+    for group in _groups("memory", process):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with suppress(OSError, ValueError):  # `max` is no limit
+                limits.append(int((group / name).read_text(encoding="ascii")))
+    return min(limits, default=None)
+
+
+def limit_threads() -> None:
+    """Let what this process imports and starts compute with no more threads than the quota has cores.
+
+    The numerical libraries see the affinity by themselves, but no quota. A number that the user has set holds.
+    """
+    cores = num_cores()
+    if THREADS not in os.environ and cores < _affinity():
+        os.environ[THREADS] = str(cores)
+        _ours.add(str(cores))
+
+
+def share_threads(processes: int) -> int | None:
+    """Divide what `limit_threads` set among so many processes that train together; returns the threads of each.
+
+    None, and nothing is changed, where it set nothing: then the libraries divide the cores.
+    """
+    if processes == 1 or os.environ.get(THREADS) not in _ours:
+        return None
+    threads = max(1, int(os.environ[THREADS]) // processes)
+    os.environ[THREADS] = str(threads)
+    return threads
+
+
+def _affinity() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpu_quota(group: Path) -> float | None:
+    with suppress(OSError, ValueError):  # version 2; `max` is no quota
+        quota, period = map(int, (group / "cpu.max").read_text(encoding="ascii").split())
+        return quota / period
+    with suppress(OSError, ValueError):  # version 1; -1 is no quota
+        quota = int((group / "cpu.cfs_quota_us").read_text(encoding="ascii"))
+        return quota / int((group / "cpu.cfs_period_us").read_text(encoding="ascii")) if quota > 0 else None
+    return None
+
+
+def _groups(controller: str, process: Path) -> Iterator[Path]:
+    """The folders of this process's control groups that may bound what `controller` gives out, innermost first."""
+    try:
+        memberships = (process / "cgroup").read_text(encoding="utf-8").splitlines()
+        mounts = (process / "mountinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return
+    paths: dict[str, str] = {}  # by the names of the controllers, "" for version 2
+    for line in memberships:
+        _, controllers, path = line.split(":", 2)
+        paths |= dict.fromkeys(controllers.split(","), path)
+    for line in mounts:
+        before, _, after = line.partition(" - ")
+        root, top = before.split()[3:5]
+        kind, _, options = after.split(maxsplit=2)
+        name = "" if kind == "cgroup2" else controller
+        if kind not in {"cgroup", "cgroup2"} or name not in paths or (name and name not in options.split(",")):
+            continue
+        inner = os.path.relpath(paths[name], root)  # a container sees its own group as the root, or all of them
+        folder = Path(top) if inner.startswith("..") else Path(top, inner)
+        yield folder
+        yield from (parent for parent in folder.parents if parent.is_relative_to(top))
