@@ -1,6 +1,7 @@
 """The learning rate, step by step, against its formula."""
 
 import math
+import os
 from functools import partial
 
 import pandas as pd
@@ -101,7 +102,7 @@ def test_an_epoch_is_an_epoch_where_a_count_of_steps_ends_the_training(command, 
     values = ["schedule=step", "schedule.scheduler.step_size=1", "schedule.warmup_epochs=1"]
     done = command("data=digits", "model=mlp", *length, *values, "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    rates = dict(points(tmp_path / "run")["warmup"])
+    rates = dict(points(tmp_path / "run")["lr"])
     rising = [0.1 * (step + 1) / 21 for step in range(20)]
     assert [rates[step] for step in range(30)] == pytest.approx(rising + [0.03] * 10)
 
@@ -132,3 +133,64 @@ def test_plateau_looks_at_the_epochs_that_end_with_a_validation(command, tmp_pat
     rows = pd.read_csv(tmp_path / "run/history.csv")
     assert rows["epoch"].tolist() == list(range(every, 7, every))
     assert rows["lr"].tolist() == pytest.approx([0.1 * 0.3**n for n in range(6 // every)])
+
+
+GROUPED = """
+from torch.optim import SGD
+
+
+def grouped(params, lr):
+    first, *others = params
+    return SGD([{"params": [first], "lr": lr / 10, "name": "first"}, {"params": others}], lr=lr)
+"""
+
+
+def test_history_and_tensorboard_have_the_rate_that_was_used(command, tmp_path):
+    """Whatever the schedule: history.csv that of a row's last step, TensorBoard one curve called lr."""
+    peak, warm = 0.01, "schedule.warmup_steps=30"
+
+    def rise(step):
+        return min(1, step / 31)
+
+    def fall(step, total=60):
+        return (1 + math.cos(math.pi * (step - 1) / total)) / 2
+
+    each_seventh = ["schedule=cosine", "trainer.val_check_interval=7"]
+    cases = {
+        "constant": (["schedule=constant"], lambda step: step**0),
+        "warm": (["schedule=constant", warm], rise),
+        "step": (["schedule=step", "schedule.scheduler.step_size=1"], lambda step: 0.3 ** ((step - 1) // 20)),
+        "cosine": (["schedule=cosine"], fall),
+        "warm_cosine": (["schedule=cosine", warm], lambda step: rise(step) * fall(step)),
+        "often": (each_seventh, fall),
+        "summed": ([*each_seventh, "trainer.accumulate_grad_batches=3"], lambda step: fall(step, total=21)),
+    }
+    for name, (parts, share) in cases.items():
+        done = command(
+            "data=digits", "model=mlp", "data.batch_size=64", "trainer.max_epochs=3", f"optim.lr={peak}", *parts,
+            "trainer.log_every_n_steps=5", f"hydra.run.dir={name}", cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        rows, curves = pd.read_csv(tmp_path / name / "history.csv"), points(tmp_path / name)
+        assert len(rows) == (6 if "often" in name or name == "summed" else 3)
+        assert [tag for tag in curves if "/" not in tag and tag != "epoch"] == ["lr"], name
+        assert rows["lr"].tolist() == pytest.approx([peak * share(step) for step in rows["step"]], rel=1e-4), name
+        for step, value in curves["lr"]:
+            assert value == pytest.approx(peak * share(step + 1), rel=1e-4), name
+
+
+def test_several_parameter_groups_have_a_curve_each(command, tmp_path):
+    (tmp_path / "grouping.py").write_text(GROUPED)
+    environment = {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    optim = "optim={_target_: grouping.grouped, _partial_: true, lr: 0.1}"
+    done = command(
+        "data=digits", "model=mlp", "trainer.max_epochs=2", "schedule=step", "schedule.scheduler.step_size=1",
+        "~optim", f"+{optim}", "hydra.run.dir=run", cwd=tmp_path, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    curves = points(tmp_path / "run")
+    assert [value for _, value in curves["lr/first"]] == pytest.approx([0.01, 0.003])
+    assert [value for _, value in curves["lr/2"]] == pytest.approx([0.1, 0.03])
+    rows = pd.read_csv(tmp_path / "run/history.csv")
+    assert rows["lr"].tolist() == pytest.approx([0.01, 0.003])
+    assert not [name for name in rows if name.startswith("lr/")]

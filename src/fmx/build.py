@@ -1,5 +1,6 @@
 """From a composed configuration to objects: the only caller of hydra.utils.instantiate."""
 
+import hashlib
 import logging
 import math
 import os
@@ -18,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning import Trainer, seed_everything
 from torch import nn
 
-from fmx.checkpoint import CheckpointFiles
+from fmx.checkpoint import BEFORE, NEWEST, CheckpointFiles
 from fmx.classifier import Classifier
 from fmx.composition import literal
 from fmx.cores import share_threads
@@ -27,8 +28,17 @@ from fmx.errors import ConfigError, FmxError
 from fmx.hardware import ask_for_gpus_once, describe_device, keep_freed_memory, resolve_precision
 from fmx.ranks import num_processes, started_by_srun
 from fmx.record import Record
+from fmx.targets import locate
 
-__all__ = ["Experiment", "build", "build_classifier", "build_data", "lightnings_keys", "meta_network"]
+__all__ = [
+    "Experiment",
+    "build",
+    "build_classifier",
+    "build_data",
+    "lightnings_keys",
+    "meta_network",
+    "network_node",
+]
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +88,8 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
         params=sum(p.numel() for p in classifier.net.parameters()),
     )
     _announce(record, cfg.model.name)
+    if cfg.resume is None or not _has_checkpoint(record.run_dir):
+        _tell_origin(record, classifier.net)
     return Experiment(
         run_dir=record.run_dir,
         record=record,
@@ -148,6 +160,28 @@ def meta_network(node: Mapping[str, Any]) -> nn.Module:
         return _module(make(dict(node)))
 
 
+def network_node(cfg: DictConfig, earlier: Path | None) -> dict[str, Any]:
+    """The resolved `model.net` node; without its file of weights, which may be gone, where a checkpoint has them all.
+
+    earlier: the folder of the run that is resumed, if any.
+    """
+    node: Any = OmegaConf.to_container(cfg.model.net, resolve=True)
+    if node.get("weights") is not None and _has_checkpoint(earlier) and _is_pretrained(node.get("_target_")):
+        node["weights"] = None
+    return dict(node)
+
+
+def _has_checkpoint(earlier: Path | None) -> bool:
+    return earlier is not None and any((earlier / "checkpoints" / name).is_file() for name in (NEWEST, BEFORE))
+
+
+def _is_pretrained(target: object) -> bool:
+    from fmx.models.pretrained import Pretrained
+
+    kind = locate(str(target), "model.net")
+    return isinstance(kind, type) and issubclass(kind, Pretrained)
+
+
 def _module(net: Any) -> nn.Module:
     if not isinstance(net, nn.Module):
         raise ConfigError(f"model.net._target_ must make a torch.nn.Module, not {type(net).__name__}")
@@ -157,7 +191,9 @@ def _module(net: Any) -> nn.Module:
 def _network(cfg: DictConfig) -> nn.Module:
     """The network, its convolutions in the memory format that is faster for them."""
     formats = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-    return _module(make(cfg.model.net)).to(memory_format=formats[cfg.memory_format])
+    return _module(make(network_node(cfg, None if cfg.resume is None else Path(cfg.run_dir)))).to(
+        memory_format=formats[cfg.memory_format]
+    )
 
 
 def lightnings_keys(trainer: DictConfig) -> DictConfig:
@@ -202,6 +238,17 @@ def _hparams(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
         "optim": cfg.optim._target_.rpartition(".")[2],
     }
     return hparams | {key: value for key in keys if (value := OmegaConf.select(cfg, key)) is not None}
+
+
+def _tell_origin(record: Record, net: nn.Module) -> None:
+    """Say in a line where the weights of a network come from that may have them from a file, and record the file."""
+    origin, path = getattr(net, "origin", None), getattr(net, "weights_file", None)
+    if not record.writes or not isinstance(origin, str):
+        return
+    log.info("%s", origin)
+    if isinstance(path, Path):
+        with path.open("rb") as file:
+            record.update(weights={"file": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()})
 
 
 def _announce(record: Record, model: str) -> None:

@@ -135,7 +135,8 @@ def check_parts(config: DictConfig, resolved: Mapping[str, Any], *, here: bool =
     if here:
         check_accelerator(resolved["trainer"])
     look_for_garbage()  # what is rehearsed goes again
-    rehearse(_without_hydra(config), here=here)
+    earlier = None if resolved["resume"] is None else Path(config.hydra.run.dir)
+    rehearse(_without_hydra(config), earlier=earlier, here=here)
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:

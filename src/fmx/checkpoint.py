@@ -15,6 +15,8 @@ from fmx.errors import DataError
 from fmx.tensor_file import read_tensors
 
 __all__ = [
+    "BEFORE",
+    "NEWEST",
     "CheckpointFiles",
     "apply_weights",
     "check_shapes",

@@ -26,12 +26,14 @@ from fmx.exits import Interrupted, Pruned, Refusal, expected, interruption, plai
 from fmx.frozen import relocated
 from fmx.plain_files import read_json
 from fmx.ranks import is_first_process, num_processes
+from fmx.renamed_targets import with_first_names
 from fmx.run_dir import open_run
 
 __all__ = ["Record", "config_fingerprint", "recording", "write_json"]
 
 log = logging.getLogger(__name__)
 
+FORMAT = 2  # of run directories; earlier ones say none, and their history.csv has the rate of the step after each row
 PACKAGES = [
     "torch",
     "torchvision",
@@ -220,6 +222,8 @@ def _begun(cfg: DictConfig, *, started: float) -> Record:
     else:
         logging.getLogger("fmx").setLevel(logging.ERROR)  # the first process says it
     record.contents.pop("pruned", None)  # of an earlier part of a run that goes on
+    if not record.contents:  # a run that goes on keeps its own
+        record.contents["format"] = FORMAT
     record.update(
         status="running",
         command=shlex.join([Path(sys.executable).name, "-m", "fmx.run", *sys.argv[1:]]),
@@ -246,7 +250,8 @@ def config_fingerprint(resolved: Mapping[str, Any]) -> str:
 
     Where the run is and whether it continues one does not count.
     """
-    told = {key: value for key, value in relocated(resolved).items() if key not in {"run_dir", "resume", "sweep"}}
+    renamed = with_first_names(relocated(resolved))
+    told = {key: value for key, value in renamed.items() if key not in {"run_dir", "resume", "sweep"}}
     text = json.dumps(told, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

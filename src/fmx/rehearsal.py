@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 
-from fmx.build import lightnings_keys, make, meta_network
+from fmx.build import lightnings_keys, make, meta_network, network_node
 from fmx.callbacks.history import History
 from fmx.datamodule import names_of_classes, normalization
 from fmx.errors import ConfigError, FmxError
@@ -31,15 +32,15 @@ STEPS_PER_EPOCH = 1009  # any will do that leaves a schedule room for its phases
 DIRECTIONS = {"loss": "min", "accuracy": "max", "macro_f1": "max"}
 
 
-def rehearse(config: DictConfig, *, here: bool = True) -> None:
+def rehearse(config: DictConfig, *, earlier: Path | None = None, here: bool = True) -> None:
     """Raise ConfigError for parts that refuse their values or do not fit each other or the shape of the data.
 
-    here: whether the run will compute on this machine.
+    earlier: the folder of the run that is resumed, if any. here: whether the run will compute on this machine.
     """
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # before Hydra sets it
     with warnings.catch_warnings(action="ignore"):  # they come again when the run makes the parts
         _data(config.data)
-        _network(config.model, config.data)
+        _network(network_node(config, earlier), config.model.name, config.data)
         for key in ("augment", "loss"):
             _made(key, config[key], nn.Module)
         metrics = {
@@ -121,27 +122,27 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _network(model: DictConfig, data: DictConfig) -> None:
-    """Send one image's shape through the network."""
+def _network(node: Mapping[str, Any], name: str, data: DictConfig) -> None:
+    """Send one image's shape through the network; a file of weights is read and compared, but not loaded."""
     shape = (int(data.in_channels), int(data.image_size), int(data.image_size))
     try:
-        logits = attempt(meta_network(OmegaConf.to_container(model.net, resolve=True)), shape)  # type: ignore[arg-type]
+        logits = attempt(meta_network(node), shape)
     except InstantiationException as error:
         if _beyond_meta(error):
             return
-        with _refusals("model.net", model.net):
+        with _refusals("model.net", node):
             raise
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
         if _beyond_meta(error):
             return
         raise ConfigError(
-            f"model={model.name} cannot take images of shape {shape} (data.in_channels, data.image_size twice): "
+            f"model={name} cannot take images of shape {shape} (data.in_channels, data.image_size twice): "
             f"{_first_line(error)}"
         ) from error
     given, wanted = tuple(getattr(logits, "shape", ())), (1, int(data.num_classes))
     if given != wanted:
         raise ConfigError(
-            f"model={model.name} must map one image to logits of shape {wanted}, a column for each of the "
+            f"model={name} must map one image to logits of shape {wanted}, a column for each of the "
             f"data.num_classes, but gives {given or type(logits).__name__}"
         )
 

@@ -148,8 +148,8 @@ def edits(run: "Run") -> Iterator[str]:
 
 
 def surroundings(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:
-    """What differs between two records: commit, versions, data, device."""
-    for part in ("git", "versions", "data", "device"):
+    """What differs between two records: commit, versions, data, device, the file of weights at the start."""
+    for part in ("git", "versions", "data", "device", "weights"):
         before, after = _mapping(first, part), _mapping(second, part)
         for key in sorted({*before, *after}):
             if before.get(key) != after.get(key):
@@ -185,6 +185,8 @@ def _history_of(run: "Run") -> "pd.DataFrame":
 
 def _history(first: "Run", second: "Run") -> Iterator[str]:
     was, now = _history_of(first), _history_of(second)
+    if first.record.get("format") != second.record.get("format"):
+        was, now = (each.drop(columns="lr", errors="ignore") for each in (was, now))  # once it was the next step's
     if was.shape != now.shape:
         yield f"history.csv: {len(was)} rows were {len(now)} now"
     elif not was.equals(now):

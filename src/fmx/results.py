@@ -32,10 +32,12 @@ def report(experiment: Experiment, scores: Scores) -> float:
     _fill_tensorboard(experiment, scores, gallery.names, step=step)
     experiment.record.update(peak_memory_mb=peak_memory_mb())
     test = figures["test"]
-    chosen = {"val": "on validation", "test": "ON THE TEST SET", "last": "nothing: the last epoch"}[
-        figures["selected_on"]
-    ]
-    log.info("test accuracy %.2f %%  loss %.4f  macro-F1 %.4f  (checkpoint chosen %s)",
+    chosen = {
+        "val": "checkpoint chosen on validation",
+        "test": "checkpoint chosen ON THE TEST SET",
+        "last": "the last checkpoint, no choice",
+    }[figures["selected_on"]]
+    log.info("test accuracy %.2f %%  loss %.4f  macro-F1 %.4f  (%s)",
              100 * test["accuracy"], test["loss"], test["macro_f1"], chosen)  # fmt: skip
     log.info("%s", run_dir)
     return float((figures["val"] or test)["accuracy"])

@@ -12,6 +12,7 @@ from fmx.composition import override
 from fmx.errors import ConfigError, DataError, FmxError
 from fmx.frozen import relocated
 from fmx.record import config_fingerprint
+from fmx.renamed_targets import with_first_names
 from fmx.run_dir import Run, open_run
 
 __all__ = ["check_same_run", "home", "retyped"]
@@ -78,7 +79,7 @@ def check_same_run(config: Mapping[str, Any], run_dir: Path, resume: str | None)
         raise ConfigError(f"resume={resume}: {error}") from None
     if run.status == "completed":
         raise ConfigError(f"resume={resume}: {run_dir} is complete; there is nothing to continue")
-    was, now = (flat(relocated(each)) for each in (then, config))
+    was, now = (flat(with_first_names(relocated(each))) for each in (then, config))
     differing = [key for key in {**was, **now} if was.get(key) != now.get(key) and key not in NOT_THE_RUN]
     if differing:
         shown = ", ".join(f"{key} was {was.get(key)!r}, is {now.get(key)!r}" for key in differing[:MANY])

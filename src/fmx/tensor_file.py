@@ -30,6 +30,7 @@ NAMES = {
 CALLS = {"BINPERSID", "BUILD", "NEWOBJ", "REDUCE"}
 REFUSED = {"BYTEARRAY8", "EXT1", "EXT2", "EXT4", "INST", "NEWOBJ_EX", "NEXT_BUFFER", "OBJ", "PERSID", "STACK_GLOBAL"}
 PLAIN = (str, int, float, complex, bytes, torch.device, torch.dtype, type(None))
+ARCHIVE = b"PK"  # how an archive begins, even one that was cut off
 NUM_OLD_PLANS = 4  # what torch wrote before it wrote archives: magic number, version, sizes of C types, the tensors
 
 
@@ -44,7 +45,7 @@ def read_tensors(path: Path, *, old_format: bool = False) -> Any:
         raise DataError(f"there is no checkpoint {path}" if not path.exists() else f"{path} is no plain file")
     try:
         num_bytes = path.stat().st_size
-        is_archive = zipfile.is_zipfile(path)
+        is_archive = _is_archive(path)
         if is_archive or not old_format:
             with zipfile.ZipFile(path) as archive:
                 _check_records(path, archive, num_bytes)
@@ -52,16 +53,26 @@ def read_tensors(path: Path, *, old_format: bool = False) -> Any:
             with path.open("rb") as file:
                 for _ in range(NUM_OLD_PLANS):
                     _check_plan(path, file)
-        with warnings.catch_warnings():
+        # The CPU also where the caller makes its own tensors on another device, such as meta.
+        with warnings.catch_warnings(), torch.device("cpu"):
             warnings.simplefilter("ignore")  # about files that are no checkpoint; what matters raises
             # Mapped, a tensor is a part of the file and cannot reach beyond it, whatever the file says of its size.
             contents = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
-        return _Copies(path, at_most=num_bytes).of(contents)
+            return _Copies(path, at_most=num_bytes).of(contents)
     except DataError:
         raise
     except Exception as error:  # damaged bytes raise nearly anything in zipfile, pickletools and torch
         reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         raise DataError(f"{path} cannot be read as a checkpoint: {reason}") from error
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether a file is a whole archive; DataError where it only begins as one."""
+    whole = zipfile.is_zipfile(path)
+    with path.open("rb") as file:
+        if not whole and file.read(len(ARCHIVE)) == ARCHIVE:
+            raise DataError(f"{path} cannot be read as a checkpoint: it is cut off or damaged")
+    return whole
 
 
 def _check_records(path: Path, archive: zipfile.ZipFile, num_bytes: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
+from torch.optim import Optimizer
 
 from fmx.classifier import Classifier, validates
 
@@ -21,8 +22,9 @@ STEP_COLUMNS = ["step", "loss", "accuracy"]
 class History(Checkpoint):
     """Appends a row to history.csv after each validation, or after each epoch where nothing is held out.
 
-    `epoch` counts from 1 and `step` counts optimizer steps; `seconds` passed since the row before. A metric of your own
-    adds a column, and so does macro-F1 where a callback monitors it.
+    `epoch` counts from 1 and `step` counts optimizer steps, the last of which used the learning rate `lr` (that of the
+    first parameter group); `seconds` passed since the row before. A metric of your own adds a column, and so does
+    macro-F1 where a callback monitors it.
     every_step: also write the loss and accuracy of each training step to steps.csv.
 
     A Checkpoint, since Lightning calls others before the epoch's training figures are logged.
@@ -33,6 +35,7 @@ class History(Checkpoint):
         self._row_began = 0.0
         self._rows = {HISTORY: 0, STEPS: 0}  # how many rows of each file are this run's
         self._waited_s = 0.0  # since the last row, before the run was interrupted
+        self._lr: float | None = None  # of the last step; None before the first
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock, forget what was written after the state from which this run goes on."""
@@ -43,6 +46,10 @@ class History(Checkpoint):
         if self.every_step:
             assert isinstance(pl_module, Classifier)
             pl_module.tally.steps = pl_module.tally.steps or []
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Note the rate of this step; afterwards the schedule has set the next one's."""
+        self._lr = _rate(optimizer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the row of this validation."""
@@ -60,7 +67,7 @@ class History(Checkpoint):
         row = metrics | {
             "epoch": str(trainer.current_epoch + 1),
             "step": str(trainer.global_step),
-            "lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.8g}",
+            "lr": f"{_rate(trainer.optimizers[0]) if self._lr is None else self._lr:.8g}",
             "seconds": f"{now - self._row_began:.4f}",
         }
         self._row_began = now
@@ -81,12 +88,17 @@ class History(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """How far the files were written."""
-        return {"rows": dict(self._rows), "waited_s": time.perf_counter() - self._row_began}
+        return {"rows": dict(self._rows), "waited_s": time.perf_counter() - self._row_began, "lr": self._lr}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
         self._rows = dict(state_dict["rows"])
         self._waited_s = state_dict["waited_s"]
+        self._lr = state_dict.get("lr")  # earlier runs did not note it
+
+
+def _rate(optimizer: Optimizer) -> float:
+    return float(optimizer.param_groups[0]["lr"])
 
 
 def append(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -9,6 +9,7 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
 
 from fmx.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, is_between_steps
+from fmx.callbacks.history import History
 from fmx.callbacks.interruption import Interruption
 from fmx.callbacks.learning_rate import LearningRate
 from fmx.callbacks.progress import Progress
@@ -26,8 +27,9 @@ STEP_HOOKS = [
     "on_before_optimizer_step",
     "on_train_batch_end",
 ]
-# Callbacks to which it is the same whether they are called after each step or after several.
-PATIENT = (BestCheckpoint, LastCheckpoint, Interruption, LearningRate, Progress)
+# Callbacks to which it is the same whether they are called at each step or at one of several, if it is the last one
+# before a validation or the end of an epoch.
+PATIENT = (BestCheckpoint, History, LastCheckpoint, Interruption, LearningRate, Progress)
 
 
 class LeanSteps(Callback):

@@ -1,28 +1,45 @@
 """The learning rate in TensorBoard."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import LearningRateMonitor
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
 
 __all__ = ["LearningRate"]
 
 
-class LearningRate(LearningRateMonitor):
-    """Lightning's LearningRateMonitor, silent instead of failing where a run has no logger (logger=none)."""
+class LearningRate(Callback):
+    """Logs the learning rate as `lr`, whatever the schedule, or as `lr/NAME` of each of several parameter groups.
 
-    def on_train_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Look at the schedulers."""
-        if trainer.loggers:
-            super().on_train_start(trainer, *args, **kwargs)
+    A point is the rate that the step after it uses. logging_interval: `epoch`, at the start of each epoch; `step`,
+    every trainer.log_every_n_steps steps; None, both, but the latter only where the rate may change at each step.
+    """
 
-    def on_train_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Log the rate where it may change each step."""
-        if trainer.loggers:
-            super().on_train_batch_start(trainer, *args, **kwargs)
+    def __init__(self, *, logging_interval: Literal["step", "epoch"] | None = None) -> None:
+        self.logging_interval = logging_interval
 
-    def on_train_epoch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Log each rate once an epoch, however often it may change: a short training has a curve too."""
-        rates = self._extract_stats(trainer, "any")
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Log at some of the steps."""
+        changes = any(config.interval == "step" for config in trainer.lr_scheduler_configs)
+        wanted = self.logging_interval == "step" or (self.logging_interval is None and changes)
+        if wanted and trainer._logger_connector.should_update_logs:  # noqa: SLF001 - as LearningRateMonitor asks
+            self._log(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log once an epoch, however often the rate may change: a short training has a curve too."""
+        if self.logging_interval != "step":
+            self._log(trainer)
+
+    def _log(self, trainer: Trainer) -> None:
+        rates = {name: rate for optimizer in trainer.optimizers for name, rate in _rates(optimizer).items()}
         for logger in trainer.loggers:
             logger.log_metrics(rates, step=trainer.fit_loop.epoch_loop._batches_that_stepped)  # noqa: SLF001
+
+
+def _rates(optimizer: Optimizer) -> Mapping[str, float]:
+    """The rates of an optimizer's parameter groups by the names of their curves."""
+    groups = optimizer.param_groups
+    if len(groups) == 1:
+        return {"lr": float(groups[0]["lr"])}
+    return {f"lr/{group.get('name', number)}": float(group["lr"]) for number, group in enumerate(groups, start=1)}

@@ -5,6 +5,7 @@ from typing import Self
 
 from torch import Tensor, nn
 
+from fmx.errors import DataError
 from fmx.models.sizes import output_shape, positive
 from fmx.models.torchvision_net import (
     adapt_first_convolution,
@@ -15,7 +16,7 @@ from fmx.models.torchvision_net import (
     smallest_image,
     torchvision_net,
 )
-from fmx.models.weights_file import load_weights_file
+from fmx.models.weights_file import Fit, load_weights_file
 
 __all__ = ["Pretrained"]
 
@@ -29,8 +30,11 @@ class Pretrained(nn.Module):
     weights: None for random ones; a name that torchvision has, such as DEFAULT or IMAGENET1K_V1; or a file
         with a state dict of the architecture, from torchvision or from a run. The first convolution is
         adapted to the channels, and the last layer is made anew unless it has the right number of classes.
+        On the meta device the file is read and compared all the same, but there is no memory for its tensors.
     freeze: train the last layer alone; batch norm then keeps its stored mean and variance.
     resize: the width in pixels that images are brought to first, or None to take them as they are.
+
+    `origin` says in words where the weights come from, and `weights_file` which file, if any.
 
     ValueError: unknown architecture or weights, or images of a size that the network cannot take.
     DataError: the weights cannot be fetched or read, or do not fit.
@@ -55,9 +59,19 @@ class Pretrained(nn.Module):
         adapt_first_convolution(self.net, in_channels)
         adapt_head(self.net, num_classes)
         _check_image_size(self.net, architecture, in_channels, self.resize or image_size)
+        self.weights_file: Path | None = None
+        fit: Fit | None = None
         if weights is not None:
-            file = Path(weights).expanduser() if named_weights is None else fetch_weights(named_weights)
-            load_weights_file(self.net, file, architecture)
+            self.weights_file = Path(weights).expanduser() if named_weights is None else fetch_weights(named_weights)
+            try:
+                fit = load_weights_file(self.net, self.weights_file, architecture)
+            except DataError as error:
+                if named_weights is None:
+                    raise
+                raise DataError(
+                    f"{error}. It is torch's copy of {weights}: remove it, and it is fetched anew"
+                ) from error
+        self.origin = _origin(architecture, weights, fit, in_channels, num_classes, freeze=freeze)
         if freeze:
             self.net.requires_grad_(requires_grad=False)
             head(self.net)[1].requires_grad_(requires_grad=True)
@@ -89,3 +103,26 @@ def _check_image_size(net: nn.Module, architecture: str, in_channels: int, image
         raise ValueError(
             f"'{architecture}' cannot take images of {image_size} pixels; use model.net.resize={needed}"
         ) from error
+
+
+def _origin(
+    architecture: str, weights: str | None, fit: Fit | None, in_channels: int, num_classes: int, *, freeze: bool
+) -> str:
+    """Where a network's weights come from, and what of them is not the file's."""
+    if fit is None:
+        frozen = "; all but the last layer stay so (model.net.freeze)" if freeze else ""
+        return (
+            f"{architecture} starts from random weights{frozen}: model.net.weights=DEFAULT takes torchvision's, "
+            "model.net.weights=FILE yours"
+        )
+    parts = [f"{architecture} starts from {weights}"]
+    if fit.channels != in_channels:
+        parts.append(f"first layer adapted from {fit.channels} to {in_channels} channels")
+    if fit.classes == num_classes:
+        parts.append(f"last layer kept with its {num_classes} classes")
+    else:
+        there = "none" if fit.classes is None else f"{fit.classes} classes"
+        parts.append(f"last layer made anew for {num_classes} classes ({there} there)")
+    if freeze:
+        parts.append("all but the last layer frozen")
+    return "; ".join(parts)

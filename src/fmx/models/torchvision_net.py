@@ -45,10 +45,12 @@ def find_weights(architecture: str, weights: str | None) -> Any:
     name = weights.removeprefix(f"{known.__name__}.")
     if name in known.__members__:
         return known[name]
-    if Path(weights).expanduser().is_file():
+    path = Path(weights).expanduser()
+    if path.is_file():
         return None
+    what = "a folder, neither a file" if path.is_dir() else "neither a file"
     raise ValueError(
-        f"weights '{weights}' is neither a file nor a name that torchvision has for '{architecture}'; "
+        f"weights '{weights}' is {what} nor a name that torchvision has for '{architecture}'; "
         f"use {', '.join(known.__members__)}, a file, or model.net.weights=null"
     )
 

@@ -1,7 +1,10 @@
 """A file of weights for a torchvision network."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -9,52 +12,80 @@ from fmx.errors import DataError
 from fmx.models.torchvision_net import adapt_kernel, first_convolution, head
 from fmx.tensor_file import read_tensors
 
-__all__ = ["load_weights_file"]
+__all__ = ["Fit", "load_weights_file"]
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+# Under which names training scripts save a state dict beside other things; the first that is there counts.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "model_ema", "ema")
+MANY = 3  # names that an error lists of each kind
 REMEDY = "write one with torch.save(model.state_dict(), FILE), or use model.net.weights=null"
 
 
-def load_weights_file(net: nn.Module, path: Path, architecture: str) -> None:
+@dataclass(frozen=True)
+class Fit:
+    """What a file of weights has of the two layers that may be others here.
+
+    channels: of the images that its first convolution takes. classes: of its last layer; None where it has none.
+    """
+
+    channels: int
+    classes: int | None
+
+
+def load_weights_file(net: nn.Module, path: Path, architecture: str) -> Fit:
     """Copy the tensors of a file into `net`, whose channels and classes may be others than the file's.
 
     The file holds a state dict: one that torchvision offers, one saved from a network here, or a run's
-    checkpoint. A last layer with another number of classes is left as it is in `net`.
+    checkpoint. A last layer with another number of classes, or none, is left as it is in `net`. A `net` on the meta
+    device, which has no memory for weights, is compared with the file and left as it is.
 
     DataError: the file cannot be read, or belongs to another architecture than `architecture`.
     """
     own = net.state_dict()
-    state = _network_part(_read_tensors(path), first_key=next(iter(own)))
+    state = _network_part(_read_state(path), first_key=next(iter(own)))
 
     name, convolution = first_convolution(net)
     kernel = state.get(f"{name}.weight")
-    if kernel is not None and kernel.dim() == convolution.weight.dim():
+    channels = convolution.in_channels
+    if kernel is not None and kernel.dim() == convolution.weight.dim() and kernel.shape[1]:
+        channels = kernel.shape[1]
         state[f"{name}.weight"] = adapt_kernel(kernel, convolution.in_channels)
     name, last = head(net)
-    if f"{name}.weight" in state and len(state[f"{name}.weight"]) != len(last.weight):
+    classes = len(state[f"{name}.weight"]) if f"{name}.weight" in state and state[f"{name}.weight"].dim() else None
+    if classes != len(last.weight):
+        state = {key: tensor for key, tensor in state.items() if not key.startswith(f"{name}.")}
         state |= {key: tensor for key, tensor in own.items() if key.startswith(f"{name}.")}
 
     problems = _differences(own, state)
     if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise DataError(
-            f"the weights in {path} do not fit '{architecture}': {problems[0]}{more}; "
-            "use the architecture that they were saved from, or model.net.weights=null"
+            f"the weights in {path} do not fit '{architecture}': {'; '.join(problems)}. "
+            "Use the architecture that they were saved from, or model.net.weights=null"
         )
     own.update(state)
-    net.load_state_dict(own)
+    if not convolution.weight.is_meta:
+        net.load_state_dict(own)
+    return Fit(channels, classes)
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         content = read_tensors(path, old_format=True)
     except DataError as error:
         raise DataError(f"{error}; {REMEDY}") from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]  # a checkpoint of Lightning
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not _is_state(content) and isinstance(content, dict):
+        content = next((content[key] for key in WRAPPERS if _is_state(content.get(key))), None)
+    if not _is_state(content):
         raise DataError(f"{path} holds no state dict; {REMEDY}")
-    return content
+    return dict(content)
+
+
+def _is_state(node: Any) -> bool:
+    return (
+        isinstance(node, dict)
+        and bool(node)
+        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in node.items())
+    )
 
 
 def _network_part(state: dict[str, Tensor], first_key: str) -> dict[str, Tensor]:
@@ -68,12 +99,19 @@ def _network_part(state: dict[str, Tensor], first_key: str) -> dict[str, Tensor]
 
 
 def _differences(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
+    """What of a file does not fit, the first few names of each kind."""
     # Files from before 2018 lack the batch counters, which no network here uses.
     lacking = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unknown = [key for key in state if key not in own]
-    reshaped = [key for key in own if key in state and state[key].shape != own[key].shape]
-    return [
-        *(f"it lacks '{key}'" for key in lacking),
-        *(f"the network has no '{key}'" for key in unknown),
-        *(f"'{key}' is {list(state[key].shape)}, not {list(own[key].shape)}" for key in reshaped),
+    reshaped = [
+        f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
     ]
+    kinds = [("it lacks", lacking), ("the network has no", unknown), ("other shapes:", reshaped)]
+    return [f"{what} {_first(names)}" for what, names in kinds if names]
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
+    return f"{', '.join(name[:120] for name in names[:MANY])}{more}"
