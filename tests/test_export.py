@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 import sys
 import warnings
@@ -15,6 +16,8 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from fmx import predict
+from fmx.command_line import command_again
 from fmx.data.digits import load_digits
 from fmx.data.idx import load_idx
 from fmx.errors import DataError, FmxError
@@ -22,7 +25,7 @@ from fmx.exporting.model_card import model_card
 from fmx.exporting.onnx_model import open_onnx
 from fmx.exporting.parity import Evidence, prove
 from fmx.exporting.signature import Signature
-from fmx.run_dir import open_run
+from fmx.run_dir import Run, open_run
 
 TEST = load_digits(part="test", num_test=360, test_seed=0, image_size=28)
 PIXELS = TEST.images.numpy()
@@ -108,7 +111,7 @@ def test_a_card_says_what_the_file_is(digits_run, exported):
         f"| validation accuracy | {100 * metrics['val']['accuracy']:.2f} % |",
         "| parameters | 61,610 |",
         f"| data | digits, fingerprint `{record['data']['fingerprint']}` |",
-        f"| trained by | `{record['command']}` |",
+        "| trained by | `python -m fmx.run data=digits model=lenet augment=none trainer.max_epochs=3` |",
         f"| exported by | `fmx export {digits_run}` |",
         "Pixels uint8 (N, 1, 28, 28) from 0 to 255",
         "| 9 | 9 |",
@@ -157,6 +160,110 @@ def test_outside_torchscript_and_state_dict_say_the_same(digits_run, monkeypatch
     checkpoint = torch.load(digits_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(tensor, checkpoint[f"net.{name}"]) for name, tensor in weights.items())
     assert "fmx.models.lenet.LeNet" in Path("w.pt.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:torch.jit")  # deprecated, as its help says
+def test_what_a_file_does_not_take_is_an_error_and_no_answer(digits_run, exported, monkeypatch, tmp_path, capsys):
+    """Floats in 0..1, channels last, another size, type or rank; and any number of images, none included."""
+    monkeypatch.chdir(tmp_path)
+    for name, arguments in {
+        "inside.pt2": ["--format", "pt2"],
+        "inside.pt": ["--format", "torchscript"],
+        "outside.pt2": ["--format", "pt2", "--normalise", "outside"],
+        "outside.pt": ["--format", "torchscript", "--normalise", "outside"],
+    }.items():
+        with warnings.catch_warnings(record=True) as warned:
+            assert main(monkeypatch, digits_run, *arguments, "--out", name) == 0
+        assert [str(each.message) for each in warned] == []
+        assert "all 360 test images get the same class" in capsys.readouterr().out
+    said = {name: Path(f"{name}.md").read_text(encoding="utf-8") for name in ("inside.pt2", "inside.pt", "outside.pt")}
+    assert 'torch.export.load("inside.pt2").module()' in said["inside.pt2"]
+    assert "Another type of numbers, number of channels or size is an error." in said["inside.pt2"]
+    assert "TorchScript is deprecated; `fmx export --format pt2`" in said["inside.pt"]
+    assert "What is float32 but not normalised so gets a wrong answer." in said["outside.pt"]
+    notes = {"fmx.json": ""}
+    models = {
+        "inside.pt2": torch.export.load("inside.pt2", extra_files=notes).module(),
+        "inside.pt": torch.jit.load("inside.pt"),
+        "outside.pt2": torch.export.load("outside.pt2").module(),
+        "outside.pt": torch.jit.load("outside.pt"),
+    }
+    assert json.loads(notes["fmx.json"])["class_names"][9] == "9"
+    assert b"/fmx/" not in Path("inside.pt2").read_bytes()  # no folders of the machine that wrote it
+    onnx_model = session(exported[0] / "lenet_digits.onnx")
+    models["inside.onnx"] = lambda images: torch.from_numpy(onnx_model.run(None, {"pixels": images.numpy()})[0])
+    expected = np.load(digits_run / "predictions.npz")["logits"]
+    for name, model in models.items():
+        right = TEST.images if name.startswith("inside") else torch.from_numpy(NORMALISED)
+        for count in (0, 1, 3, 360):
+            logits = model(right[:count]).detach().numpy()
+            assert logits.shape == (count, 10)
+            assert not count or np.abs(logits - expected[:count]).max() < 1e-4
+        wrong = [right[:2].to(torch.int64), right[:2].to(torch.float64), right[:2].to(torch.int8)]
+        wrong += [right[:2].permute(0, 2, 3, 1), right[:2].expand(-1, 3, -1, -1), right[:2, :, 2:, 2:], right[0, 0]]
+        wrong += [right[0], right[:2, None], TEST.images[:2] / 255 if right.dtype == torch.uint8 else TEST.images[:2]]
+        for images in wrong:
+            with pytest.raises(Exception, match=r"(?i)dtype mismatch|guard failed|takes|invalid|unexpected"):
+                model(images)
+    for name in ("inside.pt2", "inside.pt"):
+        monkeypatch.setattr(sys, "argv", ["fmx predict", name, "x.png"])
+        Path("x.png").write_bytes(b"")
+        with pytest.raises(SystemExit) as ended:
+            predict.main()
+        assert ended.value.code == 2
+        assert "predict reads run directories and the ONNX files of fmx export" in capsys.readouterr().err
+
+
+TINY = """\
+name: tiny
+net:
+  _target_: fmx.models.mlp.MLP
+  in_channels: ${data.in_channels}
+  num_classes: ${data.num_classes}
+  image_size: ${data.image_size}
+  hidden_sizes: [8]
+"""
+EXPERIMENT = """\
+# @package _global_
+defaults:
+  - override /hydra/sweeper: search
+  - override /model: tiny
+hydra:
+  sweeper:
+    params: {model.net.hidden_sizes: ["[8]", "[9]"], seed: [3]}
+    n_trials: 2
+    sampler: grid
+"""
+
+
+def test_the_card_names_a_command_that_trains_it_again(command, tmp_path):
+    """Of a job of a sweep and a trial of a search, whose own commands name frozen files, and of a resumed run."""
+    for name, text in {"model/tiny.yaml": TINY, "experiment/mine.yaml": EXPERIMENT}.items():
+        (tmp_path / "my conf" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "my conf" / name).write_text(text)
+    start = ["--config-dir", "my conf"]
+    parts = ["data=digits", "trainer=smoke", "logger=none"]
+    swept = command("-m", *start, *parts, "model=mlp,tiny", "+vars.a='b c'", "hydra.sweep.dir=sweep", cwd=tmp_path)
+    assert swept.returncode == 0, swept.stdout + swept.stderr
+    searched = command(*start, *parts, "experiment=mine", "hydra.sweep.dir=search", cwd=tmp_path)
+    assert searched.returncode == 0, searched.stdout + searched.stderr
+    for number, run in enumerate(["sweep/1", "search/0"]):
+        record = json.loads((tmp_path / run / "run.json").read_text())
+        assert "/jobs" in record["command"]
+        file = f"{number}.pt"
+        written = command(run, "--format", "state_dict", "--out", file, module="export", cwd=tmp_path)
+        assert written.returncode == 0, written.stderr
+        card = (tmp_path / f"{file}.md").read_text(encoding="utf-8")
+        (line,) = [line for line in card.splitlines() if line.startswith("| trained by |")]
+        python, *typed = shlex.split(line.removeprefix("| trained by | `").removesuffix("` |"))
+        assert [python, *typed[:2]] == ["python", "-m", "fmx.run"]
+        again = command(*typed[2:], f"hydra.run.dir=again{number}", cwd=tmp_path)
+        assert again.returncode == 0, (typed, again.stderr)
+        repeated = json.loads((tmp_path / f"again{number}/run.json").read_text())
+        assert repeated["config_fingerprint"] == record["config_fingerprint"]
+    record["command"], record["overrides"] = "python -m fmx.run resume=here", ["data=digits", "resume=here"]
+    run = Run(tmp_path / "nowhere", record, "completed")
+    assert command_again(run) == "python -m fmx.run data=digits"
 
 
 def test_a_file_that_does_not_agree_with_the_run_is_not_kept(copied, monkeypatch, tmp_path, capsys):
@@ -265,6 +372,7 @@ def test_refusals_say_what_would_be_right(digits_run, copied, tmp_path, monkeypa
         (2, [digits_run, "--format", "torchscript", "--out", "card.pt"], "card.pt.md exists"),
         (2, [digits_run, "--out", "nowhere/m.onnx"], "there is no folder nowhere"),
         (2, [digits_run, "--out", "m.pt"], "an ONNX file is called something.onnx"),
+        (2, [digits_run, "--format", "pt2", "--out", "m.pt"], "a pt2 file is called something.pt2, not m.pt"),
         (2, [digits_run, "--opset", "12"], "a number from 18"),
         (2, [digits_run, "--format", "tflite"], "invalid choice: 'tflite'"),
         (2, [digits_run, "--format", "state_dict", "--normalise", "inside"], "holds weights alone"),

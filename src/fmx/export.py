@@ -28,20 +28,23 @@ Write a run's model as one file for other programs, with a model card beside it 
 
 onnx         for onnxruntime and the like; any number of images at a time; classes, input size and
              normalisation are in the file's metadata: `fmx predict FILE.onnx IMAGE…` needs nothing else
-torchscript  for C++ and for Python without fmx
+pt2          torch.export's: for Python without fmx, and for torch's compilers
+torchscript  for C++ programs that have a runtime for it; torch has deprecated TorchScript, pt2 is its successor
 state_dict   the network's weights alone, for torch.load(..., weights_only=True)
 
 With the normalisation inside (the default) the input is uint8 pixels (N, C, H, W) from 0 to 255; outside, it
-is float32 that the caller has normalised. The file is kept only if it gives every test image the class that
+is float32 that the caller has normalised. Images of another type, shape or number of channels are an error,
+not an answer. The file is kept only if it gives every test image the class that
 the run gave it; where the data set is not at hand, random images stand in for it, and the card says so.
 """
 EXAMPLES = """\
 examples:
   fmx export outputs/latest
-  fmx export outputs/latest --format torchscript --out clothes.pt
+  fmx export outputs/latest --format pt2 --out clothes.pt2
   fmx export outputs/latest --normalise outside --opset 20 --force
 """
-SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript.pt", "state_dict": ".state_dict.pt"}
+SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "torchscript": ".torchscript.pt", "state_dict": ".state_dict.pt"}
+NAMES = {"onnx": "an ONNX", "pt2": "a pt2"}
 OPSETS = range(18, 100)  # below, torch's exporter has no operators
 NUM_RANDOM = 256
 
@@ -77,8 +80,9 @@ def _arguments() -> argparse.Namespace:
         parser.error("--opset is for ONNX, a number from 18")
     if args.format == "state_dict" and args.normalise == "inside":
         parser.error("a state_dict holds weights alone: the normalisation stays outside")
-    if args.format == "onnx" and args.out is not None and args.out.suffix != ".onnx":
-        parser.error(f"--out: an ONNX file is called something.onnx, not {args.out.name}")
+    for form in ("onnx", "pt2"):
+        if args.format == form and args.out is not None and args.out.suffix != SUFFIXES[form]:
+            parser.error(f"--out: {NAMES[form]} file is called something{SUFFIXES[form]}, not {args.out.name}")
     return args
 
 
@@ -143,6 +147,11 @@ def _write(module: "nn.Module", signature: "Signature", path: Path, args: argpar
 
         write_onnx(module, signature, path, opset=args.opset or DEFAULT_OPSET)
         return open_onnx(path)[1]
+    if args.format == "pt2":
+        from fmx.exporting.exported_program import open_exported_program, write_exported_program
+
+        write_exported_program(module, signature, path)
+        return open_exported_program(path, signature)
     if args.format == "torchscript":
         from fmx.exporting.torchscript import open_torchscript, write_torchscript
 

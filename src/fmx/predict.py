@@ -114,6 +114,10 @@ def _open(args: argparse.Namespace) -> "tuple[Signature, Logits]":
         if args.checkpoint is not None:
             raise ConfigError(f"{args.model} holds one set of weights; --checkpoint is for run directories")
         return open_onnx(args.model)
+    if args.model.is_file():
+        raise ConfigError(
+            f"{args.model}: predict reads run directories and the ONNX files of fmx export (--format onnx) alone"
+        )
     from fmx.exporting.pixel_net import open_trained
 
     return open_trained(args.model, checkpoint=args.checkpoint, allow=args.allow)

@@ -7,6 +7,7 @@ from importlib import metadata
 from typing import Any
 
 from fmx import __version__
+from fmx.command_line import command_again
 from fmx.exporting.signature import Signature
 from fmx.run_dir import Run
 from fmx.table import printable
@@ -15,6 +16,7 @@ __all__ = ["model_card"]
 
 PACKAGES = {
     "onnx": ["torch", "onnx", "onnxscript", "onnxruntime", "fmx"],
+    "pt2": ["torch", "fmx"],
     "torchscript": ["torch", "fmx"],
     "state_dict": ["torch", "fmx"],
 }
@@ -28,6 +30,15 @@ logits, = session.run(None, {{"{input}": images}})  # images: {dtype} (N, {shape
 
 or `fmx predict {file} IMAGE…`, which needs this file alone.
 """,
+    "pt2": """\
+```python
+import torch
+model = torch.export.load("{file}").module()
+logits = model(images)  # images: {dtype} (N, {shape})
+```
+
+The classes and the input are in the extra file `fmx.json` inside.
+""",
     "torchscript": """\
 ```python
 import torch
@@ -35,17 +46,22 @@ model = torch.jit.load("{file}")
 logits = model(images)  # images: {dtype} (N, {shape})
 ```
 
-The classes and the input are in the extra file `fmx.json` inside.
+The classes and the input are in the extra file `fmx.json` inside. TorchScript is deprecated; `fmx export --format pt2`
+writes its successor.
 """,
     "state_dict": """\
 ```python
 import torch
-net.load_state_dict(torch.load("{file}", weights_only=True))  # net: the {model} below, in eval mode
+net.load_state_dict(torch.load("{file}", weights_only=True))  # net: the {model} below
+logits = net.eval()(images)  # images: {dtype} (N, {shape})
 ```
 
 The network: `{network}`
 """,
 }
+
+
+REFUSED = " Another type of numbers, number of channels or size is an error."
 
 
 def model_card(
@@ -63,7 +79,7 @@ def model_card(
 ) -> str:
     """Return the Markdown page of an exported file.
 
-    form: onnx, torchscript or state_dict; network: the part of the configuration that it is built from;
+    form: onnx, pt2, torchscript or state_dict; network: the part of the configuration that it is built from;
     agreement: how the file was proven; command: what wrote it.
     """
     facts = {
@@ -73,7 +89,7 @@ def model_card(
         **_figures(run, checkpoint),
         "data": f"{_text(signature.data)}, fingerprint {_code(run.recorded(str, 'data', 'fingerprint'))}",
         "agreement": _text(agreement),
-        "trained by": _code(run.recorded(str, "command")),
+        "trained by": _code(command_again(run)),
         "exported by": _code(command),
         "trained with": _text(", ".join(f"{k} {v}" for k, v in run.recorded(dict, "versions").items())),
         "exported with": _text(", ".join(f"{name} {_version(name)}" for name in PACKAGES[form])),
@@ -92,7 +108,7 @@ def model_card(
         f"# {_text(signature.model)}, trained on {_text(signature.data)}\n",
         "| | |\n|---|---|",
         *(f"| {name} | {value} |" for name, value in facts.items()),
-        f"\n## Input\n\n{_input(signature, shape)}",
+        f"\n## Input\n\n{_input(signature, shape)}{'' if form == 'state_dict' else REFUSED}",
         f"\n## Output\n\nLogits float32 (N, {len(signature.class_names)}); their softmax are probabilities.\n",
         "| | class |\n|---|---|",
         *(f"| {label} | {_text(name)} |" for label, name in enumerate(signature.class_names)),
@@ -112,7 +128,7 @@ def _figures(run: Run, checkpoint: str) -> dict[str, str]:
     chosen = {
         "val": "on validation",
         "test": "on the test set itself, so it flatters",
-        "last": "by its position alone",
+        "last": "as the last one",
     }
     lines = {}
     on_test = figures.get("validation") == "test"
@@ -131,7 +147,7 @@ def _input(signature: Signature, shape: str) -> str:
     else:
         text = (
             f"float32 (N, {shape}): pixels from 0 to 255, then (pixel / 255 - mean) / std with mean "
-            f"{signature.mean} and std {signature.std}."
+            f"{signature.mean} and std {signature.std}. What is float32 but not normalised so gets a wrong answer."
         )
     ground = " Light things on a dark ground, as in the training set." if signature.light_on_dark else ""
     return text + ground

@@ -70,6 +70,10 @@ class Signature:
         """One JSON text a field."""
         return {name: json.dumps(value, ensure_ascii=False) for name, value in asdict(self).items()}
 
+    def to_json(self) -> str:
+        """All fields as one JSON object."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
     @classmethod
     def from_texts(cls, texts: Mapping[str, str], source: object) -> Self:
         """Read back what to_texts wrote; DataError names `source` where it is not that."""

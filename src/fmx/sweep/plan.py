@@ -161,6 +161,8 @@ class Plan:
         )
         folder = self.sweep_dir / FROZEN_JOBS
         folder.mkdir(parents=True, exist_ok=True)
+        if not (self.sweep_dir / "multirun.yaml").exists():  # of a search, for which Hydra's own command writes none
+            OmegaConf.save(self._config, self.sweep_dir / "multirun.yaml")
         _set_number(composed.config, number)
         freeze_job(composed.config, folder / f"{number}.yaml")
         return job
