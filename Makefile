@@ -39,7 +39,7 @@ check: setup  ## formatting, lint, types and tests
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 tensorboard: setup  ## look at all runs in the browser, from this machine alone
-	$(BIN)/tensorboard --logdir_spec runs:outputs/runs,sweeps:outputs/sweeps --host 127.0.0.1
+	$(BIN)/fmx tensorboard
 
 bench: setup  ## measure what the README claims
 	$(BIN)/python benchmarks/run_all.py

@@ -38,6 +38,10 @@ def points(run):
     """Every scalar's steps and values in the run's TensorBoard files, in the order of the curve."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
-    events.Reload()
-    return {tag: [(each.step, each.value) for each in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    found = {}
+    for folder, prefix in {"tensorboard": "", "tensorboard/train": "train/", "tensorboard/val": "val/"}.items():
+        events = EventAccumulator(str(run / folder), size_guidance={"scalars": 0})
+        events.Reload()
+        for tag in events.Tags()["scalars"]:
+            found[prefix + tag] = [(each.step, each.value) for each in events.Scalars(tag)]
+    return found

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from fmx import predict
-from fmx.command_line import command_again
+from fmx.command_again import command_again
 from fmx.data.digits import load_digits
 from fmx.data.idx import load_idx
 from fmx.errors import DataError, FmxError

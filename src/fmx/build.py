@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning import Trainer, seed_everything
 from torch import nn
 
+from fmx.charts import with_shared_charts
 from fmx.checkpoint import BEFORE, NEWEST, CheckpointFiles
 from fmx.classifier import Classifier
 from fmx.composition import literal
@@ -209,7 +210,7 @@ def _trainer(cfg: DictConfig, net: nn.Module) -> Trainer:
         lightnings_keys(cfg.trainer),
         precision=resolve_precision(cfg.trainer.precision, accelerator=cfg.trainer.accelerator, net=net),
         callbacks=[make(node) for node in cfg.callbacks.values()],
-        logger=[make(node) for node in cfg.logger.values()],
+        logger=[make(with_shared_charts(node)) for node in cfg.logger.values()],
         plugins=[CheckpointFiles(), *_environment(num_processes(cfg.trainer))],
         default_root_dir=cfg.run_dir,
     )

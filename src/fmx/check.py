@@ -12,9 +12,10 @@ from omegaconf.errors import InterpolationKeyError
 
 from fmx.claim import claim
 from fmx.command import look_for_garbage
+from fmx.composition import literal
 from fmx.errors import ConfigError
 from fmx.exits import Refusal, expected, interruption
-from fmx.hydra_errors import nearest
+from fmx.hydra_errors import likely_keys
 from fmx.ranks import check_started, is_first_process, num_processes
 from fmx.resume import check_same_run
 from fmx.rules import check_values
@@ -149,8 +150,10 @@ def _check_root(config: Mapping[str, Any]) -> None:
         if key == "experiment":
             raise ConfigError("an experiment file needs the first line `# @package _global_`")
         if key not in ROOT_KEYS:
+            known = OmegaConf.create(literal({name: child for name, child in config.items() if name in ROOT_KEYS}))
+            likely = likely_keys(key, key, ROOT_KEYS, known)
             raise ConfigError(
-                f"the configuration has no key {key!r}{nearest(key, ROOT_KEYS)} Keys: {', '.join(ROOT_KEYS)} "
+                f"the configuration has no key {key!r}{likely} Keys: {', '.join(ROOT_KEYS)} "
                 "(values of your own go into vars: +vars.NAME=VALUE)"
             )
     if config.get("run_dir", FOLLOWS_HYDRA) != FOLLOWS_HYDRA:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fmx.errors import ConfigError
 
-__all__ = ["claim", "is_claimed", "one_at_a_time"]
+__all__ = ["claim", "is_claimed", "one_at_a_time", "released"]
 
 LOCK = ".lock"
 ATTEMPTS, PAUSE_S = 5, 0.05  # someone who only looks whether a run is alive holds the lock for an instant
@@ -44,6 +44,17 @@ def claim(folder: Path, *, key: str = "hydra.run.dir") -> None:
     raise ConfigError(
         f"another process is at work in {folder}: wait for it, stop it, or name another folder with {key}=DIR"
     )
+
+
+@contextmanager
+def released() -> Iterator[None]:
+    """Give up, at the end, what was claimed meanwhile, where the process itself goes on."""
+    before = {*_held}
+    try:
+        yield
+    finally:
+        for folder in _held.keys() - before:
+            os.close(_held.pop(folder))
 
 
 def is_claimed(run_dir: Path) -> bool | None:

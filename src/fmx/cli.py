@@ -1,38 +1,103 @@
 """`fmx`: a verb by name, or Hydra overrides alone for a run."""
 
-import runpy
+import importlib
 import sys
+from typing import Any
 
-__all__ = ["VERBS", "main"]
+__all__ = ["MORE_VERBS", "VERBS", "main", "parser_of", "verbs_in_help"]
 
-VERBS = ["evaluate", "predict", "export", "report", "compare", "reproduce", "data"]
+VERBS = {
+    "evaluate": "score finished runs again, from their directories alone",
+    "predict": "say what a model sees in pictures",
+    "export": "write a model as one file for other programs",
+    "report": "a leaderboard of runs and sweeps, on the terminal and as files",
+    "compare": "what differs between two runs or two groups of seeds, and which is better",
+    "reproduce": "run a run again and say whether the same comes out",
+    "data": "fetch and check a data set, look at it, convert it",
+    "tensorboard": "serve the curves and pictures of runs to a browser",
+}
+MORE_VERBS = {
+    "run": "train; what `fmx OVERRIDES` does too",
+    "help": "this text, or a verb's: fmx help VERB",
+    "version": "the version of fmx",
+}
+# What other programs call it, and what to type here.
+KNOWN_AS = {
+    "fmx run": ["train", "fit", "start"],
+    "fmx evaluate": ["test", "eval", "score", "validate"],
+    "fmx predict": ["infer", "inference", "classify"],
+    "fmx report": ["leaderboard", "summary", "table", "list", "ls"],
+    "fmx compare": ["diff"],
+    "fmx tensorboard": ["tb", "board"],
+    "fmx run resume=RUN": ["resume", "continue"],
+    "fmx -m KEY=A,B": ["sweep", "multirun", "grid"],
+    "fmx -m hydra/sweeper=search KEY=A,B": ["search", "optimize", "tune", "hpo"],
+}
 
 
 def main() -> None:
     """Run `fmx VERB …` as `python -m fmx.VERB …`; everything else is a run's command line, so that completion works."""
-    verb = sys.argv[1] if len(sys.argv) > 1 else "run"
-    if verb in VERBS:
-        del sys.argv[1]
-        runpy.run_module(f"fmx.{verb}", run_name="__main__", alter_sys=True)
+    sys.argv[0] = sys.argv[0].removesuffix("/__main__.py")  # python -m fmx
+    words = sys.argv[1:]
+    if words[:1] == ["help"]:
+        words = [*words[1:2], "--help"] if words[1:] not in ([], ["help"]) else ["--help"]
+    elif words == ["version"]:
+        words = ["--version"]
+    if words and words[0] in VERBS:
+        from fmx.command import as_command
+
+        sys.argv[1:] = words[1:]
+        as_command(_module(words[0]).main)
         return
-    if verb.isalpha() and verb != "run":
-        _refuse(verb)
-    if verb == "run" and len(sys.argv) > 1:
-        del sys.argv[1]
+    if words[:1] == ["run"]:
+        words = words[1:]
+    elif not words:
+        words = ["--help"]
+    elif "=" not in words[0] and words[0][0] not in "-+~":
+        _refuse(words[0])
+    sys.argv[1:] = words
     from fmx.run import command
 
     command()
 
 
+def parser_of(verb: str) -> Any:
+    """The parser of a verb's command line."""
+    return _module(verb).make_parser()
+
+
+def _module(verb: str) -> Any:
+    module = importlib.import_module(f"fmx.{verb}")
+    return importlib.import_module(f"fmx.{verb}.__main__") if hasattr(module, "__path__") else module
+
+
+def verbs_in_help() -> str:
+    """A line for each verb."""
+    return "\n".join(f"  {verb:<13}{what}" for verb, what in (MORE_VERBS | VERBS).items())
+
+
 def _refuse(word: str) -> None:
-    """Say which verb a word without `=` may have meant; Hydra would call it an override that it cannot read."""
+    """Say what a word without `=` may have meant; Hydra would call it an override that it cannot read."""
     from fmx.errors import ConfigError
     from fmx.exits import plain_exits
-    from fmx.hydra_errors import nearest
 
     with plain_exits():
-        verbs = ["run", *VERBS]
-        raise ConfigError(f"there is no verb {word!r}{nearest(word, verbs)} Verbs: {', '.join(verbs)}")
+        raise ConfigError(f"there is no verb {word!r}{_meant(word)} Verbs: {', '.join([*MORE_VERBS, *VERBS])}")
+
+
+def _meant(word: str) -> str:
+    from fmx.hydra_errors import nearest
+    from fmx.key_names import is_key, meant, member_named
+
+    for command, words in KNOWN_AS.items():
+        if word.lower() in words:
+            return f": type {command}."
+    if found := member_named(word):
+        return f"; did you mean {' or '.join(found)}?"
+    said = nearest(word, [*MORE_VERBS, *VERBS], cutoff=0.6)
+    if said == "." and (keys := [word] if is_key(word) else meant(word)):
+        return f"; did you mean {keys[0].partition(' with ')[0]}=VALUE (without spaces)?"
+    return said
 
 
 if __name__ == "__main__":

@@ -1,64 +1,82 @@
-"""The command line that trains a run again, from what its directory says."""
+"""A run's command line: overrides and Hydra's options in any order, and what a mistyped option may have meant."""
 
-import shlex
+import argparse
+import re
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
-from fmx.errors import DataError
-from fmx.frozen import FROZEN
-from fmx.plain_files import read_yaml
-from fmx.run_dir import Run
+from hydra._internal.utils import get_args_parser
 
-__all__ = ["command_again"]
+from fmx.errors import ConfigError
+from fmx.hydra_errors import nearest
 
-SEARCH = ".SearchSweeper"  # how the sweeper's name ends that an experiment file may choose
+__all__ = ["OWN_OPTIONS", "RESUME_SWEEP", "arranged", "options", "resumed_sweep"]
+
+RESUME_SWEEP = "--resume-sweep"
+OWN_OPTIONS = [RESUME_SWEEP]
+INFO = ["--info", "-i"]
+INFO_CHOICES = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
 
 
-def command_again(run: Run) -> str:
-    """What a person types to train a run anew, quoted for a shell, wherever it was started from.
+def arranged(arguments: list[str]) -> list[str]:
+    """The command line as Hydra reads it, which wants the overrides side by side.
 
-    A job of a sweep was started from a frozen file, and a run that was resumed says `resume`: neither begins a new one.
-    What it names, such as a folder of --config-dir, is as it was then. DataError where run.json has no overrides.
+    Raises ConfigError for an option that does not exist or lacks its value.
     """
-    overrides = [str(each) for each in run.recorded(list, "overrides")]
-    typed = [each for each in overrides if not each.startswith("resume=")]
-    return shlex.join(["python", "-m", "fmx.run", *_sources(run), *typed])
+    arguments = [*_with_info_named(arguments)]
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    known, rest = parser.parse_known_args(arguments)
+    if rest:
+        known, rest = parser.parse_known_intermixed_args(arguments)
+        for word in rest:
+            _refuse_option(word, parser)
+        given = {f"--{name.replace('_', '-')}": value for name, value in vars(known).items() if name != "overrides"}
+        flags = [name if value is True else f"{name}={value}" for name, value in given.items() if value]
+        arguments = [*known.overrides, *flags]
+    return arguments
 
 
-def _sources(run: Run) -> Iterator[str]:
-    """Where the configuration was composed from, beside fmx's own."""
-    hydra = _hydra(run.path / ".hydra" / "hydra.yaml")
-    name = hydra.get("job", {}).get("config_name")
-    if isinstance(name, str) and name.isdecimal():  # a job of a sweep: its command named the file that it was frozen in
-        hydra = _hydra(run.path.parent / "multirun.yaml")  # nothing where a search of fmx 0.1 kept none
-        name = hydra.get("job", {}).get("config_name")
-    elif name == FROZEN:  # another run was reproduced, from a folder that is gone
-        return
-    if isinstance(name, str) and name != "config":
-        yield from ("--config-name", name)
-    for source in hydra.get("runtime", {}).get("config_sources", []):
-        if isinstance(source, dict) and source.get("provider") == "command-line":
-            yield from ("--config-dir", str(source.get("path")))
-    of_hydra = [str(each) for each in hydra.get("overrides", {}).get("hydra", [])]
-    yield from (each for each in of_hydra if each.startswith("hydra.searchpath="))
-    searches = str(hydra.get("sweeper", {}).get("_target_")).endswith(SEARCH)
-    if searches and not any(each.startswith("hydra/sweeper=") for each in of_hydra):
-        yield "hydra.mode=RUN"  # an experiment file chose the search, and would again
+def options(parser: argparse.ArgumentParser) -> list[str]:
+    """The long options that a parser knows."""
+    strings = [each for action in parser._actions for each in action.option_strings]  # noqa: SLF001 - no public list
+    return [each for each in strings if each.startswith("--")]
 
 
-def _hydra(path: Path) -> dict[str, Any]:
-    """Hydra's own settings as a run or sweep recorded them; nothing where they cannot be read."""
-    try:
-        node: Any = read_yaml(path)["hydra"]
-    except (DataError, KeyError, TypeError):
-        return {}
-    return {key: value for key, value in node.items() if _is_expected(key, value)} if isinstance(node, dict) else {}
+def resumed_sweep(arguments: list[str]) -> str | None:
+    """The directory that `--resume-sweep DIR` names; None without it, ConfigError where it does not stand alone."""
+    if not any(each == RESUME_SWEEP or each.startswith(f"{RESUME_SWEEP}=") for each in arguments):
+        return None
+    words = [part for each in arguments for part in (each.split("=", 1) if each.startswith(RESUME_SWEEP) else [each])]
+    if len(words) != 2 or words[0] != RESUME_SWEEP or not words[1]:  # noqa: PLR2004
+        raise ConfigError("--resume-sweep takes the directory of a sweep and nothing else: --resume-sweep DIR")
+    return words[1]
 
 
-def _is_expected(key: str, value: Any) -> bool:
-    """Whether a part of Hydra's settings has the form that Hydra writes."""
-    if not isinstance(value, dict):
-        return False
-    lists = {"runtime": "config_sources", "overrides": "hydra"}
-    return key not in lists or isinstance(value.get(lists[key], []), list)
+def _with_info_named(arguments: list[str]) -> Iterator[str]:
+    """`--info` may have a value or none, so argparse would take the override after it for one."""
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        yield f"{word}=all" if word in INFO and following not in INFO_CHOICES else word
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ConfigError(f"{message} (fmx --hydra-help lists the options)")
+
+
+def _refuse_option(word: str, parser: argparse.ArgumentParser) -> NoReturn:
+    """Say what an unknown option may have meant: another option, or a setting, which has no dashes."""
+    name, _, value = word.partition("=")
+    known = [*options(parser), *OWN_OPTIONS]
+    if near := re.search(r"'(.+)'", nearest(name, known, cutoff=0.75)):
+        raise ConfigError(f"there is no option {name!r}; did you mean {near[1]!r}?")
+    from fmx.composition import CONF_DIR, compose_config
+    from fmx.key_names import is_key, meant
+
+    bare = name.lstrip("-")
+    groups = [entry.name for entry in CONF_DIR.iterdir() if entry.is_dir()]
+    keys = [bare] if bare in groups or is_key(bare) else meant(bare, compose_config([]))
+    if keys:
+        key, with_, member = keys[0].partition(" with ")
+        example = f"{key}={value or 'VALUE'}" + (f" with {member}" if with_ else "")
+        raise ConfigError(f"there is no option {name!r}: settings are written without dashes, {example}")
+    raise ConfigError(f"there is no option {name!r}; fmx --help shows what there is")

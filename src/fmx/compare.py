@@ -1,6 +1,5 @@
 """`fmx compare`: two runs, or two groups of seeds: what differs, and whether one is better."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from fmx.command import as_command
 from fmx.exits import plain_exits
+from fmx.verb_parser import VerbParser
 
 if TYPE_CHECKING:
     from fmx.reporting.comparison import Accuracy, Differences, Side
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
 EXAMPLES = """\
 examples:
@@ -29,13 +29,12 @@ MAX_LISTED = 20  # images whose indices are printed
 SHORT = 48  # characters of a value in a table
 
 
-def main() -> None:
-    """Run the command line and end with one of fmx's exit codes."""
-    parser = argparse.ArgumentParser(
-        prog="fmx compare",
+def make_parser() -> VerbParser:
+    """The verb's options and arguments."""
+    parser = VerbParser(
+        "compare",
         description="What differs between two runs, or two groups of seeds, and whether one is better.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=EXAMPLES,
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="A and B: a run directory, or a folder or glob of seeds")
     parser.add_argument("--grid", type=Path, metavar="F.png", help="draw the images that one side alone names right")
@@ -43,6 +42,12 @@ def main() -> None:
     parser.add_argument("--force", action="store_true", help="replace files that exist")
     parser.add_argument("--allow", action="append", default=[], metavar="PKG",
                         help="trust a package that A's configuration names (for --grid)")  # fmt: skip
+    return parser
+
+
+def main() -> None:
+    """Run the command line and end with one of fmx's exit codes."""
+    parser = make_parser()
     arguments = parser.parse_args()
     if len(arguments.runs) != 2:  # noqa: PLR2004
         parser.error(f"name two, A and B, not {len(arguments.runs)}; put a glob in quotes, so that it stays one")

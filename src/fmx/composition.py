@@ -98,6 +98,13 @@ def literal(node: Any, *, times: int = 1) -> Any:
     return node
 
 
+def _verbs() -> str:
+    """The verbs of the command line, for --help."""
+    from fmx.cli import verbs_in_help
+
+    return verbs_in_help()
+
+
 def register_resolvers() -> None:
     """Make the resolvers that conf/ uses known to OmegaConf; safe to repeat."""
     resolvers: list[tuple[str, Callable[..., Any], bool]] = [
@@ -106,6 +113,7 @@ def register_resolvers() -> None:
         ("run_home", _run_home, False),
         ("subfolders", _subfolders, False),
         ("count", len, False),
+        ("verbs", _verbs, False),
     ]
     for name, resolver, use_cache in resolvers:
         OmegaConf.register_new_resolver(name, resolver, replace=True, use_cache=use_cache)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from fmx.command import as_command
 from fmx.errors import DataError
 from fmx.exits import plain_exits
+from fmx.verb_parser import VerbParser
 
 if TYPE_CHECKING:
     from fmx.reevaluation import Evaluation
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
 DESCRIPTION = """\
 Score finished runs again, from their directories alone, and say whether the figures are those of
@@ -45,13 +46,9 @@ def main() -> None:
         sys.exit(evaluate(_arguments()))
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="fmx evaluate",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def make_parser() -> VerbParser:
+    """The verb's options and arguments."""
+    parser = VerbParser("evaluate", description=DESCRIPTION, examples=EXAMPLES)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories, sweeps, globs")
     parser.add_argument("--data", metavar="NAME", help="score this data group's test set instead")
     parser.add_argument("--set", action="append", default=[], metavar="data.KEY=VALUE", help="change a key of the data")
@@ -61,6 +58,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write a row a run")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
     parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help="trust code the runs name")
+    return parser
+
+
+def _arguments() -> argparse.Namespace:
+    parser = make_parser()
     args = parser.parse_intermixed_args()
     if args.config_dir is not None and args.data is None:
         parser.error("--config-dir is for --data NAME")

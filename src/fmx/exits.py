@@ -4,11 +4,14 @@ import errno
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
+from typing import Any
 
+from fmx.command import is_own_process
 from fmx.errors import FmxError
 
 __all__ = [
@@ -61,14 +64,26 @@ class Pruned(BaseException):
 def plain_exits() -> Iterator[None]:
     """Turn every expected error into plain lines on stderr and DESIGN's exit code; our own bugs keep a traceback.
 
-    Hydra prints and exits by itself unless HYDRA_FULL_ERROR is set, so it is set while Hydra runs.
+    Hydra prints and exits by itself unless HYDRA_FULL_ERROR is set, so it is set while Hydra runs. A process that goes
+    on, such as a notebook's kernel, gets back what the command changed in it.
     """
+    if is_own_process():
+        kept: AbstractContextManager[None] = nullcontext()
+    else:
+        from fmx.process_state import process_state_kept
+
+        kept = process_state_kept()
+    with kept, _plain_errors():
+        yield
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
     global _noted  # noqa: PLW0603 - a signal comes to the process
     _noted = None
-    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, _interrupt)}
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored, in the background
-        before[signal.SIGINT] = signal.signal(signal.SIGINT, _interrupt)
-    wants_traceback = os.environ.get(FULL_ERROR, "0") not in {"", "0"}
+    before = _catch_signals()
+    full_error = os.environ.get(FULL_ERROR)
+    wants_traceback = full_error not in {None, "", "0"}
     os.environ[FULL_ERROR] = "1"
     try:
         yield
@@ -92,7 +107,20 @@ def plain_exits() -> Iterator[None]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler or signal.SIG_DFL)
-        os.environ[FULL_ERROR] = "1" if wants_traceback else "0"
+        if full_error is None:
+            os.environ.pop(FULL_ERROR, None)
+        else:
+            os.environ[FULL_ERROR] = full_error
+
+
+def _catch_signals() -> dict[signal.Signals, Any]:
+    """Have SIGTERM and Ctrl-C raise Interrupted; returns the handlers before. Only the main thread may."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    before: dict[signal.Signals, Any] = {signal.SIGTERM: signal.signal(signal.SIGTERM, _interrupt)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored, in the background
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, _interrupt)
+    return before
 
 
 def _interrupt(signum: int, _: FrameType | None) -> None:

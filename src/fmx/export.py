@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fmx.command import as_command
 from fmx.errors import DataError
 from fmx.exits import plain_exits
+from fmx.verb_parser import VerbParser
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from fmx.exporting.signature import Signature
     from fmx.run_dir import Run
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
 DESCRIPTION = """\
 Write a run's model as one file for other programs, with a model card beside it (FILE.md).
@@ -55,13 +56,9 @@ def main() -> None:
         export(_arguments())
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="fmx export",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def make_parser() -> VerbParser:
+    """The verb's options and arguments."""
+    parser = VerbParser("export", description=DESCRIPTION, examples=EXAMPLES)
     parser.add_argument("run", type=Path, metavar="RUN", help="a finished run's directory")
     parser.add_argument("--format", choices=list(SUFFIXES), default="onnx", help="(onnx)")
     parser.add_argument(
@@ -75,6 +72,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--checkpoint", metavar="best|last|FILE", help="other weights than those that were tested")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
     parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help="trust code the run names")
+    return parser
+
+
+def _arguments() -> argparse.Namespace:
+    parser = make_parser()
     args = parser.parse_args()
     if args.opset is not None and (args.format != "onnx" or args.opset not in OPSETS):
         parser.error("--opset is for ONNX, a number from 18")

@@ -15,6 +15,7 @@ from fmx.figures.fonts import drawable
 from fmx.figures.learning_curves import learning_curves
 from fmx.figures.predictions import mistakes, predictions
 from fmx.figures.samples import samples
+from fmx.figures.steps import step_curves
 from fmx.scoring import Predictions
 
 __all__ = ["Gallery"]
@@ -35,6 +36,10 @@ class Gallery:
     def draw_samples(self) -> None:
         """Draw training images."""
         self._show("samples", samples(self.data.pictures("train"), self.data.labels("train"), self.names), step=0)
+
+    def draw_steps(self, steps: pd.DataFrame) -> None:
+        """Draw the loss and accuracy of each training step."""
+        self._show("steps", step_curves(steps), step=int(steps["step"].iloc[-1]))
 
     def draw_results(self, history: pd.DataFrame, chosen_step: int, test: Predictions) -> None:
         """Draw the learning curves with the chosen checkpoint marked, and what the model says of the test set."""

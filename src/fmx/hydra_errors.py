@@ -8,6 +8,7 @@ from traceback import walk_tb
 from typing import Any
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from omegaconf import Container
 from omegaconf.errors import (
     InterpolationKeyError,
     InterpolationResolutionError,
@@ -20,16 +21,31 @@ from fmx.composition import CONF_DIR
 from fmx.errors import ConfigError, FmxError
 from fmx.exits import chain
 
-__all__ = ["nearest", "translate"]
+__all__ = ["likely_keys", "nearest", "translate"]
 
 EXAMPLE = "write KEY=VALUE, for example optim.lr=0.01"
+VERY_CLOSE = 0.8
 LIBRARIES = ("hydra.", "pytorch_lightning.", "lightning_fabric.")
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
+def nearest(name: str, choices: Iterable[str], *, cutoff: float = 0.5) -> str:
     """`; did you mean 'dilated'?` where one of the choices is close to the name, else a full stop."""
-    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=cutoff)
     return f"; did you mean {close[0]!r}?" if close else "."
+
+
+def likely_keys(key: str, last: str, siblings: Iterable[str], node: Container | None) -> str:
+    """`; did you mean 'optim.lr'?` for a key that does not exist, else a full stop.
+
+    last: its part that is unknown. siblings: what stands in that part's place. node: a part of the configuration.
+    """
+    names = list(siblings)
+    if key.startswith("hydra.") or difflib.get_close_matches(last, names, n=1, cutoff=VERY_CLOSE):
+        return nearest(last, names)
+    from fmx.key_names import meant  # which reads all of conf/
+
+    found = meant(key, node._get_root() if node is not None else None)  # noqa: SLF001 - a node does not know it otherwise
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else nearest(last, names)
 
 
 def translate(raised: BaseException) -> FmxError | None:
@@ -38,7 +54,7 @@ def translate(raised: BaseException) -> FmxError | None:
         (FmxError, lambda error: error),  # a resolver of ours may have raised the plain error already
         (MissingConfigException, _missing_member),
         (OverrideParseException, _unreadable_override),
-        (OmegaConfBaseException, _bad_key),
+        (OmegaConfBaseException, lambda cause: _bad_key(cause, raised)),
         (MarkedYAMLError, _bad_yaml),
     ]
     for kind, say in kinds:
@@ -82,7 +98,7 @@ def _bad_yaml(raised: MarkedYAMLError) -> ConfigError:
     return ConfigError(f"{where}{raised.problem}")
 
 
-def _bad_key(cause: OmegaConfBaseException) -> ConfigError:
+def _bad_key(cause: OmegaConfBaseException, raised: BaseException) -> ConfigError:
     """A key that does not exist, a value that is missing, or an interpolation that leads nowhere."""
     key = str(cause.full_key or cause.key or "")
     if isinstance(cause, MissingMandatoryValue):
@@ -99,9 +115,10 @@ def _bad_key(cause: OmegaConfBaseException) -> ConfigError:
         siblings = [str(name) for name in cause.parent_node or [] if name != "hydra" and not str(name).startswith("_")]
         keys = f" Keys: {', '.join(siblings)}" if siblings else ""
         add = f" (+{where}.KEY=VALUE adds one that the YAML does not list)" if where else ""
-        return ConfigError(
-            f"{key}: {where or 'the configuration'} has no key {last!r}{nearest(last, siblings)}{keys}{add}"
-        )
+        typed = re.match(r"Could not override '[+~]*([^']+)'", str(raised))
+        full = typed[1] if typed and f"{typed[1]}.".startswith(f"{key}.") else key
+        likely = likely_keys(full, last, siblings, cause.parent_node)
+        return ConfigError(f"{full}: {where or 'the configuration'} has no key {last!r}{likely}{keys}{add}")
     return ConfigError(f"{key}: {' '.join(str(cause.msg or cause).partition('full_key')[0].split())}")
 
 

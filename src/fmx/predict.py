@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from fmx.command import as_command
 from fmx.errors import ConfigError, DataError
 from fmx.exits import plain_exits
+from fmx.verb_parser import VerbParser
 
 if TYPE_CHECKING:
     from fmx.exporting.onnx_model import Logits
     from fmx.exporting.signature import Signature
     from fmx.images import Picture
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
 DESCRIPTION = """\
 Say what a trained model sees in pictures: files, folders (with what is below them) and globs, of any size and
@@ -57,13 +58,9 @@ def main() -> None:
         sys.exit(predict(_arguments()))
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="fmx predict",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def make_parser() -> VerbParser:
+    """The verb's options and arguments."""
+    parser = VerbParser("predict", description=DESCRIPTION, examples=EXAMPLES)
     parser.add_argument("model", type=Path, metavar="RUN|FILE.onnx", help="a run directory, or what fmx export wrote")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, globs")
     parser.add_argument("--top", type=_count, default=3, metavar="K", help="how many classes to name (3)")
@@ -73,7 +70,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--checkpoint", metavar="best|last|FILE", help="other weights than the run's figures are of")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
     parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help="trust code that the run names")
-    return parser.parse_intermixed_args()
+    return parser
+
+
+def _arguments() -> argparse.Namespace:
+    return make_parser().parse_intermixed_args()
 
 
 def _count(text: str) -> int:

@@ -1,5 +1,7 @@
 """Hydra 1.3.8 without what it does twice, and its --help without the files that others of their group start from."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -14,8 +16,9 @@ __all__ = ["compose_once", "list_groups_from_one_copy", "list_whole_members_only
 Copy = tuple[list[Override], CachingConfigRepository]
 
 
-def compose_once() -> None:
-    """Let a run have the configuration that Hydra composes first, only to see whether a file sets hydra.mode."""
+@contextmanager
+def compose_once() -> Iterator[None]:
+    """Meanwhile, let a run have what Hydra composes first, only to see whether a file sets hydra.mode."""
     composed = ConfigLoaderImpl.load_configuration
     kept: dict[tuple[str | None, ...], DictConfig | Exception] = {}
 
@@ -42,10 +45,15 @@ def compose_once() -> None:
         return OmegaConf.create({"hydra": {"mode": None}})  # all that Hydra wants to know now
 
     ConfigLoaderImpl.load_configuration = load  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        ConfigLoaderImpl.load_configuration = composed  # type: ignore[method-assign]
 
 
-def list_groups_from_one_copy() -> None:
-    """Let a process that only prints help copy all that was read once, not for each group (seen in Hydra 1.3.8)."""
+@contextmanager
+def list_groups_from_one_copy() -> Iterator[None]:
+    """Meanwhile, let help copy all that was read once, not for each group (seen in Hydra 1.3.8)."""
     copied = ConfigLoaderImpl._parse_overrides_and_create_caching_repo  # noqa: SLF001
 
     @cache
@@ -56,9 +64,14 @@ def list_groups_from_one_copy() -> None:
         return copied_once(loader, config_name, tuple(overrides))
 
     ConfigLoaderImpl._parse_overrides_and_create_caching_repo = from_one_copy  # type: ignore[assignment, method-assign]  # noqa: SLF001
+    try:
+        yield
+    finally:
+        ConfigLoaderImpl._parse_overrides_and_create_caching_repo = copied  # type: ignore[method-assign]  # noqa: SLF001
 
 
-def list_whole_members_only() -> None:
+@contextmanager
+def list_whole_members_only() -> Iterator[None]:
     """Let it leave out what starts with an underscore, such as data/_loader: such a file is no choice by itself."""
     listed = ConfigLoaderImpl.get_group_options
 
@@ -66,3 +79,7 @@ def list_whole_members_only() -> None:
         return [name for name in listed(loader, *group, **how) if not name.startswith("_")]
 
     ConfigLoaderImpl.get_group_options = whole  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        ConfigLoaderImpl.get_group_options = listed  # type: ignore[method-assign]

@@ -1,13 +1,13 @@
 """`fmx report`: any set of runs and sweeps as a leaderboard, on the terminal and as files."""
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
 from fmx.command import as_command
 from fmx.exits import plain_exits
+from fmx.verb_parser import VerbParser
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
 EXAMPLES = """\
 examples:
@@ -20,13 +20,12 @@ accuracy ranks nothing. A row whose runs are of several commits, versions, devic
 """
 
 
-def main() -> None:
-    """Run the command line and end with one of fmx's exit codes."""
-    parser = argparse.ArgumentParser(
-        prog="fmx report",
+def make_parser() -> VerbParser:
+    """The verb's options and arguments."""
+    parser = VerbParser(
+        "report",
         description="A leaderboard of runs and sweeps, with means, spreads and 95 % intervals over seeds.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=EXAMPLES,
     )
     parser.add_argument(
         "runs", nargs="+", metavar="DIR", help="run directories, sweeps, folders that hold them, or globs"
@@ -38,7 +37,12 @@ def main() -> None:
     parser.add_argument("--md", type=Path, metavar="F", help="write the table as Markdown")
     parser.add_argument("--latex", type=Path, metavar="F", help="write the table as a LaTeX tabular (booktabs)")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Run the command line and end with one of fmx's exit codes."""
+    arguments = make_parser().parse_args()
     files = {kind: file for kind in ("html", "csv", "md", "latex") if (file := getattr(arguments, kind))}
     with plain_exits():
         report(arguments.runs, files, force=arguments.force)

@@ -1,6 +1,5 @@
 """`fmx reproduce`: run an exact configuration again and say whether the same comes out, to the bit."""
 
-import argparse
 import os
 import subprocess
 import sys
@@ -14,13 +13,14 @@ from fmx.command import as_command
 from fmx.errors import ConfigError, DataError
 from fmx.exits import plain_exits
 from fmx.plain_files import read_bytes
+from fmx.verb_parser import VerbParser
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from fmx.run_dir import Run
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
 EXAMPLES = """\
 examples:
@@ -36,18 +36,20 @@ test logits and the weights of both checkpoints. Exit code 0: identical; 1: diff
 MAX_HISTORY_BYTES = 16_000_000  # some hundred a validation
 
 
-def main() -> None:
-    """Run the command line and end with one of fmx's exit codes."""
-    parser = argparse.ArgumentParser(
-        prog="fmx reproduce",
-        description="Run a run's exact configuration again and compare what comes out.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def make_parser() -> VerbParser:
+    """The verb's options and arguments."""
+    parser = VerbParser(
+        "reproduce", description="Run a run's exact configuration again and compare what comes out.", examples=EXAMPLES
     )
     parser.add_argument("run", metavar="RUN", help="a run directory")
     parser.add_argument("--dir", type=Path, metavar="DIR", help="where the second run goes (default: beside the first)")
     parser.add_argument("--allow", action="append", default=[], metavar="PKG", help="trust a package that it names")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Run the command line and end with one of fmx's exit codes."""
+    arguments = make_parser().parse_args()
     with plain_exits():
         sys.exit(reproduce(arguments.run, arguments.dir, arguments.allow))
 

@@ -28,6 +28,8 @@ def report(experiment: Experiment, scores: Scores) -> float:
     gallery = Gallery(run_dir, experiment.data, experiment.trainer.loggers)
     step = experiment.record.contents["best"]["step"]
     gallery.draw_samples()
+    if (steps := run_dir / "steps.csv").is_file():
+        gallery.draw_steps(pd.read_csv(steps))
     gallery.draw_results(history, step, scores.predictions)
     _fill_tensorboard(experiment, scores, gallery.names, step=step)
     experiment.record.update(peak_memory_mb=peak_memory_mb())

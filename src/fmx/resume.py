@@ -95,6 +95,7 @@ def retyped(arguments: list[str]) -> list[str]:
 
     Raises DataError where RUN's files name something that may not be trusted.
     """
+    _homes.clear()  # of an earlier command of this process
     flags = [argument for argument in arguments if argument.startswith("-")]
     if flags or len(arguments) != 1 or not arguments[0].startswith("resume=") or arguments[0] in NOT_A_PATH:
         return arguments

@@ -1,29 +1,26 @@
 """`python -m fmx.run`: compose a configuration, train, choose a checkpoint, test it once, leave a run directory."""
 
 import logging
-import os
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import NoReturn
 
 import hydra
 from omegaconf import DictConfig
 
 from fmx import __version__
-from fmx.command import as_command
+from fmx.command import as_command, is_own_process
+from fmx.command_line import arranged, resumed_sweep
+from fmx.completion import complete, is_query
 from fmx.composition import CONF_DIR, register_resolvers
-from fmx.errors import ConfigError
 from fmx.exits import plain_exits
 from fmx.quick_hydra import compose_once, list_groups_from_one_copy, list_whole_members_only
 from fmx.resume import retyped
 
 __all__ = ["command", "main", "run"]
 
-STARTED = time.time()
-# How often an OpenMP thread that has nothing to do looks for work before it sleeps; read when torch is imported. GNU's
-# own 300,000 keep a core from other processes that share it, for which the step itself has to wait then.
-SPINS = "60000"
+_started = time.time()
 register_resolvers()
 
 
@@ -35,7 +32,7 @@ def run(cfg: DictConfig) -> float:
     from fmx.record import recording
     from fmx.scoring import test
 
-    with recording(cfg, started=STARTED) as record:
+    with recording(cfg, started=_started) as record:
         experiment = build(cfg, record)
         checkpoint = fit(experiment)
         scores = test(experiment, checkpoint)
@@ -44,35 +41,45 @@ def run(cfg: DictConfig) -> float:
         return report(experiment, scores)
 
 
-def _continue_sweep(arguments: list[str]) -> None:
+def _continue_sweep(folder: Path) -> None:
     """`--resume-sweep DIR`: run what an earlier sweep did not complete."""
-    if len(arguments) != 1:
-        raise ConfigError("--resume-sweep takes the directory of a sweep and nothing else: --resume-sweep DIR")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     from fmx.sweep.local import continue_sweep
 
-    continue_sweep(Path(arguments[0]))
+    continue_sweep(folder)
+
+
+def _compose_and_run(arguments: list[str]) -> None:
+    """Hand the command line to Hydra, which composes the configuration and calls `run`."""
+    with ExitStack() as meanwhile:
+        if {"--help", "-h", "--shell-completion"} & {*arguments}:
+            meanwhile.enter_context(list_groups_from_one_copy())
+            meanwhile.enter_context(list_whole_members_only())
+        meanwhile.enter_context(compose_once())
+        sys.argv[1:] = arguments
+        run()
 
 
 def main() -> None:
-    """Run the command line and end with one of fmx's exit codes."""
-    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    """Run the command line and end with one of fmx's exit codes; a process that goes on gets its state back."""
+    global _started  # noqa: PLW0603 - of this command, which need not be the first of its process
+    if not is_own_process():
+        _started = time.time()
+    arguments = sys.argv[1:]
     with plain_exits():
-        if sys.argv[1:2] == ["--resume-sweep"]:
-            _continue_sweep(sys.argv[2:])
-        elif sys.argv[1:] == ["--version"]:
+        if is_query(arguments):
+            if (hydras := complete(arguments)) is not None:
+                _compose_and_run(hydras)
+        elif sweep := resumed_sweep(arguments):
+            _continue_sweep(Path(sweep))
+        elif "--version" in arguments:
             print(f"fmx {__version__}")
         else:
-            if {"--help", "-h"} & set(sys.argv):
-                list_groups_from_one_copy()
-                list_whole_members_only()
-            compose_once()
-            sys.argv[1:] = retyped(sys.argv[1:])
-            run()
+            _compose_and_run(retyped(arranged(arguments)))
         sys.stdout.flush()  # here, where a reader that has seen enough is nothing wrong
 
 
-def command() -> NoReturn:
+def command() -> None:
     """Do what `main` does as a process of its own, which ends with it."""
     as_command(main)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.loggers import TensorBoardLogger
 from torch.optim import Optimizer
 
 from fmx.classifier import Classifier, validates
@@ -25,7 +26,7 @@ class History(Checkpoint):
     `epoch` counts from 1 and `step` counts optimizer steps, the last of which used the learning rate `lr` (that of the
     first parameter group); `seconds` passed since the row before. A metric of your own adds a column, and so does
     macro-F1 where a callback monitors it.
-    every_step: also write the loss and accuracy of each training step to steps.csv.
+    every_step: also write the loss and accuracy of each training step to steps.csv and to TensorBoard.
 
     A Checkpoint, since Lightning calls others before the epoch's training figures are logged.
     """
@@ -79,6 +80,7 @@ class History(Checkpoint):
         self._append(trainer, HISTORY, columns, [[row.get(name, "") for name in columns]])
         if self.every_step and isinstance(pl_module, Classifier) and pl_module.tally.steps:
             rows = [[step + 1, f"{loss:.8g}", f"{accuracy:.6g}"] for step, loss, accuracy in pl_module.tally.steps]
+            _draw_steps(trainer, pl_module.tally.steps)
             pl_module.tally.steps.clear()
             self._append(trainer, STEPS, STEP_COLUMNS, rows)
 
@@ -99,6 +101,14 @@ class History(Checkpoint):
 
 def _rate(optimizer: Optimizer) -> float:
     return float(optimizer.param_groups[0]["lr"])
+
+
+def _draw_steps(trainer: Trainer, steps: Iterable[tuple[int, float, float]]) -> None:
+    """The curves of single steps in TensorBoard; other loggers take no step that is older than their last one."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            for step, loss, accuracy in steps:
+                logger.log_metrics({"steps/loss": loss, "steps/accuracy": accuracy}, step + 1)
 
 
 def append(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
@@ -24,7 +25,9 @@ class Interruption(Checkpoint):
 
     def __init__(self) -> None:
         self._signum: int | None = None
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        main = threading.current_thread() is threading.main_thread()  # no other thread may have handlers
+        numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
+        handlers = {number: signal.getsignal(number) for number in numbers}
         # In the background of a shell script Ctrl-C is meant for others, and ignored.
         self._earlier = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
 

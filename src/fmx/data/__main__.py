@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fmx.command import as_command
 from fmx.exits import plain_exits
+from fmx.verb_parser import VerbParser
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from fmx.data.arrays import ImageArrays
     from fmx.datamodule import ImageDataModule, Source
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
 EXAMPLES = """\
 examples:
@@ -27,13 +28,12 @@ MAX_BYTES = 512 * 2**20  # of pixels that are looked at for duplicates and their
 CSV_NAMES = {"train": "fashion-mnist_train.csv", "test": "fashion-mnist_test.csv"}
 
 
-def main() -> None:
-    """Run the command line and end with one of fmx's exit codes."""
-    parser = argparse.ArgumentParser(
-        prog="fmx data",
+def make_parser() -> VerbParser:
+    """The verb's options and arguments."""
+    parser = VerbParser(
+        "data",
         description="Check a data set: sums, shapes, class counts, images that are in both training and test set.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=EXAMPLES,
     )
     parser.add_argument("name", nargs="?", default="fashion_mnist", help="a member of the data group")
     parser.add_argument("--root", metavar="DIR", help="where the files are, or go (default: FMX_DATA_ROOT, else data)")
@@ -44,7 +44,12 @@ def main() -> None:
         "--csv-to-idx", type=Path, metavar="DIR", help="write Kaggle's files in DIR as IDX below --root"
     )
     parser.add_argument("--force", action="store_true", help="replace files that exist")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Run the command line and end with one of fmx's exit codes."""
+    arguments = make_parser().parse_args()
     with plain_exits():
         if arguments.csv_to_idx:
             _csv_to_idx(arguments)

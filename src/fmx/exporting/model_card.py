@@ -7,7 +7,7 @@ from importlib import metadata
 from typing import Any
 
 from fmx import __version__
-from fmx.command_line import command_again
+from fmx.command_again import command_again
 from fmx.exporting.signature import Signature
 from fmx.run_dir import Run
 from fmx.table import printable

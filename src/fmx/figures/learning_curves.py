@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fmx.figures.palette import BLUE, DPI, GREY, INK, LARGE, PALE, TEXT, VERMILION
 
-__all__ = ["learning_curves"]
+__all__ = ["frame", "learning_curves"]
 
 PARTS = {"train": ("training", BLUE), "val": ("validation", VERMILION)}
 MAX_MARKERS = 40  # beyond, the points of a curve run together
@@ -27,7 +27,7 @@ def learning_curves(history: pd.DataFrame, chosen_step: int | None) -> Figure:
     figure = Figure(figsize=(8.4, 3.5), dpi=DPI, facecolor="white")
     panels = figure.subplots(1, 2)
     for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
-        _prepare(axes, x, name)
+        frame(axes, x, name)
         _draw_curves(axes, history, x, name)
         if len(chosen) and axes.lines:
             _mark(axes, chosen.iloc[0], x, name)
@@ -37,7 +37,8 @@ def learning_curves(history: pd.DataFrame, chosen_step: int | None) -> Figure:
     return figure
 
 
-def _prepare(axes: Axes, x: str, name: str) -> None:
+def frame(axes: Axes, x: str, name: str) -> None:
+    """Title, ticks, grid and colours of a panel for a figure called `name` over `x`, a count."""
     axes.set_title(name.capitalize(), loc="left", fontsize=LARGE, color=INK)
     axes.set_xlabel(x, fontsize=TEXT, color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))

@@ -16,7 +16,7 @@ from fmx.record import write_json
 from fmx.run_dir import open_run
 from fmx.sweep.machine import Share
 from fmx.sweep.plan import Job
-from fmx.sweep.warm import context
+from fmx.sweep.warm import context, without_main
 from fmx.sweep.worker import work
 
 __all__ = ["Cause", "Ended", "Pool", "Started", "Workers", "complete_record", "last_line"]
@@ -118,7 +118,8 @@ class Pool:
         process = self._context.Process(
             target=work, args=([*job.arguments, *arguments], job.log, share.threads, share.env, theirs), daemon=False
         )
-        process.start()
+        with without_main():
+            process.start()
         theirs.close()
         self._running.append(_Running(job, share, process, ours, time.monotonic()))
         return Started(job)

@@ -6,16 +6,18 @@ The sweep's own process then starts at once and stays small.
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
+from types import ModuleType
 from typing import ParamSpec, TypeVar
 
-__all__ = ["apart", "context", "warm_up"]
+__all__ = ["apart", "context", "warm_up", "without_main"]
 
 # What every run imports sooner or later; a job that needs more imports it itself.
 PRELOADED = [
@@ -44,7 +46,8 @@ def context() -> ForkServerContext:
     # A SIGTERM to the whole process group must not end the one that knows how the jobs end.
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        forkserver.ensure_running()
+        with without_main():
+            forkserver.ensure_running()
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
     return made
@@ -60,7 +63,20 @@ def apart(function: Callable[Given, Result], *arguments: Given.args, **named: Gi
     warm = context()
     theirs, ours = warm.Pipe(duplex=False)
     with ours, theirs, ProcessPoolExecutor(1, mp_context=warm, initializer=_belong, initargs=(theirs,)) as process:
-        return process.submit(function, *arguments, **named).result()
+        with without_main():
+            begun = process.submit(function, *arguments, **named)
+        return begun.result()
+
+
+@contextmanager
+def without_main() -> Iterator[None]:
+    """Processes that start meanwhile leave alone the script that this one runs, which would begin the sweep again."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _belong(lifeline: Connection) -> None:

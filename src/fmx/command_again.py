@@ -1,0 +1,64 @@
+"""The command line that trains a run again, from what its directory says."""
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fmx.errors import DataError
+from fmx.frozen import FROZEN
+from fmx.plain_files import read_yaml
+from fmx.run_dir import Run
+
+__all__ = ["command_again"]
+
+SEARCH = ".SearchSweeper"  # how the sweeper's name ends that an experiment file may choose
+
+
+def command_again(run: Run) -> str:
+    """What a person types to train a run anew, quoted for a shell, wherever it was started from.
+
+    A job of a sweep was started from a frozen file, and a run that was resumed says `resume`: neither begins a new one.
+    What it names, such as a folder of --config-dir, is as it was then. DataError where run.json has no overrides.
+    """
+    overrides = [str(each) for each in run.recorded(list, "overrides")]
+    typed = [each for each in overrides if not each.startswith("resume=")]
+    return shlex.join(["python", "-m", "fmx.run", *_sources(run), *typed])
+
+
+def _sources(run: Run) -> Iterator[str]:
+    """Where the configuration was composed from, beside fmx's own."""
+    hydra = _hydra(run.path / ".hydra" / "hydra.yaml")
+    name = hydra.get("job", {}).get("config_name")
+    if isinstance(name, str) and name.isdecimal():  # a job of a sweep: its command named the file that it was frozen in
+        hydra = _hydra(run.path.parent / "multirun.yaml")  # nothing where a search of fmx 0.1 kept none
+        name = hydra.get("job", {}).get("config_name")
+    elif name == FROZEN:  # another run was reproduced, from a folder that is gone
+        return
+    if isinstance(name, str) and name != "config":
+        yield from ("--config-name", name)
+    for source in hydra.get("runtime", {}).get("config_sources", []):
+        if isinstance(source, dict) and source.get("provider") == "command-line":
+            yield from ("--config-dir", str(source.get("path")))
+    of_hydra = [str(each) for each in hydra.get("overrides", {}).get("hydra", [])]
+    yield from (each for each in of_hydra if each.startswith("hydra.searchpath="))
+    searches = str(hydra.get("sweeper", {}).get("_target_")).endswith(SEARCH)
+    if searches and not any(each.startswith("hydra/sweeper=") for each in of_hydra):
+        yield "hydra.mode=RUN"  # an experiment file chose the search, and would again
+
+
+def _hydra(path: Path) -> dict[str, Any]:
+    """Hydra's own settings as a run or sweep recorded them; nothing where they cannot be read."""
+    try:
+        node: Any = read_yaml(path)["hydra"]
+    except (DataError, KeyError, TypeError):
+        return {}
+    return {key: value for key, value in node.items() if _is_expected(key, value)} if isinstance(node, dict) else {}
+
+
+def _is_expected(key: str, value: Any) -> bool:
+    """Whether a part of Hydra's settings has the form that Hydra writes."""
+    if not isinstance(value, dict):
+        return False
+    lists = {"runtime": "config_sources", "overrides": "hydra"}
+    return key not in lists or isinstance(value.get(lists[key], []), list)
