@@ -5,16 +5,18 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from fmx.errors import FmxError
 
 __all__ = [
+    "BEFORE_ANY_JOB",
     "Interrupted",
     "Pruned",
     "Refusal",
+    "advice",
     "chain",
     "expected",
     "interruption",
@@ -23,6 +25,7 @@ __all__ = [
     "plain_message",
 ]
 
+BEFORE_ANY_JOB = "interrupted before the first job: type the same command to start again"
 _noted: int | None = None
 FULL_ERROR = "HYDRA_FULL_ERROR"
 UNWRITABLE = {errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.ENOSPC, errno.EROFS}
@@ -73,6 +76,7 @@ def plain_exits() -> Iterator[None]:
     try:
         yield
     except (Interrupted, KeyboardInterrupt) as interrupted:
+        _say_advice(interrupted)
         sys.exit(interruption(interrupted))
     except Pruned:
         sys.exit(0)
@@ -81,6 +85,7 @@ def plain_exits() -> Iterator[None]:
         sys.exit(0)
     except (Refusal, Exception) as raised:
         if (code := interruption(raised)) is not None:
+            _say_advice(raised)
             sys.exit(code)
         error = expected(raised)
         if error is None:
@@ -93,6 +98,29 @@ def plain_exits() -> Iterator[None]:
         for signum, handler in before.items():
             signal.signal(signum, handler or signal.SIG_DFL)
         os.environ[FULL_ERROR] = "1" if wants_traceback else "0"
+
+
+@contextmanager
+def advice(how: Callable[[], str]) -> Iterator[None]:
+    """Let a command that is interrupted in the block end with a line on how to go on; an inner block's line counts."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as interrupted:
+        if not _notes(interrupted):
+            interrupted.add_note(how())
+        raise
+
+
+def _say_advice(raised: BaseException) -> None:
+    lines = next(filter(None, map(_notes, chain(raised))), [])
+    with suppress(OSError):  # the terminal may be gone
+        sys.stdout.flush()
+        sys.stderr.write("".join(f"{line}\n" for line in lines))
+        sys.stderr.flush()
+
+
+def _notes(raised: BaseException) -> list[str]:
+    return list(getattr(raised, "__notes__", []))
 
 
 def _interrupt(signum: int, _: FrameType | None) -> None:

@@ -10,11 +10,11 @@ from typing import NoReturn
 import hydra
 from omegaconf import DictConfig
 
-from fmx import __version__
+from fmx import __version__, dry_run
 from fmx.command import as_command
 from fmx.composition import CONF_DIR, register_resolvers
 from fmx.errors import ConfigError
-from fmx.exits import plain_exits
+from fmx.exits import BEFORE_ANY_JOB, advice, plain_exits
 from fmx.quick_hydra import compose_once, list_groups_from_one_copy, list_whole_members_only
 from fmx.resume import retyped
 
@@ -44,6 +44,13 @@ def run(cfg: DictConfig) -> float:
         return report(experiment, scores)
 
 
+def _take_dry_run(arguments: list[str]) -> None:
+    """`--dry-run`, wherever it stands."""
+    if dry_run.FLAG in arguments:
+        dry_run.ask()
+    arguments[:] = [each for each in arguments if each != dry_run.FLAG]
+
+
 def _continue_sweep(arguments: list[str]) -> None:
     """`--resume-sweep DIR`: run what an earlier sweep did not complete."""
     if len(arguments) != 1:
@@ -58,6 +65,7 @@ def main() -> None:
     """Run the command line and end with one of fmx's exit codes."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     with plain_exits():
+        _take_dry_run(sys.argv)
         if sys.argv[1:2] == ["--resume-sweep"]:
             _continue_sweep(sys.argv[2:])
         elif sys.argv[1:] == ["--version"]:
@@ -68,7 +76,11 @@ def main() -> None:
                 list_whole_members_only()
             compose_once()
             sys.argv[1:] = retyped(sys.argv[1:])
-            run()
+            if {"-m", "--multirun"} & set(sys.argv):
+                with advice(lambda: BEFORE_ANY_JOB):
+                    run()
+            else:
+                run()
         sys.stdout.flush()  # here, where a reader that has seen enough is nothing wrong
 
 

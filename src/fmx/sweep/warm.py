@@ -10,12 +10,12 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from typing import ParamSpec, TypeVar
 
-__all__ = ["apart", "context", "warm_up"]
+__all__ = ["apart", "context", "let_sigterm_through", "warm_up"]
 
 # What every run imports sooner or later; a job that needs more imports it itself.
 PRELOADED = [
@@ -41,13 +41,21 @@ def context() -> ForkServerContext:
     """What makes processes that are forked from the warm one."""
     made = multiprocessing.get_context("forkserver")
     made.set_forkserver_preload(PRELOADED)
-    # A SIGTERM to the whole process group must not end the one that knows how the jobs end.
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # A SIGTERM to the whole process group must not end the one that knows how the jobs end. It is blocked there, and
+    # here for as long as it takes to inherit that: one that is ignored meanwhile would be lost.
+    resource_tracker.ensure_running()  # which, where it starts, lets the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         forkserver.ensure_running()
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return made
+
+
+def let_sigterm_through() -> None:
+    """Let SIGTERM end a process that was forked from the warm one."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def warm_up() -> None:
@@ -66,7 +74,7 @@ def apart(function: Callable[Given, Result], *arguments: Given.args, **named: Gi
 def _belong(lifeline: Connection) -> None:
     """Leave Ctrl-C to the process that holds the other end of the lifeline, and end where that one does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    let_sigterm_through()
     threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
 
 
