@@ -376,3 +376,100 @@ def test_a_job_that_is_brought_to_its_end_by_hand_is_kept(command, tmp_path):
     assert "#1 was completed meanwhile" in output
     assert (tmp_path / "sweep/1/metrics.json").stat().st_mtime_ns == kept
     assert len(board(tmp_path / "sweep")) == 1
+
+
+def test_what_a_failed_job_left_is_gone_on_with_and_never_deleted(command, tmp_path):
+    """One that raised after a checkpoint, one before, one that was killed; each with a file of the user's beside it."""
+    (tmp_path / "faults.json").write_text(json.dumps({"1": "raise", "2": "kill"}))
+    jobs = ["-m", "model=mlp", "seed=1,2,3", *SMALL, FAULT, "trainer.checkpoint_every_s=0.001", "hydra.sweep.dir=sweep"]
+    first = command(*jobs, cwd=tmp_path, env=here())
+    assert first.returncode == 1, first.stdout + first.stderr
+    assert "goes on with what is not completed" in first.stderr
+    assert status(tmp_path / "sweep") == {"0": "failed", "1": "failed", "2": "completed"}
+    shutil.rmtree(tmp_path / "sweep/1/checkpoints")
+    for number in range(3):
+        (tmp_path / f"sweep/{number}/notes.txt").write_text("mine")
+        (tmp_path / f"sweep/{number}/folder").mkdir()
+    inodes = {number: (tmp_path / f"sweep/{number}/history.csv").parent.stat().st_ino for number in range(3)}
+    (tmp_path / "faults.json").unlink()
+
+    edited = tmp_path / "sweep/jobs/0.yaml"
+    text = edited.read_text()
+    edited.write_text(text.replace("lr: 0.", "lr: 0.1"))
+    assert edited.read_text() != text
+    again = command("--resume-sweep", "sweep", cwd=tmp_path, env=here())
+    assert again.returncode == 1, again.stdout + again.stderr
+    assert "the configuration is not that of" in again.stderr
+    assert status(tmp_path / "sweep") == {"0": "failed", "1": "completed", "2": "completed"}
+    assert list(tmp_path.glob("sweep/0/checkpoints/*.ckpt"))
+    edited.write_text(text)
+
+    last = command("--resume-sweep", "sweep", cwd=tmp_path, env=here())
+    assert last.returncode == 0, last.stdout + last.stderr
+    assert "going on after step" in (tmp_path / "sweep/jobs/0.log").read_text()
+    assert "no checkpoint to go on from: starting anew" in (tmp_path / "sweep/jobs/1.log").read_text()
+    for number in range(3):
+        assert (tmp_path / f"sweep/{number}/notes.txt").read_text() == "mine"
+        assert (tmp_path / f"sweep/{number}").stat().st_ino == inodes[number]
+    whole = command(*jobs[:-1], "hydra.sweep.dir=whole", cwd=tmp_path, env=here())
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    pd.testing.assert_frame_equal(board(tmp_path / "sweep"), board(tmp_path / "whole"))
+
+
+def test_a_job_that_was_killed_before_it_began_keeps_what_is_not_its_own(command, tmp_path):
+    jobs = ["-m", "model=mlp", "seed=1", *SMALL, "hydra.sweep.dir=sweep"]
+    assert command(*jobs, cwd=tmp_path).returncode == 0
+    record = json.loads((tmp_path / "sweep/0/run.json").read_text())
+    shutil.rmtree(tmp_path / "sweep/0")
+    (tmp_path / "sweep/0").mkdir()
+    (tmp_path / "sweep/0/notes.txt").write_text("mine")
+    kept = {key: record[key] for key in ("overrides", "config_fingerprint")}
+    (tmp_path / "sweep/0/run.json").write_text(json.dumps(kept | {"status": "failed", "error": "killed by SIGKILL"}))
+    again = command("--resume-sweep", "sweep", cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert (tmp_path / "sweep/0/notes.txt").read_text() == "mine"
+    assert status(tmp_path / "sweep") == {"0": "completed"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("sweep.keep_checkpoints=1 data.validation=none", "data.validation=none leaves none"),
+        ("sweep.keep_checkpoints=1 data.validation=100,none", "data.validation=none leaves none"),
+        ("sweep.keep_checkpoints=1 data.validation=100,test", "use one data.validation for all"),
+        ("sweep.keep_checkpoints=-1", "sweep.keep_checkpoints must be a whole number of at least 0 or null, got -1"),
+        ("sweep.keep_checkpoints=best", "sweep.keep_checkpoints must be a whole number of at least 0 or null"),
+        ("sweep.keep_checkpoints=1,2", "give it one value on the command line"),
+    ],
+)
+def test_checkpoints_that_would_be_deleted_by_chance(command, tmp_path, settings, said):
+    done = command("-m", "seed=1,2", "model=mlp", *SMALL, *settings.split(), cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_which_checkpoints_are_kept(command, tmp_path):
+    """Of equals those of the lowest loss; all of what has no figures, has failed, or is not fmx's; none of 0."""
+    (tmp_path / "faults.json").write_text(json.dumps({"4": "raise"}))
+    seeds = ["-m", "model=mlp", *SMALL, FAULT, "select=last", "hydra.sweep.dir=sweep"]
+    first = command(*seeds, "seed=1,2,3", cwd=tmp_path, env=here())
+    assert first.returncode == 0, first.stdout + first.stderr
+    for number, (accuracy, loss) in enumerate([(0.5, 0.9), (0.5, 0.8), (None, None)]):
+        path = tmp_path / f"sweep/{number}/metrics.json"
+        metrics = json.loads(path.read_text())
+        metrics["val"] = None if accuracy is None else metrics["val"] | {"accuracy": accuracy, "loss": loss}
+        path.write_text(json.dumps(metrics))
+        (path.parent / "checkpoints/mine.txt").write_text("mine")
+        (path.parent / "checkpoints/folder").mkdir()
+    second = command(*seeds, "seed=1,2,3,4", "sweep.keep_checkpoints=1", cwd=tmp_path, env=here())
+    assert second.returncode == 1, second.stdout + second.stderr
+    assert "3 of them done already" in second.stdout
+    assert sorted(path.parent.parent.name for path in tmp_path.glob("sweep/*/checkpoints/last.ckpt")) == ["1", "2"]
+    assert len(list(tmp_path.glob("sweep/*/checkpoints/mine.txt"))) == 3
+    assert (tmp_path / "sweep/3/run.json").is_file()
+    (tmp_path / "faults.json").unlink()
+    third = command(*seeds, "seed=1,2,3,4", "sweep.keep_checkpoints=0", cwd=tmp_path, env=here())
+    assert third.returncode == 0, third.stdout + third.stderr
+    assert list(tmp_path.glob("sweep/*/checkpoints/*.ckpt")) == []

@@ -1,5 +1,6 @@
 """The configuration's checks, made before a run directory exists and before any data is loaded."""
 
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
+from fmx import dry_run
 from fmx.claim import claim
 from fmx.command import look_for_garbage
 from fmx.composition import literal
@@ -27,14 +29,21 @@ class Check(Callback):
     """The Hydra callback that refuses a wrong configuration before Hydra makes the run directory."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Bring the launchers and sweepers that conf/ names, before Hydra looks for them."""
+        """Bring the launchers and sweepers that conf/ names, and refuse a dry run by others, who know of none."""
         from fmx.plugins import use_plugins
 
         use_plugins(config)
+        launches = str(config.hydra.launcher._target_).startswith("fmx.")
+        searches = str(config.hydra.sweeper._target_).startswith("fmx.search.")
+        if dry_run.is_asked() and not (launches or searches):
+            raise Refusal(ConfigError("--dry-run goes with hydra/launcher=local, slurm and hydra/sweeper=search alone"))
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Check one run's configuration, then hold its run directory, before Hydra writes anything there."""
         _refusing(lambda: check(config, alone=True))
+        if dry_run.is_asked():
+            _refusing(lambda: _preview(config))
+            raise SystemExit(0)
         if is_first_process(num_processes(config.trainer)):
             _refusing(lambda: claim(Path(config.hydra.run.dir)))
 
@@ -42,6 +51,17 @@ class Check(Callback):
         """Check each job of a sweep, for which Hydra calls nothing earlier."""
         if config.hydra.mode == RunMode.MULTIRUN:
             _refusing(lambda: check(config))
+
+
+def _preview(config: DictConfig) -> None:
+    """Say what a single run would do."""
+    from fmx.sweep.disk import REST_BYTES, checkpoint_bytes, in_words
+
+    run_dir = Path(config.hydra.run.dir).absolute()
+    print(f"1 run: {config.model.name} on {config.data.name}, seed {config.seed}, {config.trainer.max_epochs} epochs")
+    print(f"{in_words(checkpoint_bytes(config) + REST_BYTES, run_dir)} · {run_dir}")
+    print("dry run: nothing was started or written")
+    sys.stdout.flush()
 
 
 def _refusing(step: Callable[[], None]) -> None:

@@ -13,7 +13,7 @@ from fmx.hydra_errors import nearest
 __all__ = ["OWN_OPTIONS", "RESUME_SWEEP", "arranged", "options", "resumed_sweep"]
 
 RESUME_SWEEP = "--resume-sweep"
-OWN_OPTIONS = [RESUME_SWEEP]
+OWN_OPTIONS = [RESUME_SWEEP, "--dry-run"]
 INFO = ["--info", "-i"]
 INFO_CHOICES = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
 

@@ -6,8 +6,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import Any
 
@@ -15,9 +15,11 @@ from fmx.command import is_own_process
 from fmx.errors import FmxError
 
 __all__ = [
+    "BEFORE_ANY_JOB",
     "Interrupted",
     "Pruned",
     "Refusal",
+    "advice",
     "chain",
     "expected",
     "interruption",
@@ -26,6 +28,7 @@ __all__ = [
     "plain_message",
 ]
 
+BEFORE_ANY_JOB = "interrupted before the first job: type the same command to start again"
 _noted: int | None = None
 FULL_ERROR = "HYDRA_FULL_ERROR"
 UNWRITABLE = {errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.ENOSPC, errno.EROFS}
@@ -88,6 +91,7 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except (Interrupted, KeyboardInterrupt) as interrupted:
+        _say_advice(interrupted)
         sys.exit(interruption(interrupted))
     except Pruned:
         sys.exit(0)
@@ -96,6 +100,7 @@ def _plain_errors() -> Iterator[None]:
         sys.exit(0)
     except (Refusal, Exception) as raised:
         if (code := interruption(raised)) is not None:
+            _say_advice(raised)
             sys.exit(code)
         error = expected(raised)
         if error is None:
@@ -121,6 +126,29 @@ def _catch_signals() -> dict[signal.Signals, Any]:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored, in the background
         before[signal.SIGINT] = signal.signal(signal.SIGINT, _interrupt)
     return before
+
+
+@contextmanager
+def advice(how: Callable[[], str]) -> Iterator[None]:
+    """Let a command that is interrupted in the block end with a line on how to go on; an inner block's line counts."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as interrupted:
+        if not _notes(interrupted):
+            interrupted.add_note(how())
+        raise
+
+
+def _say_advice(raised: BaseException) -> None:
+    lines = next(filter(None, map(_notes, chain(raised))), [])
+    with suppress(OSError):  # the terminal may be gone
+        sys.stdout.flush()
+        sys.stderr.write("".join(f"{line}\n" for line in lines))
+        sys.stderr.flush()
+
+
+def _notes(raised: BaseException) -> list[str]:
+    return list(getattr(raised, "__notes__", []))
 
 
 def _interrupt(signum: int, _: FrameType | None) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from fmx import __version__
+from fmx import __version__, dry_run
 from fmx.command import as_command, is_own_process
 from fmx.command_line import arranged, resumed_sweep
 from fmx.completion import complete, is_query
 from fmx.composition import CONF_DIR, register_resolvers
-from fmx.exits import plain_exits
+from fmx.exits import BEFORE_ANY_JOB, advice, plain_exits
 from fmx.quick_hydra import compose_once, list_groups_from_one_copy, list_whole_members_only
 from fmx.resume import retyped
 
@@ -41,6 +41,12 @@ def run(cfg: DictConfig) -> float:
         return report(experiment, scores)
 
 
+def _without_dry_run(arguments: list[str]) -> list[str]:
+    """The arguments without `--dry-run`, which is obeyed wherever it stands."""
+    dry_run.ask(dry_run.FLAG in arguments)
+    return [each for each in arguments if each != dry_run.FLAG]
+
+
 def _continue_sweep(folder: Path) -> None:
     """`--resume-sweep DIR`: run what an earlier sweep did not complete."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
@@ -57,6 +63,8 @@ def _compose_and_run(arguments: list[str]) -> None:
             meanwhile.enter_context(list_whole_members_only())
         meanwhile.enter_context(compose_once())
         sys.argv[1:] = arguments
+        if {"-m", "--multirun"} & {*arguments}:
+            meanwhile.enter_context(advice(lambda: BEFORE_ANY_JOB))
         run()
 
 
@@ -67,6 +75,7 @@ def main() -> None:
         _started = time.time()
     arguments = sys.argv[1:]
     with plain_exits():
+        arguments = _without_dry_run(arguments)
         if is_query(arguments):
             if (hydras := complete(arguments)) is not None:
                 _compose_and_run(hydras)

@@ -1,7 +1,6 @@
 """Run directories read back: what a command needs to know of a run, from its files alone."""
 
 import os
-import shutil
 import socket
 import time
 from collections.abc import Iterable
@@ -116,12 +115,12 @@ def open_run(path: str | Path, *, finished: bool = True) -> Run:
 
 
 def is_under_way(run_dir: Path) -> bool:
-    """Whether there is something of a run to go on with; removes what was written for one that was killed before."""
+    """Whether there is something of a run to go on with; takes back run.json where one was killed before there was."""
     if not (run_dir / "run.json").is_file():
         return False
     if (run_dir / ".hydra" / "resolved.yaml").is_file() or (run_dir / "checkpoints").is_dir():
         return True  # of the latter the run itself says what is amiss: what was trained is never removed
-    shutil.rmtree(run_dir)
+    (run_dir / "run.json").unlink()  # alone: what else is there may be the user's
     return False
 
 

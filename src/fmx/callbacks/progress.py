@@ -1,17 +1,24 @@
 """What a person sees while training runs: one bar on a terminal, plain log lines elsewhere."""
 
 import logging
+import os
+import stat
 import sys
+import time
+from datetime import timedelta
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
-from tqdm import tqdm
+from rich.text import Text
 
-from fmx.classifier import validates
+from fmx.classifier import Classifier, validates
+from fmx.live_area import LiveArea
 
 __all__ = ["Progress"]
 
 log = logging.getLogger(__name__)
+LOOK_EVERY_S = 1.0  # at the training loss, for which the CPU waits for a GPU
+WIDTH = 20  # of the bar
 
 
 class Progress(Checkpoint):
@@ -21,25 +28,55 @@ class Progress(Checkpoint):
     """
 
     def __init__(self) -> None:
-        self._bar: tqdm[None] | None = None
+        self._area: LiveArea | None = None
+        self._total: int | None = None  # steps
+        self._first = self._step = 0
+        self._began = self._looked = 0.0
+        self._epoch = ""
+        self._figures: dict[str, str] = {}  # by the part of the data
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar at the step where training (re)starts."""
-        if trainer.is_global_zero and sys.stderr.isatty():
-            total = trainer.estimated_stepping_batches
-            self._bar = tqdm(
-                total=int(total) if total != float("inf") else None,
-                initial=trainer.global_step,
-                unit="step",
-                leave=False,
-                dynamic_ncols=True,
-                mininterval=0.2,
-            )
+        if not trainer.is_global_zero or _is_piped_on():
+            return
+        total = trainer.estimated_stepping_batches
+        self._total = int(total) if total != float("inf") else None
+        self._first = self._step = trainer.global_step
+        self._began = self._looked = time.monotonic()
+        self._note_epoch(trainer)
+        self._area = LiveArea(self._lines, sys.stderr)
+        self._area.__enter__()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Move the bar."""
-        if self._bar is not None:
-            self._bar.update(trainer.global_step - self._bar.n)
+        if self._area is None or not self._area.is_shown:
+            return
+        self._step = trainer.global_step
+        self._note_epoch(trainer)
+        if time.monotonic() - self._looked >= LOOK_EVERY_S and isinstance(pl_module, Classifier):
+            self._looked = time.monotonic()
+            pl_module.tally.flush()
+            loss, right, images = pl_module.tally.sums
+            if images:
+                self._figures["train"] = f"train loss {loss / images:.4f} acc {right / images:.2%}"
+
+    def _note_epoch(self, trainer: Trainer) -> None:
+        last = trainer.max_epochs
+        self._epoch = f"epoch {trainer.current_epoch + 1}{f'/{last}' if last and last > 0 else ''}"
+
+    def _lines(self) -> list[Text]:
+        """A line of where training is and how long it will take, and one of the newest figures."""
+        seconds, steps = time.monotonic() - self._began, self._step - self._first
+        parts = [self._epoch, f"step {self._step}"]
+        if self._total:
+            done = min(WIDTH, WIDTH * self._step // self._total)
+            full, empty = ("━", "─") if sys.stderr.encoding.lower().startswith("utf") else ("#", "-")
+            parts[1:] = [full * done + empty * (WIDTH - done), f"step {self._step}/{self._total}"]
+        if steps and seconds:
+            parts.append(f"{steps / seconds:.1f}/s")
+            if self._total:
+                parts.append(f"{timedelta(seconds=round((self._total - self._step) * seconds / steps))} left")
+        return [Text("  ".join(each)) for each in (parts, self._figures.values()) if each]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the validation."""
@@ -56,18 +93,12 @@ class Progress(Checkpoint):
             return
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
         parts = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {trainer.global_step}"]
-        parts += [
-            f"{part} loss {metrics[f'{part}/loss']:.4f} acc {metrics[f'{part}/accuracy']:.2%}"
+        self._figures = {
+            part: f"{part} loss {metrics[f'{part}/loss']:.4f} acc {metrics[f'{part}/accuracy']:.2%}"
             for part in ("train", "val")
             if f"{part}/loss" in metrics
-        ]
-        line = "  ".join(parts)
-        if self._bar is None:
-            log.info(line)
-            return
-        self._bar.set_postfix_str(parts[-1], refresh=False)
-        with tqdm.external_write_mode(file=sys.stderr):
-            log.info(line)
+        }
+        log.info("%s", "  ".join([*parts, *self._figures.values()]))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""
@@ -78,6 +109,14 @@ class Progress(Checkpoint):
         self._close()
 
     def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        if self._area is not None:
+            self._area.__exit__()
+            self._area = None
+
+
+def _is_piped_on() -> bool:
+    """Whether another process reads stdout, which may print it beside the bar: `fmx … | tee log`."""
+    try:
+        return stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
+    except (OSError, ValueError, AttributeError):
+        return True

@@ -8,6 +8,7 @@ from fmx.record import write_json
 from fmx.search.claims import exclusive
 from fmx.search.html_page import html_page
 from fmx.search.summary import Summary
+from fmx.sweep.checkpoints import remove_checkpoints
 
 __all__ = ["keep_best", "write_page", "write_summary"]
 
@@ -33,8 +34,7 @@ def keep_best(summary: Summary, count: int | None) -> None:
     kept = {trial.number for trial in [*summary.ranked()[:count], *summary.best]}
     for trial in summary.trials:
         if trial.state == TrialState.COMPLETE and trial.number not in kept:
-            for path in (summary.sweep_dir / str(trial.number) / "checkpoints").glob("*"):
-                path.unlink(missing_ok=True)
+            remove_checkpoints(summary.sweep_dir / str(trial.number))
 
 
 def _write(path: Path, text: str) -> None:

@@ -10,16 +10,19 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fmx import dry_run
 from fmx.check import check
 from fmx.errors import ConfigError, TrainingError
-from fmx.exits import Interrupted
+from fmx.exits import BEFORE_ANY_JOB, advice
 from fmx.rules import check_values
 from fmx.search.frozen_conf import CONF, frozen_context, warn_of_changes
 from fmx.search.options import Options, read_options, require_optuna
 from fmx.sweep.ledger import LEDGER
+from fmx.sweep.preparation import Preparation
 
 if TYPE_CHECKING:
     from fmx.search.claims import Searcher
+    from fmx.search.command import Command
     from fmx.search.space import Space
 
 __all__ = ["search"]
@@ -36,7 +39,11 @@ def search(context: HydraContext, config: DictConfig, arguments: list[str]) -> N
     require_optuna()
     from fmx.search.claims import Searcher
 
-    task = _prepare(context, config, arguments)
+    with advice(lambda: BEFORE_ANY_JOB):
+        task = _prepare(context, config, arguments)
+        if dry_run.is_asked():
+            _preview(task)
+            return
     task.sweep_dir.mkdir(parents=True, exist_ok=True)
     with Searcher(task.sweep_dir) as searcher:
         failed = _run(task, searcher)
@@ -56,6 +63,7 @@ class _Task:
     options: Options
     space: "Space"
     fixed: dict[str, str]  # the overrides of every trial by key
+    configs: list[DictConfig]  # with every choice and both ends of every interval
 
 
 def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) -> _Task:
@@ -83,14 +91,35 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
         space.grid()
     configs = _every_choice(composed, options, space)
     warm_up()
-    for each in configs:
-        check(each)
-    return _Task(context, config, sweep_dir, launcher, options, space, fixed)
+    doing = f"checking the {len(configs)} configurations with every choice and both ends of every interval"
+    with Preparation(doing, len(configs), log.info) as preparation:
+        for each in configs:
+            check(each)
+            preparation.advance()
+    return _Task(context, config, sweep_dir, launcher, options, space, fixed, configs)
+
+
+def _preview(task: _Task) -> None:
+    from fmx.search.preview import preview
+    from fmx.search.study import num_begun
+    from fmx.sweep.disk import REST_BYTES, checkpoint_bytes
+
+    begun = num_begun(task.sweep_dir, task.options, task.space, fixed=task.fixed)
+    largest = max(map(checkpoint_bytes, task.configs))
+    preview(task.sweep_dir, task.options, task.space, num_begun=begun, largest=largest, kept=REST_BYTES)
+    log.info("dry run: nothing was started or written")
 
 
 def _run(task: _Task, searcher: "Searcher") -> dict[int, str]:
     """Run trials until there are enough, and say what came out; returns the errors of those that failed."""
     from fmx.search.command import Command
+
+    command = Command(task.config, list(task.fixed.values()), task.space)
+    with advice(lambda: f"to go on: {command.to_go_on}"):
+        return _run_trials(task, searcher, command)
+
+
+def _run_trials(task: _Task, searcher: "Searcher", command: "Command") -> dict[int, str]:
     from fmx.search.report import keep_best, write_page, write_summary
     from fmx.search.study import SharedStudy
     from fmx.search.summary import summarize
@@ -101,7 +130,6 @@ def _run(task: _Task, searcher: "Searcher") -> dict[int, str]:
     options, space, sweep_dir = task.options, task.space, task.sweep_dir
     context = frozen_context(task.context, task.config, sweep_dir)
     study = SharedStudy(sweep_dir, options, space, searcher, fixed=task.fixed)
-    command = Command(task.config, list(task.fixed.values()), space)
     trials = Trials(study, Plan(context, task.config), options, space, list(task.fixed.values()))
     log.info("search: %s by %s, %s · %s", ", ".join(space.distributions), options.sampler, options.goal, sweep_dir)
     try:
@@ -117,14 +145,12 @@ def _run(task: _Task, searcher: "Searcher") -> dict[int, str]:
             for ended in running:
                 trials.settle(ended)
                 write_summary(summarize(study.study, sweep_dir, options, command))
-    except (KeyboardInterrupt, Interrupted):
-        log.warning("to go on: %s", command.to_go_on)
-        raise
     finally:
         summary = summarize(study.study, sweep_dir, options, command)
         write_summary(summary)
         write_page(summary)
         keep_best(summary, task.config.sweep.keep_checkpoints)
+    summary.print_best()
     for line in summary.lines():
         log.info("%s", line)
     return trials.failed

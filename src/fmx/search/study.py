@@ -23,7 +23,7 @@ from fmx.search.samplers import make_pruner, make_sampler
 from fmx.search.space import Space
 from fmx.sweep.ledger import JOURNAL
 
-__all__ = ["ERROR", "JOURNAL", "Claim", "RunningTrial", "SharedStudy"]
+__all__ = ["ERROR", "JOURNAL", "Claim", "RunningTrial", "SharedStudy", "num_begun"]
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +140,17 @@ class SharedStudy:
         with exclusive(self.sweep_dir):
             _mend(self.sweep_dir / JOURNAL)
             yield
+
+
+def num_begun(sweep_dir: Path, options: Options, space: Space, *, fixed: Mapping[str, str]) -> int:
+    """How many trials a directory's study has; ConfigError where it searches something else. Nothing is written."""
+    if not (sweep_dir / JOURNAL).is_file():
+        return 0
+    study = optuna.load_study(study_name=NAME, storage=_storage(sweep_dir))
+    known, wanted = study.user_attrs.get(SETTINGS), _settings(options, space, fixed)
+    if known is not None and known != wanted:
+        raise ConfigError(_difference(sweep_dir, known, wanted))
+    return len(study.get_trials(deepcopy=False))
 
 
 class RunningTrial:

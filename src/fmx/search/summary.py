@@ -1,5 +1,6 @@
 """What a search has come to so far: its best configurations, and every trial."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,11 @@ from fmx.reporting.settings import show
 from fmx.search.command import Command
 from fmx.search.options import Options
 from fmx.search.study import ERROR
-from fmx.table import printable
+from fmx.table import print_table, printable
 
 __all__ = ["Summary", "summarize"]
 
+BEST = 10  # rows of the table at the end
 STATES = {
     TrialState.COMPLETE: "completed",
     TrialState.PRUNED: "pruned",
@@ -119,6 +121,21 @@ class Summary:
         """The trials counted, in one line."""
         counts = [f"{number} {name}" for name, number in self.counts.items() if number]
         return f"{len(self.trials)} {'trial' if len(self.trials) == 1 else 'trials'}: {', '.join(counts) or 'none'}"
+
+    def print_best(self) -> None:
+        """Print the best completed trials in the first metric: their values and what was chosen."""
+        completed = [trial for trial in self.ranked() if trial.state == TrialState.COMPLETE]
+        if len(completed) < 2:  # noqa: PLR2004 - the best one is named anyway
+            return
+        metrics = [each.metric for each in self.options.objectives]
+        rows = []
+        for trial in completed[:BEST]:
+            chosen = " ".join(f"{key}={show(value)}" for key, value in trial.params.items())
+            rows.append([str(trial.number), chosen, *(f"{value:.6g}" for value in self.named(trial.values).values())])
+        print()
+        print_table(["trial", "chosen", *metrics], rows, num_left=2)
+        print()
+        sys.stdout.flush()
 
     def lines(self) -> Iterator[str]:
         """What is printed at the end."""

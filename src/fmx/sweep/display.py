@@ -1,21 +1,21 @@
-"""What a person sees of a sweep: one live table on a terminal, a plain line a job elsewhere."""
+"""What a person sees of a sweep: live lines at the bottom of a terminal, and a line a job above them and elsewhere."""
 
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import reduce
 from pathlib import Path
 from typing import Self
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.table import Table
+from hydra.core.utils import filter_overrides
 from rich.text import Text
 
+from fmx.live_area import LiveArea
 from fmx.sweep.plan import Job
 from fmx.sweep.pool import Ended
 
-__all__ = ["Display", "validation_accuracy"]
+__all__ = ["Display", "shared_overrides", "validation_accuracy"]
 
 SHOWN = 12  # running jobs; more are only counted
 
@@ -29,27 +29,43 @@ def validation_accuracy(run_dir: Path) -> float | None:
     return value if isinstance(value, float) else None
 
 
-class Display:
-    """Counts jobs and shows them. num_jobs: of this sweep; None where that is not known."""
+def shared_overrides(jobs: Iterable[Iterable[str]]) -> set[str]:
+    """The overrides that several jobs have in common, which tell none from the others."""
+    each = [set(overrides) for overrides in jobs]
+    return reduce(set.__and__, each) if len(each) > 1 else set()
 
-    def __init__(self, num_jobs: int | None, num_done: int, num_workers: int, say: Callable[[str], None]) -> None:
+
+class Display:
+    """Counts jobs and shows them.
+
+    num_jobs: of this sweep; None where that is not known. shared: overrides that all jobs have, which are not shown.
+    """
+
+    def __init__(
+        self,
+        num_jobs: int | None,
+        num_done: int,
+        num_workers: int,
+        say: Callable[[str], None],
+        *,
+        shared: Iterable[str] = (),
+    ) -> None:
         self.num_jobs = num_jobs
         self.counts = {"completed": num_done, "failed": 0, "interrupted": 0, "pruned": 0}
         self.best: tuple[float, Job] | None = None
         self._num_workers = num_workers
         self._say = say
+        self._shared = set(shared)
         self._seconds: list[float] = []
         self._running: dict[int, tuple[Job, float]] = {}
-        self._live = Live(console=Console(), refresh_per_second=2, transient=True) if sys.stdout.isatty() else None
+        self._area = LiveArea(self._lines, sys.stdout)
 
     def __enter__(self) -> Self:
-        if self._live:
-            self._live.start()
+        self._area.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._live.stop()
+    def __exit__(self, *raised: object) -> None:
+        self._area.__exit__(*raised)
 
     def started(self, job: Job) -> None:
         """Show a job that has begun."""
@@ -70,23 +86,27 @@ class Display:
         of = f"/{self.num_jobs}" if self.num_jobs else ""
         mark = {"failed": "FAILED: ", "interrupted": "interrupted: "}.get(ended.status, "")
         said = f"{mark}{said}" if said != ended.status else said
-        self._say(
-            f"[{sum(self.counts.values())}{of}] #{ended.job.number} {ended.job.label}: {said} ({ended.seconds:.0f} s)"
-        )
+        counted = f"[{sum(self.counts.values())}{of}]"
+        self._say(f"{counted} #{ended.job.number} {self.label(ended.job)}: {said} ({ended.seconds:.0f} s)")
         self.refresh()
 
-    def refresh(self) -> None:
-        """Draw the table anew."""
-        if self._live:
-            self._live.update(Group(self._table(), Text(self._summary(), style="bold")))
+    def label(self, job: Job) -> str:
+        """What tells a job from the others."""
+        return " ".join(each for each in filter_overrides(job.overrides) if each not in self._shared) or job.label
 
-    def _table(self) -> Table:
-        table = Table(box=None, pad_edge=False)
-        for heading in ("job", "running", "seconds"):
-            table.add_column(heading)
-        for job, began in list(self._running.values())[:SHOWN]:
-            table.add_row(f"#{job.number}", job.label, f"{time.monotonic() - began:.0f}")
-        return table
+    def refresh(self) -> None:
+        """Draw the live lines anew."""
+        self._area.refresh()
+
+    def _lines(self) -> list[Text]:
+        """A row a running job, cut at the terminal's edge, and the summary, folded there."""
+        running, now = list(self._running.values()), time.monotonic()
+        rows = [
+            Text(f"#{job.number:<4} {now - began:>5.0f} s  {self.label(job)}", no_wrap=True, overflow="ellipsis")
+            for job, began in running[:SHOWN]
+        ]
+        more = [Text(f"and {len(running) - SHOWN} more")] if len(running) > SHOWN else []
+        return [*rows, *more, Text(self._summary(), style="bold")]
 
     def _summary(self) -> str:
         parts = [f"{len(self._running)} running", *(f"{count} {name}" for name, count in self.counts.items() if count)]
@@ -97,5 +117,5 @@ class Display:
                 average = sum(self._seconds) / len(self._seconds)
                 parts.append(f"about {left * average / self._num_workers / 60:.1f} min left")
         if self.best:
-            parts.append(f"best so far val {self.best[0]:.2%} (#{self.best[1].number} {self.best[1].label})")
+            parts.append(f"best so far val {self.best[0]:.2%} (#{self.best[1].number} {self.label(self.best[1])})")
         return " · ".join(parts)

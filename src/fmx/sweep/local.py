@@ -2,23 +2,26 @@
 
 import logging
 import shlex
-import shutil
 import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.utils import filter_overrides
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from fmx.claim import claim
+from fmx import dry_run
+from fmx.claim import claim, is_claimed
 from fmx.errors import ConfigError, DataError, FmxError
-from fmx.exits import Interrupted
-from fmx.reporting.leaderboard import write_leaderboard
+from fmx.exits import BEFORE_ANY_JOB, Interrupted, advice
+from fmx.reporting.best_rows import print_best
+from fmx.reporting.leaderboard import leaderboard, write_leaderboard
 from fmx.run_dir import LAST_WORDS_S, is_under_way, wait_for_process
 from fmx.sweep.checkpoints import keep_best
-from fmx.sweep.display import Display
+from fmx.sweep.disk import disk_needed, in_words
+from fmx.sweep.display import Display, shared_overrides
 from fmx.sweep.ledger import JOURNAL, LEDGER, Ledger
 from fmx.sweep.machine import Share, shares
 from fmx.sweep.plan import Job, Plan, refuse_another_run
@@ -28,6 +31,7 @@ from fmx.sweep.warm import warm_up
 __all__ = ["Sweep", "check_fail_fast", "continue_sweep", "earlier_ledger", "launch"]
 
 log = logging.getLogger(__name__)
+BEST = 10  # rows of the table at the end
 LEADERBOARD_SHARE = 20  # writing the leaderboard may take one part of so many of the time
 
 
@@ -40,39 +44,59 @@ def launch(
     """
     check_settings(settings)
     sweep_dir = Path(str(config.hydra.sweep.dir)).resolve()
-    earlier = earlier_ledger(sweep_dir)
-    known = {entry.fingerprint: entry.number for entry in earlier.entries.values()}
-    jobs = Plan(context, config).jobs(overrides, known)
-    earlier.settings = {**settings, "keep_checkpoints": config.sweep.keep_checkpoints}
-    earlier.add([job for job in jobs if job.fingerprint not in known])
+    with advice(lambda: BEFORE_ANY_JOB):
+        earlier = earlier_ledger(sweep_dir)
+        known = {entry.fingerprint: entry.number for entry in earlier.entries.values()}
+        plan = Plan(context, config)
+        jobs = plan.jobs(overrides, known)
+        earlier.settings = {**settings, "keep_checkpoints": config.sweep.keep_checkpoints}
+        earlier.add([job for job in jobs if job.fingerprint not in known])
+        if dry_run.is_asked():
+            disk = disk_needed(plan.configs(jobs), keep=config.sweep.keep_checkpoints)
+            Sweep(earlier).preview([job.number for job in jobs], num_equal=len(overrides) - len(jobs), disk=disk)
+            return []
+        plan.freeze(jobs)
     return Sweep(earlier).run_all([job.number for job in jobs])
 
 
 def earlier_ledger(sweep_dir: Path) -> Ledger:
     """The ledger of the sweep that a directory holds, which is then this process's alone; an empty one where none is.
 
-    ConfigError where another process is at work on it.
+    ConfigError where another process is at work on it. A dry run only looks.
     """
     if (sweep_dir / JOURNAL).is_file():
         raise ConfigError(f"{sweep_dir} holds a search: name another folder with hydra.sweep.dir=DIR")
     if not (sweep_dir / LEDGER).is_file():
         return Ledger(sweep_dir, {})
-    claim(sweep_dir, key="hydra.sweep.dir")
+    _claim_unless_dry(sweep_dir)
     return Ledger.read(sweep_dir)
+
+
+def _claim_unless_dry(sweep_dir: Path) -> None:
+    if not dry_run.is_asked():
+        claim(sweep_dir, key="hydra.sweep.dir")
+    elif is_claimed(sweep_dir):
+        raise ConfigError(f"another process is at work in {sweep_dir}: a dry run would tell what is not true any more")
 
 
 def continue_sweep(sweep_dir: Path) -> list[Ended]:
     """Run the jobs of an earlier sweep that did not complete, as they were frozen then."""
     sweep_dir = sweep_dir.resolve()  # outputs/latest may come to mean another one
     if (sweep_dir / LEDGER).is_file():  # else reading it says what is wrong
-        claim(sweep_dir, key="hydra.sweep.dir")
+        _claim_unless_dry(sweep_dir)
     ledger = Ledger.read(sweep_dir)
     if ledger.settings.get("launcher") == "slurm":
         from fmx.sweep.slurm import ClusterSweep
 
-        return ClusterSweep(ledger).run_all(list(ledger.entries))
-    warm_up()
-    return Sweep(ledger).run_all(list(ledger.entries))
+        sweep: Sweep = ClusterSweep(ledger)
+    else:
+        warm_up()
+        sweep = Sweep(ledger)
+    numbers = list(ledger.entries)
+    if dry_run.is_asked():
+        sweep.preview(numbers)
+        return []
+    return sweep.run_all(numbers)
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -105,20 +129,60 @@ class Sweep:
 
     def run_all(self, numbers: Sequence[int]) -> list[Ended]:
         """Run what is not completed of the given jobs; FmxError at the end where one failed."""
+        with advice(lambda: f"to go on: {self._command_to_go_on}"):
+            return self._run_all(numbers)
+
+    def preview(self, numbers: Sequence[int], *, num_equal: int = 0, disk: int | None = None) -> None:
+        """Say what `run_all` would do.
+
+        num_equal: jobs that were left out since they are the same as others. disk: bytes that all will take.
+        """
         entries = [self.ledger.entries[number] for number in numbers]
         to_run = [self.ledger.job(entry) for entry in entries if entry.status != "completed"]
         for job in to_run:
             refuse_another_run(job.run_dir, job.fingerprint)
+        shared = shared_overrides(entry.overrides for entry in entries)
+        display = Display(len(entries), 0, 1, log.info, shared=shared)
+        if shared:
+            log.info(
+                "all jobs: %s", " ".join(filter_overrides([each for each in entries[0].overrides if each in shared]))
+            )
+        for entry in entries:
+            begun = (self.ledger.job(entry).run_dir / "run.json").is_file()
+            how = " · done already" if entry.status == "completed" else " · goes on" if begun else ""
+            log.info("#%d %s%s", entry.number, display.label(self.ledger.job(entry)), how)
+        equal = f" (and {num_equal} equal to others)" if num_equal else ""
+        done = len(entries) - len(to_run)
+        at_once = f", {self.num_at_once(to_run)} at a time" if to_run else ""
+        log.info(
+            "%s%s%s%s", _counted(len(entries), "job"), equal, f", {done} of them done already" if done else "", at_once
+        )
+        log.info(
+            "%s%s", f"{in_words(disk, self.ledger.sweep_dir)} · " if disk is not None else "", self.ledger.sweep_dir
+        )
+        log.info("dry run: nothing was started or written")
+
+    @property
+    def _command_to_go_on(self) -> str:
+        return f"fmx run --resume-sweep {shlex.quote(str(self.ledger.sweep_dir))}"
+
+    def _run_all(self, numbers: Sequence[int]) -> list[Ended]:
+        entries = [self.ledger.entries[number] for number in numbers]
+        to_run = [self.ledger.job(entry) for entry in entries if entry.status != "completed"]
+        for job in to_run:
+            refuse_another_run(job.run_dir, job.fingerprint)
+        self.ledger.write()  # from here on --resume-sweep can go on
         num_done = len(entries) - len(to_run)
         num_workers = self.num_at_once(to_run)
         log.info(
-            "%d jobs%s, %d at a time · %s",
-            len(entries),
+            "%s%s, %d at a time · %s",
+            _counted(len(entries), "job"),
             f", {num_done} of them done already" if num_done else "",
             num_workers,
             self.ledger.sweep_dir,
         )
-        ended = list(self.run(to_run, Display(len(entries), num_done, num_workers, log.info)))
+        shared = shared_overrides(entry.overrides for entry in self.ledger.entries.values())
+        ended = list(self.run(to_run, Display(len(entries), num_done, num_workers, log.info, shared=shared)))
         self._say_result(ended, len(entries))
         return ended
 
@@ -130,7 +194,6 @@ class Sweep:
         settings = self.ledger.settings
         known = jobs if isinstance(jobs, Sequence) else []
         pool = self.pool(known)
-        self.ledger.write()
         with display, pool:
             try:
                 for event in pool.run(self._with_arguments(jobs)):
@@ -187,7 +250,7 @@ class Sweep:
                 yield job, arguments
 
     def arguments(self, job: Job) -> list[str] | None:
-        """How a job starts: anew where it failed by itself, else from where it was interrupted, if it ever ran.
+        """How a job starts: from its last checkpoint, whatever stopped it, if it ever ran.
 
         None where somebody has brought it to its end since the sweep began.
         """
@@ -203,10 +266,7 @@ class Sweep:
         status = self.ledger.status(entry)
         if status == "completed":
             return None
-        if status in {"interrupted", "running"} or entry.cause in {"killed", "timeout", "refused"}:
-            return [f"resume={quoted(str(job.run_dir))}"]
-        shutil.rmtree(job.run_dir)
-        return []
+        return [f"resume={quoted(str(job.run_dir))}"]
 
     def _note(self, ended: Ended, display: Display) -> None:
         self.ledger.note(
@@ -228,13 +288,29 @@ class Sweep:
         spent = time.monotonic() - began
         self._leaderboard_due, self._leaderboard_wait = False, began + LEADERBOARD_SHARE * spent
 
+    def _print_table(self) -> None:
+        """The best configurations, as far as a terminal of 80 columns has room for their figures."""
+        try:
+            board = leaderboard(sorted(record.parent for record in self.ledger.sweep_dir.rglob("run.json")))
+        except DataError as error:
+            log.warning("%s", error)
+            return
+        if not board.rows:
+            return
+        print_best(board, most=BEST)
+
     def _say_result(self, ended: Sequence[Ended], num_jobs: int) -> None:
+        self._print_table()
         log.info("%s", self.ledger.sweep_dir / "leaderboard.md")
         for status, how in (("failed", "failed"), ("interrupted", "were interrupted")):
             these = [each for each in ended if each.status == status]
             if these:
-                first, directory = these[0], shlex.quote(str(self.ledger.sweep_dir))
+                first = these[0]
                 raise FmxError(
                     f"{len(these)} of {num_jobs} jobs {how}, the first: #{first.job.number} {first.job.label}: "
-                    f"{first.error}\nfmx run --resume-sweep {directory} runs what is not completed again"
+                    f"{first.error}\n{self._command_to_go_on} goes on with what is not completed"
                 )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -19,6 +19,8 @@ from fmx.hydra_errors import translate
 from fmx.plain_files import read_json
 from fmx.ranks import num_processes
 from fmx.record import config_fingerprint
+from fmx.sweep.checkpoints import check_can_rank
+from fmx.sweep.preparation import Preparation
 from fmx.sweep.warm import apart
 
 __all__ = ["FROZEN_JOBS", "Job", "Plan"]
@@ -85,40 +87,64 @@ class Plan:
         self._context = context
         self._config = config
         self._checked: set[str] = set()
+        self._configs: dict[int, DictConfig] = {}  # by number
         subdir = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[call-overload,index]
         if subdir != SUBDIR:
             raise ConfigError(f"hydra.sweep.subdir={subdir} is not for sweeps of fmx: their jobs have numbers")
         self.sweep_dir = Path(str(config.hydra.sweep.dir)).resolve()  # outputs/latest may come to mean another one
 
     def jobs(self, overrides: Sequence[Sequence[str]], known: Mapping[str, int]) -> list[Job]:
-        """All jobs, each once; ConfigError names the first that cannot run, and nothing is written if there is one.
+        """All jobs, each once, for `freeze`; ConfigError names the first that cannot run. Nothing is written.
 
         known: the numbers of an earlier sweep's jobs by fingerprint; others get the numbers from there on.
         """
-        composed = [self._compose(each, number) for number, each in enumerate(overrides)]
-        self._check(composed)
-        numbers, jobs = dict(known), list[Job]()
+        composed = self._all_composed(overrides)
+        check_can_rank(self._config.sweep.keep_checkpoints, [each.resolved for each in composed])
+        with Preparation("checking what the jobs are made of", 0, log.info):
+            self._check(composed)
+        numbers, jobs = dict(known), dict[int, Job]()
         fingerprints = [config_fingerprint(each.resolved) for each in composed]
         for fingerprint in fingerprints:
             numbers.setdefault(fingerprint, max(numbers.values(), default=-1) + 1)
         for fingerprint in fingerprints:
             refuse_another_run(self.sweep_dir / str(numbers[fingerprint]), fingerprint)
-        claim(self.sweep_dir, key="hydra.sweep.dir")
-        OmegaConf.save(self._config, self.sweep_dir / "multirun.yaml")  # which Hydra writes before any check
         for each, fingerprint in zip(composed, fingerprints, strict=True):
             number = numbers[fingerprint]
-            if number in {job.number for job in jobs}:
+            if number in jobs:
                 log.warning("%s is the same as job %d: it is run once", " ".join(each.overrides), number)
             else:
-                jobs.append(self._frozen(each, number))
-        return jobs
+                jobs[number] = self._job(each, number, fingerprint)
+        return list(jobs.values())
+
+    def freeze(self, jobs: Sequence[Job]) -> None:
+        """Make the sweep directory, and write each job there as a configuration of its own."""
+        claim(self.sweep_dir, key="hydra.sweep.dir")
+        OmegaConf.save(self._config, self.sweep_dir / "multirun.yaml")  # which Hydra writes before any check
+        for job in jobs:
+            self._freeze(job)
+
+    def configs(self, jobs: Sequence[Job]) -> list[DictConfig]:
+        """The composed configurations of jobs."""
+        return [self._configs[job.number] for job in jobs]
 
     def job(self, overrides: Sequence[str], number: int) -> Job:
         """One job by its number; ConfigError where it cannot run."""
         composed = self._compose(overrides, number)
         self._check([composed])
-        refuse_another_run(self.sweep_dir / str(number), config_fingerprint(composed.resolved))
-        return self._frozen(composed, number)
+        fingerprint = config_fingerprint(composed.resolved)
+        refuse_another_run(self.sweep_dir / str(number), fingerprint)
+        job = self._job(composed, number, fingerprint)
+        self._freeze(job)
+        del self._configs[number]  # a search may be long
+        return job
+
+    def _all_composed(self, overrides: Sequence[Sequence[str]]) -> list[_Composed]:
+        composed = []
+        with Preparation(f"composing {len(overrides)} jobs", len(overrides), log.info) as preparation:
+            for position, each in enumerate(overrides):
+                composed.append(self._compose(each, position))
+                preparation.advance()
+        return composed
 
     def _compose(self, overrides: Sequence[str], position: int) -> _Composed:
         try:
@@ -148,24 +174,27 @@ class Plan:
                 raise ConfigError(_of_job(unknown[position].position, unknown[position].overrides, why))
         self._checked |= new.keys()
 
-    def _frozen(self, composed: _Composed, number: int) -> Job:
+    def _job(self, composed: _Composed, number: int, fingerprint: str) -> Job:
         trainer = composed.resolved["trainer"]
-        job = Job(
+        self._configs[number] = composed.config
+        return Job(
             number=number,
             overrides=composed.overrides,
             sweep_dir=self.sweep_dir,
-            fingerprint=config_fingerprint(composed.resolved),
+            fingerprint=fingerprint,
             processes=num_processes(trainer),
             nodes=trainer.get("num_nodes", 1),
             accelerator=str(trainer.get("accelerator")),
         )
+
+    def _freeze(self, job: Job) -> None:
         folder = self.sweep_dir / FROZEN_JOBS
         folder.mkdir(parents=True, exist_ok=True)
         if not (self.sweep_dir / "multirun.yaml").exists():  # of a search, for which Hydra's own command writes none
             OmegaConf.save(self._config, self.sweep_dir / "multirun.yaml")
-        _set_number(composed.config, number)
-        freeze_job(composed.config, folder / f"{number}.yaml")
-        return job
+        config = self._configs[job.number]
+        _set_number(config, job.number)
+        freeze_job(config, folder / f"{job.number}.yaml")
 
 
 def refuse_another_run(run_dir: Path, fingerprint: str) -> None:

@@ -12,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Literal, Protocol, Self
 
 from fmx.errors import DataError
+from fmx.exits import Interrupted, noted
 from fmx.record import write_json
 from fmx.run_dir import open_run
 from fmx.sweep.machine import Share
@@ -102,6 +103,8 @@ class Pool:
             yield from self._ended()
             self._watch_the_clock()
             yield None
+            if (signum := noted()) is not None:  # what it raised was lost
+                raise Interrupted(signum)
 
     def stop(self, signum: int) -> Iterator[Ended]:
         """Ask every running job to save its state and end, wait for all, and yield how they ended."""

@@ -11,11 +11,13 @@ from typing import Any, Self
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
+from fmx import dry_run
 from fmx.errors import ConfigError, DataError
-from fmx.exits import Interrupted
+from fmx.exits import BEFORE_ANY_JOB, Interrupted, advice
 from fmx.run_dir import open_run
 from fmx.sweep import slurm_queue as queue
 from fmx.sweep.array_task import ArrayTask
+from fmx.sweep.disk import disk_needed
 from fmx.sweep.ledger import Ledger
 from fmx.sweep.local import Sweep, check_fail_fast, earlier_ledger
 from fmx.sweep.plan import FROZEN_JOBS, Job, Plan
@@ -42,11 +44,18 @@ def launch(
     check_settings(plain)
     queue.check_installed()
     sweep_dir = Path(str(config.hydra.sweep.dir)).resolve()
-    ledger = earlier_ledger(sweep_dir)
-    known = {entry.fingerprint: entry.number for entry in ledger.entries.values()}
-    jobs = Plan(context, config, here=False).jobs(overrides, known)
-    ledger.settings = {**plain, "launcher": "slurm", "keep_checkpoints": config.sweep.keep_checkpoints}
-    ledger.add([job for job in jobs if job.fingerprint not in known])
+    with advice(lambda: BEFORE_ANY_JOB):
+        ledger = earlier_ledger(sweep_dir)
+        known = {entry.fingerprint: entry.number for entry in ledger.entries.values()}
+        plan = Plan(context, config, here=False)
+        jobs = plan.jobs(overrides, known)
+        ledger.settings = {**plain, "launcher": "slurm", "keep_checkpoints": config.sweep.keep_checkpoints}
+        ledger.add([job for job in jobs if job.fingerprint not in known])
+        if dry_run.is_asked():
+            disk = disk_needed(plan.configs(jobs), keep=config.sweep.keep_checkpoints)
+            ClusterSweep(ledger).preview([job.number for job in jobs], num_equal=len(overrides) - len(jobs), disk=disk)
+            return []
+        plan.freeze(jobs)
     return ClusterSweep(ledger).run_all([job.number for job in jobs])
 
 

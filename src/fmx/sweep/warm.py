@@ -11,13 +11,13 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from types import ModuleType
 from typing import ParamSpec, TypeVar
 
-__all__ = ["apart", "context", "warm_up", "without_main"]
+__all__ = ["apart", "context", "let_sigterm_through", "warm_up", "without_main"]
 
 # What every run imports sooner or later; a job that needs more imports it itself.
 PRELOADED = [
@@ -43,14 +43,22 @@ def context() -> ForkServerContext:
     """What makes processes that are forked from the warm one."""
     made = multiprocessing.get_context("forkserver")
     made.set_forkserver_preload(PRELOADED)
-    # A SIGTERM to the whole process group must not end the one that knows how the jobs end.
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # A SIGTERM to the whole process group must not end the one that knows how the jobs end. It is blocked there, and
+    # here for as long as it takes to inherit that: one that is ignored meanwhile would be lost.
+    resource_tracker.ensure_running()  # which, where it starts, lets the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         with without_main():
             forkserver.ensure_running()
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return made
+
+
+def let_sigterm_through() -> None:
+    """Let SIGTERM end a process that was forked from the warm one."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def warm_up() -> None:
@@ -82,7 +90,7 @@ def without_main() -> Iterator[None]:
 def _belong(lifeline: Connection) -> None:
     """Leave Ctrl-C to the process that holds the other end of the lifeline, and end where that one does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    let_sigterm_through()
     threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
 
 

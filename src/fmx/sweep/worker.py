@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from fmx.sweep.warm import let_sigterm_through
+
 __all__ = ["work"]
 
 GRACE_S = 20  # to save the state after the sweep has died
@@ -22,7 +24,7 @@ def work(arguments: Sequence[str], log: Path, threads: int, env: Mapping[str, st
     log: takes what the job prints. threads: that this process computes with. lifeline: has its other end in the
     sweep's process; once that is gone, the job saves its state and ends.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the process it is forked from ignores it
+    let_sigterm_through()
     os.setsid()
     gc.freeze()  # a collection that looked through all the imports would copy them into this process
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)

@@ -1,0 +1,35 @@
+"""The top of a leaderboard, as a sweep ends with it: narrow enough for a terminal of 80 columns."""
+
+from fmx.reporting.intervals import Spread
+from fmx.reporting.leaderboard import Leaderboard
+from fmx.table import print_table
+
+__all__ = ["print_best"]
+
+HEADINGS = ["", "configuration", "n", "val %", "test %"]
+
+
+def print_best(board: Leaderboard, *, most: int) -> None:
+    """Print the best rows, at most so many: label, seeds, mean accuracies and their deviations."""
+    several = len({row.runs[0].data for row in board.rows}) > 1
+    rows = []
+    for row in board.rows[:most]:
+        mark = "†" if row.on_test else ""
+        label = f"{row.runs[0].data} · {row.label}" if several and row.runs[0].data not in row.label else row.label
+        if row.mixed:
+            label += f" (its runs differ in {', '.join(row.mixed)})"
+        figures = [_percent(row.val_accuracy, mark), _percent(row.test_accuracy, mark)]
+        rows.append(["–" if row.rank is None else str(row.rank), label, str(len(row.runs)), *figures])
+    print()
+    print_table(HEADINGS, rows, num_left=2)
+    if len(board.rows) > most:
+        print(f"the best {most} of {len(board.rows)} configurations; all are in the leaderboard:")
+    if any(row.on_test for row in board.rows[:most]):
+        print("† validated on the test set, which flatters both accuracies")
+
+
+def _percent(spread: Spread | None, mark: str) -> str:
+    if spread is None:
+        return "–"
+    deviation = "" if spread.std is None else f" ± {100 * spread.std:.2f}"
+    return f"{100 * spread.mean:.2f}{deviation}{mark}"
