@@ -7,7 +7,7 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import InterpolationKeyError
 
 from fmx.claim import claim
@@ -15,7 +15,7 @@ from fmx.command import look_for_garbage
 from fmx.errors import ConfigError
 from fmx.exits import Refusal, expected, interruption
 from fmx.hydra_errors import nearest
-from fmx.ranks import check_started, is_first_process, num_processes
+from fmx.ranks import agrees, check_started, is_first_process
 from fmx.resume import check_same_run
 from fmx.rules import check_values
 
@@ -34,8 +34,11 @@ class Check(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Check one run's configuration, then hold its run directory, before Hydra writes anything there."""
         _refusing(lambda: check(config, alone=True))
-        if is_first_process(num_processes(config.trainer)):
+        if is_first_process(config.trainer):
             _refusing(lambda: claim(Path(config.hydra.run.dir)))
+        else:
+            with read_write(config.hydra):
+                config.hydra.output_subdir = None  # the first process writes it
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Check each job of a sweep, for which Hydra calls nothing earlier."""
@@ -65,8 +68,9 @@ def check(config: DictConfig, *, alone: bool = False) -> None:
     resolved = check_names(config)
     if alone:
         given = any(str(each).startswith("hydra.run.dir=") for each in config.hydra.overrides.hydra)
-        check_started(resolved["trainer"], names_folder=given or resolved["resume"] not in {None, "auto"})
-        if is_first_process(num_processes(resolved["trainer"])):
+        named = given or (agrees() if resolved["resume"] is None else resolved["resume"] != "auto")
+        check_started(resolved["trainer"], names_folder=named)
+        if is_first_process(resolved["trainer"]):
             check_same_run(resolved, Path(config.hydra.run.dir), resolved["resume"])
     check_parts(config, resolved)
 

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from fmx.cores import limit_threads
 from fmx.lean_imports import put_off_imports
+from fmx.ranks import drop_what_is_no_rank
 
 __all__ = ["as_command", "leave", "look_for_garbage", "start_lean"]
 
@@ -36,6 +37,7 @@ def as_command(main: Callable[[], None]) -> NoReturn:
 def start_lean() -> None:
     """Before all else: bound the threads, put off imports, and look seldom for garbage until `look_for_garbage`."""
     limit_threads()
+    drop_what_is_no_rank()
     put_off_imports()
     gc.set_threshold(*SELDOM)
 

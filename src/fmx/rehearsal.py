@@ -18,6 +18,7 @@ from torchmetrics import Metric, MetricCollection
 
 from fmx.build import lightnings_keys, make, meta_network
 from fmx.callbacks.history import History
+from fmx.cluster_environment import cluster_environment
 from fmx.datamodule import names_of_classes, normalization
 from fmx.errors import ConfigError, FmxError
 from fmx.hydra_errors import nearest
@@ -60,6 +61,7 @@ def rehearse(config: DictConfig, *, here: bool = True) -> None:
             precision=config.trainer.precision if known else "32-true",
             **elsewhere,
             logger=False,
+            plugins=[cluster_environment({})],
             callbacks=[*callbacks.values()],
         )
 

@@ -17,7 +17,7 @@ from fmx.errors import ConfigError, DataError, FmxError
 from fmx.frozen import freeze_job
 from fmx.hydra_errors import translate
 from fmx.plain_files import read_json
-from fmx.ranks import num_processes
+from fmx.ranks import check_no_torchrun, num_processes
 from fmx.record import config_fingerprint
 from fmx.sweep.warm import apart
 
@@ -81,6 +81,7 @@ class Plan:
     """
 
     def __init__(self, context: HydraContext, config: DictConfig, *, here: bool = True) -> None:
+        check_no_torchrun()
         self._here = here
         self._context = context
         self._config = config

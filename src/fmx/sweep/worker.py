@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from fmx.ranks import alone
+
 __all__ = ["work"]
 
 GRACE_S = 20  # to save the state after the sweep has died
@@ -28,6 +30,8 @@ def work(arguments: Sequence[str], log: Path, threads: int, env: Mapping[str, st
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
+    for name in os.environ.keys() - alone().keys():  # the sweep's process may be one of several; this one is not
+        del os.environ[name]
     os.environ.update({**env, "OMP_NUM_THREADS": str(threads)})
     import torch
 
