@@ -153,7 +153,7 @@ def _check_by_hand(nodes: int) -> None:
     if missing:
         raise ConfigError(
             f"trainer.num_nodes={nodes} without {', '.join(missing)}: start it with srun or torchrun, or on each "
-            f"machine with NODE_RANK=0 (to {nodes - 1}), MASTER_ADDR=HOST and MASTER_PORT=PORT, of the machine with NODE_RANK=0"
+            f"machine with NODE_RANK=0 (to {nodes - 1}), and MASTER_ADDR=HOST and MASTER_PORT=PORT of the first"
         )
     if not os.environ["NODE_RANK"].isdigit() or _number("NODE_RANK") >= nodes:
         raise ConfigError(f"NODE_RANK must be from 0 to {nodes - 1}, got {os.environ['NODE_RANK']!r}")
