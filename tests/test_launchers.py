@@ -205,3 +205,43 @@ def test_what_torchrun_would_train_twice_is_refused(tmp_path, arguments, said):
     assert "exitcode: 2" in refused.stderr
     assert said in refused.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["hydra/launcher=local", "hydra.launcher.workers=3"], "hydra.launcher.workers=3 is for a multirun"),
+        (["hydra.sweep.dir=here"], "type: python -m fmx.run -m data=digits"),
+        (["hydra.sweeper.max_batch_size=1"], "hydra.sweeper.max_batch_size=1 is for a multirun"),
+        (["hydra/launcher=slurm", "hydra.mode=RUN"], "hydra/launcher=slurm is for a multirun"),
+        (["hydra/sweeper=search", "hydra.mode=RUN"], "leave out hydra.mode=RUN"),
+        (["hydra.mode=MULTIRUN", "hydra.run.dir=here"], "hydra.sweep.dir=DIR"),
+        (["hydra/sweeper=search", "optim.lr=interval(0.1,0.2)", "hydra.run.dir=here"], "hydra.sweep.dir=DIR"),
+        (["hydra.mode=MULTIRUN", "seed=1,2", "resume=auto"], "resume=auto is for a single run"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(command, tmp_path, arguments, said):
+    refused = command(*RUN, *arguments, cwd=tmp_path)
+    assert refused.returncode == 2, refused.stdout + refused.stderr
+    assert said in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1, refused.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["hydra/launcher=slurm"], ["--config-dir", "my", "experiment=mine"]])
+def test_a_launcher_for_clusters_makes_a_multirun_wherever_it_is_named(command, tmp_path, arguments):
+    """Nothing is trained here: without a cluster, the command ends with what is missing."""
+    mine = tmp_path / "my/experiment/mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text(
+        "# @package _global_\ndefaults:\n  - override /hydra/launcher: slurm\n"
+        "hydra:\n  launcher:\n    additional_parameters: {mail-type: END}\n"
+    )
+    away = {"SLURM_CONF": str(tmp_path / "none")}
+    refused = command(*arguments, *RUN, cwd=tmp_path, env=away)
+    assert refused.returncode == 2, refused.stdout + refused.stderr
+    assert "SLURM" in refused.stderr or "there is no sbatch here" in refused.stderr
+    assert not (tmp_path / "outputs/runs").exists()
+    back = command(*arguments, *RUN, "hydra/launcher=local", "hydra.run.dir=run", cwd=tmp_path)
+    assert back.returncode == 0, back.stdout + back.stderr
+    assert_complete(tmp_path / "run")

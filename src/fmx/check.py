@@ -1,5 +1,7 @@
 """The configuration's checks, made before a run directory exists and before any data is loaded."""
 
+import shlex
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,6 +35,7 @@ class Check(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Check one run's configuration, then hold its run directory, before Hydra writes anything there."""
+        _refusing(lambda: _check_mode(config.hydra))
         _refusing(lambda: check(config, alone=True))
         if is_first_process(config.trainer):
             _refusing(lambda: claim(Path(config.hydra.run.dir)))
@@ -44,6 +47,16 @@ class Check(Callback):
         """Check each job of a sweep, for which Hydra calls nothing earlier."""
         if config.hydra.mode == RunMode.MULTIRUN:
             _refusing(lambda: check(config))
+
+
+def _check_mode(hydra: DictConfig) -> None:
+    """ConfigError for what only a multirun would obey."""
+    typed = [str(text) for text in hydra.overrides.hydra if str(text).lstrip("+~").startswith(OF_A_MULTIRUN)]
+    groups = [f"hydra/{group}={hydra.runtime.choices[f'hydra/{group}']}" for group in PLUGINS if "mode" in hydra[group]]
+    if ignored := [*groups, *typed]:
+        forced = "hydra.mode=RUN" in sys.argv  # else hydra.launcher or hydra.sweeper would have made it a multirun
+        how = "leave out hydra.mode=RUN" if forced else f"type: python -m fmx.run -m {shlex.join(sys.argv[1:])}"
+        raise ConfigError(f"{ignored[0]} is for a multirun, which this is not: {how}")
 
 
 def _refusing(step: Callable[[], None]) -> None:
@@ -188,6 +201,8 @@ def _check_model_keys(model: Mapping[str, Any]) -> None:
         raise ConfigError("model.net must hold the network's _target_ and its arguments")
 
 
+PLUGINS = ["launcher", "sweeper"]  # one that has a `mode` is for multiruns alone
+OF_A_MULTIRUN = ("hydra.launcher.", "hydra.sweeper.", "hydra.sweep.")
 GROUPS = ["data", "model", "augment", "loss", "optim", "schedule", "metrics", "trainer", "callbacks", "logger"]
 ROOT_KEYS = [*GROUPS, "seed", "select", "memory_format", "resume", "run_dir", "sweep", "vars"]
 MODEL_KEYS = ["name", "net"]
