@@ -59,8 +59,17 @@ def begun(run_dir):
 def test_an_array_and_its_failures(slurm, command, tmp_path):
     grid = [*DIGITS, "model=mlp,lenet", "seed=1,2", "trainer.max_epochs=2", FAULT]
     (tmp_path / "faults.json").write_text(json.dumps({"2": "raise"}))
-    first = command(*SLURM, *grid, cwd=tmp_path, env=slurm)
+    # Without -m, which is its first word, and with options of sbatch's own.
+    more = ["hydra.launcher.additional_parameters={mail-type: NONE, comment: grid}"]
+    first = command(*SLURM[1:], *more, *grid, cwd=tmp_path, env=slurm)
     assert first.returncode == 1, first.stdout + first.stderr
+    submitted = next((tmp_path / "sweep/jobs/slurm").glob("*.sh")).read_text()
+    assert "#SBATCH --mail-type=NONE" in submitted
+    assert "#SBATCH --comment=grid" in submitted
+    said = [
+        path.read_text() for path in (tmp_path / "sweep/jobs").rglob("*") if path.suffix in {".log", ".err", ".out"}
+    ]
+    assert not [text for text in said if "nanobind" in text]
     assert "Traceback" not in first.stderr
     assert status(tmp_path / "sweep") == {"0": "completed", "1": "failed", "2": "completed", "3": "failed"}
     assert (tmp_path / "sweep/leaderboard.md").read_text().count("this seed is out of luck") == 2

@@ -3,8 +3,6 @@
 import hashlib
 import logging
 import math
-import os
-import shutil
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +12,6 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment  # type: ignore[attr-defined]
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning import Trainer, seed_everything
 from torch import nn
@@ -22,12 +19,13 @@ from torch import nn
 from fmx.charts import with_shared_charts
 from fmx.checkpoint import BEFORE, NEWEST, CheckpointFiles
 from fmx.classifier import Classifier
+from fmx.cluster_environment import cluster_environment
 from fmx.composition import literal
 from fmx.cores import share_threads
 from fmx.datamodule import ImageDataModule
 from fmx.errors import ConfigError, FmxError
 from fmx.hardware import ask_for_gpus_once, describe_device, keep_freed_memory, resolve_precision
-from fmx.ranks import num_processes, started_by_srun
+from fmx.ranks import num_processes, of_several
 from fmx.record import Record
 from fmx.targets import locate
 
@@ -89,6 +87,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
         params=sum(p.numel() for p in classifier.net.parameters()),
     )
     _announce(record, cfg.model.name)
+    _say_processes(record, cfg.trainer)
     if cfg.resume is None or not _has_checkpoint(record.run_dir):
         _tell_origin(record, classifier.net)
     return Experiment(
@@ -211,22 +210,11 @@ def _trainer(cfg: DictConfig, net: nn.Module) -> Trainer:
         precision=resolve_precision(cfg.trainer.precision, accelerator=cfg.trainer.accelerator, net=net),
         callbacks=[make(node) for node in cfg.callbacks.values()],
         logger=[make(with_shared_charts(node)) for node in cfg.logger.values()],
-        plugins=[CheckpointFiles(), *_environment(num_processes(cfg.trainer))],
+        plugins=[CheckpointFiles(), cluster_environment(cfg.trainer)],
         default_root_dir=cfg.run_dir,
     )
     assert isinstance(trainer, Trainer)
     return trainer
-
-
-def _environment(processes: int) -> list[LightningEnvironment | SLURMEnvironment]:
-    """Who starts the processes, where SLURM is about; none where Lightning finds out by itself.
-
-    It would take every process inside an allocation for a task of srun's, and ask for a requeue on its own.
-    """
-    if started_by_srun(processes):
-        return [SLURMEnvironment(auto_requeue=False)]
-    slurm = "SLURM_NTASKS" in os.environ or shutil.which("srun") is not None
-    return [LightningEnvironment()] if slurm and "TORCHELASTIC_RUN_ID" not in os.environ else []
 
 
 def _hparams(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
@@ -260,3 +248,14 @@ def _announce(record: Record, model: str) -> None:
     sizes = " / ".join(f"{count:,} {part}" for part, count in data["sizes"].items())
     log.info("%s, %s parameters · %s, %s", model, f"{record.contents['params']:,}", data["name"], sizes)
     log.info("%s, %s threads, %s · %s", device["name"], device["threads"], device["precision"], record.run_dir)
+
+
+def _say_processes(record: Record, trainer: DictConfig) -> None:
+    """Say what is odd about the number of processes, or about where they compute."""
+    processes, device = num_processes(trainer), record.contents["device"]["accelerator"]
+    if not record.writes:
+        return
+    if (hint := of_several(trainer)) is not None:
+        log.info("%s", hint)
+    if processes > 1 and trainer.accelerator == "auto" and device == "cpu":
+        log.warning("torch sees no GPU: %d processes train on the CPU (trainer.accelerator=gpu insists)", processes)

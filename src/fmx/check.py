@@ -1,5 +1,6 @@
 """The configuration's checks, made before a run directory exists and before any data is loaded."""
 
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -8,7 +9,7 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import InterpolationKeyError
 
 from fmx import dry_run
@@ -18,7 +19,7 @@ from fmx.composition import literal
 from fmx.errors import ConfigError
 from fmx.exits import Refusal, expected, interruption
 from fmx.hydra_errors import likely_keys
-from fmx.ranks import check_started, is_first_process, num_processes
+from fmx.ranks import agrees, check_started, is_first_process
 from fmx.resume import check_same_run
 from fmx.rules import check_values
 
@@ -40,12 +41,16 @@ class Check(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Check one run's configuration, then hold its run directory, before Hydra writes anything there."""
+        _refusing(lambda: _check_mode(config.hydra))
         _refusing(lambda: check(config, alone=True))
         if dry_run.is_asked():
             _refusing(lambda: _preview(config))
             raise SystemExit(0)
-        if is_first_process(num_processes(config.trainer)):
+        if is_first_process(config.trainer):
             _refusing(lambda: claim(Path(config.hydra.run.dir)))
+        else:
+            with read_write(config.hydra):
+                config.hydra.output_subdir = None  # the first process writes it
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Check each job of a sweep, for which Hydra calls nothing earlier."""
@@ -62,6 +67,16 @@ def _preview(config: DictConfig) -> None:
     print(f"{in_words(checkpoint_bytes(config) + REST_BYTES, run_dir)} · {run_dir}")
     print("dry run: nothing was started or written")
     sys.stdout.flush()
+
+
+def _check_mode(hydra: DictConfig) -> None:
+    """ConfigError for what only a multirun would obey."""
+    typed = [str(text) for text in hydra.overrides.hydra if str(text).lstrip("+~").startswith(OF_A_MULTIRUN)]
+    groups = [f"hydra/{group}={hydra.runtime.choices[f'hydra/{group}']}" for group in PLUGINS if "mode" in hydra[group]]
+    if ignored := [*groups, *typed]:
+        forced = "hydra.mode=RUN" in sys.argv  # else hydra.launcher or hydra.sweeper would have made it a multirun
+        how = "leave out hydra.mode=RUN" if forced else f"type: python -m fmx.run -m {shlex.join(sys.argv[1:])}"
+        raise ConfigError(f"{ignored[0]} is for a multirun, which this is not: {how}")
 
 
 def _refusing(step: Callable[[], None]) -> None:
@@ -86,8 +101,9 @@ def check(config: DictConfig, *, alone: bool = False) -> None:
     resolved = check_names(config)
     if alone:
         given = any(str(each).startswith("hydra.run.dir=") for each in config.hydra.overrides.hydra)
-        check_started(resolved["trainer"], names_folder=given or resolved["resume"] not in {None, "auto"})
-        if is_first_process(num_processes(resolved["trainer"])):
+        named = given or (agrees() if resolved["resume"] is None else resolved["resume"] != "auto")
+        check_started(resolved["trainer"], names_folder=named)
+        if is_first_process(resolved["trainer"]):
             check_same_run(resolved, Path(config.hydra.run.dir), resolved["resume"])
     check_parts(config, resolved)
 
@@ -208,6 +224,8 @@ def _check_model_keys(model: Mapping[str, Any]) -> None:
         raise ConfigError("model.net must hold the network's _target_ and its arguments")
 
 
+PLUGINS = ["launcher", "sweeper"]  # one that has a `mode` is for multiruns alone
+OF_A_MULTIRUN = ("hydra.launcher.", "hydra.sweeper.", "hydra.sweep.")
 GROUPS = ["data", "model", "augment", "loss", "optim", "schedule", "metrics", "trainer", "callbacks", "logger"]
 ROOT_KEYS = [*GROUPS, "seed", "select", "memory_format", "resume", "run_dir", "sweep", "vars"]
 MODEL_KEYS = ["name", "net"]

@@ -17,6 +17,7 @@ from types import FrameType
 
 from fmx.cores import limit_threads
 from fmx.lean_imports import put_off_imports
+from fmx.ranks import drop_what_is_no_rank
 
 __all__ = ["as_command", "is_own_process", "leave", "look_for_garbage", "start_lean"]
 
@@ -76,6 +77,7 @@ def start_lean() -> None:
     _own = True
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     limit_threads()
+    drop_what_is_no_rank()
     put_off_imports()
     gc.set_threshold(*SELDOM)
 

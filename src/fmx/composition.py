@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from fmx.errors import DataError
+from fmx.ranks import agreed
 
 __all__ = ["CONF_DIR", "compose_config", "literal", "override", "quoted", "register_resolvers", "stamp"]
 
@@ -27,8 +28,11 @@ CONF_DIR = _conf_dir()
 
 
 def stamp() -> str:
-    """The time and six random digits: runs that start in the same second never share a folder."""
-    return f"{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(3)}"
+    """The time and six random digits: runs that start in the same second never share a folder.
+
+    The processes that torchrun started get the same.
+    """
+    return agreed(f"{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(3)}")
 
 
 def _run_dir() -> str:

@@ -1,13 +1,19 @@
-"""The processes of a distributed run: how many there are, which is the first, and that none outlives the others."""
+"""The processes of a distributed run: who started them, which is the first, and that none outlives the others.
+
+What launchers leave in the environment stays there when they are gone, in a shell for example. So it counts only where
+several processes were asked for, or where the launcher is there in fact.
+"""
 
 import os
 import signal
+import socket
 import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from fmx.errors import ConfigError
 
@@ -15,11 +21,38 @@ if TYPE_CHECKING:
     from pytorch_lightning import Trainer
     from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
-__all__ = ["check_started", "end_together", "is_first_process", "num_processes", "started_by_srun"]
+__all__ = [
+    "agreed",
+    "agrees",
+    "alone",
+    "check_no_torchrun",
+    "check_started",
+    "drop_what_is_no_rank",
+    "end_together",
+    "is_first_process",
+    "num_processes",
+    "of_several",
+    "started_by",
+    "torchrun_processes",
+]
 
 PAUSE_S = 0.1  # between two looks at the others; Lightning looks every 5 s, and then kills without a word
 PARENT = "FMX_PARENT"  # the process that started the others of its machine
 PATIENCE_S = 3.0  # how long after a broken connection the process that broke it may take to end
+ANSWER_S = 3.0  # how long the store of torchrun's agent may take to answer
+AT_IMPORT = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # Lightning reads them as whole numbers
+SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+TASKS = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
+OF_A_PROCESS = (  # and whatever starts with one of these, of what launchers set for each process that they start
+    *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    *("GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_", "OMPI_COMM_", "PMI_"),
+    *("PMIX_", "SLURM_STEP", "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"),
+    PARENT,
+)
+Starter = Literal["fmx", "torchrun", "srun", "hand", "nobody"]
+
+# Taken out of the environment, so that a command which this process starts does not take it for its own.
+_parent = int(os.environ.pop(PARENT, None) or 0)
 
 
 def num_processes(trainer: Mapping[str, Any]) -> int:
@@ -31,17 +64,39 @@ def num_processes(trainer: Mapping[str, Any]) -> int:
     return int(count * nodes)
 
 
-def started_by_srun(processes: int) -> bool:
-    """Whether SLURM started one task for each process of this run, so that nothing else may start them."""
-    return processes > 1 and _srun_tasks() == processes
+def started_by(trainer: Mapping[str, Any]) -> Starter:
+    """Who started this process as one of several that train together.
+
+    fmx: its first process on this machine. hand: a person, one on each machine. nobody: it is alone, or the first.
+    """
+    processes = num_processes(trainer)
+    if _parent and _number("LOCAL_RANK") > 0:
+        return "fmx"
+    if torchrun_processes() == processes:
+        return "torchrun"
+    if processes > 1 and _srun_tasks() == processes:
+        return "srun"
+    return "hand" if trainer.get("num_nodes", 1) > 1 else "nobody"
 
 
-def is_first_process(processes: int) -> bool:
+def is_first_process(trainer: Mapping[str, Any]) -> bool:
     """Whether this process keeps the records of its run."""
-    names = ["RANK", "NODE_RANK", "LOCAL_RANK"]  # torchrun's, and Lightning's own
-    if started_by_srun(processes):
-        names.append("SLURM_PROCID")
-    return all(int(os.environ.get(name) or 0) == 0 for name in names)
+    names = {"torchrun": "RANK", "srun": "SLURM_PROCID", "hand": "NODE_RANK"}
+    starter = started_by(trainer)
+    return starter != "fmx" and _number(names.get(starter, "")) == 0
+
+
+def of_several(trainer: Mapping[str, Any]) -> str | None:
+    """What to tell of a single run that may be one of several by somebody's mistake; None where nothing hints at it."""
+    if num_processes(trainer) > 1 or started_by(trainer) != "nobody":
+        return None
+    if (tasks := _srun_tasks()) > 1:
+        who, count = f"srun started {tasks} tasks", tasks
+    elif name := next((name for name in SIZES if _number(name) > 1), None):
+        who, count = f"the environment tells of {_number(name)} processes ({name})", _number(name)
+    else:
+        return None
+    return f"{who}; this is a run of its own all the same (one run of all: trainer=ddp trainer.devices={count})"
 
 
 def check_started(trainer: Mapping[str, Any], *, names_folder: bool) -> None:
@@ -49,22 +104,138 @@ def check_started(trainer: Mapping[str, Any], *, names_folder: bool) -> None:
 
     names_folder: whether the command line says where the run is; each process would make up a folder of its own.
     """
-    processes, tasks = num_processes(trainer), _srun_tasks()
-    if processes > 1 and tasks > 1 and tasks != processes:
+    starter, processes, nodes = started_by(trainer), num_processes(trainer), trainer.get("num_nodes", 1)
+    if starter == "fmx":
+        return
+    _check_torchrun(trainer)
+    if processes == 1:
+        return
+    tasks = _srun_tasks()
+    if starter in {"hand", "nobody"} and tasks > 1:
         raise ConfigError(
             f"srun started {tasks} tasks, but trainer.devices and trainer.num_nodes make {processes} processes; "
             "they must be equal"
         )
-    if started_by_srun(processes) and "SLURM_NTASKS_PER_NODE" not in os.environ:
+    if starter == "srun" and "SLURM_NTASKS_PER_NODE" not in os.environ:
         raise ConfigError("give srun the number of tasks as --ntasks-per-node=N, with N as trainer.devices")
-    several = started_by_srun(processes) or trainer.get("num_nodes", 1) > 1 or "TORCHELASTIC_RUN_ID" in os.environ
-    if processes > 1 and several and not names_folder:
+    if starter != "nobody" and not names_folder:
         raise ConfigError("the processes of this run are started one by one: tell all of them hydra.run.dir=DIR")
+    if starter == "hand":
+        _check_by_hand(nodes)
+        _check_left_over(["LOCAL_RANK"], [name for name in SIZES if _number(name) not in {0, processes}])
+    elif starter == "nobody":
+        _check_left_over(["LOCAL_RANK", "RANK"], [name for name in SIZES if _number(name) > 1])
+
+
+def check_no_torchrun() -> None:
+    """ConfigError where torchrun started several processes of a command that is no distributed run."""
+    if (started := torchrun_processes()) > 1:
+        raise ConfigError(
+            f"torchrun started {started} processes, and each would run all jobs; start a sweep without torchrun: with "
+            "-m trainer=ddp trainer.devices=N each job starts its own processes"
+        )
+
+
+def _check_torchrun(trainer: Mapping[str, Any]) -> None:
+    started, processes = torchrun_processes(), num_processes(trainer)
+    nodes = _number("GROUP_WORLD_SIZE") or 1
+    if started in {0, processes}:
+        return
+    more = f" trainer.num_nodes={nodes}" if nodes > 1 else ""
+    raise ConfigError(
+        f"torchrun started {started} processes, but this configuration makes a run of {processes}: add trainer=ddp "
+        f"trainer.devices={started // nodes}{more}, or start it without torchrun, as python -m fmx.run"
+    )
+
+
+def _check_by_hand(nodes: int) -> None:
+    missing = [name for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise ConfigError(
+            f"trainer.num_nodes={nodes} without {', '.join(missing)}: start it with srun or torchrun, or on each "
+            f"machine with NODE_RANK=0 (to {nodes - 1}), and MASTER_ADDR=HOST and MASTER_PORT=PORT of the first"
+        )
+    if not os.environ["NODE_RANK"].isdigit() or _number("NODE_RANK") >= nodes:
+        raise ConfigError(f"NODE_RANK must be from 0 to {nodes - 1}, got {os.environ['NODE_RANK']!r}")
+    if not os.environ["MASTER_PORT"].isdigit():
+        raise ConfigError(f"MASTER_PORT must be a number, got {os.environ['MASTER_PORT']!r}")
+
+
+def _check_left_over(ranks: Sequence[str], sizes: Sequence[str]) -> None:
+    """Nothing that is known started this process as one of several, but something says that it is one."""
+    told = [name for name in ranks if _number(name) > 0] + list(sizes)
+    if told:
+        values = ", ".join(f"{name}={os.environ[name]}" for name in told)
+        without = " ".join(["env", *(f"-u {name}" for name in told)])
+        raise ConfigError(
+            f"{values}: who started this process as one of several? Neither torchrun nor srun did. Begin the command "
+            f"with `{without}`, and it starts the others itself; or start all of them with torchrun or srun"
+        )
+
+
+@cache
+def torchrun_processes() -> int:
+    """How many processes torchrun started; 0 where it did not start this one, whatever it left in the environment.
+
+    Its agent answers at the port that it tells its processes.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return 0
+    address, port = os.environ.get("MASTER_ADDR"), _number("MASTER_PORT")
+    if not address or not port:
+        return 0
+    if _agent_has_store():
+        try:
+            socket.create_connection((address, port), timeout=ANSWER_S).close()
+        except (OSError, OverflowError):
+            return 0
+    return _number("WORLD_SIZE")
+
+
+def _agent_has_store() -> bool:
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def agrees() -> bool:
+    """Whether torchrun started several processes, which can agree on a text."""
+    return torchrun_processes() > 1 and _agent_has_store()
+
+
+def agreed(text: str) -> str:
+    """The text that the first of torchrun's processes proposed; the text itself where there are no others."""
+    if not agrees():
+        return text
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    key = f"fmx/{os.environ.get('TORCHELASTIC_RESTART_COUNT')}"
+    proposed: bytes = store.compare_set(key, "", text)
+    return proposed.decode()
+
+
+def alone() -> dict[str, str]:
+    """The environment of a process that nobody but this one starts."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(OF_A_PROCESS)}
+
+
+def drop_what_is_no_rank() -> None:
+    """Before Lightning is imported, which would fail at a variable that somebody else called RANK, for example."""
+    for name in AT_IMPORT:
+        if not os.environ.get(name, "0").isdigit():
+            del os.environ[name]
 
 
 def _srun_tasks() -> int:
-    """The tasks of the job step that this process belongs to; 0 outside one (a batch script is none)."""
-    return int(os.environ.get("SLURM_NTASKS") or 0) if "SLURM_STEP_ID" in os.environ else 0
+    """The tasks of the job step that this process belongs to; 0 outside one (a batch script or a shell is none)."""
+    if "SLURM_STEP_ID" not in os.environ or "SLURM_PTY_PORT" in os.environ:
+        return 0
+    return next((_number(name) for name in TASKS if name in os.environ), 0)
+
+
+def _number(name: str) -> int:
+    """A variable as a whole number; 0 where it is none."""
+    value = os.environ.get(name, "")
+    return int(value) if value.isdigit() else 0
 
 
 class Ending(Protocol):
@@ -131,7 +302,7 @@ class _Parent(_Watch):
 
     def __init__(self) -> None:
         super().__init__()
-        self._parent = int(os.environ.get(PARENT) or os.getppid())
+        self._parent = _parent or os.getppid()
 
     def look(self) -> None:
         if os.getppid() != self._parent:

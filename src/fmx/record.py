@@ -211,8 +211,8 @@ def _begun(cfg: DictConfig, *, started: float) -> Record:
     """The record of a run that begins or goes on."""
     run_dir = Path(cfg.run_dir)
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)
-    processes = num_processes(resolved["trainer"])
-    record = Record(run_dir, writes=is_first_process(processes), shared=processes > 1)
+    trainer = resolved["trainer"]
+    record = Record(run_dir, writes=is_first_process(trainer), shared=num_processes(trainer) > 1)
     if cfg.resume is not None and (run_dir / "run.json").is_file():
         record.continue_from(open_run(run_dir, finished=False).record)
     if record.writes:

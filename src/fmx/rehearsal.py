@@ -19,6 +19,7 @@ from torchmetrics import Metric, MetricCollection
 
 from fmx.build import lightnings_keys, make, meta_network, network_node
 from fmx.callbacks.history import History
+from fmx.cluster_environment import cluster_environment
 from fmx.datamodule import names_of_classes, normalization
 from fmx.errors import ConfigError, FmxError
 from fmx.hydra_errors import nearest
@@ -61,6 +62,7 @@ def rehearse(config: DictConfig, *, earlier: Path | None = None, here: bool = Tr
             precision=config.trainer.precision if known else "32-true",
             **elsewhere,
             logger=False,
+            plugins=[cluster_environment({})],
             callbacks=[*callbacks.values()],
         )
 

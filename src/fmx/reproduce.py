@@ -13,6 +13,7 @@ from fmx.command import as_command
 from fmx.errors import ConfigError, DataError
 from fmx.exits import plain_exits
 from fmx.plain_files import read_bytes
+from fmx.ranks import alone
 from fmx.verb_parser import VerbParser
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _as_many_threads(run: "Run") -> dict[str, str]:
     """The environment, with as many threads as the run had: sums over other shares differ in their last digits."""
     threads = _mapping(run.record, "device").get("threads")
     known = isinstance(threads, int) and 0 < threads <= (os.cpu_count() or 1)
-    return os.environ | ({"OMP_NUM_THREADS": str(threads)} if known else {})
+    return alone() | ({"OMP_NUM_THREADS": str(threads)} if known else {})
 
 
 def _check_results(run: "Run") -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
 from pytorch_lightning import Trainer
 from torch import Tensor
 from torchmetrics import MetricCollection
@@ -16,6 +15,7 @@ from fmx.build import Experiment
 from fmx.callbacks.collected import Collected
 from fmx.checkpoint import load_weights
 from fmx.classifier import Classifier
+from fmx.cluster_environment import cluster_environment
 from fmx.datamodule import ImageDataModule, Part
 from fmx.hardware import keep_freed_memory
 from fmx.reporting.stored_predictions import read_predictions
@@ -81,7 +81,7 @@ def predict(
         accelerator="gpu" if device.type == "cuda" else device.type,
         devices=[device.index or 0] if device.type != "cpu" else 1,
         precision="32-true",
-        plugins=[LightningEnvironment()],  # one process, whoever started it
+        plugins=[cluster_environment({})],  # one process, whoever started it
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -70,8 +70,10 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
     """Read and check everything; nothing is written yet."""
     from fmx.search.space import read_space, split
     from fmx.search.workers import check_launcher
+    from fmx.sweep.plan import check_multirun
     from fmx.sweep.warm import warm_up
 
+    check_multirun(config)
     sweep_dir = Path(str(config.hydra.sweep.dir)).resolve()  # outputs/latest may come to mean another one
     if (sweep_dir / LEDGER).is_file():
         raise ConfigError(f"{sweep_dir} holds a sweep that is no search: name another folder with hydra.sweep.dir=DIR")

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -30,7 +31,7 @@ class ArrayTask:
     _out_of_time: bool = field(default=False, init=False)
 
     def __call__(self) -> None:
-        """Run the job; SystemExit with its exit code where that is not 0."""
+        """Run the job, and end the process with its exit code; nobody reads what submitit would write after it."""
         self._listen()
         if self._status() == "completed":
             return  # queued again after its end, by a node that failed or by hand
@@ -38,6 +39,7 @@ class ArrayTask:
         threads = os.environ.get("SLURM_CPUS_PER_TASK")
         if threads:
             os.environ.setdefault("OMP_NUM_THREADS", threads)
+        from fmx.command import leave
         from fmx.run import main
 
         sys.argv = ["fmx.run", *self.arguments, *self._more_arguments()]
@@ -47,8 +49,13 @@ class ArrayTask:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM may repeat it, and all is saved
             if ended.code == TERMINATED and self._out_of_time:
                 self._requeue()
-            if ended.code:
+            if isinstance(ended.code, str):
                 raise
+            leave(ended.code or 0)
+        except Exception:  # noqa: BLE001 - as Python ends, but at once: nothing is freed, so no library complains
+            traceback.print_exc()
+            leave(1)
+        leave()
 
     @property
     def _rank(self) -> int:

@@ -22,7 +22,7 @@ __all__ = ["LocalLauncher", "SlurmLauncher"]
 class _SweepLauncher(Launcher):
     """Hands the jobs of a multirun to fmx.sweep."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, mode: str | None = None, **settings: Any) -> None:
         self.settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:

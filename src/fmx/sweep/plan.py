@@ -17,16 +17,17 @@ from fmx.errors import ConfigError, DataError, FmxError
 from fmx.frozen import freeze_job
 from fmx.hydra_errors import translate
 from fmx.plain_files import read_json
-from fmx.ranks import num_processes
+from fmx.ranks import check_no_torchrun, num_processes
 from fmx.record import config_fingerprint
 from fmx.sweep.checkpoints import check_can_rank
 from fmx.sweep.preparation import Preparation
 from fmx.sweep.warm import apart
 
-__all__ = ["FROZEN_JOBS", "Job", "Plan"]
+__all__ = ["FROZEN_JOBS", "Job", "Plan", "check_multirun"]
 
 log = logging.getLogger(__name__)
 SUBDIR = "${hydra.job.num}"  # as in conf/config.yaml
+GOES_ON = "--resume-sweep DIR, and a search (or more jobs of a sweep) with hydra.sweep.dir=DIR"
 FROZEN_JOBS = "jobs"  # the folder of the frozen configurations and of what the jobs print, in the sweep directory
 
 
@@ -83,6 +84,7 @@ class Plan:
     """
 
     def __init__(self, context: HydraContext, config: DictConfig, *, here: bool = True) -> None:
+        check_multirun(config)
         self._here = here
         self._context = context
         self._config = config
@@ -151,8 +153,7 @@ class Plan:
             config: DictConfig = self._context.config_loader.load_sweep_config(self._config, list(overrides))
             _set_number(config, position)
             resolved = check_names(config)
-            if self._here:
-                _check_devices(resolved["trainer"])
+            _check_of_a_sweep(resolved, here=self._here)
             return _Composed(position, list(overrides), config, resolved)
         except Exception as error:
             plain = _plain(error)
@@ -197,6 +198,13 @@ class Plan:
         freeze_job(config, folder / f"{job.number}.yaml")
 
 
+def check_multirun(config: DictConfig) -> None:
+    """ConfigError for what only a single run would obey, and where several processes would run all jobs."""
+    check_no_torchrun()
+    if named := [text for text in config.hydra.overrides.hydra if str(text).startswith("hydra.run.")]:
+        raise ConfigError(f"{named[0]} is for a single run; the folder of a multirun is hydra.sweep.dir=DIR")
+
+
 def refuse_another_run(run_dir: Path, fingerprint: str) -> None:
     """ConfigError where the folder of a job holds a run of another configuration: it is not the sweep's to remove."""
     path = run_dir / "run.json"
@@ -215,8 +223,10 @@ def _set_number(config: DictConfig, number: int) -> None:
         config.hydra.job.id = config.hydra.job.num = number
 
 
-def _check_devices(trainer: Mapping[str, Any]) -> None:
-    if isinstance(trainer.get("devices"), list):
+def _check_of_a_sweep(resolved: Mapping[str, Any], *, here: bool) -> None:
+    if resolved["resume"] is not None:
+        raise ConfigError(f"resume={resolved['resume']} is for a single run; a sweep goes on with {GOES_ON}")
+    if here and isinstance(resolved["trainer"].get("devices"), list):
         raise ConfigError("trainer.devices=LIST is for a single run; a sweep shares out CUDA_VISIBLE_DEVICES")
 
 

@@ -81,8 +81,11 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         )
     if not isinstance(settings["setup"], list):
         raise ConfigError(f"hydra.launcher.setup must be a list of shell lines, got {settings['setup']!r}")
-    if not isinstance(settings["additional_parameters"], dict):
-        raise ConfigError("hydra.launcher.additional_parameters must map sbatch's long options to values")
+    if not isinstance(settings["additional_parameters"] or {}, dict):
+        raise ConfigError(
+            "hydra.launcher.additional_parameters must map sbatch's long options to values, as in "
+            "'hydra.launcher.additional_parameters={mail-type: END}'"
+        )
 
 
 class ClusterSweep(Sweep):
@@ -221,7 +224,7 @@ class ClusterPool:
             "array_parallelism": settings["array_parallelism"],
             "signal_delay_s": settings["signal_before_end_s"],
             "setup": settings["setup"] or None,
-            "additional_parameters": {"requeue": True, **settings["additional_parameters"]},
+            "additional_parameters": {"requeue": True, **(settings["additional_parameters"] or {})},
             "srun_args": srun,
         }
 

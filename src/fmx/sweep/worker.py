@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from fmx.ranks import alone
 from fmx.sweep.warm import let_sigterm_through
 
 __all__ = ["work"]
@@ -30,6 +31,8 @@ def work(arguments: Sequence[str], log: Path, threads: int, env: Mapping[str, st
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
+    for name in os.environ.keys() - alone().keys():  # the sweep's process may be one of several; this one is not
+        del os.environ[name]
     os.environ.update({**env, "OMP_NUM_THREADS": str(threads)})
     import torch
 
