@@ -68,6 +68,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
         torch.set_num_threads(threads)
     trainer = _trainer(cfg, classifier.net)
     _check_test_batches(trainer, data)
+    _check_class_weights(classifier.loss, data)
     described: dict[str, object] = {"name": data.name, "sizes": data.sizes()}
     if record.writes or cfg.resume is not None:  # to hash an image folder is to read it all
         described |= data.fingerprints()
@@ -99,6 +100,17 @@ def _check_test_batches(trainer: Trainer, data: ImageDataModule) -> None:
         raise ConfigError(
             f"trainer.limit_test_batches={share} of {batches} test batches is none; give a count, as in "
             "trainer.limit_test_batches=1"
+        )
+
+
+def _check_class_weights(loss: nn.Module, data: ImageDataModule) -> None:
+    """ConfigError where no training image counts."""
+    weight = getattr(loss, "weight", None)
+    if isinstance(weight, torch.Tensor) and len(weight) == data.num_classes and not weight[data.labels("train")].any():
+        names = ", ".join(name for name, value in zip(data.class_names, weight.tolist(), strict=True) if value)
+        raise ConfigError(
+            f"loss.weight is 0 for every class that has training images, so that nothing would be learnt; the classes "
+            f"of a larger weight ({names}) have none"
         )
 
 
