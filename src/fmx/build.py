@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment  # type: ignore[attr-defined]
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning.loggers import Logger
 from torch import nn
 
 from fmx.checkpoint import CheckpointFiles
@@ -25,6 +26,7 @@ from fmx.cores import share_threads
 from fmx.datamodule import ImageDataModule
 from fmx.errors import ConfigError, FmxError
 from fmx.hardware import ask_for_gpus_once, describe_device, keep_freed_memory, resolve_precision
+from fmx.loggers import NUMBERED, versions
 from fmx.ranks import num_processes, started_by_srun
 from fmx.record import Record
 
@@ -66,7 +68,8 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
         data = build_data(cfg)
     if threads := share_threads(num_processes(cfg.trainer)):
         torch.set_num_threads(threads)
-    trainer = _trainer(cfg, classifier.net)
+    loggers = _loggers(cfg, record)
+    trainer = _trainer(cfg, classifier.net, [*loggers.values()])
     _check_test_batches(trainer, data)
     _check_class_weights(classifier.loss, data)
     described: dict[str, object] = {"name": data.name, "sizes": data.sizes()}
@@ -77,6 +80,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
         device=describe_device(trainer),
         data=described,
         params=sum(p.numel() for p in classifier.net.parameters()),
+        logger_versions=versions(loggers) if record.writes else {},
     )
     _announce(record, cfg.model.name)
     return Experiment(
@@ -180,12 +184,25 @@ def lightnings_keys(trainer: DictConfig) -> DictConfig:
     return taken
 
 
-def _trainer(cfg: DictConfig, net: nn.Module) -> Trainer:
+def _loggers(cfg: DictConfig, record: Record) -> dict[str, Logger]:
+    """The loggers by their names; in a run that goes on, each with the folder that it had."""
+    recorded = record.contents.get("logger_versions")
+    recorded = recorded if isinstance(recorded, dict) else {}
+    loggers = {}
+    for name, node in cfg.logger.items():
+        logger = make(node)
+        if isinstance(logger, NUMBERED) and node.get("version") is None and name in recorded:
+            logger = make(node, version=recorded[name])
+        loggers[str(name)] = logger
+    return loggers
+
+
+def _trainer(cfg: DictConfig, net: nn.Module, loggers: list[Logger]) -> Trainer:
     trainer = make(
         lightnings_keys(cfg.trainer),
         precision=resolve_precision(cfg.trainer.precision, accelerator=cfg.trainer.accelerator, net=net),
         callbacks=[make(node) for node in cfg.callbacks.values()],
-        logger=[make(node) for node in cfg.logger.values()],
+        logger=loggers,
         plugins=[CheckpointFiles(), *_environment(num_processes(cfg.trainer))],
         default_root_dir=cfg.run_dir,
     )
