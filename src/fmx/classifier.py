@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
+from fmx.counts import update
 from fmx.data.loader import Order
 from fmx.errors import ConfigError, TrainingError
 from fmx.schedule import Schedule
@@ -122,7 +123,7 @@ class Classifier(LightningModule):
         logits = self.net(images).float()
         # Once for each image: MeanMetric forgets its weights where it does not look for NaN (torchmetrics 1.9).
         self.val_loss.update(self.loss(logits, labels).expand(len(labels)))
-        self.val_metrics.update(logits, labels)
+        update(self.val_metrics, logits, labels)
 
     def on_validation_epoch_end(self) -> None:
         """Log the row of this validation."""
