@@ -1,9 +1,8 @@
 """What metrics count, in memory and time that are linear in images and classes.
 
 torchmetrics counts hits and misses of a class in a confusion matrix of K x K numbers, and where torch is asked to be
-deterministic, as by trainer.deterministic=warn, it makes that many for each image: torch.bincount once was not. Here
-private functions of torchmetrics 1.9 are replaced while metrics count; where a version has them no more, it counts in
-its own way.
+deterministic, as by trainer.deterministic=warn, it makes that many for each image: torch.bincount once was not. While
+metrics count here, two private functions of torchmetrics (1.9) are replaced.
 """
 
 import sys
