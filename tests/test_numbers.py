@@ -233,3 +233,109 @@ def test_an_odd_number_of_images_across_ranks(command, tmp_path):
         assert last["step"] == "20"
         right = float(last["train/accuracy"]) * (2 * math.ceil((1437 - held_out) / 2))
         assert math.isclose(right, round(right), abs_tol=1e-3)
+
+
+def weights_after(command, cwd, *overrides):
+    """The weights after so many epochs of gradient descent without momentum, whose steps are as long as gradients."""
+    folder = f"run{len(list(cwd.glob('run*')))}"
+    plain = ["model=mlp", "optim=sgd", "optim.momentum=0", "optim.nesterov=false", "schedule=constant"]
+    run(command, cwd, *plain, *overrides, f"hydra.run.dir={folder}")
+    return torch.load(cwd / folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["trainer.limit_train_batches=0.2", "trainer.gradient_clip_val=0.5"],
+        ["data.drop_last=true", "data.batch_size=305", "+trainer.max_steps=2", "trainer.max_epochs=9"],
+    ],
+    ids=["share and clipping", "dropped rest and max_steps"],
+)
+def test_the_last_window_of_an_epoch_is_divided_by_what_it_holds(command, tmp_path, options):
+    """Four batches summed up make one step, whether or not the window has room for more."""
+    four, more = (
+        weights_after(command, tmp_path, *options, f"trainer.accumulate_grad_batches={window}") for window in (4, 100)
+    )
+    for name, weight in four.items():
+        torch.testing.assert_close(more[name], weight, msg=name)
+
+
+def test_a_window_of_three_batches_and_one_of_the_fourth_alone(command, tmp_path):
+    """Of four batches in one order, the fourth is a step like that of a training which goes on with it alone."""
+    fixed = ["data.shuffle=false", "data.batch_size=305", "data.drop_last=true", "trainer.max_epochs=1"]
+    window = "trainer.accumulate_grad_batches=3"
+    three = weights_after(command, tmp_path, *fixed, window, "trainer.limit_train_batches=3")
+    both = weights_after(command, tmp_path, *fixed, window)
+    four = weights_after(command, tmp_path, *fixed, "trainer.accumulate_grad_batches=4")
+    start = weights_after(command, tmp_path, *fixed, "optim.lr=1e-12", "trainer.limit_train_batches=1")
+    # The fourth gradient, at the start instead of after the first step: about the one that was taken there.
+    for name, begin in start.items():
+        fourth = 4 * (four[name] - begin) - 3 * (three[name] - begin)
+        taken = both[name] - three[name]
+        assert float(taken.norm() / fourth.norm()) == pytest.approx(1, abs=0.3), name
+
+
+UNWEIGHTED = "loss.weight=[0,0,0,0,0,0,0,0,0,1]"
+
+
+@pytest.mark.parametrize(
+    "loss", [["loss=cross_entropy", "loss.label_smoothing=0.1"], ["loss=nll", "trainer.precision=bf16-mixed"]]
+)
+def test_a_batch_whose_images_all_have_weight_0(command, tmp_path, loss):
+    options = ["model=mlp", *loss, UNWEIGHTED, "data.batch_size=8", "callbacks=[default,skip_nonfinite]"]
+    done = run(command, tmp_path, *options, "data.normalize=unit", "callbacks.history.every_step=true")
+    assert "is skipped" not in done.stdout + done.stderr
+    with (tmp_path / "run/steps.csv").open() as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert len(losses) == 2 * 153
+    assert 50 < losses.count(0.0) < len(losses), "nine classes of ten count for nothing"
+    assert rows(tmp_path)[-1]["train/skipped"] == "0"
+    assert float(rows(tmp_path)[-1]["val/loss"]) > 1, "validation knows no weights"
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ("[0,0,0,0,0,0,0,0,0,0]", "loss.weight must be a list of numbers of at least 0, one a class and not all 0"),
+        ("[1e-60,0,0,0,0,0,0,0,0,0]", "loss: weight is 0 for every class"),
+        ("[1e60,1,1,1,1,1,1,1,1,1]", "loss: weight must hold finite numbers of at least 0 in float32"),
+        ("[.nan,1,1,1,1,1,1,1,1,1]", "loss.weight must be a list of numbers of at least 0"),
+    ],
+)
+def test_weights_that_no_loss_can_be_computed_with(command, tmp_path, weights, said):
+    refused = command(*COMMON, "model=mlp", "loss=nll", f"loss.weight={weights}", cwd=tmp_path)
+    assert refused.returncode == 2, refused.stdout
+    assert said in refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
+FEWER = """
+from fmx.data.arrays import ImageArrays
+from fmx.data.digits import load_digits
+
+
+def without_nines(**options):
+    arrays = load_digits(**options)
+    kept = arrays.labels != 9
+    return ImageArrays(images=arrays.images[kept], labels=arrays.labels[kept])
+"""
+
+
+def test_weights_of_classes_alone_that_no_training_image_has(command, tmp_path):
+    (tmp_path / "fewer.py").write_text(FEWER)
+    environment = {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    options = ["model=mlp", "data.train._target_=fewer.without_nines", UNWEIGHTED]
+    refused = command(*COMMON, *options, cwd=tmp_path, env=environment)
+    assert refused.returncode == 2, refused.stdout
+    assert "loss.weight is 0 for every class that has training images" in refused.stderr
+    assert "the classes of a larger weight (9) have none" in refused.stderr
+
+
+def test_torchs_own_loss_that_has_no_mean_for_a_batch_is_named(command, tmp_path):
+    (tmp_path / "conf/loss").mkdir(parents=True)
+    (tmp_path / "conf/loss/own.yaml").write_text("_target_: torch.nn.CrossEntropyLoss\nignore_index: 3\n")
+    small = ["model=mlp", "data.batch_size=1", "trainer.max_epochs=1"]
+    done = command("--config-dir=conf", "loss=own", *COMMON, *small, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "the training loss became nan at step" in done.stderr
+    assert "CrossEntropyLoss leaves some classes out (weight, ignore_index), and has no mean for a batch" in done.stderr

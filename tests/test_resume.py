@@ -1,5 +1,6 @@
 """Runs that are killed or asked to stop go on as if they had never stopped, and nothing else is touched."""
 
+import io
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from fmx.checkpoint import newest_checkpoint
@@ -377,3 +379,140 @@ def test_a_folder_that_is_removed(tmp_path):
     assert process.returncode == 1
     assert "was removed while the run went on" in error
     assert "Traceback" not in error
+
+
+DRAWN = """
+import os
+import random
+import signal
+from pathlib import Path
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback
+from pytorch_lightning.loggers.logger import Logger
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from fmx.data.digits import load_digits
+
+
+class Drawn(Dataset):
+    def __init__(self, **options):
+        arrays = load_digits(**options)
+        self.images, self.labels = arrays.images, arrays.labels
+        self.own = {"numpy": np.random.default_rng(7), "torch": [torch.Generator().manual_seed(7)]}
+        self.python = random.Random(7)
+        self.transform = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomErasing()])
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        noise = [random.random(), np.random.rand(), float(torch.rand(())), self.python.random()]
+        noise += [self.own["numpy"].random(), float(torch.rand((), generator=self.own["torch"][0]))]
+        pixels = self.transform(self.images[index]).clone()
+        pixels[0, 0, :6] = torch.tensor(noise) * 255
+        return pixels, int(self.labels[index])
+
+
+class Stop(Callback):
+    def __init__(self, step, signum):
+        self.step, self.signum = step, signum
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == self.step and not Path("sent").exists() and Path("cut").exists():
+            Path("sent").touch()
+            os.kill(os.getpid(), self.signum)
+
+
+class Lines(Logger):
+    def __init__(self, folder):
+        super().__init__()
+        self.file = Path(folder) / "lines.txt"
+
+    name, version = "lines", 0
+
+    def log_metrics(self, metrics, step):
+        with self.file.open("a") as file:
+            print(step, *sorted(metrics), file=file)
+
+    def log_hyperparams(self, *_, **__):
+        pass
+
+
+class Purged(Lines):
+    def purge(self, step):
+        lines = self.file.read_text().splitlines(keepends=True)
+        self.file.write_text("".join(line for line in lines if int(line.split()[0]) < step))
+"""
+
+
+LOGGERS = {
+    "rows": "{_target_: pytorch_lightning.loggers.CSVLogger, save_dir: '${run_dir}', name: rows, version: one}",
+    "more": "{_target_: pytorch_lightning.loggers.CSVLogger, save_dir: '${run_dir}', flush_logs_every_n_steps: 10000}",
+    "own": "{_target_: drawn.Lines, folder: '${run_dir}'}",
+    "events": "{_target_: pytorch_lightning.loggers.TensorBoardLogger, save_dir: '${run_dir}', name: more}",
+}
+
+
+def stopped(command, tmp_path, *options, step, signum, loggers=()):
+    """A whole run, and one that a signal stopped before a step and that went on."""
+    (tmp_path / "drawn.py").write_text(DRAWN)
+    folder = tmp_path / "conf/logger"
+    folder.mkdir(parents=True)
+    for name, text in dict(loggers).items():
+        (folder / f"{name}.yaml").write_text(f"{name}: {text}\n")
+    stop = f"+callbacks.stop={{_target_: drawn.Stop, step: {step}, signum: {int(signum)}}}"
+    names = ",".join(["default", *dict(loggers)])
+    run = ["--config-dir=conf", "data=digits", "model=mlp", stop, f"logger=[{names}]", *options]
+    env = {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    whole = command(*run, "hydra.run.dir=whole", cwd=tmp_path, env=env)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    done = command(*run, "hydra.run.dir=cut", cwd=tmp_path, env=env)
+    assert done.returncode == (-signum if signum == signal.SIGKILL else 128 + signum), done.stdout + done.stderr
+    done = command(*run, "resume=cut", cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_same(tmp_path / "cut", tmp_path / "whole")
+    assert points(tmp_path / "cut") == points(tmp_path / "whole")
+    return done
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_dataset_that_draws_random_numbers(command, tmp_path, workers):
+    """Stopped in the middle of its second epoch; from Python, NumPy and torch, and from generators of its own."""
+    options = ["data.train._target_=drawn.Drawn", f"data.num_workers={workers}", "augment=crop_flip"]
+    options += ["trainer.max_epochs=3"]
+    own = {"own": LOGGERS["own"]}
+    done = stopped(command, tmp_path, *options, step=29, signum=signal.SIGTERM, loggers=own)
+    assert "Lines keeps what it wrote from step 30 on, which comes again: rows may be there twice" in done.stdout
+
+
+def test_draws_do_not_depend_on_the_number_of_workers(command, tmp_path):
+    (tmp_path / "drawn.py").write_text(DRAWN)
+    env = {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    run = ["data=digits", "model=mlp", "augment=none", "data.train._target_=drawn.Drawn", "trainer.max_epochs=2"]
+    for workers in (0, 2):
+        done = command(*run, f"data.num_workers={workers}", f"hydra.run.dir=run{workers}", cwd=tmp_path, env=env)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert_same(tmp_path / "run2", tmp_path / "run0")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_loggers_have_each_row_once(command, tmp_path, signum):
+    """Three epochs after the last checkpoint, in the case of SIGKILL: what came after it comes again."""
+    own = LOGGERS["own"].replace("Lines", "Purged")
+    options = ["trainer.max_epochs=6", "trainer.log_every_n_steps=7", "callbacks.lean_steps.at_most_s=0"]
+    done = stopped(command, tmp_path, *options, step=95, signum=signum, loggers=LOGGERS | {"own": own})
+    assert "may be there twice" not in done.stdout
+    for file in ("rows/one/metrics.csv", "lightning_logs/version_0/metrics.csv", "lines.txt"):
+        cut, whole = ((tmp_path / run / file).read_text() for run in ("cut", "whole"))
+        assert len(whole.splitlines()) > 6 + 100 // 7
+        if file.endswith(".csv"):
+            cut, whole = (pd.read_csv(io.StringIO(text)) for text in (cut, whole))
+            pd.testing.assert_frame_equal(cut, whole[cut.columns], check_exact=True)
+        else:
+            assert cut == whole
+    assert [path.name for path in (tmp_path / "cut/lightning_logs").iterdir()] == ["version_0"]
+    assert [path.name for path in (tmp_path / "cut/more").iterdir()] == ["version_0"]
+    assert not list((tmp_path / "cut").rglob("*.kept"))

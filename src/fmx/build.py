@@ -14,6 +14,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning.loggers import Logger
 from torch import nn
 
 from fmx.charts import with_shared_charts
@@ -25,6 +26,7 @@ from fmx.cores import share_threads
 from fmx.datamodule import ImageDataModule
 from fmx.errors import ConfigError, FmxError
 from fmx.hardware import ask_for_gpus_once, describe_device, keep_freed_memory, resolve_precision
+from fmx.loggers import NUMBERED, versions
 from fmx.ranks import num_processes, of_several
 from fmx.record import Record
 from fmx.targets import locate
@@ -75,8 +77,10 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
         data = build_data(cfg)
     if threads := share_threads(num_processes(cfg.trainer)):
         torch.set_num_threads(threads)
-    trainer = _trainer(cfg, classifier.net)
+    loggers = _loggers(cfg, record)
+    trainer = _trainer(cfg, classifier.net, [*loggers.values()])
     _check_test_batches(trainer, data)
+    _check_class_weights(classifier.loss, data)
     described: dict[str, object] = {"name": data.name, "sizes": data.sizes()}
     if record.writes or cfg.resume is not None:  # to hash an image folder is to read it all
         described |= data.fingerprints()
@@ -85,6 +89,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
         device=describe_device(trainer),
         data=described,
         params=sum(p.numel() for p in classifier.net.parameters()),
+        logger_versions=versions(loggers) if record.writes else {},
     )
     _announce(record, cfg.model.name)
     _say_processes(record, cfg.trainer)
@@ -111,6 +116,17 @@ def _check_test_batches(trainer: Trainer, data: ImageDataModule) -> None:
         raise ConfigError(
             f"trainer.limit_test_batches={share} of {batches} test batches is none; give a count, as in "
             "trainer.limit_test_batches=1"
+        )
+
+
+def _check_class_weights(loss: nn.Module, data: ImageDataModule) -> None:
+    """ConfigError where no training image counts."""
+    weight = getattr(loss, "weight", None)
+    if isinstance(weight, torch.Tensor) and len(weight) == data.num_classes and not weight[data.labels("train")].any():
+        names = ", ".join(name for name, value in zip(data.class_names, weight.tolist(), strict=True) if value)
+        raise ConfigError(
+            f"loss.weight is 0 for every class that has training images, so that nothing would be learnt; the classes "
+            f"of a larger weight ({names}) have none"
         )
 
 
@@ -204,12 +220,26 @@ def lightnings_keys(trainer: DictConfig) -> DictConfig:
     return taken
 
 
-def _trainer(cfg: DictConfig, net: nn.Module) -> Trainer:
+def _loggers(cfg: DictConfig, record: Record) -> dict[str, Logger]:
+    """The loggers by their names; in a run that goes on, each with the folder that it had."""
+    recorded = record.contents.get("logger_versions")
+    recorded = recorded if isinstance(recorded, dict) else {}
+    loggers = {}
+    for name, written in cfg.logger.items():
+        node = with_shared_charts(written)
+        logger = make(node)
+        if isinstance(logger, NUMBERED) and node.get("version") is None and name in recorded:
+            logger = make(node, version=recorded[name])
+        loggers[str(name)] = logger
+    return loggers
+
+
+def _trainer(cfg: DictConfig, net: nn.Module, loggers: list[Logger]) -> Trainer:
     trainer = make(
         lightnings_keys(cfg.trainer),
         precision=resolve_precision(cfg.trainer.precision, accelerator=cfg.trainer.accelerator, net=net),
         callbacks=[make(node) for node in cfg.callbacks.values()],
-        logger=[make(with_shared_charts(node)) for node in cfg.logger.values()],
+        logger=loggers,
         plugins=[CheckpointFiles(), cluster_environment(cfg.trainer)],
         default_root_dir=cfg.run_dir,
     )

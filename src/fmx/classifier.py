@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
+from fmx.counts import update
 from fmx.data.loader import Order
 from fmx.errors import ConfigError, TrainingError
 from fmx.schedule import Schedule
@@ -53,7 +54,7 @@ class Classifier(LightningModule):
         self.make_schedule = schedule
         self.val_metrics = MetricCollection(dict(metrics))
         self.val_loss = MeanMetric(nan_strategy="disable")
-        self.tally = Tally(self.images_of)
+        self.tally = Tally(self.images_of, remedies=_remedies(loss))
         self._watched: list[nn.Parameter] = []  # whose gradients are looked at
 
     def forward(self, images: Tensor) -> Tensor:
@@ -62,8 +63,12 @@ class Classifier(LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the batch's mean training loss."""
-        return self.train_on(batch, Step(self.global_step, self.current_epoch, batch_idx))
+        """Return the batch's mean training loss, as its window of accumulated batches takes it."""
+        loss = self.train_on(batch, Step(self.global_step, self.current_epoch, batch_idx))
+        # Lightning divides by accumulate_grad_batches, but an epoch's last window may hold fewer.
+        summed, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
+        held = batches % summed
+        return loss * (summed / held) if held and batch_idx >= batches - held else loss
 
     def train_on(self, batch: Batch, step: "Step") -> Tensor:
         """Return the mean training loss of a step's batch, and note how it did."""
@@ -118,7 +123,7 @@ class Classifier(LightningModule):
         logits = self.net(images).float()
         # Once for each image: MeanMetric forgets its weights where it does not look for NaN (torchmetrics 1.9).
         self.val_loss.update(self.loss(logits, labels).expand(len(labels)))
-        self.val_metrics.update(logits, labels)
+        update(self.val_metrics, logits, labels)
 
     def on_validation_epoch_end(self) -> None:
         """Log the row of this validation."""
@@ -192,6 +197,19 @@ def scales_gradients(trainer: Trainer) -> bool:
     return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
+def _remedies(loss: nn.Module) -> str:
+    """What to try against a loss that is not finite: torch's own have none for a batch in which no image counts."""
+    weight, ignored = getattr(loss, "weight", None), getattr(loss, "ignore_index", None)
+    leaves_out = (isinstance(weight, Tensor) and not weight.all()) or (isinstance(ignored, int) and ignored >= 0)
+    if not leaves_out or type(loss).__module__.startswith("fmx."):
+        return REMEDIES
+    return (
+        f"{type(loss).__name__} leaves some classes out (weight, ignore_index), and has no mean for a batch of those "
+        f"alone: a larger data.batch_size, or loss=cross_entropy with loss.weight, for which such a batch has the loss "
+        f"0. Else: {REMEDIES}"
+    )
+
+
 @contextmanager
 def _running_statistics(net: nn.Module) -> Iterator[None]:
     """Let batch norm use its running mean and variance: one image alone may have no variance at all."""
@@ -216,12 +234,13 @@ class Step(NamedTuple):
 class Tally:
     """Training loss and accuracy since the last look, kept on the device and summed up only every few steps.
 
-    images_of: what to say of the images of a step. tolerates: leave out a step whose loss is not finite, for someone
-    else sees to it.
+    images_of: what to say of the images of a step. remedies: what to try where a loss is not finite. tolerates: leave
+    out a step whose loss is not finite, for someone else sees to it.
     """
 
-    def __init__(self, images_of: Callable[[Step], str] = lambda _: "") -> None:
+    def __init__(self, images_of: Callable[[Step], str] = lambda _: "", *, remedies: str = REMEDIES) -> None:
         self._images_of = images_of
+        self._remedies = remedies
         self.tolerates = False
         self._waiting: list[tuple[Step, int]] = []  # steps and their images
         self._notes: _Notes | None = None  # what is known of those steps
@@ -251,7 +270,7 @@ class Tally:
             what, value = ("gradient", gradient) if math.isfinite(loss) else ("loss", loss)
             raise TrainingError(
                 f"the training {what} became {value} at step {step.number + 1} (epoch {step.epoch + 1}, batch "
-                f"{step.batch + 1}{self._images_of(step)}); the checkpoints before it are kept. {REMEDIES}"
+                f"{step.batch + 1}{self._images_of(step)}); the checkpoints before it are kept. {self._remedies}"
             )
 
     def flush(self) -> None:

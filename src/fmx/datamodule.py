@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from fmx.data.arrays import ImageArrays
 from fmx.data.loader import ArrayLoader, Order, image_loader
@@ -283,6 +283,11 @@ def _check_source(source: Source, part: str, shape: tuple[int, int, int], num_cl
     """Compare what was loaded with what the YAML says of it."""
     if not isinstance(source, ImageArrays) and not hasattr(source, "labels"):
         raise ConfigError(f"data.{part} must give fmx.data.arrays.ImageArrays, or a dataset with an attribute `labels`")
+    if isinstance(source, IterableDataset):
+        raise ConfigError(
+            f"data.{part}: {type(source).__name__} is an IterableDataset, which cannot be split or shuffled; "
+            "give a dataset with __getitem__ and __len__"
+        )
     labels = _labels(source)
     if isinstance(source, ImageArrays) and tuple(source.images.shape[1:]) != shape:
         raise ConfigError(

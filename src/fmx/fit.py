@@ -5,13 +5,13 @@ import math
 from pathlib import Path
 
 from pytorch_lightning import seed_everything
-from pytorch_lightning.loggers import TensorBoardLogger
 from torch.distributed import destroy_process_group, is_initialized
 
 from fmx.build import Experiment
 from fmx.callbacks.checkpoints import LastCheckpoint, checkpoint_dir
 from fmx.checkpoint import load_checkpoint, newest_checkpoint
 from fmx.exits import Interrupted
+from fmx.loggers import take_back
 from fmx.ranks import end_together
 
 __all__ = ["fit"]
@@ -51,9 +51,8 @@ def _newest(experiment: Experiment) -> Path | None:
     for complaint in complaints:
         log.warning("%s; going on from %s", complaint, newest)
     log.info("going on after step %d", step) if newest else log.info("no checkpoint to go on from: starting anew")
-    for logger in experiment.trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger._kwargs["purge_step"] = step  # noqa: SLF001 - what TensorBoardLogger would hand on to its writer
+    if experiment.record.writes:
+        take_back(experiment.trainer.loggers, step)
     return newest
 
 

@@ -20,6 +20,7 @@ from torchmetrics import Metric, MetricCollection
 from fmx.build import lightnings_keys, make, meta_network, network_node
 from fmx.callbacks.history import History
 from fmx.cluster_environment import cluster_environment
+from fmx.counts import update
 from fmx.datamodule import names_of_classes, normalization
 from fmx.errors import ConfigError, FmxError
 from fmx.hydra_errors import nearest
@@ -30,6 +31,7 @@ from fmx.targets import locate
 __all__ = ["rehearse"]
 
 STEPS_PER_EPOCH = 1009  # any will do that leaves a schedule room for its phases, none of which is a single step
+ENOUGH = 100  # images that a metric is tried on, one a class
 DIRECTIONS = {"loss": "min", "accuracy": "max", "macro_f1": "max"}
 
 
@@ -156,10 +158,12 @@ def _beyond_meta(error: BaseException) -> bool:
 
 def _numbers(metrics: Mapping[str, Metric | MetricCollection], num_classes: int) -> Iterator[str]:
     """The names of the metrics that are one number: those with a value a class are logged nowhere."""
+    images = min(num_classes, ENOUGH)
     for name, metric in MetricCollection(dict(metrics)).items():
         try:
-            metric.update(torch.eye(num_classes), torch.arange(num_classes))
-            values = MetricCollection({name: metric}).compute()
+            collection = MetricCollection({name: metric})
+            update(collection, torch.eye(images, num_classes), torch.arange(images))
+            values = collection.compute()
         except Exception as error:
             if type(metric).__module__.startswith("torchmetrics."):
                 raise ConfigError(

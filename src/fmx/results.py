@@ -65,6 +65,6 @@ def _write_report(experiment: Experiment, scores: Scores) -> None:
     text = classification_report(
         labels, predicted, labels=seen, target_names=[names[label] for label in seen], digits=4, zero_division=0.0
     )
-    if unseen := [name for label, name in enumerate(names) if label not in seen]:
+    if unseen := [names[label] for label in sorted({*range(len(names))} - {*seen})]:
         text += f"\nneither in the test set nor predicted: {', '.join(unseen)}\n"
     (experiment.run_dir / "report.txt").write_text(text, encoding="utf-8")

@@ -90,7 +90,9 @@ def _names(value: Any) -> bool:
 
 
 def _class_weights(value: Any) -> bool:
-    return value is None or (isinstance(value, list) and all(_is_number(weight) and weight >= 0 for weight in value))
+    return value is None or (
+        isinstance(value, list) and all(_is_number(weight) and weight >= 0 for weight in value) and any(value)
+    )
 
 
 def _devices(value: Any) -> bool:
@@ -136,7 +138,7 @@ RULES: Mapping[str, Rule] = {
     "schedule.scheduler.step_size": whole(1),
     "schedule.scheduler.eta_min": between(0, math.inf),
     "schedule.scheduler.pct_start": between(0, 1, below=True),
-    "loss.weight": Rule("a list of numbers of at least 0, one a class, or null", _class_weights),
+    "loss.weight": Rule("a list of numbers of at least 0, one a class and not all 0, or null", _class_weights),
     "loss.label_smoothing": between(0, 1, below=True),
     "trainer.max_epochs": whole(1),
     "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),

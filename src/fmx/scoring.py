@@ -16,6 +16,7 @@ from fmx.callbacks.collected import Collected
 from fmx.checkpoint import load_weights
 from fmx.classifier import Classifier
 from fmx.cluster_environment import cluster_environment
+from fmx.counts import update
 from fmx.datamodule import ImageDataModule, Part
 from fmx.hardware import keep_freed_memory
 from fmx.reporting.stored_predictions import read_predictions
@@ -100,7 +101,7 @@ def score(predictions: Predictions, classifier: Classifier, class_names: Sequenc
     """Return loss, accuracy, macro_f1, per_class and whatever else the metrics group holds, as plain numbers."""
     metrics: MetricCollection = classifier.val_metrics.clone().cpu()
     metrics.reset()
-    metrics.update(predictions.logits, predictions.labels)
+    update(metrics, predictions.logits, predictions.labels)
     with torch.inference_mode():
         loss = classifier.loss.cpu().eval()(predictions.logits, predictions.labels)
     present = set(predictions.labels.tolist())

@@ -1,5 +1,6 @@
 """What TensorBoard shows beside scalars and figures: text, graph, precision and recall, an embedding, hparams."""
 
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +14,11 @@ from fmx.scoring import Predictions
 
 __all__ = ["show_config", "show_embedding", "show_graph", "show_hparams", "show_pr_curves"]
 
+log = logging.getLogger(__name__)
+
 MAX_POINTS = 1000  # of the embedding; its sprite holds one picture each
+MAX_NUMBERS = 10**6  # of the embedding, which is written as text
+MAX_CURVES = 100  # of precision and recall; each costs a pass over the test set
 SPRITE_SIDE = 28  # pixels
 
 
@@ -39,9 +44,11 @@ def show_graph(logger: TensorBoardLogger, net: nn.Module, input_shape: tuple[int
 
 
 def show_pr_curves(logger: TensorBoardLogger, test: Predictions, class_names: Sequence[str], *, step: int) -> None:
-    """Precision and recall of each class against the rest on the test set, in the PR Curves tab."""
+    """Precision and recall of each of up to 100 classes against the rest on the test set, in the PR Curves tab."""
     probabilities = test.logits.softmax(1)
-    for index, name in enumerate(class_names):
+    if len(class_names) > MAX_CURVES:
+        log.info("TensorBoard has precision and recall of the first %d classes alone", MAX_CURVES)
+    for index, name in enumerate(class_names[:MAX_CURVES]):
         logger.experiment.add_pr_curve(name, test.labels == index, probabilities[:, index], step)
 
 
@@ -49,7 +56,8 @@ def show_embedding(
     logger: TensorBoardLogger, test: Predictions, pictures: Pictures, class_names: Sequence[str], *, step: int
 ) -> None:
     """Test images where the model's logits put them, with sprites, in the Projector tab."""
-    chosen = torch.linspace(0, len(test.labels) - 1, min(MAX_POINTS, len(test.labels))).long()
+    points = min(MAX_POINTS, max(1, MAX_NUMBERS // test.logits.shape[1]), len(test.labels))
+    chosen = torch.linspace(0, len(test.labels) - 1, points).long()
     sprites = torch.stack([_sprite(pictures[int(position)]) for position in chosen])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

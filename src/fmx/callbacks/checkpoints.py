@@ -175,6 +175,9 @@ class LastCheckpoint(Checkpoint):
         if trainer.world_size > 1:
             self._states = _gathered(own, trainer.world_size)
         self._at_epoch_start = at_epoch_start
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.save()  # what the curves have by now does not come again
         trainer.save_checkpoint(checkpoint_dir(trainer) / f"{self.filename}.ckpt")
         self._states = []
         self._saved = self._written = time.monotonic()

@@ -8,13 +8,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fmx.data.arrays import ImageArrays
+from fmx.data.draws import Draws, Turn
 
 __all__ = ["ArrayLoader", "ImageLoader", "Order", "image_loader"]
 
 Batch = tuple[Tensor, Tensor]  # images uint8 (B, C, H, W), labels int64 (B,)
 
 
-class Order(Sampler[int]):
+class Order(Sampler[Turn]):
     """The order in which one epoch visits the images: a function of seed, epoch and rank alone.
 
     indices: int64 (M,), the images that take part. Every rank draws the same permutation and takes its own share of
@@ -48,8 +49,12 @@ class Order(Sampler[int]):
             order = torch.cat([order, order[: self.world_size - len(order) % self.world_size]])
         return order[self.rank :: self.world_size]
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.indices()[self.first :].tolist())
+    def __iter__(self) -> Iterator[Turn]:
+        served = self.indices()[self.first :].tolist()
+        return (
+            Turn(index, self.seed, self.epoch, self.rank, position)
+            for position, index in enumerate(served, start=self.first)
+        )
 
     def __len__(self) -> int:
         total = len(self.all_indices)
@@ -160,6 +165,7 @@ def image_loader(
 ) -> "ArrayLoader | DataLoader[tuple[Tensor, int]]":
     """The right loader for a source: a gather for arrays, worker processes for a dataset that reads files.
 
+    The random numbers of a dataset that draws some are each batch's own (`draws.py`).
     goes_on: whether it can begin in the middle of an epoch. For a prediction Lightning makes a loader of files anew, as
     only one without a constructor of its own can be.
     """
@@ -173,6 +179,7 @@ def image_loader(
         "persistent_workers": num_workers > 0,
         "prefetch_factor": 4 if num_workers else None,
     }
+    drawn = Draws(source)
     if goes_on:
-        return ImageLoader(source, order, **options)
-    return DataLoader(source, sampler=order, generator=torch.Generator().manual_seed(order.seed), **options)
+        return ImageLoader(drawn, order, **options)
+    return DataLoader(drawn, sampler=order, generator=torch.Generator().manual_seed(order.seed), **options)

@@ -18,6 +18,7 @@ __all__ = ["confusion_matrix"]
 
 MAX_NUMBERED = 20  # classes up to which the cells say their numbers
 MAX_NAMED = 100  # classes up to which each is named
+MAX_WHOLE = 300  # classes up to which all are shown: beyond, a cell is hardly a pixel, and K x K cells take memory
 CELLS = {10: 0.64, MAX_NUMBERED: 0.5, np.inf: 0.24}  # inches, like the others, for up to so many classes
 MIN_SIDE, MAX_SIDE = 2.4, 11.5
 NAME_WIDTH, NAME_HEIGHT = 2.3, 0.13
@@ -31,16 +32,25 @@ def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, class_names: Seque
     """Draw a heat map of how many images of each class (rows) were given which name (columns).
 
     labels, predicted: integers in 0..K-1 (N,). Colours are shares of a row, on a square-root scale that keeps
-    rare confusions visible. Up to 20 classes cells say count and percentage; beyond 100 not all are named.
+    rare confusions visible. Up to 20 classes cells say count and percentage; beyond 100 not all are named, and beyond
+    300 only the 100 that are confused most often are shown.
     """
-    num_classes = len(class_names)
-    pairs = np.asarray(labels, dtype=np.int64) * num_classes + np.asarray(predicted)
-    counts = np.bincount(pairs, minlength=num_classes**2)
+    labels, predicted = np.asarray(labels, dtype=np.int64), np.asarray(predicted, dtype=np.int64)
+    shown = _shown(labels, predicted, len(class_names))
+    num_classes = len(shown)
+    places = np.full(len(class_names), -1)
+    places[shown] = np.arange(num_classes)
+    rows, columns = places[labels], places[predicted]
+    inside = (rows >= 0) & (columns >= 0)
+    counts = np.bincount(rows[inside] * num_classes + columns[inside], minlength=num_classes**2)
     counts = counts.reshape(num_classes, num_classes)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # a class without images has zeros
-    right = 100 * np.trace(counts) / max(len(pairs), 1)
-    lettering = Lettering(class_names)
-    subtitle = f"{len(pairs):,} test images, {right:.2f} % right; a row is a true class"
+    images = np.bincount(labels, minlength=len(class_names))[shown]
+    shares = counts / np.maximum(images, 1)[:, None]  # a class without images has zeros
+    right = 100 * np.mean(labels == predicted) if len(labels) else 0.0
+    lettering = Lettering([class_names[label] for label in shown])
+    subtitle = f"{len(labels):,} test images, {right:.2f} % right; a row is a true class"
+    if num_classes < len(class_names):
+        subtitle += f"; the {num_classes} of {len(class_names):,} classes that are confused most often"
     figure, axes, bar = _layout(lettering, subtitle)
     heat = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1), origin="upper")
     heat.set_interpolation("nearest")
@@ -51,6 +61,19 @@ def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, class_names: Seque
     for spine in [*axes.spines.values(), *bar.spines.values()]:
         spine.set(color=PALE, linewidth=0.5)
     return figure
+
+
+def _shown(labels: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
+    """The classes to show, in their order: all, or those of the most frequent confusions."""
+    classes = np.arange(num_classes)
+    if num_classes <= MAX_WHOLE:
+        return classes
+    wrong = labels != predicted
+    pairs, times = np.unique(labels[wrong] * num_classes + predicted[wrong], return_counts=True)
+    pairs = pairs[np.argsort(-times, kind="stable")]
+    confused, first = np.unique(np.stack(np.divmod(pairs, num_classes), axis=1), return_index=True)
+    confused = confused[np.argsort(first)]
+    return np.sort(np.concatenate([confused, np.setdiff1d(classes, confused)])[:MAX_NAMED])
 
 
 def _layout(lettering: Lettering, subtitle: str) -> tuple[Figure, Axes, Axes]:

@@ -15,6 +15,7 @@ from fmx.figures.palette import BLUE, VERMILION
 __all__ = ["mistakes", "predictions"]
 
 MAX_TILES = 32
+AT_ONCE = 2**20  # probabilities
 ROUNDING = 0.0005
 
 
@@ -44,18 +45,21 @@ def mistakes(images: Images, labels: ArrayLike, logits: ArrayLike, class_names: 
     images: uint8 (N, C, H, W); labels: integers in 0..K-1 (N,); logits (N, K).
     """
     labels, logits = np.asarray(labels), np.asarray(logits)
-    predicted, probs = logits.argmax(axis=1), _softmax(logits)
+    predicted = logits.argmax(axis=1)
     lettering = Lettering(class_names)
     wrong = np.flatnonzero(predicted != labels)
     if not len(wrong):
         title = f"No mistakes: all {len(labels):,} test images are named right"
         return page(0, HEADER, lettering, title=title, subtitle="")[0]
     tiles = []
-    for index in wrong[np.argsort(-probs[wrong, predicted[wrong]], kind="stable")][:MAX_TILES]:
-        true, said = labels[index], predicted[index]
+    # Some at a time: the probabilities of all would take more memory than the logits do.
+    parts = np.array_split(wrong, -(-len(wrong) * logits.shape[1] // AT_ONCE))
+    certainty = np.concatenate([_softmax(logits[part]).max(axis=1) for part in parts])
+    for index in wrong[np.argsort(-certainty, kind="stable")][:MAX_TILES]:
+        true, said, probs = labels[index], predicted[index], _softmax(logits[[index]])[0]
         captions = [
-            Caption(f"{lettering.names[true]}: {_percent(probs[index, true])}"),
-            Caption(f"✗ {lettering.names[said]}: {_percent(probs[index, said])}", VERMILION),
+            Caption(f"{lettering.names[true]}: {_percent(probs[true])}"),
+            Caption(f"✗ {lettering.names[said]}: {_percent(probs[said])}", VERMILION),
         ]
         tiles.append(Tile(images[int(index)], captions))
     title = f"Mistakes: the worst {len(tiles)} of {len(wrong):,} in {len(labels):,} test images"

@@ -17,6 +17,7 @@ from fmx.errors import DataError
 
 __all__ = ["StoredPredictions", "Verdicts", "read_predictions", "verdicts"]
 
+AT_ONCE = 2**22  # logits of which something is computed
 DAMAGE = (  # what zipfile and NumPy may say of a damaged file
     *(ArithmeticError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
     *(struct.error, tokenize.TokenError, zipfile.BadZipFile),
@@ -60,18 +61,28 @@ class Verdicts:
 
 def verdicts(runs: Sequence[StoredPredictions]) -> Verdicts:
     """Join what runs say of the same images."""
-    labels = runs[0].labels
+    num_classes = max(run.logits.shape[1] for run in runs)
+    images = max(1, AT_ONCE // num_classes)
+    parts = [_verdicts(runs, slice(first, first + images)) for first in range(0, len(runs[0].labels), images)]
+    right, said, certainty = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return Verdicts(right=right, said=said, certainty=certainty)
+
+
+def _verdicts(runs: Sequence[StoredPredictions], part: slice) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Whether, as what and how certainly some of the images are named, (M,) each."""
+    labels = runs[0].labels[part]
     rows = np.arange(len(labels))
     votes = np.zeros((len(labels), max(run.logits.shape[1] for run in runs)), dtype=np.int64)
     certainty = np.zeros(len(labels))
     for run in runs:
-        votes[rows, run.predicted] += 1
+        logits = run.logits[part]
+        votes[rows, logits.argmax(axis=1)] += 1
         with np.errstate(invalid="ignore"):  # a model that diverged has no probabilities: nan
-            powers = np.exp(run.logits.astype(np.float64) - run.logits.max(axis=1, keepdims=True))
+            powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
             certainty += powers[rows, labels] / powers.sum(axis=1) / len(runs)
     right = 2 * votes[rows, labels] > len(runs)
     votes[rows, labels] = np.where(right, len(runs) + 1, -1)
-    return Verdicts(right=right, said=votes.argmax(axis=1), certainty=certainty)
+    return right, votes.argmax(axis=1), certainty
 
 
 def read_predictions(run_dir: Path) -> StoredPredictions:
