@@ -27,7 +27,7 @@ from fmx.hardware import ask_for_gpus_once, describe_device, keep_freed_memory, 
 from fmx.ranks import num_processes, started_by_srun
 from fmx.record import Record
 
-__all__ = ["Experiment", "build", "build_classifier", "build_data", "lightnings_keys", "meta_network"]
+__all__ = ["Experiment", "build", "build_classifier", "build_data", "is_beyond_meta", "lightnings_keys", "meta_network"]
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +141,16 @@ def meta_network(node: Mapping[str, Any]) -> nn.Module:
     """The network of a resolved `model.net` node, without memory for weights: what cannot be built shows at once."""
     with torch.device("meta"):
         return _module(make(dict(node)))
+
+
+def is_beyond_meta(error: BaseException) -> bool:
+    """Whether a network failed since it looks at values while it is built, which the meta device has none of."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, NotImplementedError) or "meta" in str(cause):
+            return True
+        cause = cause.__cause__
+    return False
 
 
 def _module(net: Any) -> nn.Module:

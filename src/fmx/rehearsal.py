@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 
-from fmx.build import lightnings_keys, make, meta_network
+from fmx.build import is_beyond_meta, lightnings_keys, make, meta_network
 from fmx.callbacks.history import History
 from fmx.datamodule import names_of_classes, normalization
 from fmx.errors import ConfigError, FmxError
@@ -28,6 +28,7 @@ from fmx.targets import locate
 __all__ = ["rehearse"]
 
 STEPS_PER_EPOCH = 1009  # any will do that leaves a schedule room for its phases, none of which is a single step
+ROWS = 100  # images that a metric is shown: its values are not looked at, only how many they are
 DIRECTIONS = {"loss": "min", "accuracy": "max", "macro_f1": "max"}
 
 
@@ -127,12 +128,12 @@ def _network(model: DictConfig, data: DictConfig) -> None:
     try:
         logits = attempt(meta_network(OmegaConf.to_container(model.net, resolve=True)), shape)  # type: ignore[arg-type]
     except InstantiationException as error:
-        if _beyond_meta(error):
+        if is_beyond_meta(error):
             return
         with _refusals("model.net", model.net):
             raise
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
-        if _beyond_meta(error):
+        if is_beyond_meta(error):
             return
         raise ConfigError(
             f"model={model.name} cannot take images of shape {shape} (data.in_channels, data.image_size twice): "
@@ -146,16 +147,12 @@ def _network(model: DictConfig, data: DictConfig) -> None:
         )
 
 
-def _beyond_meta(error: BaseException) -> bool:
-    """Some networks look at values while they are built, which the meta device has none of; that is no fault."""
-    return any(isinstance(cause, NotImplementedError) or "meta" in str(cause) for cause in _causes(error))
-
-
 def _numbers(metrics: Mapping[str, Metric | MetricCollection], num_classes: int) -> Iterator[str]:
     """The names of the metrics that are one number: those with a value a class are logged nowhere."""
     for name, metric in MetricCollection(dict(metrics)).items():
         try:
-            metric.update(torch.eye(num_classes), torch.arange(num_classes))
+            rows = min(num_classes, ROWS)
+            metric.update(torch.eye(rows, num_classes), torch.arange(rows))
             values = MetricCollection({name: metric}).compute()
         except Exception as error:
             if type(metric).__module__.startswith("torchmetrics."):

@@ -45,13 +45,16 @@ def run(cfg: DictConfig) -> float:
 
 
 def _continue_sweep(arguments: list[str]) -> None:
-    """`--resume-sweep DIR`: run what an earlier sweep did not complete."""
-    if len(arguments) != 1:
-        raise ConfigError("--resume-sweep takes the directory of a sweep and nothing else: --resume-sweep DIR")
+    """`--resume-sweep DIR [--allow PKG]`: run what an earlier sweep did not complete."""
+    allow = [arguments[n + 1] for n, each in enumerate(arguments[:-1]) if n and each == "--allow"]
+    if len(arguments) != 1 + 2 * len(allow):
+        raise ConfigError(
+            "--resume-sweep takes the directory of a sweep, and what you trust in it: --resume-sweep DIR [--allow PKG]"
+        )
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     from fmx.sweep.local import continue_sweep
 
-    continue_sweep(Path(arguments[0]))
+    continue_sweep(Path(arguments[0]), allow)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import secrets
 import socket
 import threading
@@ -13,6 +14,7 @@ from typing import IO, Self
 __all__ = ["Searcher", "exclusive"]
 
 LOCK = "study.lock"
+NAME = re.compile(r"\w[\w.-]*")
 BEAT_S = 5.0
 DEAD_AFTER_S = 60.0  # without a beat; only for commands on other machines, whose processes cannot be looked up
 
@@ -59,8 +61,10 @@ class Searcher:
         """Whether the command of that name still works on the study."""
         if name == self.name:
             return True
+        if name is None or not NAME.fullmatch(str(name)):  # a journal from elsewhere may name any path
+            return False
         path = self._folder / str(name)
-        if name is None or not path.exists():
+        if not path.exists():
             return False
         if name.rpartition("-")[0].rpartition("-")[0] == socket.gethostname():
             if not _can_lock(path):
