@@ -389,9 +389,14 @@ def test_interpolations_cannot_grow_without_bounds():
     for data in (lines, nodes):
         with pytest.raises(DataError, match="grow beyond measure"):
             check_expansion({"data": data}, "data", Path("config.yaml"))
-    for text in ("${oc.decode:x}", "${a${b}}", "${..x}", "${ a }", "${oc.env:A,${oc.create:x}}"):
+    for text in ("${oc.decode:x}", "${a${b}}", "\\\\${oc.decode:x}", "${ a }", "${oc.env:A,${oc.create:x}}"):
         with pytest.raises(DataError, match="may not have"):
             check_expansion({"data": text}, "data", Path("config.yaml"))
+    tenfold = {f"a{n}": f"${{.a{n + 1}}}" * 10 for n in range(5)}  # some megabytes, but many seconds
+    for data in (tenfold, {"a.dotted.key": tenfold}):
+        with pytest.raises(DataError, match="grow beyond measure"):
+            check_expansion({"data": data}, "data", Path("config.yaml"))
+    check_expansion({"data": {"x": "\\${oc.decode:x}", "y": ["${..x}"]}}, "data", Path())
     check_expansion({"data": ["${data.root}/x", "${subfolders:${data.root}/train}", "${oc.env:A,b}"]}, "data", Path())
 
 

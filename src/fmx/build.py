@@ -36,6 +36,7 @@ __all__ = [
     "build",
     "build_classifier",
     "build_data",
+    "is_beyond_meta",
     "lightnings_keys",
     "meta_network",
     "network_node",
@@ -174,6 +175,16 @@ def meta_network(node: Mapping[str, Any]) -> nn.Module:
     """The network of a resolved `model.net` node, without memory for weights: what cannot be built shows at once."""
     with torch.device("meta"):
         return _module(make(dict(node)))
+
+
+def is_beyond_meta(error: BaseException) -> bool:
+    """Whether a network failed since it looks at values while it is built, which the meta device has none of."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, NotImplementedError) or "meta" in str(cause):
+            return True
+        cause = cause.__cause__
+    return False
 
 
 def network_node(cfg: DictConfig, earlier: Path | None) -> dict[str, Any]:

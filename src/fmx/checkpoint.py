@@ -12,6 +12,7 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 from torch import Tensor, nn
 
 from fmx.errors import DataError
+from fmx.plain_files import read_bytes
 from fmx.tensor_file import read_tensors
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "newest_checkpoint",
 ]
 
+MAX_SUMS_BYTES = 1_000_000  # of some lines of a hundred
 SUMS = "SHA256SUMS"  # as sha256sum writes it: `sha256sum -c SHA256SUMS` checks a folder
 NEWEST, BEFORE = "last.ckpt", "previous.ckpt"
 
@@ -63,7 +65,34 @@ class CheckpointFiles(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
         """Read a checkpoint as the function of this name does, whatever else Lightning asks for."""
-        return load_checkpoint(Path(path))
+        path = Path(path)
+        state = load_checkpoint(path)
+        for callback in (state.get("callbacks") or {}).values():
+            _keep_here(callback, path)
+        return state
+
+
+PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")  # in the state of Lightning's ModelCheckpoint
+
+
+def _keep_here(callback: Any, path: Path) -> None:
+    """Let a callback go on with checkpoints of this folder alone: it removes those that it remembers, wherever."""
+    if not isinstance(callback, dict) or not callback.keys() & {*PATHS, "best_k_models", "dirpath"}:
+        return
+    models = callback.get("best_k_models")
+    if models is not None and not isinstance(models, dict):
+        raise DataError(f"{path} cannot be continued from: it does not say which checkpoints were best as it should")
+    callback["dirpath"] = str(path.parent)
+    callback |= {key: _here(callback[key], path) for key in PATHS if key in callback}
+    if models is not None:
+        callback["best_k_models"] = {_here(name, path): score for name, score in models.items()}
+
+
+def _here(name: object, path: Path) -> str:
+    base = str(name or "").replace("\\", "/").rpartition("/")[2]
+    if base and not base.endswith(".ckpt"):
+        raise DataError(f"{path} cannot be continued from: it takes {str(name)!r:.80} for a checkpoint")
+    return str(path.with_name(base)) if base else ""
 
 
 def _write_through(path: Path, contents: "memoryview | bytes") -> None:
@@ -84,8 +113,10 @@ def _read_sums(folder: Path) -> dict[str, list[str]]:
     """The sums that each file may have, by name; none where the folder keeps none."""
     sums: dict[str, list[str]] = {}
     try:
-        text = (folder / SUMS).read_text(encoding="utf-8")
-    except (OSError, ValueError):
+        if not (folder / SUMS).is_file():
+            return sums
+        text = read_bytes(folder / SUMS, at_most=MAX_SUMS_BYTES).decode("utf-8")
+    except (DataError, ValueError):
         return sums
     for line in text.splitlines():
         digest, _, name = line.partition("  ")

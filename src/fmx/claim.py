@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fmx.errors import ConfigError
+from fmx.own_files import check_own_files
 
 __all__ = ["claim", "is_claimed", "one_at_a_time", "released"]
 
@@ -21,11 +22,13 @@ _held: dict[Path, int] = {}
 def claim(folder: Path, *, key: str = "hydra.run.dir") -> None:
     """Hold the directory of a run or a sweep until this process ends; ConfigError where another one holds it.
 
-    key: what names another folder on the command line. Makes the folder where there is none.
+    DataError where a link in it leads what is written there elsewhere. key: what names another folder on the command
+    line. Makes the folder where there is none.
     """
     named, folder = folder, folder.resolve()
     if folder in _held:
         return
+    check_own_files(folder, all_names=False)
     named.mkdir(parents=True, exist_ok=True)  # an error names the folder as it was typed
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     for _ in range(ATTEMPTS):

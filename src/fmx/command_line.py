@@ -43,14 +43,28 @@ def options(parser: argparse.ArgumentParser) -> list[str]:
     return [each for each in strings if each.startswith("--")]
 
 
-def resumed_sweep(arguments: list[str]) -> str | None:
-    """The directory that `--resume-sweep DIR` names; None without it, ConfigError where it does not stand alone."""
-    if not any(each == RESUME_SWEEP or each.startswith(f"{RESUME_SWEEP}=") for each in arguments):
+def resumed_sweep(arguments: list[str]) -> list[str] | None:
+    """The directory that `--resume-sweep DIR` names, and each PKG of `--allow PKG`; None without it.
+
+    Raises ConfigError where anything else stands beside it.
+    """
+    if not any(each.partition("=")[0] == RESUME_SWEEP for each in arguments):
         return None
-    words = [part for each in arguments for part in (each.split("=", 1) if each.startswith(RESUME_SWEEP) else [each])]
-    if len(words) != 2 or words[0] != RESUME_SWEEP or not words[1]:  # noqa: PLR2004
-        raise ConfigError("--resume-sweep takes the directory of a sweep and nothing else: --resume-sweep DIR")
-    return words[1]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.error = _refuse_beside  # type: ignore[method-assign]
+    parser.add_argument(RESUME_SWEEP, dest="folder", required=True)
+    parser.add_argument("--allow", action="append", default=[])
+    known, rest = parser.parse_known_args(arguments)
+    if rest or not known.folder:
+        _refuse_beside()
+    return [known.folder, *known.allow]
+
+
+def _refuse_beside(message: str = "") -> NoReturn:  # noqa: ARG001 - argparse says less
+    raise ConfigError(
+        f"{RESUME_SWEEP} takes the directory of a sweep, and what you trust in it, and nothing else: "
+        f"{RESUME_SWEEP} DIR [--allow PKG]"
+    )
 
 
 def _with_info_named(arguments: list[str]) -> Iterator[str]:

@@ -97,8 +97,8 @@ def literal(node: Any, *, times: int = 1) -> Any:
     if isinstance(node, list):
         return [literal(child, times=times) for child in node]
     if isinstance(node, str):
-        for _ in range(times):
-            node = re.sub(r"(\\*)\$\{", r"\1\1\\${", node)
+        for _ in range(times):  # from the first backslash of a row on, or a long row would take quadratic time
+            node = re.sub(r"(?<!\\)(\\*)\$\{", r"\1\1\\${", node)
     return node
 
 

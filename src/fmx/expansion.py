@@ -10,7 +10,9 @@ from fmx.errors import DataError
 __all__ = ["check_expansion"]
 
 MAX_CHARACTERS = 10_000_000  # a configuration has some ten thousand
-REFERENCE = re.compile(r"\$\{(\w[\w.\[\]-]*)\}")  # from the top: what a relative one names is not looked up here
+REFERENCE_COST = 1_000  # resolving one reference takes as long as copying so many characters
+ESCAPED = re.compile(r"(?<!\\)(?:\\\\)*\\\$\{")  # after an odd number of backslashes it is text
+REFERENCE = re.compile(r"\$\{(\.*)(\w[\w.\[\]-]*)\}")
 # Neither makes more of what it is given: the others of OmegaConf can read other keys, or build lists and mappings.
 RESOLVER = re.compile(r"\$\{(?:count|oc\.env|run_dir|stamp|subfolders):[^${}]*\}")
 
@@ -19,52 +21,64 @@ def check_expansion(config: Mapping[Any, Any], group: str, source: Path) -> None
     """DataError where a group's interpolations grow without bounds, or are others than fmx's own configuration has.
 
     config: plain values, not resolved. The group may come to 10 million characters, each reference counted where it
-    stands.
+    stands, and as a thousand characters more.
     """
     try:
-        _Sizes(config, source).of(config.get(group), group)
+        _Sizes(source).of(config.get(group), group, (config,))
     except RecursionError:
         raise DataError(f"{source} cannot be resolved: its interpolations refer to one another too often") from None
 
 
+Chain = tuple[Any, ...]  # the containers that a node is in, the whole configuration first
+
+
 class _Sizes:
-    """The characters that nodes come to; each key that is referred to is looked at once."""
+    """The characters that nodes come to; each node that is referred to is looked at once."""
 
-    def __init__(self, config: Mapping[Any, Any], source: Path) -> None:
-        self.config = config
+    def __init__(self, source: Path) -> None:
         self.source = source
-        self.known: dict[str, int] = {}
+        self.known: dict[tuple[int, int], int] = {}  # by the node and its container: equal texts may be one object
 
-    def of(self, node: Any, place: str) -> int:
+    def of(self, node: Any, place: str, chain: Chain) -> int:
         if isinstance(node, Mapping | list):
             items = node.items() if isinstance(node, Mapping) else enumerate(node)
-            size = 1 + sum(self.of(child, f"{place}.{name}") for name, child in items)
+            size = 1 + sum(self.of(child, f"{place}.{name}", (*chain, node)) for name, child in items)
         elif isinstance(node, str):
-            rest = RESOLVER.sub("", REFERENCE.sub("", node))
-            if "${" in rest:
-                raise DataError(f"{self.source}: {place} is an interpolation that a run's data may not have: {node!r}")
-            size = 1 + len(node) + sum(map(self._referred, REFERENCE.findall(node)))
+            text = ESCAPED.sub("", node)
+            if "${" in RESOLVER.sub("", REFERENCE.sub("", text)):
+                raise DataError(
+                    f"{self.source}: {place} is an interpolation that a run's data may not have: {node[:200]!r}"
+                )
+            size = 1 + len(node)
+            size += sum(REFERENCE_COST + self._referred(dots, key, chain) for dots, key in REFERENCE.findall(text))
         else:
             size = 1
         if size > MAX_CHARACTERS:
             raise DataError(f"{self.source} cannot be resolved: the interpolations of {place} grow beyond measure")
         return size
 
-    def _referred(self, key: str) -> int:
-        if key not in self.known:
-            self.known[key] = 0  # what refers to itself is refused when it is resolved
-            self.known[key] = self.of(_select(self.config, key), key)
-        return self.known[key]
+    def _referred(self, dots: str, key: str, chain: Chain) -> int:
+        """What a reference comes to: one dot before the key is the container it stands in, two that one's own."""
+        if len(dots) > len(chain):
+            return 1  # it leads nowhere, which resolving says better
+        node, chain = _select(key, chain[: len(chain) + 1 - len(dots)] if dots else chain[:1])
+        where = id(node), id(chain[-1])
+        if where not in self.known:
+            self.known[where] = 0  # what refers to itself is refused when it is resolved
+            self.known[where] = self.of(node, key, chain)
+        return self.known[where]
 
 
-def _select(config: Any, key: str) -> Any:
-    """What a dotted key names in plain values, None where nothing."""
-    node = config
+def _select(key: str, chain: Chain) -> tuple[Any, Chain]:
+    """What a dotted key names in the last container, None where nothing, and the containers that it is in."""
+    node = chain[-1]
+    chain = chain[:-1]
     for part in re.findall(r"[^.\[\]]+", key):
+        chain = (*chain, node)
         if isinstance(node, Mapping):
             node = node.get(part)
         elif isinstance(node, list) and part.isdecimal() and int(part) < len(node):
             node = node[int(part)]
         else:
-            return None
-    return node
+            return None, chain
+    return node, chain

@@ -1,5 +1,6 @@
 """A run's exact configuration as a file that `python -m fmx.run` takes: later edits of conf/ change nothing."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +12,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from fmx.composition import literal
+from fmx.errors import DataError
+from fmx.expansion import check_expansion
 
-__all__ = ["FROZEN", "Origin", "freeze", "freeze_job", "relocated"]
+__all__ = ["DEFAULTS", "FROZEN", "REFERENCES", "Origin", "freeze", "freeze_job", "origin", "relocated", "write_frozen"]
 
 FROZEN = "exact"  # the name to pass as --config-name
 HYDRA: dict[str, Any] = {
@@ -33,19 +36,16 @@ def freeze(
 ) -> list[str]:
     """Write exact.yaml into a folder and return the arguments with which fmx.run composes just that.
 
-    config: resolved; what lies below its run_dir will lie below the new run's. written: the same before it was
-    resolved, which says what values follow from others. overrides, choices: what the new run's records will name.
+    config: resolved and trusted; what lies below its run_dir will lie below the new run's. written: the same before it
+    was resolved, which says what values follow from others. overrides, choices: what the new run's records will name.
     """
     plain: Any = OmegaConf.to_container(config, resolve=True)
     moved = relocated(plain)
     following = _as_written(moved, written)
     if _resolved(following) != _resolved(moved):  # somebody has changed one of the two since
         following = moved
-    origin = {"_target_": "fmx.frozen.Origin", "overrides": literal(list(overrides)), "choices": literal(dict(choices))}
-    hydra = HYDRA | {"callbacks": {**HYDRA["callbacks"], "origin": origin}}
-    exact = {**following, "run_dir": "${run_dir:}", "defaults": DEFAULTS, "hydra": hydra}
-    text = yaml.safe_dump(exact, sort_keys=False, allow_unicode=True)
-    (folder / f"{FROZEN}.yaml").write_text(text, encoding="utf-8")
+    hydra = HYDRA | {"callbacks": {**HYDRA["callbacks"], "origin": origin(overrides, choices)}}
+    write_frozen(folder / f"{FROZEN}.yaml", {**following, "run_dir": "${run_dir:}"}, hydra)
     return ["--config-dir", str(folder), "--config-name", FROZEN]
 
 
@@ -61,10 +61,30 @@ def _as_written(resolved: Any, written: Any) -> Any:
 
 
 def _resolved(plain: Mapping[str, Any]) -> object:
+    """The values that a configuration comes to; None where it cannot be resolved, or grows beyond the bound."""
     try:
+        for key in plain:
+            check_expansion(plain, key, Path(FROZEN))
         return OmegaConf.to_container(OmegaConf.create({**plain, "run_dir": "."}), resolve=True)
-    except OmegaConfBaseException:
+    except (DataError, OmegaConfBaseException):
         return None
+
+
+def origin(overrides: Sequence[str], choices: Mapping[str, Any]) -> dict[str, str]:
+    """The node of the callback Origin, with what it is told as one text.
+
+    Hydra would make an object of any mapping below a callback that names a target, and resolve any interpolation.
+    """
+    facts = json.dumps({"overrides": list(overrides), "choices": dict(choices)})
+    return {"_target_": "fmx.frozen.Origin", "facts": facts.replace("$", r"\u0024")}
+
+
+def write_frozen(path: Path, config: Mapping[str, Any], hydra: Mapping[str, Any]) -> None:
+    """Write a configuration that needs no other file but Hydra's logging; whoever reads it sees a whole one."""
+    text = yaml.safe_dump({"defaults": DEFAULTS, **config, "hydra": dict(hydra)}, sort_keys=False, allow_unicode=True)
+    partial = path.with_suffix(".yaml.part")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def freeze_job(config: DictConfig, path: Path) -> None:
@@ -80,24 +100,18 @@ def freeze_job(config: DictConfig, path: Path) -> None:
     plain["run_dir"] = written["run_dir"]
     hydra: Any = OmegaConf.to_container(OmegaConf.masked_copy(config.hydra, ["job", "callbacks"]), resolve=False)
     job = {key: hydra["job"][key] for key in ("name", "num", "chdir", "env_set", "env_copy") if key in hydra["job"]}
-    origin = {
-        "_target_": "fmx.frozen.Origin",
-        "overrides": list(config.hydra.overrides.task),
-        "choices": dict(config.hydra.runtime.choices),
-    }
-    plain["hydra"] = {"job": job, "callbacks": {**hydra["callbacks"], "origin": origin}}
-    text = yaml.safe_dump({"defaults": DEFAULTS, **plain}, sort_keys=False, allow_unicode=True)
-    partial = path.with_suffix(".yaml.part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    choices: Any = OmegaConf.to_container(config.hydra.runtime.choices, resolve=False)
+    told = origin(list(config.hydra.overrides.task), choices)
+    write_frozen(path, plain, {"job": job, "callbacks": {**hydra["callbacks"], "origin": told}})
 
 
 class Origin(Callback):
     """The Hydra callback that gives a frozen job back what freezing takes away: who chose what, in which words."""
 
-    def __init__(self, overrides: list[str], choices: dict[str, str | None]) -> None:
-        self.overrides = overrides
-        self.choices = choices
+    def __init__(self, facts: str) -> None:
+        told = json.loads(facts)
+        self.overrides: list[str] = literal(told["overrides"])
+        self.choices: dict[str, Any] = literal(told["choices"])
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Let the run's records name the overrides and choices of the sweep."""

@@ -14,6 +14,7 @@ __all__ = ["read_bytes", "read_json", "read_yaml"]
 MAX_JSON_BYTES = 4_000_000  # run.json has some thousand, metrics.json about twenty a class
 MAX_YAML_BYTES = 1_000_000
 MAX_DEPTH = 40
+MAX_INTERPOLATIONS = 5_000  # OmegaConf parses a text that has one; conf/ comes to some hundred
 MAX_SCALAR = 10_000  # characters of an unquoted value: YAML's numbers in base 60 take quadratic time
 
 
@@ -31,9 +32,9 @@ def read_bytes(path: Path, *, at_most: int) -> bytes:
     return contents
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; DataError where there is none, or none of a record's size (4 MB at most)."""
-    contents = read_bytes(path, at_most=MAX_JSON_BYTES)
+def read_json(path: Path, *, at_most: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """Read a JSON object; DataError where there is none, or none of a record's size (`at_most` bytes)."""
+    contents = read_bytes(path, at_most=at_most)
     try:
         values = json.loads(contents.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -46,7 +47,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_yaml(path: Path) -> dict[Any, Any]:
     """Read a mapping of plain values, in which `${…}` is text like any other; DataError where there is none.
 
-    Bounds: 1 MB, 40 levels, no aliases (they grow without end), no tags, none but YAML's own plain types.
+    Bounds: 1 MB, 40 levels, 5,000 `${`, no aliases (they grow without end), no tags, none but YAML's own plain types.
     """
     contents = read_bytes(path, at_most=MAX_YAML_BYTES)
     try:
@@ -57,6 +58,8 @@ def read_yaml(path: Path) -> dict[Any, Any]:
         raise DataError(f"{path} cannot be read as a configuration: {' '.join(str(error).split())[:300]}") from error
     if not _is_plain(values):
         raise DataError(f"{path} holds more than plain values")
+    if contents.count(b"${") > MAX_INTERPOLATIONS:
+        raise DataError(f"{path} cannot be read as a configuration: it has more than {MAX_INTERPOLATIONS:,} '${{'")
     if not isinstance(values, dict):
         raise DataError(f"{path} is no configuration of a run")
     return values

@@ -17,7 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 
-from fmx.build import lightnings_keys, make, meta_network, network_node
+from fmx.build import is_beyond_meta, lightnings_keys, make, meta_network, network_node
 from fmx.callbacks.history import History
 from fmx.cluster_environment import cluster_environment
 from fmx.counts import update
@@ -132,12 +132,12 @@ def _network(node: Mapping[str, Any], name: str, data: DictConfig) -> None:
     try:
         logits = attempt(meta_network(node), shape)
     except InstantiationException as error:
-        if _beyond_meta(error):
+        if is_beyond_meta(error):
             return
         with _refusals("model.net", node):
             raise
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
-        if _beyond_meta(error):
+        if is_beyond_meta(error):
             return
         raise ConfigError(
             f"model={name} cannot take images of shape {shape} (data.in_channels, data.image_size twice): "
@@ -149,11 +149,6 @@ def _network(node: Mapping[str, Any], name: str, data: DictConfig) -> None:
             f"model={name} must map one image to logits of shape {wanted}, a column for each of the "
             f"data.num_classes, but gives {given or type(logits).__name__}"
         )
-
-
-def _beyond_meta(error: BaseException) -> bool:
-    """Some networks look at values while they are built, which the meta device has none of; that is no fault."""
-    return any(isinstance(cause, NotImplementedError) or "meta" in str(cause) for cause in _causes(error))
 
 
 def _numbers(metrics: Mapping[str, Metric | MetricCollection], num_classes: int) -> Iterator[str]:

@@ -18,6 +18,7 @@ from fmx.verb_parser import VerbParser
 
 if TYPE_CHECKING:
     import pandas as pd
+    from omegaconf import DictConfig
 
     from fmx.run_dir import Run
 
@@ -64,6 +65,7 @@ def reproduce(path: str, folder: Path | None, allow: list[str]) -> int:
     from fmx.frozen import freeze
     from fmx.restore import trusted_config
     from fmx.run_dir import open_run
+    from fmx.table import printable
     from fmx.trust import check_paths
 
     first = open_run(path)
@@ -71,28 +73,34 @@ def reproduce(path: str, folder: Path | None, allow: list[str]) -> int:
     if folder.exists():
         raise ConfigError(f"{folder} exists; name another folder with --dir")
     for line in edits(first):
-        print(f"edited    {line}")
+        print(f"edited    {printable(line)}")
     config = trusted_config(first, allow)
     check_paths(config, first.path)
-    _check_results(first)
+    _check_results(first, config)
     with tempfile.TemporaryDirectory() as frozen:
         arguments = freeze(config, Path(frozen), **_origin(first))
         # A run that was continued says so in its configuration; this one starts anew.
         arguments += ["resume=null", f"hydra.run.dir={quoted(str(folder.resolve()))}"]
         code = subprocess.run(
-            [sys.executable, "-m", "fmx.run", *arguments], env=_as_many_threads(first), check=False
+            [sys.executable, *_as_safe_path(), "-m", "fmx.run", *arguments], env=_as_many_threads(first), check=False
         ).returncode
     if code:
         raise DataError(f"the second run failed with exit code {code}; it is in {folder}")
     second = open_run(folder)
     for line in surroundings(first.record, second.record):
-        print(f"differs   {line}")
+        print(f"differs   {printable(line)}")
     differences = list(results(first, second))
     for line in differences:
-        print(f"DIFFERENT {line}")
+        print(f"DIFFERENT {printable(line)}")
     if not differences:
         print("identical: history, metrics, test logits and weights are the same to the bit")
     return int(bool(differences))
+
+
+def _as_safe_path() -> list[str]:
+    """Python's option that the folder we are in is no library, unless it is one to this process already."""
+    here = {"", str(Path.cwd()), os.path.realpath(".")}
+    return [] if here & set(sys.path) else ["-P"]
 
 
 def _origin(run: "Run") -> dict[str, Any]:
@@ -117,16 +125,16 @@ def _as_many_threads(run: "Run") -> dict[str, str]:
     return alone() | ({"OMP_NUM_THREADS": str(threads)} if known else {})
 
 
-def _check_results(run: "Run") -> None:
-    """DataError where a result cannot be read: better now than after hours of training."""
-    from fmx.checkpoint import load_checkpoint
+def _check_results(run: "Run", config: "DictConfig") -> None:
+    """DataError where a result cannot be read, or the weights are of another network: better now than after hours."""
+    from fmx.restore import check_fits
     from fmx.scoring import Predictions
 
     assert isinstance(run.metrics, dict)
     _history_of(run)
     Predictions.load(run.path / "predictions.npz")
     for name in ("best", "last"):
-        load_checkpoint(run.checkpoint(name))
+        check_fits(config, run.checkpoint(name))
 
 
 def edits(run: "Run") -> Iterator[str]:

@@ -1,6 +1,6 @@
 """From a run directory back to objects: the classifier with a checkpoint's weights, and the data set."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,18 +9,26 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
-from fmx.build import build_classifier, build_data, meta_network
+from fmx.build import build_classifier, build_data, is_beyond_meta, meta_network
 from fmx.check import GROUPS, ROOT_KEYS
 from fmx.checkpoint import apply_weights, check_shapes, load_checkpoint
 from fmx.classifier import Classifier
 from fmx.composition import literal
 from fmx.datamodule import ImageDataModule
 from fmx.errors import ConfigError, DataError
+from fmx.memory_bound import at_most_bytes
 from fmx.run_dir import Run
 from fmx.trust import check_trusted, without_strange_mirrors
 
-__all__ = ["checked_config", "restore_classifier", "restore_data", "trusted_config"]
+__all__ = ["check_fits", "check_sizes", "checked_config", "restore_classifier", "restore_data", "trusted_config"]
+
+SPARE_BYTES = 256 << 20  # Python's own objects, and what a part imports while it is made
+COPIES = 4  # of the weights: made, drawn, laid out anew, and replaced by those of the checkpoint
+PARTS = ("model", "loss", "optim", "schedule", "metrics")
+MAX_CLASSES = 100_000
+MAX_NUMBERS = 2**28  # of an image: 4,096 pixels square with 16 channels
 
 
 def trusted_config(run: Run, allow: Iterable[str] = ()) -> DictConfig:
@@ -46,35 +54,74 @@ def checked_config(config: DictConfig, run: Run, allow: Iterable[str] = ()) -> D
     if strange := sorted(map(str, plain.keys() - {*ROOT_KEYS})):
         raise DataError(f"{run.path} holds no configuration of a run: it has the key {strange[0]!r}")
     check_trusted(plain, run.path, allow)
+    check_sizes(plain["data"], run.path)
     config = config.copy()
     config.data = OmegaConf.create(literal(without_strange_mirrors(plain["data"])))
     return config
+
+
+def check_sizes(data: Mapping[str, Any], source: Path) -> None:
+    """DataError where images or classes are larger or more than any data set's: arrays are made of such numbers."""
+    num_classes, channels, side = (data.get(key, 1) for key in ("num_classes", "in_channels", "image_size"))
+    for key in ("num_classes", "in_channels", "image_size", "batch_size", "eval_batch_size"):
+        if type(data.get(key, 1)) is not int or data.get(key, 1) < 1:
+            raise DataError(f"{source}: data.{key} is {data[key]!r:.80}, which is no count")
+    if num_classes > MAX_CLASSES or channels * side * side > MAX_NUMBERS:
+        raise DataError(
+            f"{source} says that it has {num_classes:,} classes of images of {channels:,} x {side:,} x {side:,} "
+            f"numbers; a run from a directory may have {MAX_CLASSES:,}, and {MAX_NUMBERS:,} numbers an image"
+        )
 
 
 def restore_classifier(config: DictConfig, checkpoint: Path) -> Classifier:
     """The run's classifier in eval mode with a checkpoint's weights, on the CPU.
 
     DataError where its parts cannot be made, or the weights do not fit. The shapes are compared before there is memory
-    for the network, so that it takes no more than the checkpoint does.
+    for the network; where they cannot be, the memory for all parts is bounded by the size of the checkpoint.
     """
     config = config.copy()
     if "weights" in config.model.net:  # the checkpoint has them; a download would be wasted
         config.model.net.weights = None
     state = load_checkpoint(checkpoint)["state_dict"]
-    check_shapes(_shapes(config), state, checkpoint)
-    with _makable("its parts"):
-        classifier = build_classifier(config)
+    weights = sum(tensor.untyped_storage().nbytes() for tensor in state.values())
+    _import_parts(config)
+    with at_most_bytes(SPARE_BYTES + COPIES * weights, f"its parts ({checkpoint})"):
+        check_shapes(_shapes(config), state, checkpoint)
+        with _makable("its parts"):
+            classifier = build_classifier(config)
     apply_weights(classifier, state, checkpoint)
     return classifier.eval()
+
+
+def check_fits(config: DictConfig, checkpoint: Path) -> None:
+    """DataError where the weights of a run's network are not those of its checkpoint; it takes no memory for them."""
+    state = load_checkpoint(checkpoint)["state_dict"]
+    _import_parts(config)
+    with at_most_bytes(SPARE_BYTES, f"its parts ({checkpoint})"):
+        check_shapes(_shapes(config), state, checkpoint)
+
+
+def _import_parts(config: DictConfig) -> None:
+    """Import what the parts are made of, for which the bound of their memory has no room."""
+    from fmx.targets import check_keys
+
+    with _makable("its parts"):
+        check_keys({key: OmegaConf.to_container(config[key], resolve=True) for key in PARTS})
 
 
 def _shapes(config: DictConfig) -> dict[str, Tensor]:
     """The weights of the run's network by their names in a checkpoint, without memory for them."""
     try:
-        net = meta_network(OmegaConf.to_container(config.model.net, resolve=True))  # type: ignore[arg-type]
-    except InstantiationException:  # some look at values while they are built, and the meta device has none
-        return {}
-    return {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+        with _makable("its parts"):
+            net = meta_network(OmegaConf.to_container(config.model.net, resolve=True))  # type: ignore[arg-type]
+    except DataError as error:
+        if is_beyond_meta(error):  # some look at values while they are built, and the meta device has none
+            return {}
+        raise
+    weights = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+    if lazy := next((name for name, tensor in weights.items() if is_lazy(tensor)), None):
+        raise DataError(f"its parts: {lazy} has no shape before it has seen an image, so no weights can be put there")
+    return weights
 
 
 @contextmanager

@@ -2,15 +2,16 @@
 
 import shlex
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from fmx.composition import override
-from fmx.errors import ConfigError, DataError, FmxError
-from fmx.frozen import relocated
+from fmx.composition import override, quoted
+from fmx.errors import ConfigError, DataError
+from fmx.frozen import freeze, relocated
 from fmx.record import config_fingerprint
 from fmx.renamed_targets import with_first_names
 from fmx.run_dir import Run, open_run
@@ -91,9 +92,10 @@ def check_same_run(config: Mapping[str, Any], run_dir: Path, resume: str | None)
 
 
 def retyped(arguments: list[str]) -> list[str]:
-    """The command line, with a run's own overrides in front where `resume=RUN` stands alone.
+    """The command line, with a run's own configuration where `resume=RUN` stands alone.
 
-    Raises DataError where RUN's files name something that may not be trusted.
+    It is composed from what the gate has let through of the run's files, never from its overrides: an override can
+    name a place of Hydra's own. Raises DataError where RUN's files name something that may not be trusted.
     """
     _homes.clear()  # of an earlier command of this process
     flags = [argument for argument in arguments if argument.startswith("-")]
@@ -102,40 +104,66 @@ def retyped(arguments: list[str]) -> list[str]:
     path = Path(arguments[0].removeprefix("resume="))
     if not (path / "run.json").is_file():
         return arguments  # the check says what is wrong
-    return [*_own_overrides(path), *arguments]
+    return [*_as_it_was(path), f"hydra.run.dir={quoted(str(path.resolve()))}", *arguments]
 
 
 NOT_A_PATH = {"resume=auto", "resume=null", "resume="}
+_frozen: list[tempfile.TemporaryDirectory[str]] = []  # they go when this process ends: its ranks read them as well
 
 
-def _own_overrides(path: Path) -> list[str]:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    from fmx.restore import trusted_config
+def _as_it_was(path: Path) -> list[str]:
+    """Arguments that compose just the configuration of a run, which names nothing that is not trusted."""
+    from fmx.own_files import check_own_files
+    from fmx.restore import checked_config
+    from fmx.table import printable
     from fmx.trust import check_paths
 
     run = open_run(path, finished=False)
+    written = run.path / ".hydra" / "config.yaml"
     try:
-        config = trusted_config(run)
+        as_recorded = run.read_config(found_from_here=False)
+        config = checked_config(as_recorded, run)
+        _check_mirrors(run, as_recorded, config)
     except DataError as error:  # there is no --allow here: the whole command says as much
         said, untrusted, _ = str(error).partition(" If you trust")
         if not untrusted:
             raise
         how = f"type the whole command that began the run (run.json has it) with {override('resume', path)}"
         raise DataError(f"{said} If you trust it, {how}") from None
+    check_paths(config, run.path)
+    check_own_files(run.path)
+    # run.json's, not .hydra/overrides.yaml's: Hydra writes that anew, and half where it is killed, at each start.
+    recorded = [str(each) for each in run.recorded(list, "overrides") if not str(each).startswith("resume=")]
+    _frozen.append(folder := tempfile.TemporaryDirectory(prefix="fmx-"))
+    arguments = freeze(
+        config,
+        Path(folder.name),
+        written=_read_if_whole(written),
+        overrides=recorded,
+        choices=_choices(run.path),
+    )
+    print(f"resume: {printable(' '.join(recorded)) or 'the default configuration'}", file=sys.stderr)
+    return arguments
+
+
+def _check_mirrors(run: Run, recorded: DictConfig, config: DictConfig) -> None:
+    if recorded.data != config.data:
+        raise DataError(f"{run.path} would fetch its images from elsewhere than fmx does. If you trust that place")
+
+
+def _choices(run_dir: Path) -> dict[str, str]:
+    """The member that was chosen of each group."""
+    node: Any = _read_if_whole(run_dir / ".hydra" / "hydra.yaml")
+    for key in ("hydra", "runtime", "choices"):
+        node = node.get(key) if isinstance(node, dict) else None
+    return {str(group): str(name) for group, name in node.items()} if isinstance(node, dict) else {}
+
+
+def _read_if_whole(path: Path) -> dict[Any, Any]:
+    """A file of .hydra/, empty where it is missing or was cut off: Hydra writes them anew at each start."""
+    from fmx.plain_files import read_yaml
+
     try:
-        check_paths(config, run.path)
-        # run.json's, not .hydra/overrides.yaml's: Hydra writes that anew, and half where it is killed, at each start.
-        overrides = [str(each) for each in run.recorded(list, "overrides") if not str(each).startswith("resume=")]
-        keys = [override.key_or_group for override in OverridesParser.create().parse_overrides(overrides)]
-    except FmxError:
-        raise
-    except (HydraException, OSError, TypeError, ValueError) as error:
-        raise DataError(f"the overrides in {path / 'run.json'} cannot be read: {error}") from error
-    if any(key.partition(".")[0].partition("/")[0] == "hydra" for key in keys):
-        raise DataError(
-            f"the overrides in {path / 'run.json'} change Hydra itself, as no run's own do; type the whole command"
-        )
-    print(f"resume: {' '.join(overrides) or 'the default configuration'}", file=sys.stderr)
-    return overrides
+        return read_yaml(path)
+    except DataError:
+        return {}

@@ -35,12 +35,20 @@ class Run:
 
     @property
     def config(self) -> DictConfig:
-        """The run's whole configuration as it was resolved then: what looks like an interpolation is text."""
+        """The run's whole configuration as it was resolved then: what looks like an interpolation is text.
+
+        Its data is found from this folder as well, where the run was started in another one.
+        """
+        return self.read_config(found_from_here=True)
+
+    def read_config(self, *, found_from_here: bool) -> DictConfig:
+        """The same; found_from_here: False leaves a relative data.root as it was written."""
         path = self.path / ".hydra" / "resolved.yaml"
         try:
             values = read_yaml(path)
             values = _moved(values, str(values.get("run_dir") or ""), str(self.path)) | {"run_dir": str(self.path)}
-            values["data"] = self._found_from_here(values.get("data"))
+            if found_from_here:
+                values["data"] = self._found_from_here(values.get("data"))
             config = OmegaConf.create(literal(values))
         except (OmegaConfBaseException, ValueError) as error:
             raise DataError(f"{path} is no configuration of a run: {str(error).partition(chr(10))[0]}") from error
@@ -81,7 +89,10 @@ class Run:
     @property
     def tested(self) -> str:
         """The checkpoint that the run's figures are of: `best` or `last`."""
-        return Path(self.recorded(str, "best", "checkpoint")).stem
+        name = Path(self.recorded(str, "best", "checkpoint")).stem
+        if name not in {"best", "last"}:  # any other would be a file somewhere else
+            raise DataError(f"{self.path / 'run.json'} does not say best.checkpoint as it should")
+        return name
 
     def checkpoint(self, name: str) -> Path:
         """The path of a checkpoint: `best`, `last`, or a file's own path."""

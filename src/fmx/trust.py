@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from fmx.errors import ConfigError, DataError
 from fmx.targets import locate
 
-__all__ = ["TRUSTED", "check_paths", "check_trusted", "without_strange_mirrors"]
+__all__ = ["TRUSTED", "check_paths", "check_trusted", "strange_mirrors", "without_strange_mirrors"]
 
 TRUSTED = ("fmx", "torch", "torchvision", "torchmetrics", "pytorch_lightning")
 
@@ -206,6 +206,17 @@ def without_strange_mirrors(node: Any) -> Any:
         named, known = copy["mirrors"], _own_mirrors()
         copy["mirrors"] = [mirror for mirror in named if mirror in known] if isinstance(named, list) else []
     return copy
+
+
+def strange_mirrors(node: Any) -> list[str]:
+    """The mirrors in a plain `data` node that are none of fmx's own."""
+    if isinstance(node, list):
+        return [mirror for child in node for mirror in strange_mirrors(child)]
+    if not isinstance(node, Mapping):
+        return []
+    named, known = node.get("mirrors", []), _own_mirrors() if "mirrors" in node else set()
+    strange = [str(each) for each in (named if isinstance(named, list) else [named]) if each not in known]
+    return strange + [mirror for child in node.values() for mirror in strange_mirrors(child)]
 
 
 def _own_mirrors() -> set[str]:

@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import re
 import secrets
 import socket
 import threading
@@ -18,6 +19,7 @@ __all__ = ["Searcher", "exclusive"]
 log = logging.getLogger(__name__)
 
 LOCK = "study.lock"
+NAME = re.compile(r"\w[\w.-]*")
 BEAT_S = 5.0
 DEAD_AFTER_S = 60.0  # without a beat; only for commands on other machines, whose processes cannot be looked up
 
@@ -89,8 +91,10 @@ class Searcher:
 
         run_dir: of its trial. While a process holds that, a command whose file is lost or stale counts as alive.
         """
-        if name is None or name == self.name:
-            return name is not None
+        if name == self.name:
+            return True
+        if name is None or not NAME.fullmatch(name):  # a journal from elsewhere may name any path
+            return False
         path = self._folder / name
         if name.rpartition("-")[0].rpartition("-")[0] == socket.gethostname() and path.exists():
             if not _can_lock(path):

@@ -1,12 +1,16 @@
 """The figure of a finished run that a search goes by."""
 
 import csv
+from io import StringIO
 from math import isfinite
 
 from fmx.errors import DataError
+from fmx.plain_files import read_bytes
 from fmx.run_dir import Run
 
 __all__ = ["figure"]
+
+MAX_BYTES = 16_000_000  # some hundred a validation
 
 
 def figure(run: Run, metric: str) -> float:
@@ -32,5 +36,9 @@ def figure(run: Run, metric: str) -> float:
 def _row_of_checkpoint(run: Run) -> dict[str, str]:
     """The row of history.csv that the chosen checkpoint belongs to."""
     step = run.recorded(int, "best", "step")
-    with (run.path / "history.csv").open(newline="", encoding="utf-8") as file:
-        return next((row for row in csv.DictReader(file) if int(row["step"]) == step), {})
+    path = run.path / "history.csv"
+    text = read_bytes(path, at_most=MAX_BYTES).decode("utf-8", errors="replace")
+    try:
+        return next((row for row in csv.DictReader(StringIO(text)) if int(row["step"]) == step), {})
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error

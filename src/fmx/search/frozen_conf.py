@@ -2,21 +2,33 @@
 
 import filecmp
 import logging
+import re
 import shutil
+import sys
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.types import HydraContext
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from fmx.composition import CONF_DIR, register_resolvers
+from fmx.errors import DataError
+from fmx.expansion import check_expansion
+from fmx.plain_files import read_yaml
+from fmx.restore import check_sizes
 from fmx.search.claims import exclusive
+from fmx.trust import TRUSTED, check_paths, check_trusted, strange_mirrors
 
 __all__ = ["CONF", "frozen_context", "warn_of_changes"]
 
 log = logging.getLogger(__name__)
 CONF = "conf"  # the copies' folder in the sweep directory
+TARGET = re.compile(r"_target_:\s*['\"]?(\w+)\.")
 BUILT_IN = ("pkg://", "structured://")
 
 
@@ -24,10 +36,15 @@ def frozen_context(context: HydraContext, config: DictConfig, sweep_dir: Path) -
     """Copy every folder that the configuration came from, once, and compose from the copies from then on."""
     folder = sweep_dir / CONF
     sources = _sources(config)
+    paths = [Path(path) for _, path in sources]
     with exclusive(sweep_dir):
         if not folder.is_dir():
-            _copy([Path(path) for _, path in sources], folder)
-    return HydraContext(config_loader=_loader(context.config_loader, sources, folder), callbacks=context.callbacks)
+            _copy(paths, folder)
+    path = _search_path(context.config_loader, sources, folder)
+    if not _differs(paths, folder):  # the command's own files, which are trusted as it is
+        return HydraContext(config_loader=ConfigLoaderImpl(config_search_path=path), callbacks=context.callbacks)
+    _check_files(paths, folder)
+    return HydraContext(config_loader=_GatedLoader(path, folder, _packages(paths)), callbacks=context.callbacks)
 
 
 def warn_of_changes(config: DictConfig, sweep_dir: Path) -> None:
@@ -62,7 +79,7 @@ def _differs(sources: list[Path], folder: Path) -> bool:
     return False
 
 
-def _loader(loader: ConfigLoader, sources: list[tuple[str, str]], folder: Path) -> ConfigLoader:
+def _search_path(loader: ConfigLoader, sources: list[tuple[str, str]], folder: Path) -> ConfigSearchPathImpl:
     """Hydra's own search path with the copies in place of the folders; what is found first counts."""
     built_in = [each for each in loader.get_search_path().get_path() if str(each.path).startswith(BUILT_IN)]
     path = ConfigSearchPathImpl()
@@ -71,4 +88,77 @@ def _loader(loader: ConfigLoader, sources: list[tuple[str, str]], folder: Path) 
         path.append(provider, f"file://{(folder / str(number)).resolve()}")
     for each in built_in[1:]:
         path.append(each.provider, str(each.path))
-    return ConfigLoaderImpl(config_search_path=path)
+    return path
+
+
+def _check_files(sources: list[Path], folder: Path) -> None:
+    """DataError for a copy that is not as it is in the command's own folders and is beyond what such a file may be.
+
+    Hydra itself reads them without bounds, and imports whatever `hydra.searchpath` names.
+    """
+    for number, source in enumerate(sources):
+        copies = folder / str(number)
+        for file in sorted(copies.rglob("*.yaml")):
+            own = source / file.relative_to(copies)
+            if own.is_file() and filecmp.cmp(own, file, shallow=False):
+                continue
+            if not file.read_bytes().strip():
+                continue
+            hydra = read_yaml(file).get("hydra")
+            if isinstance(hydra, dict) and "searchpath" in hydra:
+                raise DataError(f"{file} names more folders for Hydra to search, as no search's own copies do")
+
+
+def _packages(sources: list[Path]) -> set[str]:
+    """The packages of targets that the command's own YAML names: the command itself says that they are trusted."""
+    named: set[str] = set()
+    for file in [file for source in sources if source != CONF_DIR for file in source.rglob("*.yaml")]:
+        named |= set(TARGET.findall(file.read_text(encoding="utf-8", errors="replace")))
+    return named - {*TRUSTED} - sys.stdlib_module_names
+
+
+class _GatedLoader(ConfigLoaderImpl):
+    """Composes trials from files that may be anybody's, and lets through what names trusted parts alone."""
+
+    def __init__(self, path: ConfigSearchPathImpl, folder: Path, allow: Collection[str]) -> None:
+        super().__init__(config_search_path=path)
+        self._folder = folder
+        self._allow = allow
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """Compose a trial's configuration; DataError for what is not trusted in it."""
+        config = super().load_sweep_config(master_config, sweep_overrides)
+        try:
+            self._check(config, master_config)
+        except DataError as error:
+            raise DataError(
+                f"{error}\n{self._folder} is not what this command's configuration files are. Where you trust it, "
+                "copy its files to the folder of --config-dir; else name another folder with hydra.sweep.dir=DIR"
+            ) from error
+        return config
+
+    def _check(self, config: DictConfig, own: DictConfig) -> None:
+        for key in ("callbacks", "job.env_set", "job.env_copy", "job.chdir"):
+            if _plain(config.hydra, key) != _plain(own.hydra, key):
+                raise DataError(f"{self._folder} tells Hydra another hydra.{key} than this command does")
+        ours = {str(key): _plain(config, str(key)) for key in config if key != "hydra"}
+        ours["run_dir"] = str(self._folder.parent / "0")
+        for key in ours:
+            check_expansion(ours, key, self._folder)
+        register_resolvers()
+        try:
+            made = OmegaConf.create(ours)
+            resolved: Any = OmegaConf.to_container(made, resolve=True)
+        except OmegaConfBaseException:
+            return  # the check of every configuration says better what is wrong, and makes nothing before
+        check_trusted(resolved, self._folder, self._allow)
+        check_sizes(resolved["data"], self._folder)
+        known = strange_mirrors(OmegaConf.to_container(own.data, resolve=True))
+        if strange := [mirror for mirror in strange_mirrors(resolved["data"]) if mirror not in known]:
+            raise DataError(f"{self._folder} would fetch images from {strange[0]!r}, where fmx fetches none")
+        check_paths(made, self._folder)
+
+
+def _plain(node: DictConfig, key: str) -> Any:
+    value = OmegaConf.select(node, key, throw_on_resolution_failure=False)
+    return OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value

@@ -70,6 +70,7 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
     """Read and check everything; nothing is written yet."""
     from fmx.search.space import read_space, split
     from fmx.search.workers import check_launcher
+    from fmx.sweep.gate import check_sweep_dir
     from fmx.sweep.plan import check_multirun
     from fmx.sweep.warm import warm_up
 
@@ -77,6 +78,7 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
     sweep_dir = Path(str(config.hydra.sweep.dir)).resolve()  # outputs/latest may come to mean another one
     if (sweep_dir / LEDGER).is_file():
         raise ConfigError(f"{sweep_dir} holds a sweep that is no search: name another folder with hydra.sweep.dir=DIR")
+    check_sweep_dir(sweep_dir)
     sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
     launcher: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
     check_launcher(launcher)

@@ -10,18 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.storages.journal._file import get_lock_file
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from fmx.errors import ConfigError
+from fmx.errors import ConfigError, DataError
 from fmx.search.claims import Searcher, exclusive
 from fmx.search.options import Options
 from fmx.search.samplers import make_pruner, make_sampler
 from fmx.search.space import Space
 from fmx.sweep.ledger import JOURNAL
+from fmx.table import printable
 
 __all__ = ["ERROR", "JOURNAL", "Claim", "RunningTrial", "SharedStudy", "num_begun"]
 
@@ -70,7 +72,19 @@ class SharedStudy:
                 self.study.set_user_attr(SETTINGS, wanted)
             elif known != wanted:
                 raise ConfigError(_difference(sweep_dir, known, wanted))
+            self._check_params()
         self.study.pruner = make_pruner(wanted)
+
+    def _check_params(self) -> None:
+        """DataError where a trial has a value that the search cannot have drawn: values become overrides."""
+        for trial in self.study.get_trials(deepcopy=False):
+            for key, value in trial.params.items():
+                drawn = self._space.distributions.get(key)
+                if drawn is None or not _is_drawn(value, drawn):
+                    raise DataError(
+                        f"{self.sweep_dir / JOURNAL}: trial {trial.number} has {printable(key)}={printable(value)[:80]}"
+                        ", which this search cannot have drawn; name another folder with hydra.sweep.dir=DIR"
+                    )
 
     @property
     def num_trials(self) -> int | None:
@@ -178,6 +192,13 @@ class RunningTrial:
         storage = self._study._storage  # noqa: SLF001
         storage.set_trial_intermediate_value(self._trial_id, step, value)
         return self._study.pruner.prune(self._study, storage.get_trial(self._trial_id))
+
+
+def _is_drawn(value: object, drawn: BaseDistribution) -> bool:
+    if isinstance(drawn, CategoricalDistribution):
+        return value in drawn.choices
+    assert isinstance(drawn, IntDistribution | FloatDistribution)
+    return type(value) in {int, float} and drawn.low <= value <= drawn.high  # type: ignore[operator]
 
 
 def _storage(sweep_dir: Path) -> JournalStorage:

@@ -1,6 +1,5 @@
 """What a person sees of a sweep: live lines at the bottom of a terminal, and a line a job above them and elsewhere."""
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -11,7 +10,9 @@ from typing import Self
 from hydra.core.utils import filter_overrides
 from rich.text import Text
 
+from fmx.errors import DataError
 from fmx.live_area import LiveArea
+from fmx.plain_files import read_json
 from fmx.sweep.plan import Job
 from fmx.sweep.pool import Ended
 
@@ -23,8 +24,8 @@ SHOWN = 12  # running jobs; more are only counted
 def validation_accuracy(run_dir: Path) -> float | None:
     """The accuracy that a finished run was chosen by; None where it cannot be read or nothing was held out."""
     try:
-        value = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))["val"]["accuracy"]
-    except (OSError, ValueError, KeyError, TypeError):
+        value = read_json(run_dir / "metrics.json")["val"]["accuracy"]
+    except (DataError, KeyError, TypeError):
         return None
     return value if isinstance(value, float) else None
 

@@ -1,6 +1,6 @@
 """sweep.json: what a sweep consists of and what became of each job, so that it can be gone on with."""
 
-import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from fmx.errors import DataError
+from fmx.plain_files import read_json
 from fmx.record import write_json
 from fmx.run_dir import open_run
 from fmx.sweep.plan import Job
+from fmx.table import printable
 
 __all__ = ["JOURNAL", "LEDGER", "Entry", "Ledger"]
 
 LEDGER = "sweep.json"
+MAX_BYTES = 256_000_000  # a job takes some hundred
+SLURM_JOB = re.compile(r"\d+(_\d+)?")  # as squeue takes it, and nothing that looks like an option
+MAX_PROCESSES = 100_000
 JOURNAL = "study.journal"  # of a search, in whose place there is no ledger
 
 
@@ -35,6 +40,23 @@ class Entry:
     slurm_job: str | None = None  # under which name SLURM has or had it
 
 
+def _entry(plain: dict[str, Any]) -> Entry:
+    """An entry as it was written; ValueError or TypeError where it is none. Texts become what a terminal can show."""
+    entry = Entry(**plain)
+    counts = (entry.number, entry.processes, entry.nodes)
+    if any(type(count) is not int for count in counts) or entry.number < 0:
+        raise ValueError("a job's number and processes must be counts")
+    if not (1 <= entry.processes <= MAX_PROCESSES and 1 <= entry.nodes <= entry.processes):
+        raise ValueError(f"job {entry.number} has {entry.processes} processes on {entry.nodes} machines")
+    entry.overrides = [printable(each) for each in entry.overrides]
+    entry.fingerprint, entry.accelerator, entry.status = map(str, (entry.fingerprint, entry.accelerator, entry.status))
+    entry.error = None if entry.error is None else printable(entry.error)
+    entry.slurm_job = None if entry.slurm_job is None else str(entry.slurm_job)
+    if entry.slurm_job and not SLURM_JOB.fullmatch(entry.slurm_job):
+        raise ValueError(f"job {entry.number} cannot have SLURM's number {printable(entry.slurm_job)}")
+    return entry
+
+
 class Ledger:
     """The entries of one sweep, written anew at each change; whatever process reads it sees a whole file."""
 
@@ -47,15 +69,15 @@ class Ledger:
     def read(cls, sweep_dir: Path) -> "Ledger":
         """The ledger of an earlier sweep, each job's status as its run directory has it; DataError where it is none."""
         path = sweep_dir / LEDGER
-        try:
-            contents = json.loads(path.read_text(encoding="utf-8"))
-            ledger = cls(sweep_dir, dict(contents["settings"]))
-            ledger.entries = {int(each["number"]): Entry(**each) for each in contents["jobs"]}
-        except FileNotFoundError:
+        if not path.exists():
             search = sweep_dir / "search.json"
             hint = f"; {search} says the command that goes on with this search" if search.is_file() else ""
-            raise DataError(f"{sweep_dir} is no sweep of fmx: it has no {LEDGER}{hint}") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{sweep_dir} is no sweep of fmx: it has no {LEDGER}{hint}")
+        contents = read_json(path, at_most=MAX_BYTES)
+        try:
+            ledger = cls(sweep_dir, dict(contents["settings"]))
+            ledger.entries = {each["number"]: _entry(each) for each in contents["jobs"]}
+        except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} cannot be read as the ledger of a sweep: {error}") from error
         for entry in ledger.entries.values():
             entry.status = ledger.status(entry)

@@ -4,7 +4,7 @@ import logging
 import shlex
 import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ __all__ = ["Sweep", "check_fail_fast", "continue_sweep", "earlier_ledger", "laun
 
 log = logging.getLogger(__name__)
 BEST = 10  # rows of the table at the end
+MAX_WORKERS = 4096
 LEADERBOARD_SHARE = 20  # writing the leaderboard may take one part of so many of the time
 
 
@@ -66,6 +67,9 @@ def earlier_ledger(sweep_dir: Path) -> Ledger:
     """
     if (sweep_dir / JOURNAL).is_file():
         raise ConfigError(f"{sweep_dir} holds a search: name another folder with hydra.sweep.dir=DIR")
+    from fmx.sweep.gate import check_jobs_folder
+
+    check_jobs_folder(sweep_dir)
     if not (sweep_dir / LEDGER).is_file():
         return Ledger(sweep_dir, {})
     _claim_unless_dry(sweep_dir)
@@ -79,13 +83,24 @@ def _claim_unless_dry(sweep_dir: Path) -> None:
         raise ConfigError(f"another process is at work in {sweep_dir}: a dry run would tell what is not true any more")
 
 
-def continue_sweep(sweep_dir: Path) -> list[Ended]:
-    """Run the jobs of an earlier sweep that did not complete, as they were frozen then."""
+def continue_sweep(sweep_dir: Path, allow: Collection[str] = ()) -> list[Ended]:
+    """Run the jobs of an earlier sweep that did not complete, as they were frozen then.
+
+    allow: what the user trusts beside fmx's own parts, as the gate has it. DataError for what else the sweep names.
+    """
+    from fmx.sweep.gate import check_sweep_dir, pass_job
+
     sweep_dir = sweep_dir.resolve()  # outputs/latest may come to mean another one
     if (sweep_dir / LEDGER).is_file():  # else reading it says what is wrong
+        check_sweep_dir(sweep_dir)
         _claim_unless_dry(sweep_dir)
     ledger = Ledger.read(sweep_dir)
-    if ledger.settings.get("launcher") == "slurm":
+    on_cluster = ledger.settings.get("launcher") == "slurm"
+    check_earlier_settings(ledger, allow)
+    for entry in ledger.entries.values():
+        if entry.status != "completed":
+            pass_job(ledger.job(entry), allow)
+    if on_cluster:
         from fmx.sweep.slurm import ClusterSweep
 
         sweep: Sweep = ClusterSweep(ledger)
@@ -97,6 +112,28 @@ def continue_sweep(sweep_dir: Path) -> list[Ended]:
         sweep.preview(numbers)
         return []
     return sweep.run_all(numbers)
+
+
+def check_earlier_settings(ledger: Ledger, allow: Collection[str]) -> None:
+    """DataError where the settings that a sweep was begun with make no sense, or would run lines of a shell."""
+    settings, path = ledger.settings, ledger.sweep_dir / LEDGER
+    settings.setdefault("fail_fast", False)  # a ledger may be older than the key
+    keep = settings.get("keep_checkpoints")
+    if keep is not None and (type(keep) is not int or keep < 0):
+        raise DataError(f"{path}: sweep.keep_checkpoints must be a whole number of at least 0 or null, got {keep!r}")
+    try:
+        if settings.get("launcher") == "slurm":
+            from fmx.sweep.slurm import check_foreign_settings
+
+            check_foreign_settings(settings, path, allow)
+            return
+        check_settings(settings)
+    except KeyError as error:
+        raise DataError(f"{path} does not say {error} of its launcher") from None
+    except ConfigError as error:
+        raise DataError(f"{path}: {error}") from None
+    if (settings["workers"] or 0) > MAX_WORKERS or (settings["threads"] or 0) > MAX_WORKERS:
+        raise DataError(f"{path}: hydra.launcher.workers and threads must be at most {MAX_WORKERS:,}")
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

@@ -1,9 +1,10 @@
 """A sweep on a SLURM cluster: planned here, run there, with ledger and leaderboard kept true from here meanwhile."""
 
 import logging
+import re
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -28,6 +29,7 @@ __all__ = ["ClusterSweep", "launch"]
 log = logging.getLogger(__name__)
 COUNTS = {"array_parallelism": 1, "timeout_min": 1, "signal_before_end_s": 0, "max_requeues": 0}
 OPTIONAL_COUNTS = {"cpus_per_task": 1, "gpus_per_node": 0}
+PLAIN = re.compile(r"\w[\w.,:&|+*()\[\]@/-]*")  # a line of its own in a job's script cannot be hidden in it
 WITH_SUBMITIT = ["timeout_min", "mem_gb", "cpus_per_task", "partition", "account", "qos", "constraint"]
 
 
@@ -86,6 +88,22 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             "hydra.launcher.additional_parameters must map sbatch's long options to values, as in "
             "'hydra.launcher.additional_parameters={mail-type: END}'"
         )
+
+
+def check_foreign_settings(settings: Mapping[str, Any], path: Path, allow: Collection[str]) -> None:
+    """DataError for settings of an earlier sweep from which a job's script would be made; they may be anybody's."""
+    check_settings(settings)
+    for key in ("partition", "account", "qos", "constraint"):
+        if settings[key] is not None and not PLAIN.fullmatch(str(settings[key])):
+            raise DataError(
+                f"{path} has hydra.launcher.{key}={str(settings[key])[:80]!r}, which is no name on a cluster"
+            )
+    for key in ("setup", "additional_parameters"):
+        if settings[key] and "setup" not in allow:
+            raise DataError(
+                f"{path} has hydra.launcher.{key}={str(settings[key])[:200]!r}, which goes into each job's script. "
+                "If you trust it, add --allow setup"
+            )
 
 
 class ClusterSweep(Sweep):

@@ -1,0 +1,157 @@
+"""What a sweep directory says, before any of it is run: it may come from elsewhere."""
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fmx.check import GROUPS, ROOT_KEYS
+from fmx.errors import DataError
+from fmx.expansion import check_expansion
+from fmx.frozen import DEFAULTS, REFERENCES, origin, write_frozen
+from fmx.own_files import check_own_files
+from fmx.plain_files import read_yaml
+from fmx.restore import check_sizes
+from fmx.sweep.plan import FROZEN_JOBS, Job
+from fmx.trust import check_paths, check_trusted, strange_mirrors
+
+__all__ = ["check_jobs_folder", "check_sweep_dir", "pass_job"]
+
+JOB_FILE = re.compile(r"\d+\.(yaml(\.part)?|log)")
+CHECK = {"_target_": "fmx.check.Check"}
+ORIGIN = "fmx.frozen.Origin"
+RUN_DIR = "${run_dir:}"
+ESCAPED = re.compile(r"(?<!\\)(?:\\\\)*\\\$\{")
+
+
+def check_sweep_dir(sweep_dir: Path) -> None:
+    """DataError where a sweep directory holds links that lead out of it, or files that Hydra would take for parts."""
+    check_own_files(sweep_dir)
+    check_jobs_folder(sweep_dir)
+
+
+def check_jobs_folder(sweep_dir: Path) -> None:
+    """DataError where the folder of frozen jobs holds anything else: Hydra looks there first, for every group."""
+    folder = sweep_dir / FROZEN_JOBS
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if not (path.is_dir() if path.name == "slurm" else JOB_FILE.fullmatch(path.name) and path.is_file()):
+            raise DataError(f"{path} is neither a job of this sweep nor its log: remove it")
+
+
+def pass_job(job: Job, allow: Collection[str]) -> None:
+    """Read a job's frozen configuration as data, check all that it names, and write anew what has passed.
+
+    allow: packages that the user trusts with anything, beside fmx's own; `hydra` for what is told to Hydra itself, and
+    addresses that images may be fetched from. DataError for the first thing that is not trusted.
+    """
+    path = job.sweep_dir / FROZEN_JOBS / f"{job.number}.yaml"
+    plain = read_yaml(path)
+    if plain.pop("defaults", None) != DEFAULTS:
+        raise DataError(f"{path} is no frozen job: its defaults are not those of one")
+    hydra = _hydra(plain.pop("hydra", None), path, job, allow)
+    _check_config(plain, path, job, allow)
+    write_frozen(path, plain, hydra)
+
+
+def _check_config(plain: Mapping[str, Any], path: Path, job: Job, allow: Collection[str]) -> None:
+    if plain.get("run_dir") != RUN_DIR:
+        raise DataError(f"{path} is no frozen job: its run_dir is not {RUN_DIR}")
+    for key in plain:
+        if key not in ROOT_KEYS:
+            raise DataError(f"{path} is no frozen job: it has the key {key!r:.80}")
+    if missing := [key for key in GROUPS if not isinstance(plain.get(key), dict)]:
+        raise DataError(f"{path} is no frozen job: it lacks {missing[0]}")
+    ours = {**plain, "run_dir": str(job.run_dir)}
+    for key in plain:
+        if key != "run_dir":
+            _check_texts(plain[key], str(key), path)
+            check_expansion(ours, str(key), path)
+    try:
+        config = OmegaConf.create(ours)
+        resolved: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise DataError(f"{path} cannot be resolved: {str(error).partition(chr(10))[0]}") from error
+    check_trusted(resolved, path, allow)
+    check_sizes(resolved["data"], path)
+    for mirror in strange_mirrors(resolved["data"]):
+        if mirror not in allow:
+            raise DataError(
+                f"{path} would fetch images from {mirror!r}, where fmx fetches none. If you trust that place, add "
+                f"--allow {mirror!r}"
+            )
+    check_paths(config, path)
+
+
+def _check_texts(node: Any, place: str, path: Path) -> None:
+    """DataError for an interpolation that is more than a reference to another key: freezing leaves no other."""
+    if isinstance(node, Mapping | list):
+        for name, child in node.items() if isinstance(node, Mapping) else enumerate(node):
+            _check_texts(child, f"{place}.{name}", path)
+    elif isinstance(node, str) and "${" in (text := ESCAPED.sub("", node)) and not REFERENCES.fullmatch(text):
+        raise DataError(f"{path}: {place} is an interpolation that no frozen job has: {node[:200]!r}")
+
+
+def _hydra(node: Any, path: Path, job: Job, allow: Collection[str]) -> dict[str, Any]:
+    """What Hydra itself is told: the job's name and number, and callbacks, which it makes before any check."""
+    if not isinstance(node, dict) or node.keys() - {"job", "callbacks"}:
+        raise DataError(f"{path} is no frozen job: it tells Hydra more than its job and its callbacks")
+    told, callbacks = node.get("job") or {}, node.get("callbacks") or {}
+    if not isinstance(told, dict) or not isinstance(callbacks, dict):
+        raise DataError(f"{path} is no frozen job: hydra.job and hydra.callbacks must be mappings")
+    passed: dict[str, Any] = {"name": "run", "num": job.number}
+    for key, value in told.items():
+        if key in passed or not value:
+            continue
+        if key not in {"chdir", "env_set", "env_copy"} or "hydra" not in allow:
+            raise DataError(
+                f"{path} sets hydra.job.{key}, which reaches all that it starts. If you trust it, add --allow hydra"
+            )
+        passed[key] = value
+    return {"job": passed, "callbacks": _callbacks(callbacks, path, allow)}
+
+
+def _callbacks(callbacks: Mapping[Any, Any], path: Path, allow: Collection[str]) -> dict[str, Any]:
+    passed: dict[str, Any] = {"check": CHECK}
+    for name, node in callbacks.items():
+        if name == "check" and node == CHECK:
+            continue
+        if name == "origin" and isinstance(node, dict) and node.get("_target_") == ORIGIN:
+            passed["origin"] = _origin(node, path)
+            continue
+        packages = {str(target).partition(".")[0] for target in _targets(node)}
+        if not isinstance(name, str) or not packages or packages - {*allow}:
+            package = min(packages - {*allow}, default="hydra")
+            raise DataError(
+                f"{path} has a callback of Hydra's own, {name!r:.80}, which runs before anything is checked. If you "
+                f"trust it, add --allow {package}"
+            )
+        passed[name] = node
+    return passed
+
+
+def _targets(node: Any) -> Iterable[Any]:
+    if isinstance(node, Mapping):
+        yield from [node["_target_"]] if "_target_" in node else []
+        for child in node.values():
+            yield from _targets(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from _targets(child)
+
+
+def _origin(node: Mapping[str, Any], path: Path) -> dict[str, str]:
+    """The callback that says who chose what, from its text, or from the two nodes that earlier versions wrote."""
+    try:
+        told = json.loads(node["facts"]) if "facts" in node else node
+        overrides, choices = told["overrides"], told["choices"]
+        chosen = [text for each in choices.values() for text in (each if isinstance(each, list) else [each])]
+        plain = isinstance(overrides, list) and all(isinstance(each, str | None) for each in [*overrides, *chosen])
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        plain = False
+    if not plain:
+        raise DataError(f"{path} is no frozen job: it does not say who chose what as it should")
+    return origin(overrides, choices)
