@@ -8,7 +8,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["fits", "print_table", "printable"]
+__all__ = ["fits", "print_lines", "print_table", "printable"]
 
 UNBOUNDED = 10_000  # columns: text for a file or a pipe is not folded
 
@@ -27,6 +27,13 @@ def print_table(
     with console.capture() as captured:
         console.print(table)
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines on stdout, broken between words where the terminal ends; off a terminal each stays whole."""
+    console = Console(highlight=False)
+    for line in map(printable, lines):
+        console.print(Text(line)) if console.is_terminal else print(line)
 
 
 def fits(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> bool:

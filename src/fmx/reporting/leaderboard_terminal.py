@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fmx.reporting.leaderboard import Leaderboard
 from fmx.reporting.leaderboard_text import ACCURACIES, cells, headings, is_word, notes, unfinished_table
 from fmx.reporting.outcomes import Unfinished
-from fmx.table import fits, print_table
+from fmx.table import fits, print_lines, print_table
 
 __all__ = ["print_leaderboard"]
 
@@ -19,7 +19,7 @@ def print_leaderboard(board: Leaderboard) -> None:
     left_out: dict[str, None] = {}
     for name, group in zip(board.data, board.by_data(), strict=True):
         if len(board.data) > 1:
-            print(f"\n{name}")
+            print_lines(["", name])
         heads, rows = headings(group), [[cell.text for cell in row] for row in cells(group)]
         words = [at for at in range(len(heads)) if is_word(group, at)]
         if not fits(heads, rows):
@@ -31,7 +31,7 @@ def print_leaderboard(board: Leaderboard) -> None:
     if left_out:
         said.append(f"Left out, for the width of the terminal: {', '.join(left_out)}; --csv and --html have all.")
     if said:
-        print("", *said, sep="\n")
+        print_lines(["", *said])
     if board.unfinished:
         print()
         heads, rows = unfinished_table(board)
