@@ -70,13 +70,13 @@ def _preview(config: DictConfig) -> None:
 
 
 def _check_mode(hydra: DictConfig) -> None:
-    """ConfigError for what only a multirun would obey."""
-    typed = [str(text) for text in hydra.overrides.hydra if str(text).lstrip("+~").startswith(OF_A_MULTIRUN)]
-    groups = [f"hydra/{group}={hydra.runtime.choices[f'hydra/{group}']}" for group in PLUGINS if "mode" in hydra[group]]
-    if ignored := [*groups, *typed]:
-        forced = "hydra.mode=RUN" in sys.argv  # else hydra.launcher or hydra.sweeper would have made it a multirun
+    """ConfigError for words of the command line that only a multirun would obey; a file may serve both."""
+    for_multiruns = (*OF_A_MULTIRUN, *(f"hydra/{group}=" for group in PLUGINS if "mode" in hydra[group]))
+    typed = [text for text in map(str, hydra.overrides.hydra) if text.lstrip("+~").startswith(for_multiruns)]
+    if typed:
+        forced = "hydra.mode=RUN" in sys.argv
         how = "leave out hydra.mode=RUN" if forced else f"type: python -m fmx.run -m {shlex.join(sys.argv[1:])}"
-        raise ConfigError(f"{ignored[0]} is for a multirun, which this is not: {how}")
+        raise ConfigError(f"{typed[0]} is for a multirun, which this is not: {how}")
 
 
 def _refusing(step: Callable[[], None]) -> None:
