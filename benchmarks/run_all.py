@@ -17,6 +17,7 @@ SHORT = {
     "startup": ["--repeats", "3"],
     "loader": [],
     "memory": ["--repeats", "1"],
+    "scoring": ["--repeats", "1"],
     "inference": [],
     "overhead": ["--repeats", "1", "--epochs", "4"],
     "time_to_accuracy": ["--only", "92.04", "--turns", "4"],

@@ -52,7 +52,9 @@ class Classifier(LightningModule):
         self.loss = loss
         self.make_optimizer = optimizer
         self.make_schedule = schedule
-        self.val_metrics = MetricCollection(dict(metrics))
+        # Each counts for itself: torchmetrics would let those share their counts that agree on the first batch, as an
+        # accuracy of the five best classes and one of the best may.
+        self.val_metrics = MetricCollection(dict(metrics), compute_groups=False)
         self.val_loss = MeanMetric(nan_strategy="disable")
         self.tally = Tally(self.images_of, remedies=_remedies(loss))
         self._watched: list[nn.Parameter] = []  # whose gradients are looked at
