@@ -32,9 +32,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "long": None if os.environ.get("FMX_LONG") else "takes many minutes: FMX_LONG=1 runs it",
         "gpu": None if torch.cuda.is_available() else "torch sees no GPU",
         "slurm": f"{slurm_cluster.missing()} is not installed" if slurm_cluster.missing() else None,
-        "nodes": slurm_cluster.missing_for_nodes(),
         "browser": None if shutil.which("chromium") else "chromium is not installed",
     }
+    if any(item.get_closest_marker("nodes") for item in items):
+        reasons["nodes"] = slurm_cluster.missing_for_nodes()
     for item in items:
         for marker, reason in reasons.items():
             if reason and item.get_closest_marker(marker):

@@ -8,6 +8,7 @@ python tests/slurm_cluster.py --nodes COMMAND…      likewise, with two nodes
 
 import getpass
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -126,8 +127,9 @@ def cluster_of_two() -> Iterator[Cluster]:
 @contextmanager
 def network(count: int) -> Iterator[tuple[str, list[Node]]]:
     """A bridge and nodes that are connected to it; yields this machine's address there, and the nodes."""
-    mark = f"fmx{os.getpid() % 100_000}"
-    net = next(f"10.213.{number}" for number in range(256) if f" 10.213.{number}." not in ip("-4", "address"))
+    remove_stale()
+    mark = f"fmx{os.getpid()}"
+    net = f"10.{200 + os.getpid() // 256 % 50}.{os.getpid() % 256}"  # of no other process that tests here
     nodes = [Node(f"{mark}n{number}", f"{net}.{number}", f"{mark}n{number}") for number in range(1, count + 1)]
     with ExitStack() as made:
         ip("link", "add", mark, "type", "bridge")
@@ -146,6 +148,17 @@ def network(count: int) -> Iterator[tuple[str, list[Node]]]:
             ip("-n", node.name, "link", "set", "eth0", "up")
             ip("-n", node.name, "link", "set", "lo", "up")
         yield f"{net}.254", nodes
+
+
+def remove_stale() -> None:
+    """What a process that was killed could not remove itself: the names begin with its number."""
+    for name in {line.split()[0] for line in ip("netns", "list").splitlines()}:
+        if (owner := re.fullmatch(r"fmx(\d+)n\d+", name)) and not Path("/proc", owner[1]).exists():
+            Node(name, "", name).fail()
+            ip("netns", "delete", name)
+    for name in re.findall(r"^\d+: (fmx\d+)(?=:)", ip("link", "show", "type", "bridge"), re.MULTILINE):
+        if not Path("/proc", name.removeprefix("fmx")).exists():
+            delete_link(name)
 
 
 def delete_link(name: str) -> None:
@@ -211,7 +224,11 @@ def daemon(folder: Path, name: str, *arguments: str, node: Node | None = None) -
     there = [] if node is None or node.space is None else on(node, folder)
     with (folder / f"{name}{node.name if node else ''}.out").open("w") as output:
         process = subprocess.Popen(
-            [*there, path, *arguments], stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True
+            [*with_this_process(), *there, path, *arguments],
+            stdout=output,
+            stderr=output,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )
     try:
         yield
@@ -222,6 +239,12 @@ def daemon(folder: Path, name: str, *arguments: str, node: Node | None = None) -
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def with_this_process() -> list[str]:
+    """What goes before a daemon that is to end even where this process is killed."""
+    setpriv = program("setpriv")
+    return [setpriv, "--pdeathsig", "TERM"] if setpriv else []
 
 
 def on(node: Node, folder: Path) -> list[str]:
