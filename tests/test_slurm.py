@@ -163,7 +163,7 @@ def test_jobs_outlive_the_launching_process_and_are_found_again(slurm, tmp_path)
     names = slurm_jobs(tmp_path / "sweep")
     assert sorted(squeue(slurm, "--format=%T")) == ["RUNNING", "RUNNING"]
 
-    found = start("--resume-sweep", "sweep")
+    found = start("--resume-sweep", "sweep", "--allow", "faults")
     said = ""
     while "queue already" not in said:
         line = found.stdout.readline()
@@ -177,7 +177,7 @@ def test_jobs_outlive_the_launching_process_and_are_found_again(slurm, tmp_path)
     assert status(tmp_path / "sweep") == {"0": "interrupted", "1": "interrupted"}
 
     (tmp_path / "slow").unlink()
-    last = start("--resume-sweep", "sweep")
+    last = start("--resume-sweep", "sweep", "--allow", "faults")
     output, _ = last.communicate(timeout=120)
     assert last.returncode == 0, output
     assert status(tmp_path / "sweep") == {"0": "completed", "1": "completed"}

@@ -86,7 +86,7 @@ def test_ctrl_c_of_an_array_and_a_node_that_fails_under_a_job(cluster, tmp_path)
     assert squeue(cluster.env, "--format=%T") == []
     assert status(tmp_path / "sweep") == {"0": "interrupted", "1": "interrupted"}
 
-    on = start(tmp_path, cluster, "--resume-sweep", "sweep")
+    on = start(tmp_path, cluster, "--resume-sweep", "sweep", "--allow", "faults")
     wait_for(lambda: all(record(run)["status"] == "running" for run in runs))
     first, second = cluster.nodes
     (lost,) = [run for run in runs if record(run)["host"] == second.name]
