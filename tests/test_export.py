@@ -4,6 +4,7 @@ import csv
 import json
 import shlex
 import shutil
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -17,7 +18,6 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from fmx import predict
-from fmx.command_again import command_again
 from fmx.data.digits import load_digits
 from fmx.data.idx import load_idx
 from fmx.errors import DataError, FmxError
@@ -25,7 +25,7 @@ from fmx.exporting.model_card import model_card
 from fmx.exporting.onnx_model import open_onnx
 from fmx.exporting.parity import Evidence, prove
 from fmx.exporting.signature import Signature
-from fmx.run_dir import Run, open_run
+from fmx.run_dir import open_run
 
 TEST = load_digits(part="test", num_test=360, test_seed=0, image_size=28)
 PIXELS = TEST.images.numpy()
@@ -247,9 +247,15 @@ def test_the_card_names_a_command_that_trains_it_again(command, tmp_path):
     assert swept.returncode == 0, swept.stdout + swept.stderr
     searched = command(*start, *parts, "experiment=mine", "hydra.sweep.dir=search", cwd=tmp_path)
     assert searched.returncode == 0, searched.stdout + searched.stderr
-    for number, run in enumerate(["sweep/1", "search/0"]):
+    longer = ["data=digits", "model=tiny", "trainer.max_epochs=40", "data.batch_size=64", "logger=none"]
+    sent = (tmp_path / "cut/checkpoints/previous.ckpt", signal.SIGTERM)
+    cut = command(*start, *longer, "hydra.run.dir=cut", cwd=tmp_path, send=sent)
+    assert cut.returncode == 143, cut.stdout + cut.stderr
+    resumed = command("resume=cut", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    for number, (run, not_again) in enumerate({"sweep/1": "/jobs", "search/0": "/jobs", "cut": "resume=cut"}.items()):
         record = json.loads((tmp_path / run / "run.json").read_text())
-        assert "/jobs" in record["command"]
+        assert not_again in record["command"]
         file = f"{number}.pt"
         written = command(run, "--format", "state_dict", "--out", file, module="export", cwd=tmp_path)
         assert written.returncode == 0, written.stderr
@@ -261,9 +267,6 @@ def test_the_card_names_a_command_that_trains_it_again(command, tmp_path):
         assert again.returncode == 0, (typed, again.stderr)
         repeated = json.loads((tmp_path / f"again{number}/run.json").read_text())
         assert repeated["config_fingerprint"] == record["config_fingerprint"]
-    record["command"], record["overrides"] = "python -m fmx.run resume=here", ["data=digits", "resume=here"]
-    run = Run(tmp_path / "nowhere", record, "completed")
-    assert command_again(run) == "python -m fmx.run data=digits"
 
 
 def test_a_file_that_does_not_agree_with_the_run_is_not_kept(copied, monkeypatch, tmp_path, capsys):

@@ -1,7 +1,8 @@
 """The command line that trains a run again, from what its directory says."""
 
+import argparse
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +30,43 @@ def command_again(run: Run) -> str:
 def _sources(run: Run) -> Iterator[str]:
     """Where the configuration was composed from, beside fmx's own."""
     hydra = _hydra(run.path / ".hydra" / "hydra.yaml")
-    name = hydra.get("job", {}).get("config_name")
-    if isinstance(name, str) and name.isdecimal():  # a job of a sweep: its command named the file that it was frozen in
+    name, folders = _named(hydra)
+    if name == FROZEN:  # the run was resumed by its name alone, or reproduces another one: that file is gone
+        hydra = {}
+        name, folders = _typed_at_first(run)
+    if name.isdecimal():  # a job of a sweep: its command named the file that it was frozen in
         hydra = _hydra(run.path.parent / "multirun.yaml")  # nothing where a search of fmx 0.1 kept none
-        name = hydra.get("job", {}).get("config_name")
-    elif name == FROZEN:  # another run was reproduced, from a folder that is gone
-        return
-    if isinstance(name, str) and name != "config":
+        name, folders = _named(hydra)
+    if name != "config":
         yield from ("--config-name", name)
-    for source in hydra.get("runtime", {}).get("config_sources", []):
-        if isinstance(source, dict) and source.get("provider") == "command-line":
-            yield from ("--config-dir", str(source.get("path")))
+    for folder in folders:
+        yield from ("--config-dir", folder)
     of_hydra = [str(each) for each in hydra.get("overrides", {}).get("hydra", [])]
     yield from (each for each in of_hydra if each.startswith("hydra.searchpath="))
     searches = str(hydra.get("sweeper", {}).get("_target_")).endswith(SEARCH)
     if searches and not any(each.startswith("hydra/sweeper=") for each in of_hydra):
         yield "hydra.mode=RUN"  # an experiment file chose the search, and would again
+
+
+def _named(hydra: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """The file that a configuration was composed from, and the folders that the command line named."""
+    sources = [each for each in hydra.get("runtime", {}).get("config_sources", []) if isinstance(each, dict)]
+    folders = [str(each.get("path")) for each in sources if each.get("provider") == "command-line"]
+    return str(hydra.get("job", {}).get("config_name", "config")), folders
+
+
+def _typed_at_first(run: Run) -> tuple[str, list[str]]:
+    """The same of the command that began a run which went on by other commands."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config-name", "-cn", default="config")
+    parser.add_argument("--config-dir", "-cd")
+    parts = run.record.get("parts")
+    first = parts[0] if isinstance(parts, list) and parts and isinstance(parts[0], dict) else {}
+    try:
+        typed, _ = parser.parse_known_args(shlex.split(str(first.get("command"))))
+    except (ValueError, argparse.ArgumentError):
+        return "config", []
+    return typed.config_name, [typed.config_dir] if typed.config_dir else []
 
 
 def _hydra(path: Path) -> dict[str, Any]:
