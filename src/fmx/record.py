@@ -275,7 +275,12 @@ def _git() -> dict[str, object] | None:
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
         status = subprocess.run(
-            ["git", "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=10
+            # Without the program that a repository may name to be asked first: the folder may come from elsewhere.
+            ["git", "-c", "core.fsmonitor=false", "status", "--porcelain"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
         )
     except (OSError, subprocess.SubprocessError):
         return None

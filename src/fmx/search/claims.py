@@ -93,7 +93,7 @@ class Searcher:
         """
         if name == self.name:
             return True
-        if name is None or not NAME.fullmatch(name):  # a journal from elsewhere may name any path
+        if name is None or not NAME.fullmatch(str(name)):  # a journal from elsewhere may name any path
             return False
         path = self._folder / name
         if name.rpartition("-")[0].rpartition("-")[0] == socket.gethostname() and path.exists():
