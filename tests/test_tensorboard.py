@@ -15,11 +15,12 @@ import pytest
 
 from chromium import chromium_page
 
-# TensorBoard's text is spread over shadow roots.
+# TensorBoard's text is spread over shadow roots, and a frame for the projector.
 TEXT = r"""(() => {
   const read = node => [...node.childNodes].map(child =>
     child.nodeType === 3 ? child.textContent :
-    child.nodeType !== 1 || ['STYLE', 'SCRIPT'].includes(child.tagName) ? '' :
+    child.nodeType !== 1 || ['STYLE', 'SCRIPT', 'NOSCRIPT'].includes(child.tagName) ? '' :
+    child.tagName === 'IFRAME' ? read(child.contentDocument.body) :
     read(child) + (child.shadowRoot ? read(child.shadowRoot) : '')).join(' ')
   return read(document.body).replace(/\s+/g, ' ')
 })()"""

@@ -16,11 +16,12 @@ VERBS = {
     "data": "fetch and check a data set, look at it, convert it",
     "tensorboard": "serve the curves and pictures of runs to a browser",
 }
-MORE_VERBS = {
-    "run": "train; what `fmx OVERRIDES` does too",
+RUN = {"run": "train; what `fmx OVERRIDES` does too"}
+ABOUT = {
     "help": "this text, or a verb's: fmx help VERB",
     "version": "the version of fmx",
 }
+MORE_VERBS = RUN | ABOUT
 # What other programs call it, and what to type here.
 KNOWN_AS = {
     "fmx run": ["train", "fit", "start"],
@@ -73,7 +74,7 @@ def _module(verb: str) -> Any:
 
 def verbs_in_help() -> str:
     """A line for each verb."""
-    return "\n".join(f"  {verb:<13}{what}" for verb, what in (MORE_VERBS | VERBS).items())
+    return "\n".join(f"  {verb:<13}{what}" for verb, what in (RUN | VERBS | ABOUT).items())
 
 
 def _refuse(word: str) -> None:
@@ -82,7 +83,9 @@ def _refuse(word: str) -> None:
     from fmx.exits import plain_exits
 
     with plain_exits():
-        raise ConfigError(f"there is no verb {word!r}{_meant(word)} Verbs: {', '.join([*MORE_VERBS, *VERBS])}")
+        raise ConfigError(
+            f"there is no verb {word!r}{_meant(word)} Verbs: {', '.join(['run', *VERBS, 'help', 'version'])}"
+        )
 
 
 def _meant(word: str) -> str:
