@@ -246,7 +246,6 @@ class Sweep:
                                 yield stopped
                             break
                     else:
-                        display.refresh()
                         self._write_leaderboard(now=False)
             except (KeyboardInterrupt, Interrupted):
                 log.warning("stopping: the running jobs save their states; once more ends them at once")
