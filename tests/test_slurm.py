@@ -163,7 +163,7 @@ def test_jobs_outlive_the_launching_process_and_are_found_again(slurm, tmp_path)
     names = slurm_jobs(tmp_path / "sweep")
     assert sorted(squeue(slurm, "--format=%T")) == ["RUNNING", "RUNNING"]
 
-    found = start("--resume-sweep", "sweep")
+    found = start("--resume-sweep", "sweep", "--allow", "faults")
     said = ""
     while "queue already" not in said:
         line = found.stdout.readline()
@@ -173,11 +173,12 @@ def test_jobs_outlive_the_launching_process_and_are_found_again(slurm, tmp_path)
     found.send_signal(signal.SIGINT)
     output, _ = found.communicate(timeout=90)
     assert found.returncode == 130, said + output
+    assert output.splitlines()[-1] == f"to go on: fmx run --resume-sweep {tmp_path / 'sweep'} --allow faults", output
     assert squeue(slurm, "--format=%T") == []
     assert status(tmp_path / "sweep") == {"0": "interrupted", "1": "interrupted"}
 
     (tmp_path / "slow").unlink()
-    last = start("--resume-sweep", "sweep")
+    last = start("--resume-sweep", "sweep", "--allow", "faults")
     output, _ = last.communicate(timeout=120)
     assert last.returncode == 0, output
     assert status(tmp_path / "sweep") == {"0": "completed", "1": "completed"}
