@@ -173,6 +173,7 @@ def test_jobs_outlive_the_launching_process_and_are_found_again(slurm, tmp_path)
     found.send_signal(signal.SIGINT)
     output, _ = found.communicate(timeout=90)
     assert found.returncode == 130, said + output
+    assert output.splitlines()[-1] == f"to go on: fmx run --resume-sweep {tmp_path / 'sweep'} --allow faults", output
     assert squeue(slurm, "--format=%T") == []
     assert status(tmp_path / "sweep") == {"0": "interrupted", "1": "interrupted"}
 

@@ -163,10 +163,12 @@ def test_a_sweep_that_is_still_at_work_is_left_alone(command, tmp_path):
     first.kill()
     first.wait()
     (tmp_path / "slow").unlink()
-    lacking = command("--resume-sweep", "sweep", cwd=tmp_path)  # without the path to their callback
+    lacking = command(
+        "--resume-sweep", "sweep", "--allow", "faults", cwd=tmp_path
+    )  # without the path to their callback
     assert lacking.returncode == 1, lacking.stdout + lacking.stderr
     assert "no 'faults'" in lacking.stderr
-    done = command("--resume-sweep", "sweep", cwd=tmp_path, env=here())
+    done = command("--resume-sweep", "sweep", "--allow", "faults", cwd=tmp_path, env=here())
     assert done.returncode == 0, done.stdout + done.stderr
     assert status(tmp_path / "sweep") == {"0": "completed", "1": "completed"}
     for number in ("0", "1"):
@@ -230,7 +232,7 @@ def test_all_cores_work_for_few_jobs(command, tmp_path):
     failed = command(*jobs, "seed=1,2", cwd=tmp_path, env=here())
     assert failed.returncode == 1, failed.stdout + failed.stderr
     (tmp_path / "faults.json").unlink()
-    done = command("--resume-sweep", "sweep", cwd=tmp_path, env=here())
+    done = command("--resume-sweep", "sweep", "--allow", "faults", cwd=tmp_path, env=here())
     assert done.returncode == 0, done.stdout + done.stderr
     assert threads(0) == threads(1) == max(1, cores // 2)
 
@@ -361,7 +363,7 @@ def test_a_job_that_is_brought_to_its_end_by_hand_is_kept(command, tmp_path):
     ledger = json.loads((tmp_path / "sweep/sweep.json").read_text())
     ledger["settings"]["workers"] = 1
     (tmp_path / "sweep/sweep.json").write_text(json.dumps(ledger))
-    sweep = start("--resume-sweep", "sweep")
+    sweep = start("--resume-sweep", "sweep", "--allow", "faults")
     wait_for(lambda: status(tmp_path / "sweep")["0"] == "running")
     elsewhere = tmp_path / "elsewhere"  # where nothing is slow
     elsewhere.mkdir()
@@ -384,7 +386,8 @@ def test_what_a_failed_job_left_is_gone_on_with_and_never_deleted(command, tmp_p
     jobs = ["-m", "model=mlp", "seed=1,2,3", *SMALL, FAULT, "trainer.checkpoint_every_s=0.001", "hydra.sweep.dir=sweep"]
     first = command(*jobs, cwd=tmp_path, env=here())
     assert first.returncode == 1, first.stdout + first.stderr
-    assert "goes on with what is not completed" in first.stderr
+    how = f"fmx run --resume-sweep {tmp_path / 'sweep'} --allow faults goes on with what is not completed"
+    assert how in first.stderr
     assert status(tmp_path / "sweep") == {"0": "failed", "1": "failed", "2": "completed"}
     shutil.rmtree(tmp_path / "sweep/1/checkpoints")
     for number in range(3):
@@ -397,14 +400,14 @@ def test_what_a_failed_job_left_is_gone_on_with_and_never_deleted(command, tmp_p
     text = edited.read_text()
     edited.write_text(text.replace("lr: 0.", "lr: 0.1"))
     assert edited.read_text() != text
-    again = command("--resume-sweep", "sweep", cwd=tmp_path, env=here())
+    again = command("--resume-sweep", "sweep", "--allow", "faults", cwd=tmp_path, env=here())
     assert again.returncode == 1, again.stdout + again.stderr
     assert "the configuration is not that of" in again.stderr
     assert status(tmp_path / "sweep") == {"0": "failed", "1": "completed", "2": "completed"}
     assert list(tmp_path.glob("sweep/0/checkpoints/*.ckpt"))
     edited.write_text(text)
 
-    last = command("--resume-sweep", "sweep", cwd=tmp_path, env=here())
+    last = command("--resume-sweep", "sweep", "--allow", "faults", cwd=tmp_path, env=here())
     assert last.returncode == 0, last.stdout + last.stderr
     assert "going on after step" in (tmp_path / "sweep/jobs/0.log").read_text()
     assert "no checkpoint to go on from: starting anew" in (tmp_path / "sweep/jobs/1.log").read_text()

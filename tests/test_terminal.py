@@ -37,7 +37,6 @@ with LiveArea(lambda: [*rows, Text("a summary " * 12)], sys.stdout) as area:
         print("to stderr", number, file=sys.stderr)
         os.write(2, f"past Python {number}\\n".encode())
         subprocess.run(["echo", f"by another program {number}"])
-        area.refresh()
         time.sleep(0.02)
     warnings.warn("a warning")
     sys.stdout.write("no newline at the end")
@@ -127,6 +126,7 @@ def test_a_terminal_shows_of_a_sweep_what_a_pipe_gets(command, tmp_path):
     lines = without_figures((piped.stdout + piped.stderr).replace("piped", "shown")).splitlines()
     assert sum("FAILED: " in line and "out of luck" in line for line in lines) == 1
     assert sum("it is run once" in line for line in lines) == 3
+    assert sum(bool(re.match(r" *1 +2 +[\d.]+ ± [\d.]+ +[\d.]+ ± [\d.]+  ", line)) for line in lines) == 1, lines
     for columns, rows in ((60, 9), (160, 24)):
         terminal = Terminal(
             [*FMX, *jobs, "hydra.sweep.dir=shown"], cwd=tmp_path, columns=columns, lines=rows, env=here()
@@ -135,11 +135,10 @@ def test_a_terminal_shows_of_a_sweep_what_a_pipe_gets(command, tmp_path):
         shown = without_figures(terminal.unfolded)
         seen = re.sub(r"\s+", "", shown)
         for line in lines:
-            if "…" in line or "configuration" in line or " mlp " in line or re.match(r"\d  ", line):
-                continue  # a terminal has live lines and a table with rules instead
+            if re.match("composing .* of ", line):
+                continue  # as time passes
             assert re.sub(r"\s+", "", line) in seen, (line, terminal.text)
         assert max(len(row) for row in terminal.rows) <= columns
-        assert "val %" in terminal.text
         (tmp_path / "shown").rename(tmp_path / f"shown{columns}")
 
 
@@ -155,7 +154,7 @@ def test_a_terminal_shows_of_a_search_what_a_pipe_gets(tmp_path):
         assert sum(row.startswith(f"[{number}/3] #") for row in terminal.rows) == 1, terminal.text
     assert "FAILED: RuntimeError: this seed is out of luck" in terminal.unfolded
     assert "3 trials: 2 completed, 1 failed" in terminal.text
-    assert re.search(r"trial +chosen +val/accuracy", terminal.text), terminal.text
+    assert re.search(r"trial +val/accuracy +chosen", terminal.text), terminal.text
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -171,8 +170,8 @@ def test_ctrl_c_of_a_sweep_says_how_to_go_on(tmp_path, times):
         terminal.press(b"\x03")
     assert terminal.read() == 130
     assert terminal.shows("stopping: the running jobs save their states; once more ends them at once"), terminal.text
-    assert terminal.shows(f"to go on: fmx run --resume-sweep '{tmp_path / 'a sweep'}'"), terminal.text
-    assert terminal.text.rstrip().endswith("a sweep'")
+    assert terminal.shows(f"to go on: fmx run --resume-sweep '{tmp_path / 'a sweep'}' --allow faults"), terminal.text
+    assert terminal.text.rstrip().endswith("--allow faults")
     if times == 1:
         assert sum("interrupted" in row for row in terminal.rows) >= 1
 
@@ -203,14 +202,17 @@ def test_sigterm_and_a_second_signal_to_a_search_say_how_to_go_on(tmp_path):
         for line in search.stdout:
             if line.startswith("search: "):
                 break
+        if count == 2:
+            wait_for(lambda: list(tmp_path.glob("found/*/run.json")))
         search.send_signal(signal.SIGTERM)
         if count == 2:
             for line in search.stdout:
                 if line.startswith("stopping: "):
                     search.send_signal(signal.SIGTERM)
                     break
-        output = search.communicate(timeout=100)[0]
-        assert search.returncode == 143, output
+        output = search.stdout.read()
+        search.stdout.close()
+        assert search.wait(100) == 143, output
         last = output.splitlines()[-1]
         assert last.startswith("to go on: python -m fmx.run -m hydra/sweeper=search"), output
         assert last.endswith(f"hydra.sweep.dir={tmp_path / 'found'}"), output

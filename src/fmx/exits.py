@@ -23,6 +23,7 @@ __all__ = [
     "chain",
     "expected",
     "interruption",
+    "leave_echo",
     "noted",
     "plain_exits",
     "plain_message",
@@ -154,7 +155,15 @@ def _notes(raised: BaseException) -> list[str]:
 def _interrupt(signum: int, _: FrameType | None) -> None:
     global _noted  # noqa: PLW0603
     _noted = signum
+    leave_echo(signum)
     raise Interrupted(signum)  # for SIGINT too: at a KeyboardInterrupt, Lightning would end the process with 1
+
+
+def leave_echo(signum: int) -> None:
+    """Let what is printed next stand in the place of the `^C` that a terminal shows."""
+    if signum == signal.SIGINT and os.isatty(2):
+        with suppress(OSError):
+            os.write(2, b"\r")
 
 
 def noted() -> int | None:

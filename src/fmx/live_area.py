@@ -19,8 +19,9 @@ from rich.text import Text
 __all__ = ["LiveArea"]
 
 DRAIN_S = 5.0  # at most, before a terminal that was halted (Ctrl-S) is given up
-PARTIAL_S = 0.2  # after which what is no whole line yet, such as a question, is shown all the same
+REFRESH_S = 0.25  # after which the lines are drawn anew, and what is no whole line yet, such as a question, is shown
 CHUNK = 1 << 16
+ECHO = 2  # columns that the terminal itself may write ^C into
 
 
 class LiveArea:
@@ -68,17 +69,17 @@ class LiveArea:
         self._live = Live(
             console=self._console,
             get_renderable=self._fitted,
-            refresh_per_second=4,
+            auto_refresh=False,
             transient=True,
             redirect_stdout=False,
             redirect_stderr=False,
         )
+        self._live.start(refresh=True)
         for number in descriptors:
             os.dup2(self._inlet, number)
         self._ends, self._end = os.pipe()
         self._drained = threading.Event()
-        threading.Thread(target=self._print_above, args=(pipe,), daemon=True).start()
-        self._live.start(refresh=True)
+        threading.Thread(target=self._draw, args=(pipe,), daemon=True).start()
         atexit.register(self.__exit__)  # where whoever opened it is never called again
 
     def _close(self) -> None:
@@ -96,11 +97,6 @@ class LiveArea:
             self._file.close()
         self._redirected = {}
 
-    def refresh(self) -> None:
-        """Draw the lines anew, which happens some times a second by itself."""
-        if self._redirected:
-            self._live.refresh()
-
     def _fitted(self) -> "_Fitted":
         self._fit()
         return _Fitted(self._lines)
@@ -111,25 +107,30 @@ class LiveArea:
             columns, lines = os.get_terminal_size(self._file.fileno())
             self._console.size = (columns or 80, lines or 24)
 
-    def _print_above(self, pipe: int) -> None:
-        """Print what comes through the pipe, line by line; once the area is closed, pass it on as it is.
+    def _draw(self, pipe: int) -> None:
+        """Print what comes through the pipe, line by line, and draw the lines anew; once closed, pass it on as it is.
 
-        A process that this one has started meanwhile may write into the pipe after that.
+        One thread alone draws: of two, one may erase as many lines as there were before the other drew. A process that
+        this one has started meanwhile may write into the pipe after the end.
         """
         decode = codecs.getincrementaldecoder(self._stream.encoding)(errors="replace").decode
         held, chunk, ends = "", b"", False
         while not ends:
-            ready, _, _ = select.select([pipe, self._ends], [], [], PARTIAL_S if held else None)
+            ready, _, _ = select.select([pipe, self._ends], [], [], REFRESH_S)
             chunk = os.read(pipe, CHUNK) if pipe in ready else b""
             *lines, held = (held + decode(chunk)).split("\n")
             ends = bool(ready) and not chunk  # nothing is left to read once the other end is closed
             if held and not chunk:
                 lines, held = [held], ""
-            for line in lines:
-                self._print(line)
+            with suppress(Exception):  # the terminal may be gone, but nobody must wait for a pipe that is full
+                for line in lines:
+                    self._print(line)
+                if not ready:
+                    self._live.refresh()
         self._drained.set()
         while chunk := os.read(pipe, CHUNK):
-            os.write(self._terminal, chunk)
+            with suppress(OSError):
+                os.write(self._terminal, chunk)
         for descriptor in (pipe, self._ends, *self._saved):
             os.close(descriptor)
 
@@ -146,7 +147,7 @@ class _Fitted:
         self._lines = lines
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        width, height = console.size.width, console.size.height
+        width, height = max(1, console.size.width - ECHO), console.size.height
         folded = [
             part
             for line in self._lines()

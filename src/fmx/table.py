@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
@@ -54,6 +55,18 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: Collecti
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))  # Text: a file called [red] is no markup
     return table
+
+
+def print_figures(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on stdout, the same on a terminal as in a pipe: a line a row, figures first, a text at its end.
+
+    Where the terminal folds a line, it folds the text: no column needs more room than it has.
+    """
+    lines = [columns, *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)][:-1]
+    for line in lines:
+        figures = [" " * (width - cell_len(cell)) + cell for width, cell in zip(widths, line, strict=False)]
+        print("  ".join([*figures, line[-1]]))
 
 
 def printable(text: object) -> str:

@@ -10,7 +10,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from fmx.callbacks.checkpoints import LastCheckpoint, is_time_to_ask
-from fmx.exits import Interrupted, noted
+from fmx.exits import Interrupted, leave_echo, noted
 
 __all__ = ["Interruption"]
 
@@ -75,6 +75,7 @@ class Interruption(Checkpoint):
         self._restore()
 
     def _note(self, signum: int, _: FrameType | None) -> None:
+        leave_echo(signum)
         if self._signum is not None:
             self._restore()
             raise Interrupted(signum)

@@ -2,11 +2,11 @@
 
 from fmx.reporting.intervals import Spread
 from fmx.reporting.leaderboard import Leaderboard
-from fmx.table import print_table
+from fmx.table import print_figures
 
 __all__ = ["print_best"]
 
-HEADINGS = ["", "configuration", "n", "val %", "test %"]
+HEADINGS = ["", "n", "val %", "test %", "configuration"]
 
 
 def print_best(board: Leaderboard, *, most: int) -> None:
@@ -19,9 +19,9 @@ def print_best(board: Leaderboard, *, most: int) -> None:
         if row.mixed:
             label += f" (its runs differ in {', '.join(row.mixed)})"
         figures = [_percent(row.val_accuracy, mark), _percent(row.test_accuracy, mark)]
-        rows.append(["–" if row.rank is None else str(row.rank), label, str(len(row.runs)), *figures])
+        rows.append(["–" if row.rank is None else str(row.rank), str(len(row.runs)), *figures, label])
     print()
-    print_table(HEADINGS, rows, num_left=2)
+    print_figures(HEADINGS, rows)
     if len(board.rows) > most:
         print(f"the best {most} of {len(board.rows)} configurations; all are in the leaderboard:")
     if any(row.on_test for row in board.rows[:most]):

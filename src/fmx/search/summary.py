@@ -13,7 +13,7 @@ from fmx.reporting.settings import show
 from fmx.search.command import Command
 from fmx.search.options import Options
 from fmx.search.study import ERROR
-from fmx.table import print_table, printable
+from fmx.table import print_figures, printable
 
 __all__ = ["Summary", "summarize"]
 
@@ -131,9 +131,9 @@ class Summary:
         rows = []
         for trial in completed[:BEST]:
             chosen = " ".join(f"{key}={show(value)}" for key, value in trial.params.items())
-            rows.append([str(trial.number), chosen, *(f"{value:.6g}" for value in self.named(trial.values).values())])
+            rows.append([str(trial.number), *(f"{value:.6g}" for value in self.named(trial.values).values()), chosen])
         print()
-        print_table(["trial", "chosen", *metrics], rows, num_left=2)
+        print_figures(["trial", *metrics, "chosen"], rows)
         print()
         sys.stdout.flush()
 

@@ -71,7 +71,6 @@ def run_trials(
                     _show(display, event, labelled)
                     if event.status == "failed" and settings["fail_fast"]:
                         break
-                display.refresh()
                 leaderboard.write(now=False)
             yield from pool.stop(signal.SIGTERM)
         except (KeyboardInterrupt, Interrupted, GeneratorExit):

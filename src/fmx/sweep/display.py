@@ -71,7 +71,6 @@ class Display:
     def started(self, job: Job) -> None:
         """Show a job that has begun."""
         self._running[job.number] = (job, time.monotonic())
-        self.refresh()
 
     def ended(self, ended: Ended) -> None:
         """Show how a job ended."""
@@ -89,15 +88,10 @@ class Display:
         said = f"{mark}{said}" if said != ended.status else said
         counted = f"[{sum(self.counts.values())}{of}]"
         self._say(f"{counted} #{ended.job.number} {self.label(ended.job)}: {said} ({ended.seconds:.0f} s)")
-        self.refresh()
 
     def label(self, job: Job) -> str:
         """What tells a job from the others."""
         return " ".join(each for each in filter_overrides(job.overrides) if each not in self._shared) or job.label
-
-    def refresh(self) -> None:
-        """Draw the live lines anew."""
-        self._area.refresh()
 
     def _lines(self) -> list[Text]:
         """A row a running job, cut at the terminal's edge, and the summary, folded there."""

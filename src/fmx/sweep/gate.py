@@ -3,12 +3,14 @@
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fmx import dry_run
 from fmx.check import GROUPS, ROOT_KEYS
 from fmx.errors import DataError
 from fmx.expansion import check_expansion
@@ -17,11 +19,12 @@ from fmx.own_files import check_own_files
 from fmx.plain_files import read_yaml
 from fmx.restore import check_sizes
 from fmx.sweep.plan import FROZEN_JOBS, Job
-from fmx.trust import check_paths, check_trusted, strange_mirrors
+from fmx.trust import TRUSTED, check_paths, check_trusted, strange_mirrors
 
-__all__ = ["check_jobs_folder", "check_sweep_dir", "pass_job"]
+__all__ = ["check_jobs_folder", "check_sweep_dir", "packages_of", "pass_job"]
 
 JOB_FILE = re.compile(r"\d+\.(yaml(\.part)?|log)")
+TARGET = re.compile(r"_target_: ['\"]?(\w+)")
 CHECK = {"_target_": "fmx.check.Check"}
 ORIGIN = "fmx.frozen.Origin"
 RUN_DIR = "${run_dir:}"
@@ -54,7 +57,17 @@ def pass_job(job: Job, allow: Collection[str]) -> None:
         raise DataError(f"{path} is no frozen job: its defaults are not those of one")
     hydra = _hydra(plain.pop("hydra", None), path, job, allow)
     _check_config(plain, path, job, allow)
-    write_frozen(path, plain, hydra)
+    if not dry_run.is_asked():
+        write_frozen(path, plain, hydra)
+
+
+def packages_of(jobs: Iterable[Job]) -> set[str]:
+    """The packages, beside fmx's own, that frozen jobs of a sweep name, which is this process's or has passed."""
+    found = set[str]()
+    for job in jobs:
+        with suppress(OSError):
+            found.update(TARGET.findall((job.sweep_dir / FROZEN_JOBS / f"{job.number}.yaml").read_text("utf-8")))
+    return found - {*TRUSTED}
 
 
 def _check_config(plain: Mapping[str, Any], path: Path, job: Job, allow: Collection[str]) -> None:

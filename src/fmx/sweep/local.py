@@ -103,10 +103,10 @@ def continue_sweep(sweep_dir: Path, allow: Collection[str] = ()) -> list[Ended]:
     if on_cluster:
         from fmx.sweep.slurm import ClusterSweep
 
-        sweep: Sweep = ClusterSweep(ledger)
+        sweep: Sweep = ClusterSweep(ledger, allow)
     else:
         warm_up()
-        sweep = Sweep(ledger)
+        sweep = Sweep(ledger, allow)
     numbers = list(ledger.entries)
     if dry_run.is_asked():
         sweep.preview(numbers)
@@ -155,12 +155,13 @@ def check_fail_fast(settings: Mapping[str, Any]) -> None:
 
 
 class Sweep:
-    """Runs the jobs of a ledger."""
+    """Runs the jobs of a ledger. allow: what the user trusts in it, as the gate has it."""
 
     patience_s = LAST_WORDS_S
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, allow: Collection[str] = ()) -> None:
         self.ledger = ledger
+        self.allow = allow
         self._leaderboard_due = False
         self._leaderboard_wait = 0.0  # until when the last one's cost is made up for
 
@@ -201,7 +202,12 @@ class Sweep:
 
     @property
     def _command_to_go_on(self) -> str:
-        return f"fmx run --resume-sweep {shlex.quote(str(self.ledger.sweep_dir))}"
+        """What to type, with the trust that the jobs of this sweep have had already."""
+        from fmx.sweep.gate import packages_of
+
+        trusted = {*self.allow, *packages_of(self.ledger.job(each) for each in self.ledger.entries.values())}
+        words = [str(self.ledger.sweep_dir), *(word for each in sorted(trusted) for word in ("--allow", each))]
+        return f"fmx run --resume-sweep {shlex.join(words)}"
 
     def _run_all(self, numbers: Sequence[int]) -> list[Ended]:
         entries = [self.ledger.entries[number] for number in numbers]
@@ -246,7 +252,6 @@ class Sweep:
                                 yield stopped
                             break
                     else:
-                        display.refresh()
                         self._write_leaderboard(now=False)
             except (KeyboardInterrupt, Interrupted):
                 log.warning("stopping: the running jobs save their states; once more ends them at once")

@@ -1,4 +1,4 @@
-"""What a person sees before the first job of a sweep starts."""
+"""What a person sees before the first job of a sweep starts: a line now and then, and a live one on a terminal."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ from fmx.live_area import LiveArea
 
 __all__ = ["Preparation"]
 
-SAY_EVERY_S = 10.0  # how often it says how far it is where there is no terminal
+SAY_EVERY_S = 10.0  # how often it says how far it is
 
 
 class Preparation:
@@ -24,8 +24,7 @@ class Preparation:
         self._area = LiveArea(self._lines, sys.stdout)
 
     def __enter__(self) -> Self:
-        if not self._area.is_shown:
-            self._say(f"{self._doing} …")
+        self._say(f"{self._doing} …")
         self._area.__enter__()
         return self
 
@@ -35,7 +34,7 @@ class Preparation:
     def advance(self) -> None:
         """Count one more as done."""
         self._done += 1
-        if not self._area.is_shown and time.monotonic() - self._said > SAY_EVERY_S:
+        if time.monotonic() - self._said > SAY_EVERY_S:
             self._said = time.monotonic()
             self._say(self._state)
 

@@ -111,8 +111,9 @@ class ClusterSweep(Sweep):
 
     patience_s = 0.0  # what SLURM does not know of has ended
 
-    def __init__(self, ledger: Ledger) -> None:
-        super().__init__(ledger)
+    def __init__(self, ledger: Ledger, allow: Collection[str] = ()) -> None:
+        script = any(ledger.settings.get(key) for key in ("setup", "additional_parameters"))
+        super().__init__(ledger, {*allow, "setup"} if script else allow)
         submitted = {entry.slurm_job for entry in ledger.entries.values() if entry.slurm_job}
         states = queue.states(submitted)
         if states is None:
