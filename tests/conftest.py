@@ -125,7 +125,8 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
         code = json.loads(server.stdout.readline())["returncode"]
         killer.cancel()
         ended.set()
-        texts = [(outputs / name).read_text(encoding="utf-8") for name in ("stdout", "stderr")]
+        encoding = (env or {}).get("PYTHONIOENCODING", "utf-8")
+        texts = [(outputs / name).read_text(encoding=encoding) for name in ("stdout", "stderr")]
         return subprocess.CompletedProcess(["fmx", module, *arguments], code, *texts)
 
     yield run

@@ -19,6 +19,7 @@ from fmx.composition import literal
 from fmx.errors import ConfigError
 from fmx.exits import Refusal, expected, interruption
 from fmx.hydra_errors import likely_keys
+from fmx.own_members import say_what_is_shadowed
 from fmx.ranks import agrees, check_started, is_first_process
 from fmx.resume import check_same_run
 from fmx.rules import check_values
@@ -34,6 +35,8 @@ class Check(Callback):
         from fmx.plugins import use_plugins
 
         use_plugins(config)
+        _refusing(lambda: _check_sweep_folder(config.hydra))
+        say_what_is_shadowed(config)
         launches = str(config.hydra.launcher._target_).startswith("fmx.")
         searches = str(config.hydra.sweeper._target_).startswith("fmx.search.")
         if dry_run.is_asked() and not (launches or searches):
@@ -43,6 +46,8 @@ class Check(Callback):
         """Check one run's configuration, then hold its run directory, before Hydra writes anything there."""
         _refusing(lambda: _check_mode(config.hydra))
         _refusing(lambda: check(config, alone=True))
+        if is_first_process(config.trainer):
+            say_what_is_shadowed(config)
         if dry_run.is_asked():
             _refusing(lambda: _preview(config))
             raise SystemExit(0)
@@ -72,11 +77,22 @@ def _preview(config: DictConfig) -> None:
 def _check_mode(hydra: DictConfig) -> None:
     """ConfigError for words of the command line that only a multirun would obey; a file may serve both."""
     for_multiruns = (*OF_A_MULTIRUN, *(f"hydra/{group}=" for group in PLUGINS if "mode" in hydra[group]))
-    typed = [text for text in map(str, hydra.overrides.hydra) if text.lstrip("+~").startswith(for_multiruns)]
+    overrides = map(str, [*hydra.overrides.hydra, *hydra.overrides.task])
+    typed = [text for text in overrides if text.lstrip("+~").startswith(for_multiruns)]
     if typed:
         forced = "hydra.mode=RUN" in sys.argv
         how = "leave out hydra.mode=RUN" if forced else f"type: python -m fmx.run -m {shlex.join(sys.argv[1:])}"
         raise ConfigError(f"{typed[0]} is for a multirun, which this is not: {how}")
+    if not str(hydra.run.dir).strip():
+        raise ConfigError("hydra.run.dir is empty: give it a folder, or leave it out")
+
+
+def _check_sweep_folder(hydra: DictConfig) -> None:
+    """ConfigError where the current folder would stand in for the folder of a multirun."""
+    written: Any = OmegaConf.to_container(hydra.sweep, resolve=False)
+    for key, value in written.items():
+        if not str(value).strip():
+            raise ConfigError(f"hydra.sweep.{key} is empty: give it a folder, or leave it out")
 
 
 def _refusing(step: Callable[[], None]) -> None:
@@ -225,7 +241,7 @@ def _check_model_keys(model: Mapping[str, Any]) -> None:
 
 
 PLUGINS = ["launcher", "sweeper"]  # one that has a `mode` is for multiruns alone
-OF_A_MULTIRUN = ("hydra.launcher.", "hydra.sweeper.", "hydra.sweep.")
+OF_A_MULTIRUN = ("hydra.launcher.", "hydra.sweeper.", "hydra.sweep.", "sweep.")
 GROUPS = ["data", "model", "augment", "loss", "optim", "schedule", "metrics", "trainer", "callbacks", "logger"]
 ROOT_KEYS = [*GROUPS, "seed", "select", "memory_format", "resume", "run_dir", "sweep", "vars"]
 MODEL_KEYS = ["name", "net"]

@@ -13,6 +13,7 @@ from fmx.run_dir import Run
 
 __all__ = ["command_again"]
 
+OF_ITS_START = ("resume=", "sweep.")  # not of the run by itself
 SEARCH = ".SearchSweeper"  # how the sweeper's name ends that an experiment file may choose
 
 
@@ -23,7 +24,7 @@ def command_again(run: Run) -> str:
     What it names, such as a folder of --config-dir, is as it was then. DataError where run.json has no overrides.
     """
     overrides = [str(each) for each in run.recorded(list, "overrides")]
-    typed = [each for each in overrides if not each.startswith("resume=")]
+    typed = [each for each in overrides if not each.startswith(OF_ITS_START)]
     return shlex.join(["python", "-m", "fmx.run", *_sources(run), *typed])
 
 

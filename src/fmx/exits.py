@@ -13,6 +13,7 @@ from typing import Any
 
 from fmx.command import is_own_process
 from fmx.errors import FmxError
+from fmx.narrow_output import degrading
 
 __all__ = [
     "BEFORE_ANY_JOB",
@@ -77,7 +78,7 @@ def plain_exits() -> Iterator[None]:
         from fmx.process_state import process_state_kept
 
         kept = process_state_kept()
-    with kept, _plain_errors():
+    with kept, degrading(), _plain_errors():
         yield
 
 

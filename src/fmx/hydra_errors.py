@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from traceback import walk_tb
@@ -17,13 +18,14 @@ from omegaconf.errors import (
 )
 from yaml import MarkedYAMLError
 
-from fmx.composition import CONF_DIR
+from fmx.composition import CONF_DIR, quoted
 from fmx.errors import ConfigError, FmxError
 from fmx.exits import chain
 
 __all__ = ["likely_keys", "nearest", "translate"]
 
 EXAMPLE = "write KEY=VALUE, for example optim.lr=0.01"
+KEY = re.compile(r"[+~]*[A-Za-z_][\w./@-]*")
 VERY_CLOSE = 0.8
 LIBRARIES = ("hydra.", "pytorch_lightning.", "lightning_fabric.")
 
@@ -89,6 +91,10 @@ def _missing_member(raised: MissingConfigException) -> ConfigError:
 
 def _unreadable_override(raised: OverrideParseException) -> ConfigError:
     reason = re.search(r"Error while evaluating .*", str(raised))
+    key, equals, value = str(raised.override).partition("=")
+    if not reason and equals and value and KEY.fullmatch(key):
+        twice = shlex.quote(f"{key}={quoted(value)}")
+        return ConfigError(f"cannot read the override {raised.override!r}: quote a text twice: {twice}")
     return ConfigError(f"cannot read the override {raised.override!r}: {reason[0] if reason else EXAMPLE}")
 
 

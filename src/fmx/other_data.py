@@ -15,6 +15,7 @@ from fmx.datamodule import names_of_classes
 from fmx.errors import ConfigError, DataError
 from fmx.expansion import check_expansion
 from fmx.plain_files import read_yaml
+from fmx.quick_hydra import own_files_first
 from fmx.run_dir import Run
 
 __all__ = ["changed_data", "other_data", "parse_changes"]
@@ -64,7 +65,7 @@ def other_data(
     register_resolvers()
     search = [] if config_dir is None else [f"hydra.searchpath=[{_quoted(f'file://{config_dir.resolve()}')}]"]
     lines = [str(change.input_line) for change in changes]
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+    with own_files_first(), initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         other = compose("config", [f"data={name}", *lines, *search])
     from_folders = str(other.data.train._target_).startswith("fmx.data.folder.")
     note = None if from_folders else _other_names(config, other)

@@ -1,4 +1,4 @@
-"""Hydra 1.3.8 without what it does twice, and its --help without the files that others of their group start from."""
+"""Hydra 1.3.8 without what it does twice, with a user's files first, and with --help of whole members alone."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,11 +7,12 @@ from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["compose_once", "list_groups_from_one_copy", "list_whole_members_only"]
+__all__ = ["compose_once", "list_groups_from_one_copy", "list_whole_members_only", "own_files_first"]
 
 Copy = tuple[list[Override], CachingConfigRepository]
 
@@ -83,3 +84,25 @@ def list_whole_members_only() -> Iterator[None]:
         yield
     finally:
         ConfigLoaderImpl.get_group_options = listed  # type: ignore[method-assign]
+
+
+@contextmanager
+def own_files_first() -> Iterator[None]:
+    """Let files below --config-dir and hydra.searchpath go before fmx's of the same name, not after them."""
+    prepended, appended = ConfigSearchPathImpl.prepend, ConfigSearchPathImpl.append
+
+    def prepend(search: ConfigSearchPathImpl, provider: str, path: str, anchor: Any = None) -> None:
+        prepended(search, provider, path, "main" if provider == "command-line" else anchor)
+
+    def append(search: ConfigSearchPathImpl, provider: str, path: str, anchor: Any = None) -> None:
+        if provider.startswith("hydra.searchpath "):
+            prepended(search, provider, path, "main")
+        else:
+            appended(search, provider, path, anchor)
+
+    ConfigSearchPathImpl.prepend = prepend  # type: ignore[assignment, method-assign]
+    ConfigSearchPathImpl.append = append  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        ConfigSearchPathImpl.prepend, ConfigSearchPathImpl.append = prepended, appended  # type: ignore[method-assign]

@@ -110,6 +110,10 @@ RULES: Mapping[str, Rule] = {
     "resume": Rule("null, auto or a run directory", lambda value: value is None or isinstance(value, str)),
     "sweep.keep_checkpoints": whole(0, or_none=True),
     "memory_format": one_of("channels_last", "contiguous"),
+    "data.root": Rule(
+        "a folder, in quotes where YAML takes it for a number (data.root=DIR or FMX_DATA_ROOT=DIR, unset if empty)",
+        lambda value: isinstance(value, str) and bool(value.strip()),
+    ),
     "data.batch_size": whole(1),
     "data.eval_batch_size": whole(1),
     "data.num_workers": whole(0),

@@ -15,8 +15,9 @@ from fmx.command_line import arranged, resumed_sweep
 from fmx.completion import complete, is_query
 from fmx.composition import CONF_DIR, register_resolvers
 from fmx.exits import BEFORE_ANY_JOB, advice, plain_exits
-from fmx.quick_hydra import compose_once, list_groups_from_one_copy, list_whole_members_only
+from fmx.quick_hydra import compose_once, list_groups_from_one_copy, list_whole_members_only, own_files_first
 from fmx.resume import retyped
+from fmx.typed_values import check_typed, with_texts_quoted
 
 __all__ = ["command", "main", "run"]
 
@@ -62,6 +63,7 @@ def _compose_and_run(arguments: list[str]) -> None:
             meanwhile.enter_context(list_groups_from_one_copy())
             meanwhile.enter_context(list_whole_members_only())
         meanwhile.enter_context(compose_once())
+        meanwhile.enter_context(own_files_first())
         sys.argv[1:] = arguments
         if {"-m", "--multirun"} & {*arguments}:
             meanwhile.enter_context(advice(lambda: BEFORE_ANY_JOB))
@@ -84,7 +86,8 @@ def main() -> None:
         elif "--version" in arguments:
             print(f"fmx {__version__}")
         else:
-            _compose_and_run(retyped(arranged(arguments)))
+            check_typed(arguments)
+            _compose_and_run(with_texts_quoted(retyped(arranged(arguments))))
         sys.stdout.flush()  # here, where a reader that has seen enough is nothing wrong
 
 

@@ -3,7 +3,7 @@
 import argparse
 import re
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 __all__ = ["VerbParser"]
 
@@ -24,6 +24,14 @@ class VerbParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         self.example = next(line.strip() for line in examples.splitlines() if line.strip().startswith("fmx "))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse empty arguments as well: the current folder would stand in for them."""
+        from fmx.typed_values import empty_argument
+
+        if said := empty_argument(sys.argv[1:] if args is None else list(args)):
+            self.error(said)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print one line to stderr and end with exit code 2."""

@@ -30,7 +30,7 @@ class Command:
         self._start += [text for text in typed if text.startswith("hydra.searchpath=")]
         if not any(text.startswith("hydra/sweeper=") for text in typed):
             self._start.append("hydra.mode=RUN")  # an experiment file chose the search, and would again
-        self._fixed = fixed
+        self._fixed = [each for each in fixed if not each.startswith("sweep.")]  # a run of its own obeys none
         self._space = space
         self._sweep_dir = Path(str(hydra.sweep.dir)).resolve()
 
