@@ -52,9 +52,9 @@ def check_typed(arguments: Sequence[str]) -> None:
 
 
 def _is_unknown(name: str) -> bool:
-    """Whether a word is neither empty, nor an option, nor the name of a group or a key."""
+    """Whether a word is neither empty, nor an option, nor the name of a group or a key, as far as that shows."""
     given = not name or name.startswith(("-", "+", "hydra."))
-    return not given and not is_key(name) and not (CONF_DIR / name).is_dir()
+    return not given and "." not in name and not is_key(name) and not (CONF_DIR / name).is_dir()
 
 
 def with_texts_quoted(arguments: Sequence[str]) -> list[str]:
