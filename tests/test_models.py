@@ -389,7 +389,9 @@ def test_no_network_is_answered_with_the_ways_out(tmp_path, monkeypatch):
 
 def test_a_file_of_another_architecture_is_refused(tmp_path):
     torch.save(stock("shufflenet_v2_x1_0").state_dict(), tmp_path / "other.pth")
-    with pytest.raises(DataError, match=r"other.pth do not fit 'shufflenet_v2_x0_5': .* \(and \d+ more\); use"):
+    with pytest.raises(
+        DataError, match=r"other.pth do not fit 'shufflenet_v2_x0_5': other shapes: .* and \d+ more\. Use"
+    ):
         pretrained("shufflenet_v2_x0_5", weights=str(tmp_path / "other.pth"))
     with pytest.raises(DataError, match="do not fit 'squeezenet1_1': it lacks"):
         pretrained("squeezenet1_1", weights=str(tmp_path / "other.pth"))
