@@ -85,13 +85,15 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     described: dict[str, object] = {"name": data.name, "sizes": data.sizes()}
     if record.writes or cfg.resume is not None:  # to hash an image folder is to read it all
         described |= data.fingerprints()
-        record.check_data(described, is_same=data.has_fingerprint)
+        record.check_data(described, is_same=data.has_fingerprint, chosen_on_test=data.validation == "test")
     record.update(
         device=describe_device(trainer),
         data=described,
         params=sum(p.numel() for p in classifier.net.parameters()),
         logger_versions=versions(loggers) if record.writes else {},
     )
+    if record.writes:
+        data.look_at_test()
     _announce(record, cfg.model.name)
     _say_processes(record, cfg.trainer)
     if cfg.resume is None or not _has_checkpoint(record.run_dir):

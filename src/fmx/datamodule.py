@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from fmx.data.arrays import ImageArrays
+from fmx.data.folder import ImageFolder
 from fmx.data.loader import ArrayLoader, Order, image_loader
 from fmx.data.split import split_validation
 from fmx.errors import ConfigError, DataError
@@ -18,6 +19,7 @@ __all__ = ["ImageDataModule", "Normalize", "Part", "Pictures", "english_names", 
 
 Source = ImageArrays | Dataset[tuple[Tensor, int]]
 Loader = ArrayLoader | DataLoader[tuple[Tensor, int]]
+LOOKED_AT = 512  # pictures; of photographs, a few seconds
 Part = Literal["train", "val", "test"]
 
 
@@ -131,7 +133,19 @@ class ImageDataModule(LightningDataModule):
     def fingerprints(self) -> dict[str, str]:
         """Content hashes: of the training and test images as they are on disk, and of which images are held out."""
         held_out = hashlib.blake2b(self.indices["val"].numpy().tobytes(), digest_size=16)
-        return {"fingerprint": self._fingerprint(_fingerprint), "split_fingerprint": held_out.hexdigest()}
+        return {
+            "fingerprint": self._fingerprint(_fingerprint),
+            "train_fingerprint": _fingerprint(self.sources["train"]),
+            "split_fingerprint": held_out.hexdigest(),
+        }
+
+    def look_at_test(self) -> None:
+        """Decode test pictures that stay on disk, at most LOOKED_AT, evenly spread: DataError before any training."""
+        source = self.sources["test"]
+        if isinstance(source, ImageFolder):
+            number = min(LOOKED_AT, len(source))
+            for position in range(number):
+                source[position * len(source) // number]
 
     def has_fingerprint(self, recorded: str) -> bool:
         """Whether a run that recorded this fingerprint saw this data; of image folders, 0.1 hashed the sizes alone."""

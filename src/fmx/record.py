@@ -135,17 +135,24 @@ class Record:
         yield
         self.update(timing={name: round(time.perf_counter() - began, 3)})
 
-    def check_data(self, data: Mapping[str, object], *, is_same: Callable[[str], bool]) -> None:
-        """DataError where the run that is continued saw other data; is_same: whether a fingerprint is of this data."""
+    def check_data(
+        self, data: Mapping[str, object], *, is_same: Callable[[str], bool], chosen_on_test: bool = False
+    ) -> None:
+        """DataError where the run that is continued was trained on other data; is_same: whether a fingerprint is of it.
+
+        A changed test set is none of the training's, unless it chose the checkpoint, and is said to have changed.
+        """
         then = self.contents.get("data")
         if not isinstance(then, dict):
             return
         changed = ", ".join(
             key
             for key in data
-            if then.get(key) != data[key] and not (key == "fingerprint" and is_same(str(then.get(key))))
+            if key in then and then.get(key) != data[key] and not (key == "fingerprint" and is_same(str(then.get(key))))
         )
-        if changed:
+        if changed and not chosen_on_test and _but_for_the_test(then) == _but_for_the_test(data):
+            log.warning("only the test images have changed since %s began: it is tested on those of now", self.run_dir)
+        elif changed:
             raise DataError(f"the data is not what {self.run_dir} was trained on: {changed} changed; start a new run")
 
     def link_latest(self) -> None:
@@ -295,3 +302,11 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def _but_for_the_test(data: Mapping[str, Any]) -> object:
+    """What a record says of the data that a run was trained on; a new object where it does not say so."""
+    if "train_fingerprint" not in data or not isinstance(data.get("sizes"), dict):
+        return object()
+    sizes = {part: number for part, number in data["sizes"].items() if part != "test"}
+    return data["train_fingerprint"], data.get("split_fingerprint"), data.get("name"), sizes

@@ -5,6 +5,8 @@ import re
 import sys
 from typing import Any, NoReturn
 
+from fmx.narrow_output import degrading
+
 __all__ = ["VerbParser"]
 
 WRONG = 2  # exit code
@@ -31,7 +33,8 @@ class VerbParser(argparse.ArgumentParser):
 
         if said := empty_argument(sys.argv[1:] if args is None else list(args)):
             self.error(said)
-        return super().parse_known_args(args, namespace)
+        with degrading():  # --help
+            return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print one line to stderr and end with exit code 2."""

@@ -25,6 +25,7 @@ examples:
   fmx data --csv-to-idx csv --root idx         write idx/FashionMNIST/raw/train-images-idx3-ubyte and so on
 """
 MAX_BYTES = 512 * 2**20  # of pixels that are looked at for duplicates and their mean
+MANY = 10  # damaged pictures; more are only counted
 CSV_NAMES = {"train": "fashion-mnist_train.csv", "test": "fashion-mnist_test.csv"}
 
 
@@ -43,6 +44,7 @@ def make_parser() -> VerbParser:
     parser.add_argument(
         "--csv-to-idx", type=Path, metavar="DIR", help="write Kaggle's files in DIR as IDX below --root"
     )
+    parser.add_argument("--deep", action="store_true", help="decode every picture, and name those that cannot be")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
     return parser
 
@@ -66,6 +68,8 @@ def _check(arguments: argparse.Namespace) -> None:
         if path.parent.exists() or path.parent != arguments.idx_to_csv:  # which is made below
             refuse_existing(path, force=arguments.force)
     data = _load(_compose(arguments.name, arguments.root, arguments.config_dir))
+    if arguments.deep:
+        _decode_all(data)
     _print_summary(data)
     arrays = [_arrays(data, part) for part in CSV_NAMES] if outputs else []
     if outputs:
@@ -85,6 +89,26 @@ def _check(arguments: argparse.Namespace) -> None:
         with new_file(path, force=arguments.force) as temporary:
             write_csv(temporary, each)
         print(f"wrote {path}")
+
+
+def _decode_all(data: "ImageDataModule") -> None:
+    """DataError that names the pictures that cannot be decoded, the first few of many."""
+    from fmx.data.arrays import ImageArrays
+    from fmx.errors import DataError
+
+    damaged: list[str] = []
+    for source in (data.sources["train"], data.sources["test"]):
+        if isinstance(source, ImageArrays):  # decoded by now
+            continue
+        for index in range(len(source)):  # type: ignore[arg-type]
+            try:
+                source[index]
+            except DataError as error:
+                damaged.append(str(error))
+    if damaged:
+        more = f"\nand {len(damaged) - MANY} more" if len(damaged) > MANY else ""
+        raise DataError("\n".join(damaged[:MANY]) + more)
+    print("every picture can be decoded")
 
 
 def _csv_to_idx(arguments: argparse.Namespace) -> None:
