@@ -1,6 +1,5 @@
 """The configuration's checks, made before a run directory exists and before any data is loaded."""
 
-import shlex
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -15,11 +14,12 @@ from omegaconf.errors import InterpolationKeyError
 from fmx import dry_run
 from fmx.claim import claim
 from fmx.command import look_for_garbage
-from fmx.composition import literal
+from fmx.composition import as_typed, literal
 from fmx.errors import ConfigError
 from fmx.exits import Refusal, expected, interruption
 from fmx.hydra_errors import likely_keys
 from fmx.own_members import say_what_is_shadowed
+from fmx.printed_command import printed_command
 from fmx.ranks import agrees, check_started, is_first_process
 from fmx.resume import check_same_run
 from fmx.rules import check_values
@@ -77,11 +77,15 @@ def _preview(config: DictConfig) -> None:
 def _check_mode(hydra: DictConfig) -> None:
     """ConfigError for words of the command line that only a multirun would obey; a file may serve both."""
     for_multiruns = (*OF_A_MULTIRUN, *(f"hydra/{group}=" for group in PLUGINS if "mode" in hydra[group]))
-    overrides = map(str, [*hydra.overrides.hydra, *hydra.overrides.task])
+    overrides = as_typed(hydra.overrides.hydra) + as_typed(hydra.overrides.task)
     typed = [text for text in overrides if text.lstrip("+~").startswith(for_multiruns)]
     if typed:
         forced = "hydra.mode=RUN" in sys.argv
-        how = "leave out hydra.mode=RUN" if forced else f"type: python -m fmx.run -m {shlex.join(sys.argv[1:])}"
+        how = (
+            "leave out hydra.mode=RUN"
+            if forced
+            else f"type: {printed_command('python', '-m', 'fmx.run', '-m', *sys.argv[1:])}"
+        )
         raise ConfigError(f"{typed[0]} is for a multirun, which this is not: {how}")
     if not str(hydra.run.dir).strip():
         raise ConfigError("hydra.run.dir is empty: give it a folder, or leave it out")

@@ -9,6 +9,7 @@ from typing import Any
 from fmx.errors import DataError
 from fmx.frozen import FROZEN
 from fmx.plain_files import read_yaml
+from fmx.printed_command import printed_command
 from fmx.run_dir import Run
 
 __all__ = ["command_again"]
@@ -25,7 +26,7 @@ def command_again(run: Run) -> str:
     """
     overrides = [str(each) for each in run.recorded(list, "overrides")]
     typed = [each for each in overrides if not each.startswith(OF_ITS_START)]
-    return shlex.join(["python", "-m", "fmx.run", *_sources(run), *typed])
+    return printed_command("python", "-m", "fmx.run", *_sources(run), *typed)
 
 
 def _sources(run: Run) -> Iterator[str]:
@@ -67,7 +68,8 @@ def _typed_at_first(run: Run) -> tuple[str, list[str]]:
         typed, _ = parser.parse_known_args(shlex.split(str(first.get("command"))))
     except (ValueError, argparse.ArgumentError):
         return "config", []
-    return typed.config_name, [typed.config_dir] if typed.config_dir else []
+    cwd = str(_hydra(run.path / ".hydra" / "hydra.yaml").get("runtime", {}).get("cwd", "."))
+    return typed.config_name, [str(Path(cwd, typed.config_dir))] if typed.config_dir else []
 
 
 def _hydra(path: Path) -> dict[str, Any]:

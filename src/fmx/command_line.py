@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 
+from fmx.data_root import KEY, told_root
 from fmx.errors import ConfigError
 from fmx.hydra_errors import nearest
 
@@ -43,8 +44,10 @@ def options(parser: argparse.ArgumentParser) -> list[str]:
     return [each for each in strings if each.startswith("--")]
 
 
-def resumed_sweep(arguments: list[str]) -> list[str] | None:
-    """The directory that `--resume-sweep DIR` names, and each PKG of `--allow PKG`; None without it.
+def resumed_sweep(arguments: list[str]) -> tuple[str, list[str], str | None] | None:
+    """The directory that `--resume-sweep DIR` names, each PKG of `--allow PKG`, and the DIR of data.root=DIR.
+
+    None without it.
 
     Raises ConfigError where anything else stands beside it.
     """
@@ -55,15 +58,16 @@ def resumed_sweep(arguments: list[str]) -> list[str] | None:
     parser.add_argument(RESUME_SWEEP, dest="folder", required=True)
     parser.add_argument("--allow", action="append", default=[])
     known, rest = parser.parse_known_args(arguments)
-    if rest or not known.folder:
+    roots = [each for each in rest if each.startswith(f"{KEY}=")]
+    if len(rest) > len(roots) or len(roots) > 1 or not known.folder:
         _refuse_beside()
-    return [known.folder, *known.allow]
+    return known.folder, known.allow, told_root(roots[0]) if roots else None
 
 
 def _refuse_beside(message: str = "") -> NoReturn:  # noqa: ARG001 - argparse says less
     raise ConfigError(
-        f"{RESUME_SWEEP} takes the directory of a sweep, and what you trust in it, and nothing else: "
-        f"{RESUME_SWEEP} DIR [--allow PKG]"
+        f"{RESUME_SWEEP} takes the directory of a sweep, what you trust in it, where its data lies now, and nothing "
+        f"else: {RESUME_SWEEP} DIR [--allow PKG] [data.root=DIR]"
     )
 
 

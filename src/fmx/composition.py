@@ -14,7 +14,17 @@ from omegaconf import DictConfig, OmegaConf
 from fmx.errors import DataError
 from fmx.ranks import agreed
 
-__all__ = ["CONF_DIR", "compose_config", "literal", "override", "quoted", "register_resolvers", "stamp"]
+__all__ = [
+    "CONF_DIR",
+    "as_typed",
+    "compose_config",
+    "literal",
+    "override",
+    "quoted",
+    "register_resolvers",
+    "stamp",
+    "text_of",
+]
 
 
 def _conf_dir() -> Path:
@@ -84,6 +94,28 @@ def quoted(text: str) -> str:
     """A text that Hydra's override grammar reads as it is."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
+
+
+def as_typed(overrides: Any) -> list[str]:
+    """Hydra's list of overrides as they were typed: to read its members one by one would resolve `${run_dir}` in them.
+
+    What a person took from the environment stays a reference to it.
+    """
+    plain: Any = OmegaConf.to_container(overrides, resolve=False)
+    return [str(each) for each in plain]
+
+
+def text_of(word: str) -> str:
+    """The text that a value on a command line is, where it may be quoted for Hydra."""
+    if len(word) < 2 or word[0] not in "'\"" or word[-1] != word[0]:  # noqa: PLR2004 - a pair of quotes
+        return word
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    try:
+        return str(OverridesParser.create().parse_override(f"key={word}").value())
+    except OverrideParseException:
+        return word
 
 
 def override(key: str, path: Path) -> str:

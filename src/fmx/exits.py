@@ -4,10 +4,12 @@ import errno
 import os
 import signal
 import sys
+import termios
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -17,6 +19,7 @@ from fmx.narrow_output import degrading
 
 __all__ = [
     "BEFORE_ANY_JOB",
+    "STOPPING",
     "Interrupted",
     "Pruned",
     "Refusal",
@@ -24,15 +27,18 @@ __all__ = [
     "chain",
     "expected",
     "interruption",
+    "leave_closed_terminal",
     "leave_echo",
     "noted",
     "plain_exits",
     "plain_message",
 ]
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what asks a process to save its state and end
 BEFORE_ANY_JOB = "interrupted before the first job: type the same command to start again"
 _noted: int | None = None
 FULL_ERROR = "HYDRA_FULL_ERROR"
+OURS = "FMX_PLAIN_ERRORS"  # beside it: it was set here
 UNWRITABLE = {errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.ENOSPC, errno.EROFS}
 INACCESSIBLE = {errno.EACCES, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM, errno.ESTALE}
 
@@ -87,47 +93,86 @@ def _plain_errors() -> Iterator[None]:
     global _noted  # noqa: PLW0603 - a signal comes to the process
     _noted = None
     before = _catch_signals()
-    full_error = os.environ.get(FULL_ERROR)
-    wants_traceback = full_error not in {None, "", "0"}
+    with _hydras_errors() as wants_traceback:
+        try:
+            yield
+        except (Interrupted, KeyboardInterrupt) as interrupted:
+            _say_advice(interrupted)
+            sys.exit(interruption(interrupted))
+        except Pruned:
+            sys.exit(0)
+        except BrokenPipeError:  # the reader of `fmx report … | head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        except (Refusal, Exception) as raised:
+            if (code := interruption(raised)) is not None:
+                _say_advice(raised)
+                sys.exit(code)
+            error = expected(raised)
+            if error is None:
+                raise
+            if wants_traceback:
+                traceback.print_exception(raised)
+            sys.stderr.write(f"{plain_message(error)}\n")
+            sys.exit(error.exit_code)
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler or signal.SIG_DFL)
+
+
+@contextmanager
+def _hydras_errors() -> Iterator[bool]:
+    """Let Hydra raise its errors; yields whether a person asked for tracebacks.
+
+    What this process starts inherits the variable, and must know that nobody asked for it.
+    """
+    names = (FULL_ERROR, OURS)
+    inherited = {name: os.environ.get(name) for name in names}
+    wants_traceback = inherited[FULL_ERROR] not in {None, "", "0"} and inherited[OURS] is None
     os.environ[FULL_ERROR] = "1"
+    if not wants_traceback:
+        os.environ[OURS] = "1"
     try:
-        yield
-    except (Interrupted, KeyboardInterrupt) as interrupted:
-        _say_advice(interrupted)
-        sys.exit(interruption(interrupted))
-    except Pruned:
-        sys.exit(0)
-    except BrokenPipeError:  # the reader of `fmx report … | head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except (Refusal, Exception) as raised:
-        if (code := interruption(raised)) is not None:
-            _say_advice(raised)
-            sys.exit(code)
-        error = expected(raised)
-        if error is None:
-            raise
-        if wants_traceback:
-            traceback.print_exception(raised)
-        sys.stderr.write(f"{plain_message(error)}\n")
-        sys.exit(error.exit_code)
+        yield wants_traceback
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler or signal.SIG_DFL)
-        if full_error is None:
-            os.environ.pop(FULL_ERROR, None)
-        else:
-            os.environ[FULL_ERROR] = full_error
+        for name, value in inherited.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _catch_signals() -> dict[signal.Signals, Any]:
-    """Have SIGTERM and Ctrl-C raise Interrupted; returns the handlers before. Only the main thread may."""
+    """Have SIGTERM, SIGHUP and Ctrl-C raise Interrupted; returns the handlers before. Only the main thread may."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     before: dict[signal.Signals, Any] = {signal.SIGTERM: signal.signal(signal.SIGTERM, _interrupt)}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored, in the background
         before[signal.SIGINT] = signal.signal(signal.SIGINT, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup has it ignored
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, _interrupt)
     return before
+
+
+def leave_closed_terminal(signum: int) -> None:
+    """Where SIGHUP came since the terminal was closed, what is printed there from now on goes nowhere.
+
+    A progress bar would fail there before the state is saved.
+    """
+    if signum != signal.SIGHUP:
+        return
+    try:
+        descriptors = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]  # a live area keeps copies
+    except OSError:
+        descriptors = [1, 2]
+    for descriptor in descriptors:
+        try:
+            termios.tcgetattr(descriptor)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:  # any other: a file or a pipe
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
 
 
 @contextmanager
@@ -157,6 +202,7 @@ def _interrupt(signum: int, _: FrameType | None) -> None:
     global _noted  # noqa: PLW0603
     _noted = signum
     leave_echo(signum)
+    leave_closed_terminal(signum)
     raise Interrupted(signum)  # for SIGINT too: at a KeyboardInterrupt, Lightning would end the process with 1
 
 

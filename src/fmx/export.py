@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from fmx.command import as_command
 from fmx.errors import DataError
 from fmx.exits import plain_exits
+from fmx.printed_command import printed_command
 from fmx.verb_parser import VerbParser
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def export(args: argparse.Namespace) -> None:
             num_params=sum(parameter.numel() for parameter in net.parameters()),
             checkpoint=checkpoint,
             agreement=agreement,
-            command=shlex.join(["fmx", "export", *sys.argv[1:]]),
+            command=printed_command("fmx", "export", *sys.argv[1:]),
         )
         page.write_text(text, encoding="utf-8")
     print(f"{file}: {signature.model} as {args.format}, {file.stat().st_size:,} bytes")

@@ -11,7 +11,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from fmx.composition import literal
+from fmx.composition import as_typed, literal
 from fmx.errors import DataError
 from fmx.expansion import check_expansion
 
@@ -101,7 +101,7 @@ def freeze_job(config: DictConfig, path: Path) -> None:
     hydra: Any = OmegaConf.to_container(OmegaConf.masked_copy(config.hydra, ["job", "callbacks"]), resolve=False)
     job = {key: hydra["job"][key] for key in ("name", "num", "chdir", "env_set", "env_copy") if key in hydra["job"]}
     choices: Any = OmegaConf.to_container(config.hydra.runtime.choices, resolve=False)
-    told = origin(list(config.hydra.overrides.task), choices)
+    told = origin(as_typed(config.hydra.overrides.task), choices)
     write_frozen(path, plain, {"job": job, "callbacks": {**hydra["callbacks"], "origin": told}})
 
 
@@ -110,7 +110,7 @@ class Origin(Callback):
 
     def __init__(self, facts: str) -> None:
         told = json.loads(facts)
-        self.overrides: list[str] = literal(told["overrides"])
+        self.overrides: list[str] = told["overrides"]  # which nothing resolves: see as_typed
         self.choices: dict[str, Any] = literal(told["choices"])
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:

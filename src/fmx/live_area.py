@@ -170,12 +170,12 @@ def _is_interactive(stream: TextIO) -> bool:
 
 @contextmanager
 def _signals_wait() -> Iterator[None]:
-    """Let SIGINT and SIGTERM come after the block: half of a change would leave the terminal without its cursor."""
+    """Let the signals that stop a process come after the block: half a change would leave the terminal no cursor."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in numbers}
     try:
         yield

@@ -65,6 +65,21 @@ def read_yaml(path: Path) -> dict[Any, Any]:
     return values
 
 
+def read_if_whole(path: Path) -> dict[Any, Any]:
+    """A file of .hydra/, empty where it is missing or was cut off: Hydra writes them anew at each start."""
+    try:
+        return read_yaml(path)
+    except DataError:
+        return {}
+
+
+def within(node: Any, *keys: str) -> Any:
+    """What a plain node has at a place; None where it has no such place."""
+    for key in keys:
+        node = node.get(key) if isinstance(node, dict) else None
+    return node
+
+
 def _is_plain(node: Any) -> bool:
     """Whether a node holds mappings, lists and plain values alone: YAML also knows sets, pairs and bytes."""
     if isinstance(node, dict):

@@ -325,7 +325,11 @@ class _Children(_Watch):
                 continue
             self.stop()
             signum = -code if code < 0 else code - 128
-            if signum in {signal.SIGINT, signal.SIGTERM}:  # while this one waited for it: it was meant for both
+            if signum in {
+                signal.SIGINT,
+                signal.SIGTERM,
+                signal.SIGHUP,
+            }:  # while this one waited for it: it was meant for both
                 self._record.end("interrupted", None)
                 said: str | None = "interrupted"
                 code = 128 + signum

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import secrets
-import shlex
 import socket
 import subprocess
 import sys
@@ -20,20 +19,30 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from fmx.claim import one_at_a_time
-from fmx.composition import override
+from fmx.composition import as_typed, override
+from fmx.data_root import without_root
 from fmx.errors import DataError, FmxError
 from fmx.exits import Interrupted, Pruned, Refusal, expected, interruption, plain_message
 from fmx.frozen import relocated
-from fmx.plain_files import read_json
+from fmx.plain_files import read_json, read_yaml
+from fmx.printed_command import printed_command
 from fmx.ranks import is_first_process, num_processes
 from fmx.renamed_targets import with_first_names
 from fmx.run_dir import open_run
 
-__all__ = ["Record", "config_fingerprint", "recording", "write_json"]
+__all__ = [
+    "Record",
+    "config_fingerprint",
+    "is_fingerprint",
+    "present_fingerprint",
+    "recording",
+    "write_json",
+]
 
 log = logging.getLogger(__name__)
 
 FORMAT = 2  # of run directories; earlier ones say none, and their history.csv has the rate of the step after each row
+ROOTLESS = "3-"  # how a fingerprint begins in which data.root does not count
 PACKAGES = [
     "torch",
     "torchvision",
@@ -173,6 +182,8 @@ class Record:
             if ours or (usual and not (link.is_symlink() or link.exists())):
                 temporary.symlink_to(newest.relative_to(home.parent))
                 temporary.replace(link)
+            elif usual:
+                log.warning("%s is no link of fmx, as after a copy, so it does not lead to this run: remove it", link)
 
 
 @contextmanager
@@ -187,7 +198,7 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
         yield record
     except (Interrupted, KeyboardInterrupt):
         record.end("interrupted", None)
-        log.warning("interrupted; %s goes on with it", shlex.quote(override("resume", run_dir)))
+        log.warning("interrupted; %s goes on with it", printed_command(override("resume", run_dir)))
         raise
     except Pruned as pruned:
         record.contents["pruned"] = pruned.facts
@@ -233,12 +244,12 @@ def _begun(cfg: DictConfig, *, started: float) -> Record:
         record.contents["format"] = FORMAT
     record.update(
         status="running",
-        command=shlex.join([Path(sys.executable).name, "-m", "fmx.run", *sys.argv[1:]]),
-        overrides=list(HydraConfig.get().overrides.task),
+        command=printed_command(Path(sys.executable).name, "-m", "fmx.run", *sys.argv[1:]),
+        overrides=as_typed(HydraConfig.get().overrides.task),
         seed=cfg.seed,
         pid=os.getpid(),
         host=socket.gethostname(),
-        started=time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
+        started=time.strftime("%Y-%m-%dT%H:%M:%S+0000", time.gmtime(started)),
         config_fingerprint=config_fingerprint(resolved),
         git=_git(),
         versions=_versions(),
@@ -255,8 +266,28 @@ def _is_below(name: object, folder: Path) -> bool:
 def config_fingerprint(resolved: Mapping[str, Any]) -> str:
     """A hash of a resolved configuration, plain containers as they are read back from resolved.yaml.
 
-    Where the run is and whether it continues one does not count.
+    Where the run and its data lie and whether it continues one does not count.
     """
+    return f"{ROOTLESS}{_hash(without_root(resolved))}"
+
+
+def is_fingerprint(recorded: object, resolved: Mapping[str, Any]) -> bool:
+    """Whether a record has the fingerprint of a resolved configuration; once data.root counted in it."""
+    return recorded in {config_fingerprint(resolved), _hash(resolved)}
+
+
+def present_fingerprint(recorded: object, run_dir: Path) -> str:
+    """The fingerprint of a run, as it is made now, from the one on record and the run's own files."""
+    if str(recorded).startswith(ROOTLESS):
+        return str(recorded)
+    try:
+        resolved = read_yaml(run_dir / ".hydra" / "resolved.yaml")
+    except DataError:
+        return str(recorded)
+    return config_fingerprint(resolved) if recorded == _hash(resolved) else str(recorded)
+
+
+def _hash(resolved: Mapping[str, Any]) -> str:
     renamed = with_first_names(relocated(resolved))
     told = {key: value for key, value in renamed.items() if key not in {"run_dir", "resume", "sweep"}}
     text = json.dumps(told, sort_keys=True, default=str)

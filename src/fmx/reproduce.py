@@ -44,6 +44,8 @@ def make_parser() -> VerbParser:
         "reproduce", description="Run a run's exact configuration again and compare what comes out.", examples=EXAMPLES
     )
     parser.add_argument("run", metavar="RUN", help="a run directory")
+    parser.add_argument("root", nargs="?", metavar="data.root=DIR", help="where its data lies now (or FMX_DATA_ROOT)")
+    parser.add_argument("--set", metavar="data.root=DIR", help="the same, as evaluate takes it")
     parser.add_argument("--dir", type=Path, metavar="DIR", help="where the second run goes (default: beside the first)")
     parser.add_argument("--allow", action="append", default=[], metavar="PKG", help="trust a package that it names")
     return parser
@@ -51,17 +53,22 @@ def make_parser() -> VerbParser:
 
 def main() -> None:
     """Run the command line and end with one of fmx's exit codes."""
-    arguments = make_parser().parse_args()
+    arguments = make_parser().parse_intermixed_args()
     with plain_exits():
-        sys.exit(reproduce(arguments.run, arguments.dir, arguments.allow))
+        sys.exit(reproduce(arguments.run, arguments.dir, arguments.allow, root=arguments.set or arguments.root))
 
 
-def reproduce(path: str, folder: Path | None, allow: list[str]) -> int:
+def reproduce(path: str, folder: Path | None, allow: list[str], *, root: str | None = None) -> int:
     """Run again, print the comparison, and return 0 where everything is identical, else 1.
+
+    root: `data.root=DIR`, where its data lies now.
 
     Raises DataError where the run is no finished one, or the second run fails, and ConfigError where DIR exists.
     """
-    from fmx.composition import quoted, stamp
+    from omegaconf import OmegaConf
+
+    from fmx.composition import literal, quoted, stamp
+    from fmx.data_root import at_root, told_root
     from fmx.frozen import freeze
     from fmx.restore import trusted_config
     from fmx.run_dir import open_run
@@ -75,6 +82,8 @@ def reproduce(path: str, folder: Path | None, allow: list[str]) -> int:
     for line in edits(first):
         print(f"edited    {printable(line)}")
     config = trusted_config(first, allow)
+    if root is not None:
+        config.data = literal(at_root(OmegaConf.to_container(config.data, resolve=True), told_root(root)))
     check_paths(config, first.path)
     _check_results(first, config)
     with tempfile.TemporaryDirectory() as frozen:
@@ -140,12 +149,12 @@ def _check_results(run: "Run", config: "DictConfig") -> None:
 def edits(run: "Run") -> Iterator[str]:
     """What was changed in the run's configuration after it ran, as far as its own files tell."""
     from fmx.plain_files import read_yaml
-    from fmx.record import config_fingerprint
+    from fmx.record import is_fingerprint
     from fmx.reporting.settings import flat
 
     resolved = read_yaml(run.path / ".hydra" / "resolved.yaml")
     recorded = run.record.get("config_fingerprint")
-    if recorded is None or config_fingerprint(resolved) == recorded:
+    if recorded is None or is_fingerprint(recorded, resolved):
         return
     written = flat(read_yaml(run.path / ".hydra" / "config.yaml"))
     named = False

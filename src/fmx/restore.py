@@ -48,11 +48,11 @@ def checked_config(config: DictConfig, run: Run, allow: Iterable[str] = ()) -> D
         raise DataError(f"the configuration of {run.path} cannot be resolved: {reason}") from error
     for group in GROUPS:
         if not isinstance(plain.get(group), dict):
-            raise DataError(f"{run.path} holds no configuration of a run: it lacks {group}")
+            raise DataError(f"{run.path} holds no configuration of a run: it lacks {group}{run.other_version}")
     if not isinstance(plain["model"].get("net"), dict):
         raise DataError(f"{run.path} holds no configuration of a run: model.net names no network")
     if strange := sorted(map(str, plain.keys() - {*ROOT_KEYS})):
-        raise DataError(f"{run.path} holds no configuration of a run: it has the key {strange[0]!r}")
+        raise DataError(f"{run.path} holds no configuration of a run: it has the key {strange[0]!r}{run.other_version}")
     check_trusted(plain, run.path, allow)
     check_sizes(plain["data"], run.path)
     config = config.copy()

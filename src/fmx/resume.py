@@ -1,6 +1,5 @@
 """Going on with a run that ended early: which one, and whether it is the same run."""
 
-import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -9,12 +8,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from fmx.composition import override, quoted
+from fmx.composition import literal, override, quoted, text_of
+from fmx.data_root import KEY, at_root, told_root, without_root
 from fmx.errors import ConfigError, DataError
 from fmx.frozen import freeze, relocated
-from fmx.record import config_fingerprint
+from fmx.plain_files import read_if_whole
+from fmx.printed_command import printed_command
+from fmx.record import config_fingerprint, present_fingerprint
 from fmx.renamed_targets import with_first_names
-from fmx.run_dir import Run, open_run
+from fmx.run_dir import Run, instant, open_run
 
 __all__ = ["check_same_run", "home", "retyped"]
 
@@ -36,8 +38,12 @@ def home(resume: str | None, fresh: str, config: DictConfig) -> str:
     )
     wanted = config_fingerprint(plain)
     if wanted not in _homes:  # asked again once the run goes on, and is no interrupted one any more
-        found = [run for run in _interrupted(Path(fresh).parent) if run.record.get("config_fingerprint") == wanted]
-        newest = max(found, key=lambda run: str(run.record.get("started")), default=None)
+        found = [
+            run
+            for run in _interrupted(Path(fresh).parent)
+            if present_fingerprint(run.record.get("config_fingerprint"), run.path) == wanted
+        ]
+        newest = max(found, key=lambda run: instant(run.record.get("started")), default=None)
         _homes[wanted] = str(newest.path) if newest else None
     return _homes[wanted] or fresh
 
@@ -71,7 +77,7 @@ def check_same_run(config: Mapping[str, Any], run_dir: Path, resume: str | None)
             )
         return
     if resume is None:
-        how = shlex.quote(override("resume", run_dir))
+        how = printed_command(override("resume", run_dir))
         raise ConfigError(f"{run_dir} holds a run already: continue it with {how}, or name another folder")
     try:
         run = open_run(run_dir, finished=False)
@@ -80,39 +86,44 @@ def check_same_run(config: Mapping[str, Any], run_dir: Path, resume: str | None)
         raise ConfigError(f"resume={resume}: {error}") from None
     if run.status == "completed":
         raise ConfigError(f"resume={resume}: {run_dir} is complete; there is nothing to continue")
-    was, now = (flat(with_first_names(relocated(each))) for each in (then, config))
+    was, now = (flat(with_first_names(without_root(relocated(each)))) for each in (then, config))
     differing = [key for key in {**was, **now} if was.get(key) != now.get(key) and key not in NOT_THE_RUN]
     if differing:
         shown = ", ".join(f"{key} was {was.get(key)!r}, is {now.get(key)!r}" for key in differing[:MANY])
         more = f" and {len(differing) - MANY} more" if len(differing) > MANY else ""
         raise ConfigError(
             f"resume={resume}: the configuration is not that of {run_dir}: {shown}{more}. "
-            "Type the same command as then, or resume=RUN alone"
+            f"Type the same command as then, or resume=RUN alone{run.other_version}"
         )
 
 
 def retyped(arguments: list[str]) -> list[str]:
-    """The command line, with a run's own configuration where `resume=RUN` stands alone.
+    """The command line, with a run's own configuration where `resume=RUN` stands alone, or with data.root=DIR.
 
     It is composed from what the gate has let through of the run's files, never from its overrides: an override can
     name a place of Hydra's own. Raises DataError where RUN's files name something that may not be trusted.
     """
     _homes.clear()  # of an earlier command of this process
-    flags = [argument for argument in arguments if argument.startswith("-")]
-    if flags or len(arguments) != 1 or not arguments[0].startswith("resume=") or arguments[0] in NOT_A_PATH:
+    roots = [argument for argument in arguments if argument.startswith(f"{KEY}=")]
+    rest = [argument for argument in arguments if argument not in roots]
+    if len(rest) != 1 or len(roots) > 1 or not rest[0].startswith("resume=") or rest[0] in NOT_A_PATH:
         return arguments
-    path = Path(arguments[0].removeprefix("resume="))
+    path = Path(text_of(rest[0].removeprefix("resume=")))
     if not (path / "run.json").is_file():
         return arguments  # the check says what is wrong
-    return [*_as_it_was(path), f"hydra.run.dir={quoted(str(path.resolve()))}", *arguments]
+    home = quoted(str(path.resolve()))
+    return [*_as_it_was(path, roots), f"hydra.run.dir={home}", f"resume={quoted(str(path))}"]
 
 
 NOT_A_PATH = {"resume=auto", "resume=null", "resume="}
 _frozen: list[tempfile.TemporaryDirectory[str]] = []  # they go when this process ends: its ranks read them as well
 
 
-def _as_it_was(path: Path) -> list[str]:
-    """Arguments that compose just the configuration of a run, which names nothing that is not trusted."""
+def _as_it_was(path: Path, roots: list[str]) -> list[str]:
+    """Arguments that compose just the configuration of a run, which names nothing that is not trusted.
+
+    roots: `data.root=DIR` where it was typed.
+    """
     from fmx.own_files import check_own_files
     from fmx.restore import checked_config
     from fmx.table import printable
@@ -121,24 +132,29 @@ def _as_it_was(path: Path) -> list[str]:
     run = open_run(path, finished=False)
     written = run.path / ".hydra" / "config.yaml"
     try:
-        as_recorded = run.read_config(found_from_here=False)
+        as_recorded = run.config
         config = checked_config(as_recorded, run)
         _check_mirrors(run, as_recorded, config)
     except DataError as error:  # there is no --allow here: the whole command says as much
         said, untrusted, _ = str(error).partition(" If you trust")
         if not untrusted:
             raise
-        how = f"type the whole command that began the run (run.json has it) with {override('resume', path)}"
+        word = printed_command(override("resume", path))
+        how = f"type the whole command that began the run (run.json has it) with {word}"
         raise DataError(f"{said} If you trust it, {how}") from None
+    if roots:
+        config.data = literal(at_root(OmegaConf.to_container(config.data, resolve=True), told_root(roots[0])))
     check_paths(config, run.path)
     check_own_files(run.path)
     # run.json's, not .hydra/overrides.yaml's: Hydra writes that anew, and half where it is killed, at each start.
     recorded = [str(each) for each in run.recorded(list, "overrides") if not str(each).startswith("resume=")]
+    if roots:
+        recorded = [*(each for each in recorded if not each.startswith(f"{KEY}=")), *roots]
     _frozen.append(folder := tempfile.TemporaryDirectory(prefix="fmx-"))
     arguments = freeze(
         config,
         Path(folder.name),
-        written=_read_if_whole(written),
+        written=read_if_whole(written),
         overrides=recorded,
         choices=_choices(run.path),
     )
@@ -153,17 +169,7 @@ def _check_mirrors(run: Run, recorded: DictConfig, config: DictConfig) -> None:
 
 def _choices(run_dir: Path) -> dict[str, str]:
     """The member that was chosen of each group."""
-    node: Any = _read_if_whole(run_dir / ".hydra" / "hydra.yaml")
+    node: Any = read_if_whole(run_dir / ".hydra" / "hydra.yaml")
     for key in ("hydra", "runtime", "choices"):
         node = node.get(key) if isinstance(node, dict) else None
     return {str(group): str(name) for group, name in node.items()} if isinstance(node, dict) else {}
-
-
-def _read_if_whole(path: Path) -> dict[Any, Any]:
-    """A file of .hydra/, empty where it is missing or was cut off: Hydra writes them anew at each start."""
-    from fmx.plain_files import read_yaml
-
-    try:
-        return read_yaml(path)
-    except DataError:
-        return {}

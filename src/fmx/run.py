@@ -48,12 +48,12 @@ def _without_dry_run(arguments: list[str]) -> list[str]:
     return [each for each in arguments if each != dry_run.FLAG]
 
 
-def _continue_sweep(folder: Path, allow: list[str]) -> None:
-    """`--resume-sweep DIR [--allow PKG]`: run what an earlier sweep did not complete."""
+def _continue_sweep(folder: Path, allow: list[str], root: str | None) -> None:
+    """`--resume-sweep DIR [--allow PKG] [data.root=DIR]`: run what an earlier sweep did not complete."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     from fmx.sweep.local import continue_sweep
 
-    continue_sweep(folder, allow)
+    continue_sweep(folder, allow, root)
 
 
 def _compose_and_run(arguments: list[str]) -> None:
@@ -82,7 +82,7 @@ def main() -> None:
             if (hydras := complete(arguments)) is not None:
                 _compose_and_run(hydras)
         elif sweep := resumed_sweep(arguments):
-            _continue_sweep(Path(sweep[0]), sweep[1:])
+            _continue_sweep(Path(sweep[0]), *sweep[1:])
         elif "--version" in arguments:
             print(f"fmx {__version__}")
         else:

@@ -1,10 +1,12 @@
 """Run directories read back: what a command needs to know of a run, from its files alone."""
 
+import math
 import os
 import socket
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from glob import glob
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,12 +14,14 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fmx import __version__
 from fmx.claim import is_claimed
 from fmx.composition import literal
+from fmx.data_root import at_root, present_root
 from fmx.errors import DataError
-from fmx.plain_files import read_json, read_yaml
+from fmx.plain_files import read_if_whole, read_json, read_yaml, within
 
-__all__ = ["LAST_WORDS_S", "Run", "find_runs", "is_under_way", "open_run", "wait_for_process"]
+__all__ = ["LAST_WORDS_S", "Run", "find_runs", "instant", "is_under_way", "open_run", "wait_for_process"]
 
 FINISHED = "completed"
 LAST_WORDS_S = 30.0  # that a run whose command was killed may take to save its state
@@ -37,18 +41,13 @@ class Run:
     def config(self) -> DictConfig:
         """The run's whole configuration as it was resolved then: what looks like an interpolation is text.
 
-        Its data is found from this folder as well, where the run was started in another one.
+        Its data is where it lies by now: where FMX_DATA_ROOT says, and seen from this folder.
         """
-        return self.read_config(found_from_here=True)
-
-    def read_config(self, *, found_from_here: bool) -> DictConfig:
-        """The same; found_from_here: False leaves a relative data.root as it was written."""
         path = self.path / ".hydra" / "resolved.yaml"
         try:
             values = read_yaml(path)
             values = _moved(values, str(values.get("run_dir") or ""), str(self.path)) | {"run_dir": str(self.path)}
-            if found_from_here:
-                values["data"] = self._found_from_here(values.get("data"))
+            values["data"] = self._found_from_here(values.get("data"))
             config = OmegaConf.create(literal(values))
         except (OmegaConfBaseException, ValueError) as error:
             raise DataError(f"{path} is no configuration of a run: {str(error).partition(chr(10))[0]}") from error
@@ -56,16 +55,20 @@ class Run:
         return config
 
     def _found_from_here(self, data: Any) -> Any:
-        """A `data` node whose root, relative to where the run was started, is found from where this process is."""
-        root = data.get("root") if isinstance(data, dict) else None
-        path = self.path / ".hydra" / "hydra.yaml"
-        if not isinstance(root, str) or not root or Path(root).is_absolute() or not path.is_file():
-            return data
-        node: Any = read_yaml(path)
-        for key in ("hydra", "runtime", "cwd"):
-            node = node.get(key) if isinstance(node, dict) else None
-        elsewhere = isinstance(node, str) and Path(node) != Path.cwd() and Path(node, root).is_dir()
-        return _rooted(data, root, str(Path(str(node), root))) if elsewhere else data
+        """A `data` node whose root is where the data lies by now, seen from where this process is."""
+        hydra, written = (read_if_whole(self.path / ".hydra" / name) for name in ("hydra.yaml", "config.yaml"))
+        started_in = within(hydra, "hydra", "runtime", "cwd")
+        root = present_root(data, within(written, "data", "root"), started_in)
+        return data if root is None else at_root(data, root)
+
+    @property
+    def other_version(self) -> str:
+        """A note for a refusal where another version of fmx wrote the run; empty where this one did."""
+        from fmx.table import printable
+
+        then = self.record.get("versions")
+        then = then.get("fmx") if isinstance(then, dict) else None
+        return f" (fmx {printable(then)} wrote that run, this is fmx {__version__})" if then != __version__ else ""
 
     @property
     def pruned(self) -> bool:
@@ -125,6 +128,17 @@ def open_run(path: str | Path, *, finished: bool = True) -> Run:
     return run
 
 
+def instant(started: object) -> float:
+    """When a run began, in seconds since 1970, from run.json's text; -inf where that says no time.
+
+    Records of fmx 0.1 have the offset of the clock that they were written by: as texts they do not compare.
+    """
+    try:
+        return datetime.fromisoformat(str(started)).astimezone().timestamp()
+    except (ValueError, OverflowError, OSError):
+        return -math.inf
+
+
 def is_under_way(run_dir: Path) -> bool:
     """Whether there is something of a run to go on with; takes back run.json where one was killed before there was."""
     if not (run_dir / "run.json").is_file():
@@ -180,14 +194,6 @@ def _is_alive(pid: object) -> bool:
     except (PermissionError, OverflowError):
         return True
     return True
-
-
-def _rooted(node: Any, then: str, now: str, key: str = "") -> Any:
-    """A `data` node whose root, and the folders in it, are named anew; a class may have the same name."""
-    if isinstance(node, dict):
-        return {name: _rooted(child, then, now, str(name)) for name, child in node.items()}
-    below = isinstance(node, str) and (node.startswith(f"{then}/") or (node == then and key in {"root", "folder"}))
-    return now + node.removeprefix(then) if below else node
 
 
 def _moved(node: Any, then: str, now: str) -> Any:

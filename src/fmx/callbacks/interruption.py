@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a training at its next step, with the state saved."""
+"""SIGINT, SIGTERM and SIGHUP end a training at its next step, with the state saved."""
 
 import logging
 import signal
@@ -10,7 +10,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from fmx.callbacks.checkpoints import LastCheckpoint, is_time_to_ask
-from fmx.exits import Interrupted, leave_echo, noted
+from fmx.exits import STOPPING, Interrupted, leave_closed_terminal, leave_echo, noted
 
 __all__ = ["Interruption"]
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Interruption(Checkpoint):
-    """Saves last.ckpt at the next step after SIGINT or SIGTERM and raises Interrupted; a second signal ends at once.
+    """Saves last.ckpt at the next step after such a signal and raises Interrupted; a second signal ends at once.
 
     A Checkpoint, so that Lightning calls it after all others: what they did in this step has to be saved as well.
     """
@@ -26,9 +26,9 @@ class Interruption(Checkpoint):
     def __init__(self) -> None:
         self._signum: int | None = None
         main = threading.current_thread() is threading.main_thread()  # no other thread may have handlers
-        numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
+        numbers = STOPPING if main else ()
         handlers = {number: signal.getsignal(number) for number in numbers}
-        # In the background of a shell script Ctrl-C is meant for others, and ignored.
+        # In the background of a shell script Ctrl-C is meant for others, and ignored; so is SIGHUP below nohup.
         self._earlier = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
 
     @property
@@ -80,6 +80,7 @@ class Interruption(Checkpoint):
             self._restore()
             raise Interrupted(signum)
         self._signum = signum
+        leave_closed_terminal(signum)
 
     def _restore(self) -> None:
         for number, handler in self._earlier.items():

@@ -1,7 +1,6 @@
 """A leaderboard as one HTML file: sortable table, charts and the best run's pictures, without a request to anywhere."""
 
 import csv
-import shlex
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,6 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from fmx.printed_command import printed_command
 from fmx.reporting.intervals import Spread, student_t
 from fmx.reporting.leaderboard import Leaderboard, Row
 from fmx.reporting.leaderboard_text import ON_TEST, cells, headings, is_word, notes, unfinished_table
@@ -186,7 +186,7 @@ def _command(run: Outcome) -> str:
     overrides = run.run.record.get("overrides")
     if isinstance(overrides, list):  # a search is over: the run goes on without being watched
         overrides = [each for each in overrides if not (PRUNING in str(each) and PRUNING_TARGET in str(each))]
-    return shlex.join(["python", "-m", "fmx.run", *map(show, overrides)]) if isinstance(overrides, list) else ""
+    return printed_command("python", "-m", "fmx.run", *map(show, overrides)) if isinstance(overrides, list) else ""
 
 
 def _pictures(run: Outcome) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fmx.errors import DataError
 from fmx.reporting.settings import Settings, read_settings, show
-from fmx.run_dir import FINISHED, Run, open_run
+from fmx.run_dir import FINISHED, Run, instant, open_run
 
 __all__ = [
     "ENOUGH_SEEDS",
@@ -101,7 +101,7 @@ def read_outcomes(folders: Iterable[Path], *, below: Path | None = None) -> tupl
 def newest_of_each_seed(outcomes: Sequence[Outcome]) -> tuple[list[Outcome], list[Unfinished]]:
     """Of runs with the same configuration and seed the newest, and the others as repetitions."""
     newest: dict[tuple[str, ...], Outcome] = {}
-    for each in sorted(outcomes, key=lambda each: (each.started, _natural(each.name))):
+    for each in sorted(outcomes, key=lambda each: (instant(each.started), _natural(each.name))):
         newest[*each.configuration, each.seed] = each
     counted = set(map(id, newest.values()))
     repeated = []

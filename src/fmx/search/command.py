@@ -1,6 +1,5 @@
 """The command lines of a search: the one that goes on with it, and those that repeat a trial as a run of its own."""
 
-import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from fmx.composition import override
+from fmx.printed_command import printed_command
 from fmx.search.space import Space
 
 __all__ = ["Command"]
@@ -36,10 +36,10 @@ class Command:
 
     def of(self, values: Mapping[str, Any]) -> str:
         """The command for the values of a trial, quoted for a shell."""
-        return shlex.join([*self._start, *self._fixed, *self._space.overrides(values)])
+        return printed_command(*self._start, *self._fixed, *self._space.overrides(values))
 
     @property
     def to_go_on(self) -> str:
         """The command of this process, with the directory that holds the search by now."""
         typed = [each for each in sys.argv[1:] if not each.startswith("hydra.sweep.dir=")]
-        return shlex.join(["python", "-m", "fmx.run", *typed, override("hydra.sweep.dir", self._sweep_dir)])
+        return printed_command("python", "-m", "fmx.run", *typed, override("hydra.sweep.dir", self._sweep_dir))

@@ -17,6 +17,7 @@ from optuna.storages.journal._file import get_lock_file
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from fmx.data_root import KEY
 from fmx.errors import ConfigError, DataError
 from fmx.search.claims import Searcher, exclusive
 from fmx.search.options import Options
@@ -70,7 +71,7 @@ class SharedStudy:
             known = self.study.user_attrs.get(SETTINGS)
             if known is None:
                 self.study.set_user_attr(SETTINGS, wanted)
-            elif known != wanted:
+            elif _without_root(known) != wanted:
                 raise ConfigError(_difference(sweep_dir, known, wanted))
             self._check_params()
         self.study.pruner = make_pruner(wanted)
@@ -162,7 +163,7 @@ def num_begun(sweep_dir: Path, options: Options, space: Space, *, fixed: Mapping
         return 0
     study = optuna.load_study(study_name=NAME, storage=_storage(sweep_dir))
     known, wanted = study.user_attrs.get(SETTINGS), _settings(options, space, fixed)
-    if known is not None and known != wanted:
+    if known is not None and _without_root(known) != wanted:
         raise ConfigError(_difference(sweep_dir, known, wanted))
     return len(study.get_trials(deepcopy=False))
 
@@ -225,9 +226,17 @@ def _settings(options: Options, space: Space, fixed: Mapping[str, str]) -> dict[
         "metric": [each.metric for each in options.objectives],
         "direction": [each.direction for each in options.objectives],
         "distribution": space.description(),
-        "override": dict(fixed),
+        "override": {key: text for key, text in fixed.items() if key != KEY},  # where the data lies is not what it is
         **{name: getattr(options, name) for name in ("sampler", "seed", "startup", "pruning", "warmup", "reduction")},
     }
+
+
+def _without_root(known: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a study in which an earlier version may have counted data.root."""
+    overrides = known.get("override")
+    return (
+        {**known, "override": {key: text for key, text in overrides.items() if key != KEY}} if overrides else {**known}
+    )
 
 
 def _mend(journal: Path) -> None:
@@ -250,7 +259,7 @@ def _is_torn(journal: Path) -> bool:
 
 def _difference(sweep_dir: Path, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """Say what differs between the study in a directory and the one that is wanted."""
-    then, now = _flat(known), _flat(wanted)
+    then, now = _flat(_without_root(known)), _flat(wanted)
     key = next(key for key in [*now, *then] if then.get(key) != now.get(key))
     was, is_now = (flat.get(key, "not given") for flat in (then, now))
     return (

@@ -12,11 +12,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fmx import dry_run
 from fmx.check import GROUPS, ROOT_KEYS
+from fmx.composition import literal
+from fmx.data_root import at_root, present_root
 from fmx.errors import DataError
 from fmx.expansion import check_expansion
 from fmx.frozen import DEFAULTS, REFERENCES, origin, write_frozen
 from fmx.own_files import check_own_files
-from fmx.plain_files import read_yaml
+from fmx.plain_files import read_if_whole, read_yaml, within
+from fmx.record import config_fingerprint
 from fmx.restore import check_sizes
 from fmx.sweep.plan import FROZEN_JOBS, Job
 from fmx.trust import TRUSTED, check_paths, check_trusted, strange_mirrors
@@ -45,8 +48,10 @@ def check_jobs_folder(sweep_dir: Path) -> None:
             raise DataError(f"{path} is neither a job of this sweep nor its log: remove it")
 
 
-def pass_job(job: Job, allow: Collection[str]) -> None:
+def pass_job(job: Job, allow: Collection[str], root: str | None = None) -> str:
     """Read a job's frozen configuration as data, check all that it names, and write anew what has passed.
+
+    root: where the data lies now, where somebody says so. Returns the configuration's fingerprint.
 
     allow: packages that the user trusts with anything, beside fmx's own; `hydra` for what is told to Hydra itself, and
     addresses that images may be fetched from. DataError for the first thing that is not trusted.
@@ -56,9 +61,15 @@ def pass_job(job: Job, allow: Collection[str]) -> None:
     if plain.pop("defaults", None) != DEFAULTS:
         raise DataError(f"{path} is no frozen job: its defaults are not those of one")
     hydra = _hydra(plain.pop("hydra", None), path, job, allow)
-    _check_config(plain, path, job, allow)
+    resolved = _check_config(plain, path, job, allow)
+    master = read_if_whole(job.sweep_dir / "multirun.yaml")
+    started_in = within(master, "hydra", "runtime", "cwd")
+    root = root or present_root(resolved["data"], within(master, "data", "root"), started_in)
+    if root is not None:
+        plain["data"] = at_root(plain["data"], literal(root))
     if not dry_run.is_asked():
         write_frozen(path, plain, hydra)
+    return config_fingerprint(resolved)
 
 
 def packages_of(jobs: Iterable[Job]) -> set[str]:
@@ -70,7 +81,8 @@ def packages_of(jobs: Iterable[Job]) -> set[str]:
     return found - {*TRUSTED}
 
 
-def _check_config(plain: Mapping[str, Any], path: Path, job: Job, allow: Collection[str]) -> None:
+def _check_config(plain: Mapping[str, Any], path: Path, job: Job, allow: Collection[str]) -> dict[str, Any]:
+    """Check all keys and values; returns them resolved."""
     if plain.get("run_dir") != RUN_DIR:
         raise DataError(f"{path} is no frozen job: its run_dir is not {RUN_DIR}")
     for key in plain:
@@ -97,6 +109,8 @@ def _check_config(plain: Mapping[str, Any], path: Path, job: Job, allow: Collect
                 f"--allow {mirror!r}"
             )
     check_paths(config, path)
+    assert isinstance(resolved, dict)
+    return resolved
 
 
 def _check_texts(node: Any, place: str, path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fmx.errors import DataError
 from fmx.plain_files import read_json
-from fmx.record import write_json
+from fmx.record import present_fingerprint, write_json
 from fmx.run_dir import open_run
 from fmx.sweep.plan import Job
 from fmx.table import printable
@@ -80,6 +80,7 @@ class Ledger:
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} cannot be read as the ledger of a sweep: {error}") from error
         for entry in ledger.entries.values():
+            entry.fingerprint = present_fingerprint(entry.fingerprint, sweep_dir / str(entry.number))
             entry.status = ledger.status(entry)
         return ledger
 
@@ -89,7 +90,7 @@ class Ledger:
             run = open_run(self.sweep_dir / str(entry.number), finished=False)
         except DataError:
             return entry.status if entry.status == "failed" else "waiting"
-        same = run.record.get("config_fingerprint") == entry.fingerprint
+        same = present_fingerprint(run.record.get("config_fingerprint"), run.path) == entry.fingerprint
         return run.status if same else "waiting"
 
     def job(self, entry: Entry) -> Job:

@@ -1,7 +1,6 @@
 """A sweep on this machine: plan, run what is not done yet, keep ledger and leaderboard true, say how it went."""
 
 import logging
-import shlex
 import signal
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from fmx import dry_run
 from fmx.claim import claim, is_claimed
 from fmx.errors import ConfigError, DataError, FmxError
 from fmx.exits import BEFORE_ANY_JOB, Interrupted, advice
+from fmx.printed_command import printed_command
 from fmx.reporting.best_rows import print_best
 from fmx.reporting.leaderboard import leaderboard, write_leaderboard
 from fmx.run_dir import LAST_WORDS_S, is_under_way, wait_for_process
@@ -83,10 +83,11 @@ def _claim_unless_dry(sweep_dir: Path) -> None:
         raise ConfigError(f"another process is at work in {sweep_dir}: a dry run would tell what is not true any more")
 
 
-def continue_sweep(sweep_dir: Path, allow: Collection[str] = ()) -> list[Ended]:
+def continue_sweep(sweep_dir: Path, allow: Collection[str] = (), root: str | None = None) -> list[Ended]:
     """Run the jobs of an earlier sweep that did not complete, as they were frozen then.
 
     allow: what the user trusts beside fmx's own parts, as the gate has it. DataError for what else the sweep names.
+    root: where the data lies now, where somebody says so.
     """
     from fmx.sweep.gate import check_sweep_dir, pass_job
 
@@ -99,7 +100,10 @@ def continue_sweep(sweep_dir: Path, allow: Collection[str] = ()) -> list[Ended]:
     check_earlier_settings(ledger, allow)
     for entry in ledger.entries.values():
         if entry.status != "completed":
-            pass_job(ledger.job(entry), allow)
+            present = pass_job(ledger.job(entry), allow, root)
+            if entry.status == "waiting":  # it may have been begun when the place of the data counted in fingerprints
+                entry.fingerprint = present
+                entry.status = ledger.status(entry)
     if on_cluster:
         from fmx.sweep.slurm import ClusterSweep
 
@@ -207,7 +211,7 @@ class Sweep:
 
         trusted = {*self.allow, *packages_of(self.ledger.job(each) for each in self.ledger.entries.values())}
         words = [str(self.ledger.sweep_dir), *(word for each in sorted(trusted) for word in ("--allow", each))]
-        return f"fmx run --resume-sweep {shlex.join(words)}"
+        return printed_command("fmx", "run", "--resume-sweep", *words)
 
     def _run_all(self, numbers: Sequence[int]) -> list[Ended]:
         entries = [self.ledger.entries[number] for number in numbers]

@@ -18,7 +18,7 @@ from fmx.frozen import freeze_job
 from fmx.hydra_errors import translate
 from fmx.plain_files import read_json
 from fmx.ranks import check_no_torchrun, num_processes
-from fmx.record import config_fingerprint
+from fmx.record import config_fingerprint, present_fingerprint
 from fmx.sweep.checkpoints import check_can_rank
 from fmx.sweep.preparation import Preparation
 from fmx.sweep.warm import apart
@@ -209,7 +209,8 @@ def refuse_another_run(run_dir: Path, fingerprint: str) -> None:
     """ConfigError where the folder of a job holds a run of another configuration: it is not the sweep's to remove."""
     path = run_dir / "run.json"
     try:
-        same = not path.is_file() or read_json(path).get("config_fingerprint") == fingerprint
+        recorded = read_json(path).get("config_fingerprint") if path.is_file() else fingerprint
+        same = present_fingerprint(recorded, run_dir) == fingerprint
     except DataError:
         same = False
     if not same:

@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Literal, Protocol, Self
 
 from fmx.errors import DataError
-from fmx.exits import Interrupted, noted
+from fmx.exits import STOPPING, Interrupted, noted
 from fmx.record import write_json
 from fmx.run_dir import open_run
 from fmx.sweep.machine import Share
@@ -24,6 +24,7 @@ __all__ = ["Cause", "Ended", "Pool", "Started", "Workers", "complete_record", "l
 
 GRACE_S = 15.0  # between asking a job to stop and ending it
 UNKNOWN = 255  # what multiprocessing says where the process is gone that would know
+STOPPED = {128 + signum for signum in STOPPING}  # exit codes
 PAUSE_S = 0.5  # between two looks at the clock
 Cause = Literal["completed", "raised", "killed", "timeout", "interrupted", "pruned", "refused"]
 
@@ -181,14 +182,14 @@ def _verdict(running: _Running, pid: int | None, code: int) -> Ended:
     if status == "completed" and (code == 0 or record.get("pid") == pid):  # killed while it left
         return Ended(job, "completed", None, seconds)
     cause: Cause = running.cause or ("raised" if code > 0 else "killed")
-    if record and record.get("pid") != pid and cause == "raised" and code not in {130, 143}:
+    if record and record.get("pid") != pid and cause == "raised" and code not in STOPPED:
         # It ended before it wrote there: what is on record is of an earlier run, which may still be gone on with.
         return Ended(job, "refused", last_line(job) or f"ended with exit code {code}", seconds)
     if pruned and code == 0:
         return Ended(job, "pruned", record.get("error"), seconds)
     if cause == "timeout":
         error: str | None = f"stopped after {seconds:.0f} s: longer than job_timeout_s"
-    elif status == "interrupted" or code in {130, 143}:
+    elif status == "interrupted" or code in STOPPED:
         cause, error = "interrupted", record.get("error")
     elif code < 0:
         error = f"killed by {signal.Signals(-code).name}"

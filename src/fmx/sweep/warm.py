@@ -43,11 +43,13 @@ def context() -> ForkServerContext:
     """What makes processes that are forked from the warm one."""
     made = multiprocessing.get_context("forkserver")
     made.set_forkserver_preload(PRELOADED)
-    # A SIGTERM to the whole process group must not end the one that knows how the jobs end. It is blocked there, and
-    # here for as long as it takes to inherit that: one that is ignored meanwhile would be lost.
-    resource_tracker.ensure_running()  # which, where it starts, lets the signal through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    # A SIGTERM to the whole process group, or the SIGHUP of a terminal that is closed, must not end the one that knows
+    # how the jobs end. It is blocked there, and here for as long as it takes to inherit that: one that is ignored
+    # meanwhile would be lost.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
+        resource_tracker.ensure_running()  # which, where it starts, lets SIGTERM through again
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         with without_main():
             forkserver.ensure_running()
     finally:
@@ -56,9 +58,10 @@ def context() -> ForkServerContext:
 
 
 def let_sigterm_through() -> None:
-    """Let SIGTERM end a process that was forked from the warm one."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    """Let SIGTERM and SIGHUP end a process that was forked from the warm one."""
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGHUP})
 
 
 def warm_up() -> None:

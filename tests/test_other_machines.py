@@ -1,0 +1,64 @@
+"""Another hour, another shell, another version: what a run directory says is still understood."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import fmx
+from run_directories import make_run
+
+SMALL = ["data=digits", "model=mlp", "trainer=smoke", "logger=none"]
+
+
+def test_start_times_are_utc_and_compared_as_times(command, tmp_path):
+    old = tmp_path / "runs"
+    for name, started in (("night", "2025-10-26T02:30:00+0200"), ("later", "2025-10-26T02:10:00+0100")):
+        make_run(old / name, started=started)
+    done = command("runs", "--csv", "table.csv", module="report", cwd=tmp_path, env={"TZ": "America/New_York"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "runs/night,repeated" in (tmp_path / "table.csv").read_text()
+
+
+def test_plain_errors_of_processes_that_a_command_starts(command, tmp_path):
+    done = command(*SMALL, "hydra.run.dir=run", "+vars.tag='${oc.env:TAG}'", cwd=tmp_path, env={"TAG": "hunter2"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["started"].endswith("+0000")
+    assert "+vars.tag='${oc.env:TAG}'" in record["overrides"]
+    assert "hunter2" not in (tmp_path / "run/run.json").read_text()
+    resolved = tmp_path / "run/.hydra/resolved.yaml"
+    resolved.write_text(resolved.read_text().replace("max_epochs: 1", "max_epochs: -7"))
+    done = command("run", "--dir", "again", module="reproduce", cwd=tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "max_epochs" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    full = command("run", "--dir", "again", module="reproduce", cwd=tmp_path, env={"HYDRA_FULL_ERROR": "1"})
+    assert "Traceback" in full.stderr
+    resolved.write_text(resolved.read_text().replace("max_epochs: -7", "max_epochs: 2"))
+    record["versions"]["fmx"] = "0.0.9"
+    (tmp_path / "run/run.json").write_text(json.dumps(record | {"status": "interrupted"}))
+    refused = command(*SMALL, "resume=run", "+vars.other=1", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "fmx 0.0.9 wrote that run, this is fmx 0.1.0" in refused.stderr
+
+
+def test_a_copy_of_latest_is_said_not_to_be_the_newest(command, tmp_path):
+    for _ in range(2):
+        done = command(*SMALL, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "is no link of fmx" not in done.stdout
+    shutil.move(tmp_path / "outputs", tmp_path / "before")
+    subprocess.run(["cp", "-rL", "before", "outputs"], cwd=tmp_path, check=True)
+    done = command(*SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (
+        "outputs/latest is no link of fmx, as after a copy, so it does not lead to this run: remove it" in done.stdout
+    )
+
+
+def test_every_command_is_printed_by_one_function():
+    sources = Path(fmx.__file__).parent.rglob("*.py")
+    quoting = {path.name for path in sources if re.search(r"shlex\.(join|quote)", path.read_text(encoding="utf-8"))}
+    assert quoting == {"printed_command.py"}
