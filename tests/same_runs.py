@@ -40,6 +40,8 @@ def points(run):
 
     found = {}
     for folder, prefix in {"tensorboard": "", "tensorboard/train": "train/", "tensorboard/val": "val/"}.items():
+        if not (run / folder).is_dir():  # nothing was held out
+            continue
         events = EventAccumulator(str(run / folder), size_guidance={"scalars": 0})
         events.Reload()
         for tag in events.Tags()["scalars"]:

@@ -143,7 +143,6 @@ def texts_of(client, number) -> str:
     "module",
     [
         ["cProfile", "-o", "profile", "-m", "fmx.run"],
-        ["trace", "--count", "--coverdir", "counts", "--missing", "--module", "fmx.run"],
         ["pdb", "-c", "continue", "-c", "quit", "-m", "fmx.run"],
         ["fmx.run"],
     ],
@@ -161,8 +160,6 @@ def test_profilers_debuggers_and_interpreters_see_the_end(tmp_path, module):
     assert "fmx 0." in done.stdout
     if module[0] == "cProfile":
         assert (tmp_path / "profile").stat().st_size
-    elif module[0] == "trace":
-        assert [*(tmp_path / "counts").glob("fmx.run.cover")]
     elif module[0] == "pdb":
         assert "The program finished and will be restarted" in done.stdout
     else:
