@@ -22,8 +22,12 @@ from fmx.expansion import check_expansion
 from fmx.frozen import freeze
 from fmx.memory_bound import PAGES_IN_USE
 from fmx.plain_files import read_yaml
-from fmx.restore import check_fits, restore_classifier, trusted_config
+from fmx.reproduce import results
+from fmx.restore import check_fits, restore_classifier, restore_data, trusted_config
 from fmx.run_dir import open_run
+from fmx.search import frozen_conf
+from fmx.tensor_file import read_tensors
+from fmx.trust import check_paths
 
 SECURITY = Path(__file__).parents[1] / "docs/security.md"
 MARK, VICTIM = "PWNED", "victim.txt"
@@ -546,3 +550,95 @@ def test_a_second_run_takes_no_code_from_where_it_is_started(finished, tmp_path)
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert not (run / MARK).exists()
+
+
+MODEL_CHECKPOINT = "pytorch_lightning.callbacks.ModelCheckpoint"
+CSV_LOGGER = "pytorch_lightning.loggers.CSVLogger"
+PLACES = {
+    "a folder without a name": ("callbacks", {"_target_": MODEL_CHECKPOINT, "_args_": ["elsewhere"]}),
+    "a logger's folder without a name": ("logger", {"_target_": CSV_LOGGER, "_args_": ["elsewhere"]}),
+    "the folder that we are in": ("logger", {"_target_": CSV_LOGGER, "save_dir": ""}),
+    "a fill": ("callbacks", {"_target_": MODEL_CHECKPOINT, "filename": "..{x:/>2}/y"}),
+    "a code": ("callbacks", {"_target_": MODEL_CHECKPOINT, "filename": ".{step:c}/y"}),
+    "the name of a figure": ("callbacks", {"_target_": MODEL_CHECKPOINT, "filename": "{../y}"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_part_that_would_write_elsewhere_by_a_way_round(name, finished, cwd):
+    run = shutil.copytree(finished, cwd / "foreign")
+    group, node = PLACES[name]
+    edit(run / ".hydra/resolved.yaml", lambda v: v[group].update(x=node))
+    with pytest.raises(DataError, match="would write to"):
+        check_paths(trusted_config(open_run(run)), run)
+
+
+@pytest.mark.parametrize("filename", ["best", "{epoch}-{step}", "{epoch:02d}-{val/loss:.2f}", "{val/accuracy:.3f}"])
+def test_a_file_named_after_figures_is_fine(filename, finished, cwd):
+    run = shutil.copytree(finished, cwd / "foreign{1}")
+    node = {"_target_": MODEL_CHECKPOINT, "filename": filename, "dirpath": str(run / "more")}
+    edit(run / ".hydra/resolved.yaml", lambda v: v["callbacks"].update(x=node))
+    check_paths(trusted_config(open_run(run)), run)
+
+
+RESNET = {"_target_": "torchvision.models.resnet18"}
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        RESNET | {"weights": "DEFAULT"}, RESNET | {"pretrained": True}, RESNET | {"_args_": ["IMAGENET1K_V1"]},
+        {"_target_": "torch.nn.Sequential", "_args_": [RESNET | {"weights": "DEFAULT"}]},
+    ],
+)  # fmt: skip
+def test_no_weights_are_fetched_where_a_checkpoint_has_them(node, finished, cwd, monkeypatch):
+    asked = []
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *a, **_: asked.append(a))
+    run = shutil.copytree(finished, cwd / "foreign")
+    edit(run / ".hydra/resolved.yaml", lambda v: v["model"].update(net=node))
+    with pytest.raises(DataError, match="does not fit this model"):
+        restore_classifier(trusted_config(open_run(run)), run / "checkpoints/best.ckpt")
+    assert asked == []
+
+
+def test_an_augmentation_takes_no_memory_where_nothing_is_augmented(finished, cwd):
+    run = shutil.copytree(finished, cwd / "foreign")
+    edit(
+        run / ".hydra/resolved.yaml",
+        lambda v: v.update(augment={"_target_": "torch.nn.Linear", "in_features": 10**7, "out_features": 10**7}),
+    )
+    restore_data(trusted_config(open_run(run)))
+
+
+def test_a_history_of_any_number_of_columns(finished, cwd):
+    run = shutil.copytree(finished, cwd / "foreign")
+    (run / "history.csv").write_text("epoch,seconds\n" + "," * 15_000_000)
+    with pytest.raises(DataError, match="more than 10,000 columns"):
+        next(results(open_run(run), open_run(run)))
+
+
+@pytest.mark.parametrize("shape", ["list in itself", "lists in lists"])
+def test_a_checkpoint_of_lists_that_grow_when_they_are_copied(shape, tmp_path):
+    """An optimizer copies the values of its state one by one, however often they are the same."""
+    grown: list = []
+    if shape == "list in itself":
+        grown.append(grown)
+    for _ in range(40):
+        grown = [grown, grown]
+    torch.save({"state_dict": {}, "optimizer_states": [{"state": {0: {"x": grown}}}]}, tmp_path / "last.ckpt")
+    with pytest.raises(DataError, match=r"beyond measure|holds itself"):
+        read_tensors(tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize("kind", ["large", "folder"])
+def test_a_copy_of_the_configuration_that_is_no_such_file(kind, tmp_path):
+    own, copies = tmp_path / "own", tmp_path / "conf/0"
+    own.mkdir()
+    copies.mkdir(parents=True)
+    if kind == "folder":
+        (copies / "x.yaml").mkdir()
+    else:
+        with (copies / "x.yaml").open("w") as file:
+            file.truncate(4 << 30)
+    with pytest.raises(DataError, match=r"x\.yaml"):
+        frozen_conf._check_files([own], copies.parent)

@@ -9,7 +9,7 @@ import yaml
 
 from fmx.errors import DataError
 
-__all__ = ["read_bytes", "read_json", "read_yaml"]
+__all__ = ["MAX_YAML_BYTES", "read_bytes", "read_json", "read_yaml"]
 
 MAX_JSON_BYTES = 4_000_000  # run.json has some thousand, metrics.json about twenty a class
 MAX_YAML_BYTES = 1_000_000

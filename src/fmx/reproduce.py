@@ -36,6 +36,7 @@ test logits and the weights of both checkpoints. Exit code 0: identical; 1: diff
 
 
 MAX_HISTORY_BYTES = 16_000_000  # some hundred a validation
+MAX_COLUMNS = 10_000  # a figure each; pandas takes some kilobytes for one
 
 
 def make_parser() -> VerbParser:
@@ -197,8 +198,11 @@ def _history_of(run: "Run") -> "pd.DataFrame":
     import pandas as pd
 
     path = run.path / "history.csv"
+    contents = read_bytes(path, at_most=MAX_HISTORY_BYTES)
+    if any(line.count(b",") >= MAX_COLUMNS for line in contents.splitlines()):
+        raise DataError(f"{path} cannot be read: it has more than {MAX_COLUMNS:,} columns")
     try:
-        return pd.read_csv(BytesIO(read_bytes(path, at_most=MAX_HISTORY_BYTES))).drop(columns="seconds")
+        return pd.read_csv(BytesIO(contents)).drop(columns="seconds")
     except (ValueError, KeyError, OverflowError) as error:
         raise DataError(f"{path} cannot be read: {str(error).strip()}") from error
 

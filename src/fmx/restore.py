@@ -20,13 +20,14 @@ from fmx.datamodule import ImageDataModule
 from fmx.errors import ConfigError, DataError
 from fmx.memory_bound import at_most_bytes
 from fmx.run_dir import Run
-from fmx.trust import check_trusted, without_strange_mirrors
+from fmx.trust import check_trusted, is_torchvision_builder, without_strange_mirrors
 
 __all__ = ["check_fits", "check_sizes", "checked_config", "restore_classifier", "restore_data", "trusted_config"]
 
 SPARE_BYTES = 256 << 20  # Python's own objects, and what a part imports while it is made
 COPIES = 4  # of the weights: made, drawn, laid out anew, and replaced by those of the checkpoint
 PARTS = ("model", "loss", "optim", "schedule", "metrics")
+NO_AUGMENTATION = {"_target_": "torch.nn.Identity"}
 MAX_CLASSES = 100_000
 MAX_NUMBERS = 2**28  # of an image: 4,096 pixels square with 16 channels
 
@@ -80,8 +81,8 @@ def restore_classifier(config: DictConfig, checkpoint: Path) -> Classifier:
     for the network; where they cannot be, the memory for all parts is bounded by the size of the checkpoint.
     """
     config = config.copy()
-    if "weights" in config.model.net:  # the checkpoint has them; a download would be wasted
-        config.model.net.weights = None
+    net: Any = OmegaConf.to_container(config.model.net, resolve=True)
+    config.model.net = OmegaConf.create(literal(_without_weights(net)))
     state = load_checkpoint(checkpoint)["state_dict"]
     weights = sum(tensor.untyped_storage().nbytes() for tensor in state.values())
     _import_parts(config)
@@ -91,6 +92,24 @@ def restore_classifier(config: DictConfig, checkpoint: Path) -> Classifier:
             classifier = build_classifier(config)
     apply_weights(classifier, state, checkpoint)
     return classifier.eval()
+
+
+def _without_weights(node: Any) -> Any:
+    """A copy of a plain node whose networks are made without weights of their own: the checkpoint has them.
+
+    A download would be wasted, and lands where nobody asked for it. torchvision still takes its earlier word for one,
+    and a name in the place of an argument.
+    """
+    if isinstance(node, list):
+        return [_without_weights(child) for child in node]
+    if not isinstance(node, Mapping):
+        return node
+    copy = {key: _without_weights(child) for key, child in node.items()}
+    copy |= {key: None for key in ("weights", "weights_backbone") if key in copy}
+    if is_torchvision_builder(copy.get("_target_")):
+        for key in ("_args_", "pretrained", "pretrained_backbone"):
+            copy.pop(key, None)
+    return copy
 
 
 def check_fits(config: DictConfig, checkpoint: Path) -> None:
@@ -141,6 +160,11 @@ def _makable(what: str) -> Iterator[None]:
 
 
 def restore_data(config: DictConfig) -> ImageDataModule:
-    """The run's data set, split as it was then."""
+    """The run's data set, split as it was then.
+
+    Its images are looked at as they are, so the augmentation is not made, which could take any memory.
+    """
+    config = config.copy()
+    config.augment = OmegaConf.create(NO_AUGMENTATION)
     with _makable("data"):
         return build_data(config)

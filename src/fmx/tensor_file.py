@@ -16,6 +16,7 @@ __all__ = ["read_tensors"]
 MAX_RECORDS = 100_000
 MAX_PLAN_BYTES = 8_000_000  # of the pickle that says which tensors there are; 10,000 tensors take about 1 MB
 MAX_CALLS = 100_000  # tensors that it may make
+MAX_VALUES = 5_000_000  # as whoever reads them meets them: one list that stands in many places counts in each
 # What a checkpoint of fmx, of Lightning or of torchvision is made of. torch's own list is longer, and some of it makes
 # arrays of any size from a number, or tensors that are not there.
 STORAGES = ("BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short")
@@ -116,9 +117,29 @@ class _Copies:
         self.left = at_most
         self.storages: dict[tuple[int, int], torch.UntypedStorage] = {}
         self.containers: dict[int, Any] = {}
+        self.values = 0
+        self.inside: dict[int, int] = {}  # the values in each container, with those of the containers in it
 
     def of(self, node: Any) -> Any:
-        """A copy of a tensor, a container or a plain value."""
+        """A copy of a tensor, a container or a plain value.
+
+        Optimizers and Lightning copy lists in lists without a memory of those that they have met, so some lines of a
+        plan could become any number of lists, or an endless one.
+        """
+        before = self.values
+        self.values += 1
+        if id(node) in self.containers:
+            if id(node) not in self.inside:
+                raise DataError(f"{self.path} cannot be read as a checkpoint: a list in it holds itself")
+            self.values += self.inside[id(node)]
+        if self.values > MAX_VALUES:
+            raise DataError(f"{self.path} cannot be read as a checkpoint: its values are beyond measure")
+        copy = self._copy(node)
+        if id(node) in self.containers:
+            self.inside.setdefault(id(node), self.values - before)
+        return copy
+
+    def _copy(self, node: Any) -> Any:
         if isinstance(node, Tensor):
             return self._tensor(node)
         if isinstance(node, PLAIN):
@@ -132,7 +153,8 @@ class _Copies:
             copy = self.containers.setdefault(id(node), [])
             copy += [self.of(child) for child in node]
         elif isinstance(node, tuple):
-            copy = self.containers[id(node)] = tuple(self.of(child) for child in node)
+            copy = tuple(self.of(child) for child in node)
+            self.containers[id(node)] = copy
         elif isinstance(node, set) and all(isinstance(child, PLAIN) for child in node):
             copy = set(node)
         else:

@@ -1,6 +1,7 @@
 """What a configuration from elsewhere may name: which targets, and in which place."""
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -12,8 +13,16 @@ from omegaconf import DictConfig, OmegaConf
 from fmx.errors import ConfigError, DataError
 from fmx.targets import locate
 
-__all__ = ["TRUSTED", "check_paths", "check_trusted", "strange_mirrors", "without_strange_mirrors"]
+__all__ = [
+    "TRUSTED",
+    "check_paths",
+    "check_trusted",
+    "is_torchvision_builder",
+    "strange_mirrors",
+    "without_strange_mirrors",
+]
 
+FIGURE = re.compile(r"\{[^{}:!]*(?::0?\d*(?:\.\d+)?[defgEFG%]?)?\}")  # of a file name: its number, and nothing else
 TRUSTED = ("fmx", "torch", "torchvision", "torchmetrics", "pytorch_lightning")
 
 
@@ -135,6 +144,14 @@ def _is_class(target: object, kind: Kind) -> bool:
     return inspect.isclass(target) and issubclass(target, base) and home.startswith(tuple(f"{h}." for h in kind.homes))
 
 
+def is_torchvision_builder(name: object) -> bool:
+    """Whether a trusted target of that name is one of torchvision's makers of networks."""
+    try:
+        return isinstance(name, str) and _is_torchvision_builder(locate(name, "model.net"))
+    except ConfigError:
+        return False
+
+
 def _is_torchvision_builder(target: Callable[..., Any]) -> bool:
     """Whether a target is one of the functions that torchvision lists as makers of its classification networks."""
     from torchvision import models
@@ -173,18 +190,32 @@ def check_paths(config: DictConfig, source: Path) -> None:
     home = Path(config.run_dir).resolve()
     for group in ("callbacks", "logger", "trainer"):
         for place, value in _texts(OmegaConf.to_container(config[group], resolve=True), group):
-            if _names_place(place, value) and not Path("/", value).resolve().is_relative_to(home):
+            rest = value.removeprefix(str(config.run_dir))
+            within = Path("/", value).resolve().is_relative_to(home)
+            if _may_climb(rest) or (_names_place(place, value) and not within):
                 raise DataError(
                     f"{source} would write to {value!r} ({place}), which is not in its own folder; "
                     "if you trust the run, change that in its .hydra/resolved.yaml"
                 )
 
 
+def _may_climb(text: str) -> bool:
+    """Whether a text leads out of the folder that it is put in, also once figures have been filled in.
+
+    The name of a figure stands in a file's name as well (`{epoch}` becomes `epoch=3`), and a fill or a character code
+    comes to any character.
+    """
+    return bool({"{", "}"} & {*FIGURE.sub("", text)}) or ".." in re.split(r"[/{}:=]", text)
+
+
 def _names_place(place: str, text: str) -> bool:
-    """Whether a text of a configuration says where files go: by its key, or by what it looks like."""
-    if not text or text.startswith(("/", "~")) or ".." in text.split("/") or "://" in text:
-        return bool(text)
-    return place.endswith(("dir", "path"))
+    """Whether a text of a configuration says where files go: by its key, or by what it looks like.
+
+    An argument without a name may be a folder, and an empty folder is the one that the command is typed in.
+    """
+    if place.endswith(("dir", "path")) or "._args_." in place:
+        return True
+    return text.startswith(("/", "~")) or "://" in text
 
 
 def _texts(node: Any, place: str) -> Iterator[tuple[str, str]]:

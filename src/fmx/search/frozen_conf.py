@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fmx.composition import CONF_DIR, register_resolvers
 from fmx.errors import DataError
 from fmx.expansion import check_expansion
-from fmx.plain_files import read_yaml
+from fmx.plain_files import MAX_YAML_BYTES, read_bytes, read_yaml
 from fmx.restore import check_sizes
 from fmx.search.claims import exclusive
 from fmx.trust import TRUSTED, check_paths, check_trusted, strange_mirrors
@@ -102,7 +102,7 @@ def _check_files(sources: list[Path], folder: Path) -> None:
             own = source / file.relative_to(copies)
             if own.is_file() and filecmp.cmp(own, file, shallow=False):
                 continue
-            if not file.read_bytes().strip():
+            if not read_bytes(file, at_most=MAX_YAML_BYTES).strip():
                 continue
             hydra = read_yaml(file).get("hydra")
             if isinstance(hydra, dict) and "searchpath" in hydra:
