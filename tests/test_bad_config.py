@@ -296,12 +296,12 @@ def test_a_bad_job_of_a_sweep(command, tmp_path):
     assert not list(tmp_path.rglob("run.json"))
 
 
-@pytest.mark.parametrize("path", ["file", "file/run"])
-def test_a_run_directory_that_cannot_be_made(command, tmp_path, path):
+@pytest.mark.parametrize(("path", "what"), [("file", "write"), ("file/run", "access")])
+def test_a_run_directory_that_cannot_be_made(command, tmp_path, path, what):
     (tmp_path / "file").write_text("mine")
     done = command("data=digits", f"hydra.run.dir={path}", cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"cannot write {path}: ")
+    assert done.stderr.startswith(f"cannot {what} {path}: ")
     assert [entry.read_text() for entry in tmp_path.iterdir()] == ["mine"]
 
 

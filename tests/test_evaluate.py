@@ -263,7 +263,7 @@ def test_help_is_quick_and_has_examples(cold_command, tmp_path):
 
 
 @pytest.mark.data
-def test_real_run_is_scored_to_the_last_digit_also_from_elsewhere(command, tmp_path):
+def test_real_run_is_scored_to_the_last_digit_also_from_elsewhere(command, tmp_path, monkeypatch):
     trained = command(
         "model=lenet", "trainer.max_epochs=1", "trainer.limit_train_batches=60", "logger=none",
         "hydra.run.dir=run", cwd=tmp_path,
@@ -272,10 +272,13 @@ def test_real_run_is_scored_to_the_last_digit_also_from_elsewhere(command, tmp_p
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "FashionMNIST").mkdir(parents=True)
     (elsewhere / "FashionMNIST" / "raw").symlink_to(Path(os.environ["FMX_DATA_ROOT"], "FashionMNIST", "raw"))
+    real = os.environ["FMX_DATA_ROOT"]
+    monkeypatch.delenv("FMX_DATA_ROOT")
     for more in ([], ["--set", f"data.root={elsewhere}"]):
-        scored = command("run", *more, module="evaluate", cwd=tmp_path, env={"FMX_DATA_ROOT": ""})
+        scored = command("run", *more, module="evaluate", cwd=tmp_path)
         assert (scored.returncode, scored.stderr) == (0, "")
         assert scored.stdout.splitlines()[-1] == IDENTICAL
+    monkeypatch.setenv("FMX_DATA_ROOT", real)
     other = command("run", "--data", "mnist", module="evaluate", cwd=tmp_path)
     assert "the test set of mnist, 10,000 images" in other.stdout
     assert "note: mnist calls its classes 0, 1, 2" in other.stdout

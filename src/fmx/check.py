@@ -35,6 +35,7 @@ class Check(Callback):
         from fmx.plugins import use_plugins
 
         use_plugins(config)
+        _refusing(lambda: _check_hydras_folder(config.hydra))
         _refusing(lambda: _check_sweep_folder(config.hydra))
         say_what_is_shadowed(config)
         launches = str(config.hydra.launcher._target_).startswith("fmx.")
@@ -47,6 +48,7 @@ class Check(Callback):
         _refusing(lambda: _check_mode(config.hydra))
         _refusing(lambda: check(config, alone=True))
         if is_first_process(config.trainer):
+            _refusing(lambda: _check_hydras_folder(config.hydra))  # the others are told by whoever started them
             say_what_is_shadowed(config)
         if dry_run.is_asked():
             _refusing(lambda: _preview(config))
@@ -89,6 +91,14 @@ def _check_mode(hydra: DictConfig) -> None:
         raise ConfigError(f"{typed[0]} is for a multirun, which this is not: {how}")
     if not str(hydra.run.dir).strip():
         raise ConfigError("hydra.run.dir is empty: give it a folder, or leave it out")
+
+
+def _check_hydras_folder(hydra: DictConfig) -> None:
+    """ConfigError where a run's configuration would lie elsewhere than every verb looks for it."""
+    if hydra.output_subdir != ".hydra":
+        raise ConfigError(
+            "hydra.output_subdir cannot be changed: resume, evaluate and every other verb look into .hydra"
+        )
 
 
 def _check_sweep_folder(hydra: DictConfig) -> None:

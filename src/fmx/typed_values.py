@@ -20,7 +20,6 @@ NO_TEXT = re.compile(r"[+-]?[\d_.]+(e[+-]?\d+)?|[+-]?(inf|nan)|true|false", re.I
 TEXTS = {"resume", "root", "dir", "subdir", "folder", "file", "name", "path", "dirpath", "save_dir", "filename"}
 TEXTS |= {"partition", "account", "qos", "constraint"}  # names that a cluster's people gave
 CHOSEN_PARTS = ("hydra.launcher", "hydra.sweeper", "hydra.job_logging", "hydra.hydra_logging", "hydra.help")
-FIXED = {"hydra.output_subdir": "resume, evaluate and every other verb look into .hydra"}
 
 
 def empty_argument(arguments: Sequence[str]) -> str | None:
@@ -33,7 +32,7 @@ def empty_argument(arguments: Sequence[str]) -> str | None:
 
 
 def check_typed(arguments: Sequence[str]) -> None:
-    """ConfigError for an empty argument, a group that is written as a key, and a key that has to stay as it is."""
+    """ConfigError for an empty argument, and a group that is written as a key."""
     known = [
         word for word in arguments if not _is_unknown(word.strip().rstrip("="))
     ]  # Hydra says what it may have meant
@@ -47,8 +46,6 @@ def check_typed(arguments: Sequence[str]) -> None:
             raise ConfigError(
                 f"{word} would be without effect: {key} is a group, so type {key.replace('.', '/')}={value}"
             )
-        if key.lstrip("+~") in FIXED:
-            raise ConfigError(f"{key.lstrip('+~')} cannot be changed: {FIXED[key.lstrip('+~')]}")
 
 
 def _is_unknown(name: str) -> bool:
