@@ -2,7 +2,6 @@
 
 import difflib
 import re
-import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from traceback import walk_tb
@@ -21,6 +20,7 @@ from yaml import MarkedYAMLError
 from fmx.composition import CONF_DIR, quoted
 from fmx.errors import ConfigError, FmxError
 from fmx.exits import chain
+from fmx.printed_command import printed_command
 
 __all__ = ["likely_keys", "nearest", "translate"]
 
@@ -93,7 +93,7 @@ def _unreadable_override(raised: OverrideParseException) -> ConfigError:
     reason = re.search(r"Error while evaluating .*", str(raised))
     key, equals, value = str(raised.override).partition("=")
     if not reason and equals and value and KEY.fullmatch(key):
-        twice = shlex.quote(f"{key}={quoted(value)}")
+        twice = printed_command(f"{key}={quoted(value)}")
         return ConfigError(f"cannot read the override {raised.override!r}: quote a text twice: {twice}")
     return ConfigError(f"cannot read the override {raised.override!r}: {reason[0] if reason else EXAMPLE}")
 
