@@ -89,7 +89,8 @@ def _check_mode(hydra: DictConfig) -> None:
             else f"type: {printed_command('python', '-m', 'fmx.run', '-m', *sys.argv[1:])}"
         )
         raise ConfigError(f"{typed[0]} is for a multirun, which this is not: {how}")
-    if not str(hydra.run.dir).strip():
+    written: Any = OmegaConf.to_container(hydra.run, resolve=False)  # what it refers to is checked by its own name
+    if not str(written["dir"]).strip():
         raise ConfigError("hydra.run.dir is empty: give it a folder, or leave it out")
 
 

@@ -92,7 +92,7 @@ def _missing_member(raised: MissingConfigException) -> ConfigError:
 def _unreadable_override(raised: OverrideParseException) -> ConfigError:
     reason = re.search(r"Error while evaluating .*", str(raised))
     key, equals, value = str(raised.override).partition("=")
-    if not reason and equals and value and KEY.fullmatch(key):
+    if not reason and equals and value and value[0] not in "[{" and KEY.fullmatch(key):
         twice = printed_command(f"{key}={quoted(value)}")
         return ConfigError(f"cannot read the override {raised.override!r}: quote a text twice: {twice}")
     return ConfigError(f"cannot read the override {raised.override!r}: {reason[0] if reason else EXAMPLE}")
