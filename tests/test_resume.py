@@ -344,7 +344,7 @@ def test_all_checkpoints_damaged(command, tmp_path, interrupted):
 def test_other_data_than_then(command, tmp_path, interrupted):
     run, folder = interrupted
     record = json.loads((folder / "run.json").read_text())
-    record["data"]["fingerprint"] = "other"
+    record["data"] |= {"fingerprint": "other", "train_fingerprint": "other"}
     (folder / "run.json").write_text(json.dumps(record))
     done = command(*run, f"resume={folder}", cwd=tmp_path)
     assert done.returncode == 1

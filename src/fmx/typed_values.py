@@ -7,28 +7,19 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from fmx.composition import CONF_DIR, quoted
+from fmx.empty_arguments import empty_argument
 from fmx.errors import ConfigError
 from fmx.key_names import is_key
 
-__all__ = ["check_typed", "empty_argument", "with_texts_quoted"]
+__all__ = ["check_typed", "with_texts_quoted"]
 
 OVERRIDE = re.compile(r"(?P<key>\+{0,2}[\w./@-]+)=(?P<value>.*)", re.DOTALL)
-EMPTY = re.compile(r"-{0,2}\+{0,2}[\w./@-]+=\s*|\s*")
 # What Hydra's grammar takes for a number or a truth value; null stays what it is.
 SIMPLE = re.compile(r"[A-Za-z0-9_./+-]+")
 NO_TEXT = re.compile(r"[+-]?[\d_.]+(e[+-]?\d+)?|[+-]?(inf|nan)|true|false", re.IGNORECASE)
 TEXTS = {"resume", "root", "dir", "subdir", "folder", "file", "name", "path", "dirpath", "save_dir", "filename"}
 TEXTS |= {"partition", "account", "qos", "constraint"}  # names that a cluster's people gave
 CHOSEN_PARTS = ("hydra.launcher", "hydra.sweeper", "hydra.job_logging", "hydra.hydra_logging", "hydra.help")
-
-
-def empty_argument(arguments: Sequence[str]) -> str | None:
-    """What is wrong where an argument is empty, or a `KEY=` has no value; None where all is well."""
-    for word in arguments:
-        if EMPTY.fullmatch(word):
-            what = f"{word.strip()} has no value" if word.strip() else "an argument is empty"
-            return f"{what}, as where a shell variable is not set: give one, or leave it out"
-    return None
 
 
 def check_typed(arguments: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ class VerbParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Refuse empty arguments as well: the current folder would stand in for them."""
-        from fmx.typed_values import empty_argument
+        from fmx.empty_arguments import empty_argument
 
         if said := empty_argument(sys.argv[1:] if args is None else list(args)):
             self.error(said)
