@@ -1,4 +1,4 @@
-"""An argument without a value, as a shell leaves it where a variable is not set; it needs no heavy import to be told."""
+"""An argument without a value, as a shell leaves it where a variable is not set."""
 
 import re
 from collections.abc import Sequence
