@@ -49,7 +49,8 @@ def context() -> ForkServerContext:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         resource_tracker.ensure_running()  # which, where it starts, lets SIGTERM through again
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        # Ctrl-C too: while it starts, Python would end it with a traceback.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         with without_main():
             forkserver.ensure_running()
     finally:
@@ -61,7 +62,7 @@ def let_sigterm_through() -> None:
     """Let SIGTERM and SIGHUP end a process that was forked from the warm one."""
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGHUP})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGHUP, signal.SIGINT})
 
 
 def warm_up() -> None:
