@@ -20,16 +20,14 @@ from fmx.datamodule import ImageDataModule
 from fmx.errors import ConfigError, DataError
 from fmx.memory_bound import at_most_bytes
 from fmx.run_dir import Run
-from fmx.trust import check_trusted, is_torchvision_builder, without_strange_mirrors
+from fmx.trust import check_sizes, check_trusted, is_torchvision_builder, without_strange_mirrors
 
-__all__ = ["check_fits", "check_sizes", "checked_config", "restore_classifier", "restore_data", "trusted_config"]
+__all__ = ["check_fits", "checked_config", "restore_classifier", "restore_data", "trusted_config"]
 
 SPARE_BYTES = 256 << 20  # Python's own objects, and what a part imports while it is made
 COPIES = 4  # of the weights: made, drawn, laid out anew, and replaced by those of the checkpoint
 PARTS = ("model", "loss", "optim", "schedule", "metrics")
 NO_AUGMENTATION = {"_target_": "torch.nn.Identity"}
-MAX_CLASSES = 100_000
-MAX_NUMBERS = 2**28  # of an image: 4,096 pixels square with 16 channels
 
 
 def trusted_config(run: Run, allow: Iterable[str] = ()) -> DictConfig:
@@ -59,19 +57,6 @@ def checked_config(config: DictConfig, run: Run, allow: Iterable[str] = ()) -> D
     config = config.copy()
     config.data = OmegaConf.create(literal(without_strange_mirrors(plain["data"])))
     return config
-
-
-def check_sizes(data: Mapping[str, Any], source: Path) -> None:
-    """DataError where images or classes are larger or more than any data set's: arrays are made of such numbers."""
-    num_classes, channels, side = (data.get(key, 1) for key in ("num_classes", "in_channels", "image_size"))
-    for key in ("num_classes", "in_channels", "image_size", "batch_size", "eval_batch_size"):
-        if type(data.get(key, 1)) is not int or data.get(key, 1) < 1:
-            raise DataError(f"{source}: data.{key} is {data[key]!r:.80}, which is no count")
-    if num_classes > MAX_CLASSES or channels * side * side > MAX_NUMBERS:
-        raise DataError(
-            f"{source} says that it has {num_classes:,} classes of images of {channels:,} x {side:,} x {side:,} "
-            f"numbers; a run from a directory may have {MAX_CLASSES:,}, and {MAX_NUMBERS:,} numbers an image"
-        )
 
 
 def restore_classifier(config: DictConfig, checkpoint: Path) -> Classifier:

@@ -16,6 +16,7 @@ from fmx.targets import locate
 __all__ = [
     "TRUSTED",
     "check_paths",
+    "check_sizes",
     "check_trusted",
     "is_torchvision_builder",
     "strange_mirrors",
@@ -23,6 +24,8 @@ __all__ = [
 ]
 
 FIGURE = re.compile(r"\{[^{}:!]*(?::0?\d*(?:\.\d+)?[defgEFG%]?)?\}")  # of a file name: its number, and nothing else
+MAX_CLASSES = 100_000
+MAX_NUMBERS = 2**28  # of an image: 4,096 pixels square with 16 channels
 TRUSTED = ("fmx", "torch", "torchvision", "torchmetrics", "pytorch_lightning")
 
 
@@ -179,6 +182,19 @@ def _targets(node: Any, place: str) -> Iterator[tuple[str, Any]]:
         items = enumerate(node) if isinstance(node, list) else ()
     for name, child in items:
         yield from _targets(child, f"{place}.{name}" if place else str(name))
+
+
+def check_sizes(data: Mapping[str, Any], source: Path) -> None:
+    """DataError where images or classes are larger or more than any data set's: arrays are made of such numbers."""
+    num_classes, channels, side = (data.get(key, 1) for key in ("num_classes", "in_channels", "image_size"))
+    for key in ("num_classes", "in_channels", "image_size", "batch_size", "eval_batch_size"):
+        if type(data.get(key, 1)) is not int or data.get(key, 1) < 1:
+            raise DataError(f"{source}: data.{key} is {data[key]!r:.80}, which is no count")
+    if num_classes > MAX_CLASSES or channels * side * side > MAX_NUMBERS:
+        raise DataError(
+            f"{source} says that it has {num_classes:,} classes of images of {channels:,} x {side:,} x {side:,} "
+            f"numbers; a run from a directory may have {MAX_CLASSES:,}, and {MAX_NUMBERS:,} numbers an image"
+        )
 
 
 def check_paths(config: DictConfig, source: Path) -> None:

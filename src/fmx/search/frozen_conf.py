@@ -20,9 +20,8 @@ from fmx.composition import CONF_DIR, register_resolvers
 from fmx.errors import DataError
 from fmx.expansion import check_expansion
 from fmx.plain_files import MAX_YAML_BYTES, read_bytes, read_yaml
-from fmx.restore import check_sizes
 from fmx.search.claims import exclusive
-from fmx.trust import TRUSTED, check_paths, check_trusted, strange_mirrors
+from fmx.trust import TRUSTED, check_paths, check_sizes, check_trusted, strange_mirrors
 
 __all__ = ["CONF", "frozen_context", "warn_of_changes"]
 

@@ -20,9 +20,8 @@ from fmx.frozen import DEFAULTS, REFERENCES, origin, write_frozen
 from fmx.own_files import check_own_files
 from fmx.plain_files import read_if_whole, read_yaml, within
 from fmx.record import config_fingerprint
-from fmx.restore import check_sizes
 from fmx.sweep.plan import FROZEN_JOBS, Job
-from fmx.trust import TRUSTED, check_paths, check_trusted, strange_mirrors
+from fmx.trust import TRUSTED, check_paths, check_sizes, check_trusted, strange_mirrors
 
 __all__ = ["check_jobs_folder", "check_sweep_dir", "packages_of", "pass_job"]
 
