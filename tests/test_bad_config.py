@@ -8,6 +8,7 @@ import torch
 LISTED = "three_conv, two_conv"  # the end of the list of models
 
 COMMAND_LINE = {
+    "model.name=lenet": ["model.name=lenet would only give mlp another name", "model=lenet chooses lenet"],
     # names
     "model=dilatd": ["model=dilatd", "did you mean 'dilated'?", LISTED],
     "experiment=mlp_sdg": ["no experiment 'mlp_sdg'", "did you mean 'mlp_sgd'?", "three_conv_adam"],

@@ -14,7 +14,7 @@ from omegaconf.errors import InterpolationKeyError
 from fmx import dry_run
 from fmx.claim import claim
 from fmx.command import look_for_garbage
-from fmx.composition import as_typed, literal
+from fmx.composition import CONF_DIR, as_typed, literal
 from fmx.errors import ConfigError
 from fmx.exits import Refusal, expected, interruption
 from fmx.hydra_errors import likely_keys
@@ -154,12 +154,23 @@ def check_names(config: DictConfig) -> dict[str, Any]:
         check_keys(plain)  # a mistyped key is the likely reason why an interpolation leads nowhere
         raise
     check_values(resolved)
+    _check_typed_name(config, resolved)
     for key, instead in NOT_THE_TRAINERS.items():
         if key in resolved["trainer"]:
             raise ConfigError(f"trainer.{key} would be without effect: {instead}")
     _check_validations(resolved["trainer"], resolved["data"], resolved["schedule"])
     _check_clipping(resolved["trainer"], resolved["optim"])
     return dict(resolved)
+
+
+def _check_typed_name(config: DictConfig, resolved: Mapping[str, Any]) -> None:
+    """Whether a typed name calls a model what another one is called: tables would show what was never trained."""
+    if "hydra" not in config or resolved["resume"] is not None:
+        return
+    name, chosen = resolved["model"]["name"], config.hydra.runtime.choices.get("model")
+    typed = any(text.lstrip("+").startswith("model.name=") for text in as_typed(config.hydra.overrides.task))
+    if typed and name != chosen and (CONF_DIR / "model" / f"{name}.yaml").is_file():
+        raise ConfigError(f"model.name={name} would only give {chosen} another name: model={name} chooses {name}")
 
 
 def _check_validations(trainer: Mapping[str, Any], data: Mapping[str, Any], schedule: Mapping[str, Any]) -> None:

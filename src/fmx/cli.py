@@ -97,10 +97,19 @@ def _meant(word: str) -> str:
             return f": type {command}."
     if found := member_named(word):
         return f"; did you mean {' or '.join(found)}?"
+    key, colon, value = word.partition(":")
+    if colon and value and (keys := [key] if is_key(key) else meant(key)):
+        return f"; did you mean {_setting(keys[0], value)}?"
     said = nearest(word, [*MORE_VERBS, *VERBS], cutoff=0.6)
     if said == "." and (keys := [word] if is_key(word) else meant(word)):
-        return f"; did you mean {keys[0].partition(' with ')[0]}=VALUE (without spaces)?"
+        return f"; did you mean {_setting(keys[0], 'VALUE')} (without spaces)?"
     return said
+
+
+def _setting(key: str, value: str) -> str:
+    """A key that may have been meant, given a value where it is no choice of a member, which has one."""
+    key = key.partition(" with ")[0]
+    return key if "=" in key else f"{key}={value}"
 
 
 if __name__ == "__main__":

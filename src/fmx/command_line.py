@@ -95,6 +95,6 @@ def _refuse_option(word: str, parser: argparse.ArgumentParser) -> NoReturn:
     keys = [bare] if bare in groups or is_key(bare) else meant(bare, compose_config([]))
     if keys:
         key, with_, member = keys[0].partition(" with ")
-        example = f"{key}={value or 'VALUE'}" + (f" with {member}" if with_ else "")
+        example = (key if "=" in key else f"{key}={value or 'VALUE'}") + (f" with {member}" if with_ else "")
         raise ConfigError(f"there is no option {name!r}: settings are written without dashes, {example}")
     raise ConfigError(f"there is no option {name!r}; fmx --help shows what there is")

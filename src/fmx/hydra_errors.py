@@ -26,7 +26,7 @@ __all__ = ["likely_keys", "nearest", "translate"]
 
 EXAMPLE = "write KEY=VALUE, for example optim.lr=0.01"
 KEY = re.compile(r"[+~]*[A-Za-z_][\w./@-]*")
-VERY_CLOSE = 0.8
+CLOSE, VERY_CLOSE = 0.6, 0.8
 LIBRARIES = ("hydra.", "pytorch_lightning.", "lightning_fabric.")
 
 
@@ -47,7 +47,8 @@ def likely_keys(key: str, last: str, siblings: Iterable[str], node: Container | 
     from fmx.key_names import meant  # which reads all of conf/
 
     found = meant(key, node._get_root() if node is not None else None)  # noqa: SLF001 - a node does not know it otherwise
-    return f"; did you mean {' or '.join(map(repr, found))}?" if found else nearest(last, names)
+    said = [name if "'" in name else repr(name) for name in found]
+    return f"; did you mean {' or '.join(said)}?" if said else nearest(last, names, cutoff=CLOSE)
 
 
 def translate(raised: BaseException) -> FmxError | None:
@@ -84,9 +85,11 @@ def _missing_member(raised: MissingConfigException) -> ConfigError:
     parent = re.match(r"In '([^']+)'", str(raised))
     where = f"{parent[1]}: " if parent and parent[1] not in {"config", "hydra/config"} else ""
     members = sorted(Path(option).name for option in options if not option.startswith("_"))
-    return ConfigError(
-        f"{where}{group}={name}: there is no {group} {name!r}{nearest(name, members)} Choices: {', '.join(members)}"
-    )
+    from fmx.key_names import nearest_member
+
+    near = nearest_member(group, name, members)
+    likely = f"; did you mean {near!r}?" if near else "."
+    return ConfigError(f"{where}{group}={name}: there is no {group} {name!r}{likely} Choices: {', '.join(members)}")
 
 
 def _unreadable_override(raised: OverrideParseException) -> ConfigError:

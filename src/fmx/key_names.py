@@ -1,8 +1,9 @@
 """Which key or group a name means that a configuration does not have: by what other programs call it, or nearly so."""
 
 import difflib
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -12,7 +13,7 @@ from fmx.composition import CONF_DIR
 from fmx.errors import DataError
 from fmx.plain_files import read_yaml
 
-__all__ = ["is_key", "meant", "member_named", "members"]
+__all__ = ["is_key", "meant", "member_named", "members", "nearest_member"]
 
 # What other programs and the tutorials call it, lower case and with underscores.
 KNOWN_AS = {
@@ -24,6 +25,9 @@ KNOWN_AS = {
     "data.root": ["data_dir", "data_root", "datadir", "dataroot", "data_path", "dataset_path", "dataset_dir"],
     "data.validation": ["val", "valid", "val_size", "val_split", "valid_split", "validation_split", "validation_size"],
     "data.num_workers": ["n_workers", "nworkers", "dataloader_workers", "num_worker"],
+    "data.image_size": ["img_size", "imgsz", "size", "input_size", "resolution"],
+    "data.in_channels": ["channels", "n_channels", "num_channels", "nchannels", "in_chans"],
+    "data.num_classes": ["n_classes", "nclasses", "classes", "num_labels"],
     "data.normalize": ["normalise", "normalization", "normalisation"],
     "optim.weight_decay": ["wd", "l2", "weightdecay"],
     "optim.momentum": ["mom"],
@@ -34,6 +38,7 @@ KNOWN_AS = {
     "trainer.num_nodes": ["nodes", "n_nodes", "nnodes"],
     "trainer.precision": ["amp", "fp16", "bf16", "half", "mixed_precision", "dtype"],
     "trainer.gradient_clip_val": ["clip", "grad_clip", "clip_grad", "clip_grad_norm", "max_grad_norm", "gradient_clip"],
+    "trainer.limit_train_batches": ["limit", "limit_batches", "max_batches", "subset", "num_samples", "train_size"],
     "trainer.accumulate_grad_batches": ["grad_accum", "accumulate", "gradient_accumulation_steps", "accum_steps"],
     "seed": ["random_seed", "manual_seed", "rng_seed", "random_state"],
     "resume": ["resume_from", "resume_from_checkpoint", "ckpt", "ckpt_path", "checkpoint", "continue"],
@@ -51,9 +56,23 @@ KNOWN_AS = {
     "logger": ["log", "logging", "loggers", "tracker"],
     "trainer": ["training", "train"],
     "experiment": ["config", "recipe", "exp", "preset"],
+    "trainer=smoke": ["debug", "dev", "fast_dev_run", "smoke_test", "quick", "test_run"],
+    "'callbacks=[default,ema]'": ["ema_decay", "use_ema", "model_ema", "swa"],
+    "'callbacks=[default,early_stopping]'": ["early_stop", "earlystopping", "earlystop"],
+    "model=pretrained": ["finetune", "fine_tune", "use_pretrained", "transfer"],
 }  # fmt: skip
+# What other programs call a member of a group, lower case and without what is no letter or digit.
+MEMBERS_KNOWN_AS = {
+    "augment": {"null": "none", "off": "none", "false": "none", "hflip": "flip", "cutout": "erasing"},
+    "logger": {"null": "none", "off": "none", "false": "none", "tensorboard": "default", "tb": "default"},
+    "loss": {"ce": "cross_entropy", "xent": "cross_entropy", "negativeloglikelihood": "nll"},
+    "model": {"fc": "mlp", "linear": "mlp", "cnn": "two_conv", "convnet": "two_conv", "timm": "pretrained"},
+    "schedule": {"none": "constant", "null": "constant", "off": "constant", "false": "constant"},
+    "trainer": {"cuda": "gpu", "auto": "default", "mps": "default", "debug": "smoke", "multigpu": "ddp"},
+}
 SYNONYMS = {synonym: name for name, synonyms in KNOWN_AS.items() for synonym in synonyms}
 MANY = 3  # keys of the same name that an answer lists
+LETTERS = 3  # that a part of a name has at least which says something
 CLOSE = 0.8  # of difflib; below, two words have little in common
 
 
@@ -67,34 +86,69 @@ def meant(key: str, config: Container | None = None) -> list[str]:
     plain: Any = OmegaConf.to_container(config, resolve=False) if config is not None else {}
     here = [name for name, _ in _leaves({each: plain[each] for each in plain if each != "hydra"})]
     elsewhere = {name: member for name, member in _keys_of_members().items() if name not in set(here)}
-    if key in elsewhere:
-        return _told([key], elsewhere)
     group, dot, rest = key.partition(".")
-    if dot and f"{SYNONYMS.get(group, group)}.{rest}" in {*here, *elsewhere}:
-        return _told([f"{SYNONYMS.get(group, group)}.{rest}"], elsewhere)
     last = key.rpartition(".")[2]
-    if last in {"workers", "num_workers"} and last == key:
-        return ["data.num_workers", "hydra.launcher.workers"]
-    if last in SYNONYMS:
-        return _told([SYNONYMS[last]], elsewhere)
+    if found := _named(key, f"{SYNONYMS.get(group, group)}.{rest}" if dot else "", {*here, *elsewhere}):
+        return _told(found, elsewhere)
     for keys in (here, [*elsewhere]):
         same = [name for name in keys if name.rpartition(".")[2].lower() == last and name != key]
         if same:
             same.sort(key=lambda name: (name.partition(".")[0] != group, name.count("."), name))
             return _told(same[:MANY], elsewhere)
-    names = {name.rpartition(".")[2]: name for name in [*elsewhere, *reversed(here)]}
+    names = {name.rpartition(".")[2]: name for name in [*elsewhere, *reversed(here), *_groups()]}
     close = difflib.get_close_matches(last, [*SYNONYMS, *names], n=1, cutoff=CLOSE)
     return _told([SYNONYMS.get(close[0]) or names[close[0]]], elsewhere) if close else []
 
 
+def _named(key: str, renamed: str, keys: set[str]) -> list[str]:
+    """What a key, or the one that its group's name here makes of it, names exactly or by another program's word."""
+    last = key.rpartition(".")[2]
+    if key in keys or renamed in keys:
+        return [key if key in keys else renamed]
+    if key in {"workers", "num_workers"}:
+        return ["data.num_workers", "hydra.launcher.workers"]
+    if key in _groups():
+        return [key]
+    if last in SYNONYMS:
+        return [SYNONYMS[last]]
+    return member_named(key)[:MANY]
+
+
 def member_named(name: str) -> list[str]:
-    """`GROUP=NAME` for every group that has such a member."""
-    return [f"{group}={member}" for group, member in _members() if member == name]
+    """`GROUP=NAME`, as a shell takes it, for every group that has such a member."""
+    return [_chosen(group, member) for group, member in _members() if member == name]
+
+
+def nearest_member(group: str, name: str, members: Iterable[str]) -> str | None:
+    """The member of a group that a name which is none may have meant: in other letters, or by a library's name."""
+    plain = {_squashed(member): member for member in members}
+    typed = _squashed(name)
+    if (known := MEMBERS_KNOWN_AS.get(group, {}).get(typed)) in plain.values():
+        return known
+    within = [each for each in plain if len(each) >= LETTERS and each in typed]  # CosineAnnealingLR, CrossEntropyLoss
+    within += [each for each in plain if len(typed) >= LETTERS and each.startswith(typed)]
+    close = [typed] if typed in plain else sorted(within, key=len)[-1:]
+    close = close or difflib.get_close_matches(typed, [*plain], n=1, cutoff=0.5)
+    return plain[close[0]] if close else None
 
 
 def members(group: str) -> list[str]:
     """The names that a group has."""
     return [member for each, member in _members() if each == group]
+
+
+def _squashed(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
+
+
+def _groups() -> set[str]:
+    return {group for group, _ in _members()} - {"hydra"}
+
+
+def _chosen(group: str, member: str) -> str:
+    """How a command chooses a member; callbacks come beside those that every run has."""
+    beside = group == "callbacks" and member != "default"
+    return f"'callbacks=[default,{member}]'" if beside else f"{group}={member}"
 
 
 def _told(keys: list[str], elsewhere: Mapping[str, str]) -> list[str]:
@@ -119,9 +173,7 @@ def _keys_of_members() -> dict[str, str]:
         except DataError:  # composition says what is wrong with it
             continue
         for key, _ in _leaves(values):
-            having[f"{group}.{key}"].append(
-                f"'callbacks=[default,{name}]'" if group == "callbacks" else f"{group}={name}"
-            )
+            having[f"{group}.{key}"].append(_chosen(group, name))
     return {key: " or ".join(members[:MANY]) for key, members in having.items()}
 
 
