@@ -30,11 +30,13 @@ def test_plain_errors_of_processes_that_a_command_starts(command, tmp_path):
     assert "hunter2" not in (tmp_path / "run/run.json").read_text()
     resolved = tmp_path / "run/.hydra/resolved.yaml"
     resolved.write_text(resolved.read_text().replace("max_epochs: 1", "max_epochs: -7"))
-    done = command("run", "--dir", "again", module="reproduce", cwd=tmp_path)
+    done = command("run", "--dir", "again", module="reproduce", cwd=tmp_path, env={"TAG": "hunter2"})
     assert done.returncode == 1, done.stdout + done.stderr
     assert "max_epochs" in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
-    full = command("run", "--dir", "again", module="reproduce", cwd=tmp_path, env={"HYDRA_FULL_ERROR": "1"})
+    full = command(
+        "run", "--dir", "again", module="reproduce", cwd=tmp_path, env={"TAG": "hunter2", "HYDRA_FULL_ERROR": "1"}
+    )
     assert "Traceback" in full.stderr
     resolved.write_text(resolved.read_text().replace("max_epochs: -7", "max_epochs: 2"))
     record["versions"]["fmx"] = "0.0.9"

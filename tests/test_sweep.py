@@ -321,7 +321,7 @@ def test_no_sweep_to_go_on_with(command, tmp_path):
     assert done.stderr.endswith("nowhere is no sweep of fmx: it has no sweep.json\n")
 
 
-def test_jobs_keep_what_the_environment_said_and_may_have_been_killed_before_they_began(command, tmp_path):
+def test_jobs_insist_on_what_the_environment_said_and_may_have_been_killed_before_they_began(command, tmp_path):
     jobs = ["-m", "model=mlp", "seed=1,2", *SMALL, "+vars.tag='${oc.env:TAG,none}-${seed}'", "hydra.sweep.dir=sweep"]
     done = command(*jobs, cwd=tmp_path, env={"TAG": "first"})
     assert done.returncode == 0, done.stdout + done.stderr
@@ -333,12 +333,20 @@ def test_jobs_keep_what_the_environment_said_and_may_have_been_killed_before_the
             (tmp_path / "sweep/0").mkdir()
             kept = {key: record[key] for key in ("overrides", "config_fingerprint")}
             (tmp_path / "sweep/0/run.json").write_text(json.dumps(kept | {"status": "interrupted", "error": None}))
-    again = command("--resume-sweep", "sweep", cwd=tmp_path)
+    for env in ({}, {"TAG": "second"}):
+        refused = command("--resume-sweep", "sweep", cwd=tmp_path, env=env)
+        assert refused.returncode == 1
+        assert "vars.tag comes from the environment" in refused.stderr
+        assert "set TAG as it was" in refused.stderr
+    again = command("--resume-sweep", "sweep", cwd=tmp_path, env={"TAG": "first"})
     assert again.returncode == 0, again.stdout + again.stderr
-    for number, seed in (("0", 1), ("1", 2)):
-        assert f"tag: first-{seed}" in (tmp_path / f"sweep/{number}/.hydra/resolved.yaml").read_text()
+    for number in ("0", "1"):
+        assert (
+            "tag: ${oc.env:TAG,none}-${seed} (digest "
+            in (tmp_path / f"sweep/{number}/.hydra/resolved.yaml").read_text()
+        )
     pd.testing.assert_frame_equal(board(tmp_path / "sweep"), whole)
-    last = command("--resume-sweep", "sweep", cwd=tmp_path)
+    last = command("--resume-sweep", "sweep", cwd=tmp_path, env={"TAG": "first"})
     assert last.returncode == 0, last.stdout + last.stderr
     assert "2 of them done already" in last.stdout
 

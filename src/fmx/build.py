@@ -25,6 +25,7 @@ from fmx.composition import literal
 from fmx.cores import share_threads
 from fmx.datamodule import ImageDataModule
 from fmx.errors import ConfigError, FmxError
+from fmx.from_environment import sealed
 from fmx.hardware import ask_for_gpus_once, describe_device, keep_freed_memory, resolve_precision
 from fmx.loggers import NUMBERED, versions
 from fmx.ranks import num_processes, of_several
@@ -98,6 +99,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     _say_processes(record, cfg.trainer)
     if cfg.resume is None or not _has_checkpoint(record.run_dir):
         _tell_origin(record, classifier.net)
+    stored = sealed(cfg)
     return Experiment(
         run_dir=record.run_dir,
         record=record,
@@ -107,8 +109,8 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
         select=cfg.select,
         seed=cfg.seed,
         resumes=cfg.resume is not None,
-        hparams=_hparams(cfg, record.contents["overrides"]),
-        yaml=OmegaConf.to_yaml(cfg, resolve=True),
+        hparams=_hparams(OmegaConf.create(literal(stored)), record.contents["overrides"]),
+        yaml=OmegaConf.to_yaml(OmegaConf.create(stored)),
     )
 
 

@@ -17,6 +17,7 @@ from fmx.command import look_for_garbage
 from fmx.composition import CONF_DIR, as_typed, literal
 from fmx.errors import ConfigError
 from fmx.exits import Refusal, expected, interruption
+from fmx.from_environment import sealed
 from fmx.hydra_errors import likely_keys
 from fmx.own_members import say_what_is_shadowed
 from fmx.printed_command import printed_command
@@ -135,7 +136,7 @@ def check(config: DictConfig, *, alone: bool = False) -> None:
         named = given or (agrees() if resolved["resume"] is None else resolved["resume"] != "auto")
         check_started(resolved["trainer"], names_folder=named)
         if is_first_process(resolved["trainer"]):
-            check_same_run(resolved, Path(config.hydra.run.dir), resolved["resume"])
+            check_same_run(sealed(config), Path(config.hydra.run.dir), resolved["resume"])
     check_parts(config, resolved)
 
 

@@ -7,14 +7,15 @@ from typing import Any
 
 from fmx.errors import DataError
 
-__all__ = ["check_expansion"]
+__all__ = ["ENVIRONMENT", "check_expansion"]
 
 MAX_CHARACTERS = 10_000_000  # a configuration has some ten thousand
 REFERENCE_COST = 1_000  # resolving one reference takes as long as copying so many characters
 ESCAPED = re.compile(r"(?<!\\)(?:\\\\)*\\\$\{")  # after an odd number of backslashes it is text
 REFERENCE = re.compile(r"\$\{(\.*)(\w[\w.\[\]-]*)\}")
+ENVIRONMENT = r"(?:\$\{oc\.env:[^${}]*\}|\$\{oc\.decode:\$\{oc\.env:[^${}]*\}\})"
 # Neither makes more of what it is given: the others of OmegaConf can read other keys, or build lists and mappings.
-RESOLVER = re.compile(r"\$\{(?:count|oc\.env|run_dir|stamp|subfolders):[^${}]*\}")
+RESOLVER = re.compile(rf"{ENVIRONMENT}|\$\{{(?:count|run_dir|stamp|subfolders):[^${{}}]*\}}")
 
 
 def check_expansion(config: Mapping[Any, Any], group: str, source: Path) -> None:

@@ -13,9 +13,23 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fmx.composition import as_typed, literal
 from fmx.errors import DataError
+from fmx.exits import Refusal
 from fmx.expansion import check_expansion
+from fmx.from_environment import Place, references, sealed, why_not, with_references
 
-__all__ = ["DEFAULTS", "FROZEN", "REFERENCES", "Origin", "freeze", "freeze_job", "origin", "relocated", "write_frozen"]
+__all__ = [
+    "DEFAULTS",
+    "FROZEN",
+    "REFERENCES",
+    "Origin",
+    "check_same",
+    "freeze",
+    "freeze_job",
+    "origin",
+    "relocated",
+    "stored_of",
+    "write_frozen",
+]
 
 FROZEN = "exact"  # the name to pass as --config-name
 HYDRA: dict[str, Any] = {
@@ -33,11 +47,13 @@ def freeze(
     written: Mapping[str, Any],
     overrides: Sequence[str],
     choices: Mapping[str, str],
+    stored: Mapping[Place, str],
 ) -> list[str]:
     """Write exact.yaml into a folder and return the arguments with which fmx.run composes just that.
 
     config: resolved and trusted; what lies below its run_dir will lie below the new run's. written: the same before it
     was resolved, which says what values follow from others. overrides, choices: what the new run's records will name.
+    stored: what the run has of the environment (`references`), which stays a reference.
     """
     plain: Any = OmegaConf.to_container(config, resolve=True)
     moved = relocated(plain)
@@ -45,6 +61,7 @@ def freeze(
     if _resolved(following) != _resolved(moved):  # somebody has changed one of the two since
         following = moved
     hydra = HYDRA | {"callbacks": {**HYDRA["callbacks"], "origin": origin(overrides, choices)}}
+    following = with_references(following, stored)
     write_frozen(folder / f"{FROZEN}.yaml", {**following, "run_dir": "${run_dir:}"}, hydra)
     return ["--config-dir", str(folder), "--config-name", FROZEN]
 
@@ -70,13 +87,17 @@ def _resolved(plain: Mapping[str, Any]) -> object:
         return None
 
 
-def origin(overrides: Sequence[str], choices: Mapping[str, Any]) -> dict[str, str]:
+def origin(
+    overrides: Sequence[str], choices: Mapping[str, Any], stored: Mapping[Place, str] | None = None
+) -> dict[str, str]:
     """The node of the callback Origin, with what it is told as one text.
 
     Hydra would make an object of any mapping below a callback that names a target, and resolve any interpolation.
     """
-    facts = json.dumps({"overrides": list(overrides), "choices": dict(choices)})
-    return {"_target_": "fmx.frozen.Origin", "facts": facts.replace("$", r"\u0024")}
+    facts: dict[str, Any] = {"overrides": list(overrides), "choices": dict(choices)}
+    if stored:
+        facts["environment"] = [[list(place), text] for place, text in stored.items()]
+    return {"_target_": "fmx.frozen.Origin", "facts": json.dumps(facts).replace("$", r"\u0024")}
 
 
 def write_frozen(path: Path, config: Mapping[str, Any], hydra: Mapping[str, Any]) -> None:
@@ -91,17 +112,18 @@ def freeze_job(config: DictConfig, path: Path) -> None:
     """Write a composed job of a sweep as a configuration of its own.
 
     config: with its hydra node, not resolved: an interpolation still says that a value follows from another one. What
-    follows from the environment or the time instead is as it is now.
+    follows from the time instead is as it is now; what follows from the environment must be as it is now.
     """
     ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     written: Any = OmegaConf.to_container(ours, resolve=False)
     resolved: Any = OmegaConf.to_container(ours, resolve=True)
-    plain = _as_written(relocated(resolved), written)
+    stored = references(sealed(ours))
+    plain = with_references(_as_written(relocated(resolved), written), stored)
     plain["run_dir"] = written["run_dir"]
     hydra: Any = OmegaConf.to_container(OmegaConf.masked_copy(config.hydra, ["job", "callbacks"]), resolve=False)
     job = {key: hydra["job"][key] for key in ("name", "num", "chdir", "env_set", "env_copy") if key in hydra["job"]}
     choices: Any = OmegaConf.to_container(config.hydra.runtime.choices, resolve=False)
-    told = origin(as_typed(config.hydra.overrides.task), choices)
+    told = origin(as_typed(config.hydra.overrides.task), choices, stored)
     write_frozen(path, plain, {"job": job, "callbacks": {**hydra["callbacks"], "origin": told}})
 
 
@@ -112,12 +134,30 @@ class Origin(Callback):
         told = json.loads(facts)
         self.overrides: list[str] = told["overrides"]  # which nothing resolves: see as_typed
         self.choices: dict[str, Any] = literal(told["choices"])
+        self.stored = stored_of(told)
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Let the run's records name the overrides and choices of the sweep."""
         with open_dict(config):
             config.hydra.overrides.task = self.overrides
             config.hydra.runtime.choices = self.choices
+        if self.stored:
+            try:
+                check_same(self.stored, references(sealed(config)), "this job")
+            except DataError as error:  # Hydra would warn of it, and begin the run
+                raise Refusal(error) from None
+
+
+def stored_of(facts: Mapping[str, Any]) -> dict[Place, str]:
+    """What a frozen job has of the environment, from what its callback Origin is told."""
+    return {tuple(place): text for place, text in facts.get("environment", [])}
+
+
+def check_same(then: Mapping[Place, str], now: Mapping[Place, str], what: str) -> None:
+    """DataError for the first value of a job that the environment said then, and does not now."""
+    for place, text in then.items():
+        if now.get(place) != text:
+            raise DataError(f"{what}: {why_not(place, then)}")
 
 
 def relocated(config: Mapping[str, Any]) -> dict[str, Any]:

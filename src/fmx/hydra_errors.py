@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from traceback import walk_tb
@@ -113,10 +114,9 @@ def _bad_key(cause: OmegaConfBaseException, raised: BaseException) -> ConfigErro
     if isinstance(cause, MissingMandatoryValue):
         return ConfigError(f"{key} has no value: give it one with {key}=VALUE")
     if isinstance(cause, InterpolationKeyError):
-        wanted = re.search(r"'([^']+)'", str(cause.msg))
-        return ConfigError(f"{key} refers to {wanted[1] if wanted else '?'}, which does not exist")
+        return _leads_nowhere(key, cause)
     if isinstance(cause, InterpolationResolutionError):
-        return ConfigError(f"{key}: {' '.join(str(cause).partition('full_key')[0].split())}")
+        return _unresolved(key, cause)
     if key.startswith("hydra.sweeper.params."):
         return ConfigError("hydra.sweeper.params is for experiment files; here write KEY=A,B or 'KEY=interval(A,B)'")
     if "is not in struct" in str(cause.msg):
@@ -129,6 +129,24 @@ def _bad_key(cause: OmegaConfBaseException, raised: BaseException) -> ConfigErro
         likely = likely_keys(full, last, siblings, cause.parent_node)
         return ConfigError(f"{full}: {where or 'the configuration'} has no key {last!r}{likely}{keys}{add}")
     return ConfigError(f"{key}: {' '.join(str(cause.msg or cause).partition('full_key')[0].split())}")
+
+
+def _leads_nowhere(key: str, cause: InterpolationKeyError) -> ConfigError:
+    found = re.search(r"'([^']+)'", str(cause.msg or cause))
+    wanted = found[1] if found else "?"
+    if not key:  # OmegaConf does not say where it stood, if that was where Hydra itself is told something
+        typed = next((word for word in sys.argv[1:] if f"${{{wanted}}}" in word), "")
+        key = typed.partition("=")[0] or "hydra"
+    return ConfigError(f"{key} refers to {wanted}, which does not exist")
+
+
+def _unresolved(key: str, cause: InterpolationResolutionError) -> ConfigError:
+    if variable := re.search(r"Environment variable '(.+)' not found", str(cause)):
+        return ConfigError(
+            f"{key} needs the environment variable {variable[1]}, which is not set: set it, or give it a default: "
+            f"${{oc.env:{variable[1]},DEFAULT}}"
+        )
+    return ConfigError(f"{key}: {' '.join(str(cause).partition('full_key')[0].split())}")
 
 
 def _failed_target(raised: InstantiationException) -> ConfigError:

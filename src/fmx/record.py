@@ -23,6 +23,7 @@ from fmx.composition import as_typed, override
 from fmx.data_root import without_root
 from fmx.errors import DataError, FmxError
 from fmx.exits import Interrupted, Pruned, Refusal, expected, interruption, plain_message
+from fmx.from_environment import sealed, variables
 from fmx.frozen import relocated
 from fmx.plain_files import read_json, read_yaml
 from fmx.printed_command import printed_command
@@ -67,6 +68,7 @@ class Record:
         self.shared = shared
         self.contents: dict[str, Any] = {}
         self._begun = False
+        self.variables: dict[str, str] = {}  # that the configuration reads, and whose values are written nowhere
 
     @property
     def path(self) -> Path:
@@ -114,6 +116,8 @@ class Record:
 
         Of several processes' failures the first is the cause, and stays.
         """
+        for name, value in self.variables.items():
+            error = error and error.replace(value, f"${{oc.env:{name}}}")
         with suppress(OSError):
             if not self.shared:
                 self.update(status=status, error=error)
@@ -228,15 +232,16 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
 def _begun(cfg: DictConfig, *, started: float) -> Record:
     """The record of a run that begins or goes on."""
     run_dir = Path(cfg.run_dir)
-    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
-    trainer = resolved["trainer"]
+    stored = sealed(cfg)
+    trainer: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
     record = Record(run_dir, writes=is_first_process(trainer), shared=num_processes(trainer) > 1)
+    record.variables = variables(cfg)
     if cfg.resume is not None and (run_dir / "run.json").is_file():
         record.continue_from(open_run(run_dir, finished=False).record)
     if record.writes:
         (run_dir / ".hydra").mkdir(exist_ok=True)
         # Before run.json, which says that there is a run: what one needs to go on with it is there by then.
-        _write_whole(run_dir / ".hydra" / "resolved.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved)))
+        _write_whole(run_dir / ".hydra" / "resolved.yaml", OmegaConf.to_yaml(OmegaConf.create(stored)))
     else:
         logging.getLogger("fmx").setLevel(logging.ERROR)  # the first process says it
     record.contents.pop("pruned", None)  # of an earlier part of a run that goes on
@@ -250,7 +255,7 @@ def _begun(cfg: DictConfig, *, started: float) -> Record:
         pid=os.getpid(),
         host=socket.gethostname(),
         started=time.strftime("%Y-%m-%dT%H:%M:%S+0000", time.gmtime(started)),
-        config_fingerprint=config_fingerprint(resolved),
+        config_fingerprint=config_fingerprint(stored),
         git=_git(),
         versions=_versions(),
         timing={"startup_s": round(time.time() - started, 3)},

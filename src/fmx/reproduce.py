@@ -70,6 +70,7 @@ def reproduce(path: str, folder: Path | None, allow: list[str], *, root: str | N
 
     from fmx.composition import literal, quoted, stamp
     from fmx.data_root import at_root, told_root
+    from fmx.from_environment import check_opened
     from fmx.frozen import freeze
     from fmx.restore import trusted_config
     from fmx.run_dir import open_run
@@ -85,6 +86,7 @@ def reproduce(path: str, folder: Path | None, allow: list[str], *, root: str | N
     config = trusted_config(first, allow)
     if root is not None:
         config.data = literal(at_root(OmegaConf.to_container(config.data, resolve=True), told_root(root)))
+    check_opened(OmegaConf.to_container(config, resolve=True), first.path)
     check_paths(config, first.path)
     _check_results(first, config)
     with tempfile.TemporaryDirectory() as frozen:
@@ -125,6 +127,7 @@ def _origin(run: "Run") -> dict[str, Any]:
         "written": read_yaml(written) if written.is_file() else {},
         "overrides": [each for each in overrides if not each.startswith("resume=")] if known and overrides else [],
         "choices": read_settings(run.path).choices,
+        "stored": run.from_environment,
     }
 
 

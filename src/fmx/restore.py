@@ -18,6 +18,7 @@ from fmx.classifier import Classifier
 from fmx.composition import literal
 from fmx.datamodule import ImageDataModule
 from fmx.errors import ConfigError, DataError
+from fmx.from_environment import check_opened
 from fmx.memory_bound import at_most_bytes
 from fmx.run_dir import Run
 from fmx.trust import check_sizes, check_trusted, is_torchvision_builder, without_strange_mirrors
@@ -53,6 +54,7 @@ def checked_config(config: DictConfig, run: Run, allow: Iterable[str] = ()) -> D
     if strange := sorted(map(str, plain.keys() - {*ROOT_KEYS})):
         raise DataError(f"{run.path} holds no configuration of a run: it has the key {strange[0]!r}{run.other_version}")
     check_trusted(plain, run.path, allow)
+    check_opened(plain, run.path, (*PARTS, "data"))
     check_sizes(plain["data"], run.path)
     config = config.copy()
     config.data = OmegaConf.create(literal(without_strange_mirrors(plain["data"])))

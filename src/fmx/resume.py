@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from fmx.composition import literal, override, quoted, text_of
 from fmx.data_root import KEY, at_root, told_root, without_root
 from fmx.errors import ConfigError, DataError
+from fmx.from_environment import Place, check_opened, is_sealed, opened, references, sealed, why_not
 from fmx.frozen import freeze, relocated
 from fmx.plain_files import read_if_whole
 from fmx.printed_command import printed_command
@@ -33,10 +34,7 @@ def home(resume: str | None, fresh: str, config: DictConfig) -> str:
         return fresh
     if resume != "auto":
         return str(Path(resume).resolve())
-    plain: Any = OmegaConf.to_container(
-        OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), resolve=True
-    )
-    wanted = config_fingerprint(plain)
+    wanted = config_fingerprint(sealed(config))
     if wanted not in _homes:  # asked again once the run goes on, and is no interrupted one any more
         found = [
             run
@@ -86,15 +84,23 @@ def check_same_run(config: Mapping[str, Any], run_dir: Path, resume: str | None)
         raise ConfigError(f"resume={resume}: {error}") from None
     if run.status == "completed":
         raise ConfigError(f"resume={resume}: {run_dir} is complete; there is nothing to continue")
+    stored = references(then)
+    if not stored:  # of a version that stored what the environment said
+        config = opened(dict(config), run_dir)
     was, now = (flat(with_first_names(without_root(relocated(each)))) for each in (then, config))
     differing = [key for key in {**was, **now} if was.get(key) != now.get(key) and key not in NOT_THE_RUN]
     if differing:
-        shown = ", ".join(f"{key} was {was.get(key)!r}, is {now.get(key)!r}" for key in differing[:MANY])
+        shown = ", ".join(_shown(key, was.get(key), now.get(key), stored) for key in differing[:MANY])
         more = f" and {len(differing) - MANY} more" if len(differing) > MANY else ""
         raise ConfigError(
             f"resume={resume}: the configuration is not that of {run_dir}: {shown}{more}. "
             f"Type the same command as then, or resume=RUN alone{run.other_version}"
         )
+
+
+def _shown(key: str, was: object, now: object, stored: Mapping[Place, str]) -> str:
+    place = next((place for place in stored if ".".join(map(str, place)) == key), None)
+    return why_not(place, stored) if place and is_sealed(now) else f"{key} was {was!r}, is {now!r}"
 
 
 def retyped(arguments: list[str]) -> list[str]:
@@ -144,6 +150,7 @@ def _as_it_was(path: Path, roots: list[str]) -> list[str]:
         raise DataError(f"{said} If you trust it, {how}") from None
     if roots:
         config.data = literal(at_root(OmegaConf.to_container(config.data, resolve=True), told_root(roots[0])))
+    check_opened(OmegaConf.to_container(as_recorded, resolve=True), run.path)
     check_paths(config, run.path)
     check_own_files(run.path)
     # run.json's, not .hydra/overrides.yaml's: Hydra writes that anew, and half where it is killed, at each start.
@@ -157,6 +164,7 @@ def _as_it_was(path: Path, roots: list[str]) -> list[str]:
         written=read_if_whole(written),
         overrides=recorded,
         choices=_choices(run.path),
+        stored=run.from_environment,
     )
     print(f"resume: {printable(' '.join(recorded)) or 'the default configuration'}", file=sys.stderr)
     return arguments

@@ -19,6 +19,7 @@ from fmx.claim import is_claimed
 from fmx.composition import literal
 from fmx.data_root import at_root, present_root
 from fmx.errors import DataError
+from fmx.from_environment import Place, opened, references
 from fmx.plain_files import read_if_whole, read_json, read_yaml, within
 
 __all__ = ["LAST_WORDS_S", "Run", "find_runs", "instant", "is_under_way", "open_run", "wait_for_process"]
@@ -48,11 +49,16 @@ class Run:
             values = read_yaml(path)
             values = _moved(values, str(values.get("run_dir") or ""), str(self.path)) | {"run_dir": str(self.path)}
             values["data"] = self._found_from_here(values.get("data"))
-            config = OmegaConf.create(literal(values))
+            config = OmegaConf.create(literal(opened(values, path)))
         except (OmegaConfBaseException, ValueError) as error:
             raise DataError(f"{path} is no configuration of a run: {str(error).partition(chr(10))[0]}") from error
         assert isinstance(config, DictConfig)
         return config
+
+    @property
+    def from_environment(self) -> dict[Place, str]:
+        """What the run has of the environment: the places in its configuration, and the references there."""
+        return references(read_yaml(self.path / ".hydra" / "resolved.yaml"))
 
     def _found_from_here(self, data: Any) -> Any:
         """A `data` node whose root is where the data lies by now, seen from where this process is."""
@@ -102,8 +108,21 @@ class Run:
         path = self.path / "checkpoints" / f"{name}.ckpt" if name in {"best", "last"} else Path(name)
         if not path.is_file():
             there = sorted(p.stem for p in (self.path / "checkpoints").glob("*.ckpt"))
-            raise DataError(f"there is no checkpoint {path}; {self.path} has {', '.join(there) or 'none'}")
+            raise DataError(
+                f"there is no checkpoint {path}; {self.path} has {', '.join(there) or f'none{self._why_none}'}"
+            )
         return path
+
+    @property
+    def _why_none(self) -> str:
+        """Why a completed run has no checkpoints, where its sweep keeps those of the best runs alone."""
+        told = (self.path.parent / "multirun.yaml", self.path / ".hydra" / "resolved.yaml")  # the newest command first
+        counts = [within(read_if_whole(path), "sweep", "keep_checkpoints") for path in told]
+        count = next((each for each in counts if isinstance(each, int)), None)
+        if self.status != FINISHED or count is None:
+            return ""
+        kept = f"those of the {count} best runs of each data set alone" if count else "none"
+        return f": its sweep kept {kept} (sweep.keep_checkpoints={count}); a sweep without that keeps all"
 
 
 def open_run(path: str | Path, *, finished: bool = True) -> Run:

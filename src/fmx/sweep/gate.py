@@ -16,7 +16,8 @@ from fmx.composition import literal
 from fmx.data_root import at_root, present_root
 from fmx.errors import DataError
 from fmx.expansion import check_expansion
-from fmx.frozen import DEFAULTS, REFERENCES, origin, write_frozen
+from fmx.from_environment import REPEATABLE, Place, check_set, references, sealed
+from fmx.frozen import DEFAULTS, REFERENCES, check_same, origin, stored_of, write_frozen
 from fmx.own_files import check_own_files
 from fmx.plain_files import read_if_whole, read_yaml, within
 from fmx.record import config_fingerprint
@@ -60,15 +61,16 @@ def pass_job(job: Job, allow: Collection[str], root: str | None = None) -> str:
     if plain.pop("defaults", None) != DEFAULTS:
         raise DataError(f"{path} is no frozen job: its defaults are not those of one")
     hydra = _hydra(plain.pop("hydra", None), path, job, allow)
-    resolved = _check_config(plain, path, job, allow)
+    stored = stored_of(json.loads(hydra["callbacks"].get("origin", {}).get("facts", "{}")))
+    config = _check_config(plain, path, job, allow, stored)
     master = read_if_whole(job.sweep_dir / "multirun.yaml")
     started_in = within(master, "hydra", "runtime", "cwd")
-    root = root or present_root(resolved["data"], within(master, "data", "root"), started_in)
+    root = root or present_root(config["data"], within(master, "data", "root"), started_in)
     if root is not None:
         plain["data"] = at_root(plain["data"], literal(root))
     if not dry_run.is_asked():
         write_frozen(path, plain, hydra)
-    return config_fingerprint(resolved)
+    return config_fingerprint(config)
 
 
 def packages_of(jobs: Iterable[Job]) -> set[str]:
@@ -80,8 +82,13 @@ def packages_of(jobs: Iterable[Job]) -> set[str]:
     return found - {*TRUSTED}
 
 
-def _check_config(plain: Mapping[str, Any], path: Path, job: Job, allow: Collection[str]) -> dict[str, Any]:
-    """Check all keys and values; returns them resolved."""
+def _check_config(
+    plain: Mapping[str, Any], path: Path, job: Job, allow: Collection[str], stored: Mapping[Place, str]
+) -> dict[str, Any]:
+    """Check all keys and values; returns them as a run stores them.
+
+    stored: what the job has of the environment.
+    """
     if plain.get("run_dir") != RUN_DIR:
         raise DataError(f"{path} is no frozen job: its run_dir is not {RUN_DIR}")
     for key in plain:
@@ -92,13 +99,16 @@ def _check_config(plain: Mapping[str, Any], path: Path, job: Job, allow: Collect
     ours = {**plain, "run_dir": str(job.run_dir)}
     for key in plain:
         if key != "run_dir":
-            _check_texts(plain[key], str(key), path)
+            _check_texts(plain[key], (str(key),), path, stored)
             check_expansion(ours, str(key), path)
     try:
         config = OmegaConf.create(ours)
+        check_set(stored, path)
         resolved: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        stores = sealed(config)
     except (OmegaConfBaseException, ValueError) as error:
         raise DataError(f"{path} cannot be resolved: {str(error).partition(chr(10))[0]}") from error
+    check_same(stored, references(stores), str(path))
     check_trusted(resolved, path, allow)
     check_sizes(resolved["data"], path)
     for mirror in strange_mirrors(resolved["data"]):
@@ -108,17 +118,23 @@ def _check_config(plain: Mapping[str, Any], path: Path, job: Job, allow: Collect
                 f"--allow {mirror!r}"
             )
     check_paths(config, path)
-    assert isinstance(resolved, dict)
-    return resolved
+    return stores
 
 
-def _check_texts(node: Any, place: str, path: Path) -> None:
-    """DataError for an interpolation that is more than a reference to another key: freezing leaves no other."""
+def _check_texts(node: Any, place: Place, path: Path, stored: Mapping[Place, str]) -> None:
+    """DataError for an interpolation that is more than a reference to another key, or to the environment of then.
+
+    Freezing leaves no other, and who wrote the job knew what the environment says.
+    """
     if isinstance(node, Mapping | list):
         for name, child in node.items() if isinstance(node, Mapping) else enumerate(node):
-            _check_texts(child, f"{place}.{name}", path)
-    elif isinstance(node, str) and "${" in (text := ESCAPED.sub("", node)) and not REFERENCES.fullmatch(text):
-        raise DataError(f"{path}: {place} is an interpolation that no frozen job has: {node[:200]!r}")
+            _check_texts(child, (*place, name), path, stored)
+        return
+    allowed = REPEATABLE if place in stored else REFERENCES
+    if isinstance(node, str) and "${" in (text := ESCAPED.sub("", node)) and not allowed.fullmatch(text):
+        raise DataError(
+            f"{path}: {'.'.join(map(str, place))} is an interpolation that no frozen job has: {node[:200]!r}"
+        )
 
 
 def _hydra(node: Any, path: Path, job: Job, allow: Collection[str]) -> dict[str, Any]:
@@ -175,9 +191,14 @@ def _origin(node: Mapping[str, Any], path: Path) -> dict[str, str]:
         told = json.loads(node["facts"]) if "facts" in node else node
         overrides, choices = told["overrides"], told["choices"]
         chosen = [text for each in choices.values() for text in (each if isinstance(each, list) else [each])]
-        plain = isinstance(overrides, list) and all(isinstance(each, str | None) for each in [*overrides, *chosen])
+        stored = stored_of(told)
+        plain = (
+            all(isinstance(each, str) for each in stored.values())
+            and isinstance(overrides, list)
+            and all(isinstance(each, str | None) for each in [*overrides, *chosen])
+        )
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         plain = False
     if not plain:
         raise DataError(f"{path} is no frozen job: it does not say who chose what as it should")
-    return origin(overrides, choices)
+    return origin(overrides, choices, stored)

@@ -14,6 +14,7 @@ from fmx.check import check_names, check_parts
 from fmx.claim import claim
 from fmx.composition import quoted, register_resolvers
 from fmx.errors import ConfigError, DataError, FmxError
+from fmx.from_environment import sealed
 from fmx.frozen import freeze_job
 from fmx.hydra_errors import translate
 from fmx.plain_files import read_json
@@ -75,6 +76,7 @@ class _Composed(NamedTuple):
     overrides: list[str]
     config: DictConfig
     resolved: dict[str, Any]
+    fingerprint: str
 
 
 class Plan:
@@ -105,7 +107,7 @@ class Plan:
         with Preparation("checking what the jobs are made of", 0, log.info):
             self._check(composed)
         numbers, jobs = dict(known), dict[int, Job]()
-        fingerprints = [config_fingerprint(each.resolved) for each in composed]
+        fingerprints = [each.fingerprint for each in composed]
         for fingerprint in fingerprints:
             numbers.setdefault(fingerprint, max(numbers.values(), default=-1) + 1)
         for fingerprint in fingerprints:
@@ -133,7 +135,7 @@ class Plan:
         """One job by its number; ConfigError where it cannot run."""
         composed = self._compose(overrides, number)
         self._check([composed])
-        fingerprint = config_fingerprint(composed.resolved)
+        fingerprint = composed.fingerprint
         refuse_another_run(self.sweep_dir / str(number), fingerprint)
         job = self._job(composed, number, fingerprint)
         self._freeze(job)
@@ -154,7 +156,7 @@ class Plan:
             _set_number(config, position)
             resolved = check_names(config)
             _check_of_a_sweep(resolved, here=self._here)
-            return _Composed(position, list(overrides), config, resolved)
+            return _Composed(position, list(overrides), config, resolved, config_fingerprint(sealed(config)))
         except Exception as error:
             plain = _plain(error)
             if plain is None:
