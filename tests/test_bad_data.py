@@ -147,6 +147,32 @@ def test_bad_csv(command, tmp_path, part, lines, said):
     assert contents(tmp_path / "data") == before
 
 
+TABLE = "\n".join([HEADER, *ROWS]) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (TABLE.replace(",", ";").encode(), "line 1: its columns are separated by semicolons: save it with commas"),
+        (TABLE.replace(",", "\t").encode(), "line 1: its columns are separated by tabs: save it with commas"),
+        (TABLE.encode("utf-16"), "is text in UTF-16, as some programs save it: save it as UTF-8"),
+        (TABLE.encode("utf-16-be"), "is text in UTF-16"),
+        (
+            TABLE.partition("\n")[2].encode(),
+            "line 1 holds numbers where the header must be: put a line label,pixel1..pixel4 in",
+        ),
+        (f"{TABLE}10,1,2,3,4\n".encode(), "label: 10 is outside 0..9; labels begin at 0: where these begin at 1"),
+    ],
+)
+def test_tables_of_other_programs(command, tmp_path, written, said):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/fashion-mnist_train.csv").write_bytes(written)
+    (tmp_path / "data/fashion-mnist_test.csv").write_text(TABLE)
+    message = failure(command(*CSV, cwd=tmp_path), tmp_path)
+    assert "data/fashion-mnist_train.csv" in message
+    assert said in message
+
+
 @pytest.fixture
 def images(tmp_path) -> Path:
     """Two classes of twelve images, for training and for the test."""
@@ -177,6 +203,22 @@ def test_an_empty_class_folder(command, tmp_path, images):
         file.unlink()
     message = failure(command(*FOLDER, cwd=tmp_path), tmp_path)
     assert "data/train/b holds no images" in message
+
+
+def test_a_class_whose_name_is_written_in_other_code_points(command, tmp_path, images):
+    for part, name in (("train", "caf\u00e9"), ("test", "cafe\u0301")):
+        (images / part / "b").rename(images / part / name)
+    message = failure(command(*FOLDER, cwd=tmp_path), tmp_path)
+    assert "looks like the class 'caf\u00e9' but is written with other code points" in message
+    assert r"'cafe\u0301', not 'caf\xe9'" in message
+
+
+def test_a_class_without_a_training_image_has_its_name(command, tmp_path, images):
+    for number in range(1, 12):
+        (images / f"train/b/{number}.png").unlink()
+    done = command(*FOLDER, "data.validation=1", "data.split=tail", cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "leaves no training image of class 'b' (label 1); use data.split=stratified" in done.stderr
 
 
 def test_no_image_folder(command, tmp_path):

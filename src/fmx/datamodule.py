@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
+from unicodedata import normalize as spelt
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -96,7 +97,13 @@ class ImageDataModule(LightningDataModule):
             self.indices |= {"train": torch.arange(len(_labels(train))), "val": self.indices["test"]}
         else:
             try:
-                kept, held_out = split_validation(_labels(train), validation=validation, split=split, seed=split_seed)
+                kept, held_out = split_validation(
+                    _labels(train),
+                    validation=validation,
+                    split=split,
+                    seed=split_seed,
+                    class_names=self.class_names,
+                )
             except ValueError as error:
                 raise ConfigError(str(error)) from None
             self.indices |= {"train": kept, "val": held_out}
@@ -266,7 +273,7 @@ def names_of_classes(
         class_names = translations[class_names]
     if len(class_names) != num_classes:
         raise ConfigError(f"data.class_names has {len(class_names)} names for data.num_classes={num_classes}")
-    if len(set(class_names)) < num_classes:
+    if len({spelt("NFC", name) for name in class_names}) < num_classes:
         raise ConfigError(f"data.class_names names a class twice: {', '.join(class_names)}")
     return list(class_names)
 

@@ -95,7 +95,9 @@ def _plain_errors() -> Iterator[None]:
     before = _catch_signals()
     with _hydras_errors() as wants_traceback:
         try:
-            yield
+            _check_working_folder()
+            with _flushing():
+                yield
         except (Interrupted, KeyboardInterrupt) as interrupted:
             _say_advice(interrupted)
             sys.exit(interruption(interrupted))
@@ -113,11 +115,53 @@ def _plain_errors() -> Iterator[None]:
                 raise
             if wants_traceback:
                 traceback.print_exception(raised)
-            sys.stderr.write(f"{plain_message(error)}\n")
+            sys.stderr.write(f"{_of_stdout(raised) or plain_message(error)}\n")
             sys.exit(error.exit_code)
         finally:
             for signum, handler in before.items():
                 signal.signal(signum, handler or signal.SIG_DFL)
+
+
+@contextmanager
+def _flushing() -> Iterator[None]:
+    """Flush standard output at the end, while it is known what to say where that fails."""
+    try:
+        yield
+    except SystemExit:
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+
+
+def _check_working_folder() -> None:
+    """FmxError where the folder that the command is typed in is gone: every library asks for it sooner or later."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        where = os.environ.get("PWD", "the current folder")
+        raise FmxError(f"{where} was removed, and a command needs a folder to work in: cd to another one") from error
+
+
+def _of_stdout(raised: BaseException) -> str | None:
+    """What to say where standard output takes no more, as on a full disk; what waits to be written goes nowhere then.
+
+    An error that names a file is of that file.
+    """
+    if not isinstance(raised, OSError) or raised.filename is not None or raised.errno not in UNWRITABLE:
+        return None
+    try:
+        os.write(sys.stdout.fileno(), b"")  # which /dev/full refuses; a full disk does not
+    except OSError:
+        printed = True
+    else:
+        last = traceback.extract_tb(raised.__traceback__)[-1].line or ""
+        printed = "print(" in last or "stdout" in last
+    if not printed:
+        return None
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    return f"cannot write to standard output: {raised.strerror}"
 
 
 @contextmanager
@@ -246,6 +290,9 @@ def expected(raised: BaseException) -> FmxError | None:
         return raised.error
     if isinstance(raised, FmxError):
         return raised
+    if isinstance(raised, RuntimeError) and str(raised).startswith("Symlink loop"):  # of Path.resolve
+        loop = raised.__context__
+        return expected(loop) if isinstance(loop, OSError) else FmxError(f"cannot access a folder: {raised}")
     if isinstance(raised, OSError) and raised.errno in UNWRITABLE | INACCESSIBLE:
         return FmxError(f"cannot {_what_failed(raised)} {raised.filename or 'the run directory'}: {raised.strerror}")
     from fmx.hydra_errors import translate

@@ -15,7 +15,8 @@ MAX_JSON_BYTES = 4_000_000  # run.json has some thousand, metrics.json about twe
 MAX_YAML_BYTES = 1_000_000
 MAX_DEPTH = 40
 MAX_INTERPOLATIONS = 5_000  # OmegaConf parses a text that has one; conf/ comes to some hundred
-MAX_SCALAR = 10_000  # characters of an unquoted value: YAML's numbers in base 60 take quadratic time
+MAX_SCALAR = 10_000  # characters of an unquoted number: those in base 60 take quadratic time
+NUMBER = re.compile(r"[-+0-9_:.]+")
 
 
 def read_bytes(path: Path, *, at_most: int) -> bytes:
@@ -115,5 +116,6 @@ def _check_shape(path: Path, text: str) -> None:
             raise DataError(f"{path} cannot be read as a configuration: it is nested too deeply, or has aliases")
         if getattr(event, "tag", None) is not None:  # a value that is called what it is not ends in any exception
             raise DataError(f"{path} cannot be read as a configuration: {event.tag!r} is a tag")
-        if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and len(event.value) > MAX_SCALAR:
-            raise DataError(f"{path} cannot be read as a configuration: a value has {len(event.value):,} characters")
+        plain = isinstance(event, yaml.ScalarEvent) and event.implicit[0]
+        if plain and len(event.value) > MAX_SCALAR and NUMBER.fullmatch(event.value):
+            raise DataError(f"{path} cannot be read as a configuration: a number has {len(event.value):,} digits")

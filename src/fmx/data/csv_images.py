@@ -18,6 +18,7 @@ from fmx.errors import DataError
 __all__ = ["load_csv"]
 
 ROWS_PER_BLOCK = 32  # what stays in the processor's cache
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 MAX_DIGITS = 3
 MAX_PIXEL = 255
 
@@ -71,6 +72,13 @@ def _read(path: Path, stream: BufferedReader, *, num_pixels: int, num_classes: i
 
 def _read_header(path: Path, line: bytes, names: list[str]) -> list[str]:
     text = line.decode("utf-8-sig", errors="replace").strip()
+    wanted = f"label,pixel1..pixel{len(names) - 1}"
+    if line.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in line:
+        raise DataError(f"{path} is text in UTF-16, as some programs save it: save it as UTF-8")
+    if "," not in text and (other := next((mark for mark in SEPARATORS if mark in text), None)):
+        raise DataError(f"{path}, line 1: its columns are separated by {SEPARATORS[other]}: save it with commas")
+    if all(field.strip(' "').isdigit() for field in text.split(",")):
+        raise DataError(f"{path}, line 1 holds numbers where the header must be: put a line {wanted} in front of it")
     columns = [field.strip(' "') for field in text.split(",")]
     counts, known = Counter(columns), set(names)
     for problem, found in [
@@ -80,10 +88,7 @@ def _read_header(path: Path, line: bytes, names: list[str]) -> list[str]:
     ]:
         if found:
             more = f" and {len(found) - 1:,} more" if len(found) > 1 else ""
-            raise DataError(
-                f"{path}, line 1: the header {problem} {found[0][:40]!r}{more}; "
-                f"it must name label,pixel1..pixel{len(names) - 1}"
-            )
+            raise DataError(f"{path}, line 1: the header {problem} {found[0][:40]!r}{more}; it must name {wanted}")
     return columns
 
 
@@ -125,6 +130,8 @@ def _parse_fields(
             if not (field.isascii() and field.isdigit()):
                 raise DataError(f"{where}: {field[:40]!r} is not a whole number from 0 to {limit}")
             if float(field) > limit:
-                raise DataError(f"{where}: {field[:20]} is outside 0..{limit}")
+                from_1 = column == "label" and float(field) == limit + 1
+                hint = "; labels begin at 0: where these begin at 1, subtract 1 from each" if from_1 else ""
+                raise DataError(f"{where}: {field[:20]} is outside 0..{limit}{hint}")
         rows.append([float(field) for field in fields])  # int() would refuse thousands of leading zeros
     return np.array(rows, dtype=np.int64).reshape(-1, len(columns))

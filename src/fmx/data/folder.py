@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from hashlib import blake2b, file_digest
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -127,6 +128,7 @@ def _check_classes(folder: Path, class_names: list[str]) -> None:
             f"{folder} cannot be read: {error.strerror}; data.root=DIR must name a folder with "
             "train/CLASS/*.png and test/CLASS/*.png (or .jpg and so on)"
         ) from error
+    _check_spelling(folder, class_names, found)
     for problem, names in [
         ("lacks a folder for", set(class_names) - found),
         ("has folders that are no class of the train folder (data.class_names):", found - set(class_names)),
@@ -136,6 +138,17 @@ def _check_classes(folder: Path, class_names: list[str]) -> None:
             raise DataError(
                 f"{folder} {problem} {', '.join(map(repr, sorted(names)))}; "
                 "train and test need one folder for each class, with the same names"
+            )
+
+
+def _check_spelling(folder: Path, class_names: list[str], found: set[str]) -> None:
+    """DataError where a name is that of a class in all but its code points: `é` is one, or an `e` and an accent."""
+    composed = {normalize("NFC", name): name for name in class_names}
+    for name in sorted(found - {*class_names}):
+        if (same := composed.get(normalize("NFC", name))) is not None:
+            raise DataError(
+                f"{folder} has the folder {name!r}, which looks like the class {same!r} but is written with other code "
+                f"points ({name!a}, not {same!a}): a copy by way of another system may do that. Rename one"
             )
 
 

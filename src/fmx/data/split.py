@@ -1,6 +1,7 @@
 """The validation set: part of the training images, chosen once and not by the run's seed."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor
 __all__ = ["split_validation"]
 
 
-def split_validation(labels: Tensor, *, validation: float | str, split: str, seed: int) -> tuple[Tensor, Tensor]:
+def split_validation(
+    labels: Tensor, *, validation: float | str, split: str, seed: int, class_names: Sequence[str] = ()
+) -> tuple[Tensor, Tensor]:
     """Divide the positions of `labels` (int64 (N,)) into training and validation, both sorted int64.
 
     `validation` is a count from 1, a fraction between 0 and 1 (rounded up, as Keras does) or `none`. `split`
@@ -33,11 +36,16 @@ def split_validation(labels: Tensor, *, validation: float | str, split: str, see
     held_out[chosen] = True
     emptied = np.setdiff1d(classes[held_out], classes[~held_out])
     if len(emptied):
+        instead = "use data.split=stratified" if split == "tail" else "hold out fewer images"
         raise ValueError(
             f"data.validation={validation} with data.split={split} leaves no training image of class "
-            f"{emptied[0]}; {'use data.split=stratified' if split == 'tail' else 'hold out fewer images'}"
+            f"{_named(int(emptied[0]), class_names)}; {instead}"
         )
     return torch.from_numpy(np.flatnonzero(~held_out)), torch.from_numpy(np.flatnonzero(held_out))
+
+
+def _named(label: int, class_names: Sequence[str]) -> str:
+    return f"{class_names[label]!r} (label {label})" if label < len(class_names) else str(label)
 
 
 def _count(validation: float | str, num_images: int) -> int:
