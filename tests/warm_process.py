@@ -28,6 +28,26 @@ HEAVY = [
 ]
 
 
+PRINTED = "PRINTED_COMMANDS"  # names the file in which a command notes what it prints for people to type
+
+
+def note_printed_commands() -> None:
+    """Have every command line that fmx prints noted, with the file and the function that print it."""
+    from fmx import printed_command
+
+    made = printed_command.printed_command
+
+    def noted(*words: str) -> str:
+        text = made(*words)
+        if file := os.environ.get(PRINTED):
+            code = sys._getframe(1).f_code
+            with Path(file).open("a", encoding="utf-8") as notes:
+                notes.write(json.dumps([code.co_filename, code.co_name, words, text]) + "\n")
+        return text
+
+    printed_command.printed_command = noted
+
+
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.symlink")
 
 
@@ -90,6 +110,7 @@ def child(request: dict) -> None:
 
 
 def main() -> None:
+    note_printed_commands()
     for name in HEAVY:
         importlib.import_module(name)
     gc.freeze()  # a collection that looked through all of it would copy it into each command's process

@@ -15,6 +15,7 @@ from fmx.run_dir import Run
 __all__ = ["command_again"]
 
 OF_ITS_START = ("resume=", "sweep.")  # not of the run by itself
+PRUNING = "+callbacks.pruning={_target_:fmx.callbacks.pruning.Pruning,"  # a run by itself has no search to watch it
 SEARCH = ".SearchSweeper"  # how the sweeper's name ends that an experiment file may choose
 
 
@@ -25,7 +26,7 @@ def command_again(run: Run) -> str:
     What it names, such as a folder of --config-dir, is as it was then. DataError where run.json has no overrides.
     """
     overrides = [str(each) for each in run.recorded(list, "overrides")]
-    typed = [each for each in overrides if not each.startswith(OF_ITS_START)]
+    typed = [each for each in overrides if not each.startswith((*OF_ITS_START, PRUNING))]
     return printed_command("python", "-m", "fmx.run", *_sources(run), *typed)
 
 

@@ -10,6 +10,7 @@ from hydra._internal.utils import get_args_parser
 from fmx.data_root import KEY, told_root
 from fmx.errors import ConfigError
 from fmx.hydra_errors import nearest
+from fmx.printed_command import printed_command
 
 __all__ = ["OWN_OPTIONS", "RESUME_SWEEP", "arranged", "options", "resumed_sweep"]
 
@@ -78,7 +79,7 @@ def _with_info_named(arguments: list[str]) -> Iterator[str]:
 
 
 def _refuse(message: str) -> NoReturn:
-    raise ConfigError(f"{message} (fmx --hydra-help lists the options)")
+    raise ConfigError(f"{message} ({printed_command('fmx', '--hydra-help')} lists the options)")
 
 
 def _refuse_option(word: str, parser: argparse.ArgumentParser) -> NoReturn:
@@ -95,6 +96,7 @@ def _refuse_option(word: str, parser: argparse.ArgumentParser) -> NoReturn:
     keys = [bare] if bare in groups or is_key(bare) else meant(bare, compose_config([]))
     if keys:
         key, with_, member = keys[0].partition(" with ")
-        example = (key if "=" in key else f"{key}={value or 'VALUE'}") + (f" with {member}" if with_ else "")
+        word = printed_command(key if "=" in key else f"{key}={value or 'VALUE'}")
+        example = word + (f" with {member}" if with_ else "")
         raise ConfigError(f"there is no option {name!r}: settings are written without dashes, {example}")
-    raise ConfigError(f"there is no option {name!r}; fmx --help shows what there is")
+    raise ConfigError(f"there is no option {name!r}; {printed_command('fmx', '--help')} shows what there is")

@@ -91,8 +91,8 @@ def compose_config(overrides: list[str], *, config_dir: str | None = None) -> Di
 
 
 def quoted(text: str) -> str:
-    """A text that Hydra's override grammar reads as it is."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    """A text that Hydra's override grammar reads as it is: to it, a backslash escapes nothing but a quote after it."""
+    escaped = re.sub(r'(\\*)("|\Z)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), text)
     return f'"{escaped}"'
 
 

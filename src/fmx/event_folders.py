@@ -11,6 +11,7 @@ from pathlib import Path
 from fmx.composition import CONF_DIR
 from fmx.errors import DataError
 from fmx.plain_files import read_json
+from fmx.printed_command import printed_command
 from fmx.table import printable
 
 __all__ = ["event_folders", "named"]
@@ -31,10 +32,10 @@ def event_folders(patterns: Sequence[str]) -> dict[Path, Path]:
     for pattern in patterns:
         homes = [pattern] if os.path.lexists(pattern) else sorted(glob(pattern))  # noqa: PTH207 - a path may be a glob
         if not homes:
-            raise DataError(f"there is no folder {pattern}; `fmx tensorboard outputs` shows what was trained here")
+            raise DataError(f"there is no folder {pattern}; {_example()} shows what was trained here")
         for home in map(Path, homes):
             if not home.is_dir():
-                raise DataError(f"{home} is no folder: name one with runs in it, as in `fmx tensorboard outputs`")
+                raise DataError(f"{home} is no folder: name one with runs in it, as in {_example()}")
             for folder, below, files in os.walk(home.resolve()):
                 if any(file.startswith(EVENTS) for file in files):
                     found.setdefault(Path(folder), home)
@@ -42,6 +43,10 @@ def event_folders(patterns: Sequence[str]) -> dict[Path, Path]:
                 else:
                     below[:] = sorted({*below} - WITHOUT_EVENTS)
     return found
+
+
+def _example() -> str:
+    return f"`{printed_command('fmx', 'tensorboard', 'outputs')}`"
 
 
 def named(folders: Mapping[Path, Path]) -> dict[str, Path]:

@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from fmx.composition import CONF_DIR, register_resolvers
+from fmx.composition import CONF_DIR, quoted, register_resolvers
 from fmx.datamodule import names_of_classes
 from fmx.errors import ConfigError, DataError
 from fmx.expansion import check_expansion
@@ -63,7 +63,7 @@ def other_data(
     DataError where its images have another shape or number of classes.
     """
     register_resolvers()
-    search = [] if config_dir is None else [f"hydra.searchpath=[{_quoted(f'file://{config_dir.resolve()}')}]"]
+    search = [] if config_dir is None else [f"hydra.searchpath=[{quoted(f'file://{config_dir.resolve()}')}]"]
     lines = [str(change.input_line) for change in changes]
     with own_files_first(), initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         other = compose("config", [f"data={name}", *lines, *search])
@@ -105,9 +105,3 @@ def _other_names(config: DictConfig, other: DictConfig) -> str | None:
     if ours == theirs or ours in [list(names) for names in other.data.translations.values()]:
         return None
     return f"{other.data.name} calls its classes {', '.join(theirs)}; they are compared with the run's by number"
-
-
-def _quoted(text: str) -> str:
-    """A string that Hydra's override grammar reads as it is."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"

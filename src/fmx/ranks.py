@@ -16,6 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from fmx.errors import ConfigError
+from fmx.printed_command import printed_command
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -142,9 +143,10 @@ def _check_torchrun(trainer: Mapping[str, Any]) -> None:
     if started in {0, processes}:
         return
     more = f" trainer.num_nodes={nodes}" if nodes > 1 else ""
+    alone = printed_command("python", "-m", "fmx.run", *sys.argv[1:])
     raise ConfigError(
         f"torchrun started {started} processes, but this configuration makes a run of {processes}: add trainer=ddp "
-        f"trainer.devices={started // nodes}{more}, or start it without torchrun, as python -m fmx.run"
+        f"trainer.devices={started // nodes}{more}, or start it without torchrun: {alone}"
     )
 
 

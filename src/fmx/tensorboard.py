@@ -15,6 +15,7 @@ from urllib.request import urlopen
 from fmx.command import as_command
 from fmx.errors import ConfigError, DataError, FmxError
 from fmx.exits import Interrupted, plain_exits
+from fmx.printed_command import printed_command
 from fmx.verb_parser import VerbParser
 
 __all__ = ["main", "make_parser"]
@@ -74,8 +75,8 @@ def serve(folders: Sequence[str], *, host: str, port: int, more: Sequence[str] =
     found = runs()
     if not found:
         raise DataError(
-            f"{', '.join(folders)} holds no TensorBoard event files; train something first, such as "
-            "`fmx data=digits`, or name another folder: fmx tensorboard DIR"
+            f"{', '.join(folders)} holds no TensorBoard event files; train something first, as in "
+            f"`{printed_command('fmx', 'data=digits')}`, or name another folder"
         )
     with tempfile.TemporaryDirectory(prefix="fmx-tensorboard-") as folder:
         links = _Links(Path(folder), runs)

@@ -10,6 +10,7 @@ from fmx.composition import CONF_DIR, quoted
 from fmx.empty_arguments import empty_argument
 from fmx.errors import ConfigError
 from fmx.key_names import is_key
+from fmx.printed_command import printed_command
 
 __all__ = ["check_typed", "with_texts_quoted"]
 
@@ -34,9 +35,8 @@ def check_typed(arguments: Sequence[str]) -> None:
         if "/" in key and is_key(dotted := key.replace("/", ".")):
             raise ConfigError(f"{key} is no group; did you mean {dotted}={value}?")
         if key in CHOSEN_PARTS and not value.startswith("{"):
-            raise ConfigError(
-                f"{word} would be without effect: {key} is a group, so type {key.replace('.', '/')}={value}"
-            )
+            way = printed_command(f"{key.replace('.', '/')}={value}")
+            raise ConfigError(f"{word} would be without effect: {key} is a group, so type {way}")
 
 
 def _is_unknown(name: str) -> bool:

@@ -6,6 +6,7 @@ import sys
 from typing import Any, NoReturn
 
 from fmx.narrow_output import degrading
+from fmx.printed_command import printed_command
 
 __all__ = ["VerbParser"]
 
@@ -45,5 +46,6 @@ class VerbParser(argparse.ArgumentParser):
             from fmx.hydra_errors import nearest
 
             message = f"there is no option {unknown[1]!r}{nearest(unknown[1], options(self), cutoff=0.6)}"
-        sys.stderr.write(f"{self.prog}: {message} ({self.prog} --help shows all)\n")
+        how = printed_command(*self.prog.split(), "--help")
+        sys.stderr.write(f"{self.prog}: {message} ({how} shows all)\n")
         sys.exit(WRONG)

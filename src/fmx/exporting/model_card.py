@@ -2,6 +2,7 @@
 
 import hashlib
 import html
+import json
 import re
 from importlib import metadata
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from fmx import __version__
 from fmx.command_again import command_again
 from fmx.exporting.signature import Signature
+from fmx.printed_command import printed_command
 from fmx.run_dir import Run
 from fmx.table import printable
 
@@ -24,16 +26,16 @@ USE = {
     "onnx": """\
 ```python
 import numpy as np, onnxruntime
-session = onnxruntime.InferenceSession("{file}")
+session = onnxruntime.InferenceSession({file})
 logits, = session.run(None, {{"{input}": images}})  # images: {dtype} (N, {shape})
 ```
 
-or `fmx predict {file} IMAGE…`, which needs this file alone.
+or {predict}, which needs this file alone.
 """,
     "pt2": """\
 ```python
 import torch
-model = torch.export.load("{file}").module()
+model = torch.export.load({file}).module()
 logits = model(images)  # images: {dtype} (N, {shape})
 ```
 
@@ -42,7 +44,7 @@ The classes and the input are in the extra file `fmx.json` inside.
     "torchscript": """\
 ```python
 import torch
-model = torch.jit.load("{file}")
+model = torch.jit.load({file})
 logits = model(images)  # images: {dtype} (N, {shape})
 ```
 
@@ -52,7 +54,7 @@ writes its successor.
     "state_dict": """\
 ```python
 import torch
-net.load_state_dict(torch.load("{file}", weights_only=True))  # net: the {model} below
+net.load_state_dict(torch.load({file}, weights_only=True))  # net: the {model} below
 logits = net.eval()(images)  # images: {dtype} (N, {shape})
 ```
 
@@ -97,11 +99,12 @@ def model_card(
     }
     inside, shape = signature.normalize == "inside", ", ".join(map(str, signature.shape))
     use = USE[form].format(
-        file=printable(file),
+        file=printable(json.dumps(file, ensure_ascii=False)),
         input="pixels" if inside else "images",
         dtype="uint8" if inside else "float32",
         shape=shape,
         model=printable(signature.model),
+        predict=_code(f"{printed_command('fmx', 'predict', file)} IMAGE…"),
         network=printable(network).replace("`", "'"),
     )
     return "\n".join([

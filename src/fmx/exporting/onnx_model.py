@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fmx.errors import ConfigError, DataError, FmxError
 from fmx.exporting import onnx_worker
 from fmx.exporting.signature import Signature
+from fmx.printed_command import printed_command
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,7 +36,8 @@ def require(*packages: str) -> list[Any]:
         return [import_module(package) for package in packages]
     except ImportError as error:
         missing = error.name or packages[0]
-        raise ConfigError(f"ONNX needs the package {missing}: pip install onnx onnxscript onnxruntime") from error
+        how = printed_command("pip", "install", "onnx", "onnxscript", "onnxruntime")
+        raise ConfigError(f"ONNX needs the package {missing}: {how}") from error
 
 
 def write_onnx(module: "nn.Module", signature: Signature, path: Path, *, opset: int) -> None:

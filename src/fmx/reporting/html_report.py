@@ -8,13 +8,15 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from fmx.printed_command import printed_command
+from fmx.command_again import command_again
+from fmx.errors import DataError
 from fmx.reporting.intervals import Spread, student_t
 from fmx.reporting.leaderboard import Leaderboard, Row
 from fmx.reporting.leaderboard_text import ON_TEST, cells, headings, is_word, notes, unfinished_table
 from fmx.reporting.offline_page import offline_page
 from fmx.reporting.outcomes import Outcome
-from fmx.reporting.settings import PRUNING, PRUNING_TARGET, show
+from fmx.reporting.settings import show
+from fmx.table import printable
 
 __all__ = ["html_report"]
 
@@ -183,10 +185,10 @@ def _float(text: object) -> float | None:
 
 def _command(run: Outcome) -> str:
     """The command line of this one run; a sweep's own names all its jobs."""
-    overrides = run.run.record.get("overrides")
-    if isinstance(overrides, list):  # a search is over: the run goes on without being watched
-        overrides = [each for each in overrides if not (PRUNING in str(each) and PRUNING_TARGET in str(each))]
-    return printed_command("python", "-m", "fmx.run", *map(show, overrides)) if isinstance(overrides, list) else ""
+    try:
+        return printable(command_again(run.run))
+    except DataError:
+        return ""
 
 
 def _pictures(run: Outcome) -> list[tuple[str, str]]:

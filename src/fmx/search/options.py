@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from fmx.errors import ConfigError
 from fmx.hydra_errors import nearest
+from fmx.printed_command import printed_command
 from fmx.rules import Rule, above, one_of, whole
 
 __all__ = ["RESOURCES", "Objective", "Options", "read_options", "require_optuna"]
@@ -58,7 +59,8 @@ class Options:
 def require_optuna() -> None:
     """ConfigError with the line to type where Optuna is not installed."""
     if find_spec("optuna") is None:
-        raise ConfigError("hydra/sweeper=search needs Optuna, which is not installed: pip install 'optuna>=5,<6' cmaes")
+        how = printed_command("pip", "install", "optuna>=5,<6", "cmaes")
+        raise ConfigError(f"hydra/sweeper=search needs Optuna, which is not installed: {how}")
 
 
 def read_options(sweeper: Mapping[str, Any], figures: Collection[str]) -> Options:
@@ -72,7 +74,8 @@ def read_options(sweeper: Mapping[str, Any], figures: Collection[str]) -> Option
     sampler = _named(sweeper, "sampler", SAMPLERS)
     pruning = _named(sweeper, "pruning", PRUNINGS)
     if sampler == "cmaes" and find_spec("cmaes") is None:
-        raise ConfigError("hydra.sweeper.sampler=cmaes needs a package that is missing: pip install cmaes")
+        how = printed_command("pip", "install", "cmaes")
+        raise ConfigError(f"hydra.sweeper.sampler=cmaes needs a package that is missing: {how}")
     for key, rule in RULES.items():
         if not rule.holds(sweeper[key]):
             raise ConfigError(f"hydra.sweeper.{key} must be {rule.expected}, got {_shown(sweeper[key])}")

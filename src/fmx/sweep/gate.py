@@ -20,6 +20,7 @@ from fmx.from_environment import REPEATABLE, Place, check_set, references, seale
 from fmx.frozen import DEFAULTS, REFERENCES, check_same, origin, stored_of, write_frozen
 from fmx.own_files import check_own_files
 from fmx.plain_files import read_if_whole, read_yaml, within
+from fmx.printed_command import printed_command
 from fmx.record import config_fingerprint
 from fmx.sweep.plan import FROZEN_JOBS, Job
 from fmx.trust import TRUSTED, check_paths, check_sizes, check_trusted, strange_mirrors
@@ -115,7 +116,7 @@ def _check_config(
         if mirror not in allow:
             raise DataError(
                 f"{path} would fetch images from {mirror!r}, where fmx fetches none. If you trust that place, add "
-                f"--allow {mirror!r}"
+                f"{printed_command('--allow', mirror)}"
             )
     check_paths(config, path)
     return stores
@@ -169,7 +170,7 @@ def _callbacks(callbacks: Mapping[Any, Any], path: Path, allow: Collection[str])
             package = min(packages - {*allow}, default="hydra")
             raise DataError(
                 f"{path} has a callback of Hydra's own, {name!r:.80}, which runs before anything is checked. If you "
-                f"trust it, add --allow {package}"
+                f"trust it, add {printed_command('--allow', package)}"
             )
         passed[name] = node
     return passed

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fmx.errors import ConfigError
+from fmx.printed_command import printed_command
 from fmx.sweep.array_task import ArrayTask
 
 __all__ = ["GONE", "PENDING", "RUNNING", "cancel", "check_installed", "states", "submit"]
@@ -24,7 +25,8 @@ def check_installed() -> None:
     try:
         import submitit  # noqa: F401
     except ImportError:
-        raise ConfigError("hydra/launcher=slurm needs submitit: pip install submitit") from None
+        how = printed_command("pip", "install", "submitit")
+        raise ConfigError(f"hydra/launcher=slurm needs submitit: {how}") from None
     for command in ("sbatch", "srun", "squeue"):
         if shutil.which(command) is None:
             raise ConfigError(
