@@ -1,10 +1,13 @@
 """`model=pretrained model.net.weights=…` by command: every kind of file, what does not fit, and what comes after."""
 
+import gzip
 import json
 import shutil
 import signal
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -127,12 +130,32 @@ def test_a_file_that_does_not_fit_is_refused_before_there_is_a_run(command, home
     (home / "truncated.pth").write_bytes(contents[: len(contents) // 2])
     torch.save(torchvision_models.get_model("squeezenet1_1").state_dict(), home / "other.pth")
     torch.save({"epoch": 3, "model": {"lr": 0.1}}, home / "none.pth")
+    whole = torch.load(home / "torchvision.pth", weights_only=True)
+    whole["conv1.0.weight"] = whole["conv1.0.weight"] * torch.nan
+    torch.save(whole, home / "nan.pth")
+    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    (home / "m.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    (home / "lfs.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 5\n")
+    (home / "page.pth").write_text("\n<!DOCTYPE html><html>404</html>")
+    (home / "empty.pth").touch()
+    (home / "packed.pth").write_bytes(gzip.compress(contents))
+    np.savez(home / "arrays.pth.npz", a=np.zeros(3))
+    with zipfile.ZipFile(home / "script.pt", "w") as archive:
+        archive.writestr("script/code/__torch__.py", "")
     (home / "cut/hub/checkpoints").mkdir(parents=True)
     (home / "cut/hub/checkpoints/shufflenetv2_x0.5-f707e7126e.pth").write_bytes(contents[:5000])
     run = [*FOLDER, "data.root=rest", *PARTS, "trainer=smoke", "hydra.run.dir=refused"]
     for code, weights, said in [
         (1, "truncated.pth", ["truncated.pth cannot be read as a checkpoint"]),
         (1, "none.pth", ["none.pth holds no state dict"]),
+        (1, "nan.pth", ["not finite, in conv1.0.weight"]),
+        (1, "m.safetensors", ["it is of safetensors: torch.save(safetensors.torch.load_file(FILE), 'weights.pth')"]),
+        (1, "lfs.pth", ["git lfs pull"]),
+        (1, "page.pth", ["it is a web page"]),
+        (1, "empty.pth", ["it is empty"]),
+        (1, "packed.pth", ["it is compressed: gunzip unpacks it"]),
+        (1, "arrays.pth.npz", ["it is an archive of NumPy's arrays"]),
+        (1, "script.pt", ["it is a TorchScript module: torch.save(torch.jit.load(FILE).state_dict()"]),
         (1, "other.pth", [f"do not fit '{ARCHITECTURE}'", "it lacks conv1.0.weight, ", "has no features.0.weight, "]),
         (1, "DEFAULT", ["It is torch's copy of DEFAULT: remove it, and it is fetched anew"]),
         (2, "rest", ["weights 'rest' is a folder, neither a file nor a name that torchvision has"]),

@@ -159,6 +159,13 @@ def test_what_it_says_of_a_folder_with_a_strange_name_can_be_typed(command, tmp_
     assert "is complete; there is nothing to continue" in again.stderr
 
 
+CHOSEN = {
+    "val": "checkpoint chosen on validation",
+    "test": "checkpoint chosen ON THE TEST SET",
+    "last": "the last checkpoint, no choice",
+}
+
+
 @pytest.mark.parametrize(
     ("overrides", "selected_on"),
     [
@@ -174,6 +181,7 @@ def test_metrics_say_what_the_checkpoint_was_chosen_on(command, tmp_path, overri
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert figures["selected_on"] == selected_on
+    assert f"({CHOSEN[selected_on]})" in done.stdout
     assert (figures["val"] is None) == ("data.validation=none" in overrides)
     assert len(history(tmp_path / "run")) == 2
     assert (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()

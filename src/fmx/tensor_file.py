@@ -32,6 +32,17 @@ CALLS = {"BINPERSID", "BUILD", "NEWOBJ", "REDUCE"}
 REFUSED = {"BYTEARRAY8", "EXT1", "EXT2", "EXT4", "INST", "NEWOBJ_EX", "NEXT_BUFFER", "OBJ", "PERSID", "STACK_GLOBAL"}
 PLAIN = (str, int, float, complex, bytes, torch.device, torch.dtype, type(None))
 ARCHIVE = b"PK"  # how an archive begins, even one that was cut off
+# How files begin that people take for weights, what they are, and what makes weights of them.
+OTHER_KINDS = {
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself: git lfs pull fetches it",
+    b"<": "a web page, which came in the place of a file that was to be fetched",
+    b"\x1f\x8b": "compressed: gunzip unpacks it",
+    b"BZh": "compressed: bunzip2 unpacks it",
+    b"\xfd7zXZ": "compressed: unxz unpacks it",
+    b"\x28\xb5\x2f\xfd": "compressed: unzstd unpacks it",
+    b"\x93NUMPY": "an array of NumPy",
+    b"\x89HDF": "HDF5, as Keras writes it",
+}
 NUM_OLD_PLANS = 4  # what torch wrote before it wrote archives: magic number, version, sizes of C types, the tensors
 
 
@@ -46,6 +57,7 @@ def read_tensors(path: Path, *, old_format: bool = False) -> Any:
         raise DataError(f"there is no checkpoint {path}" if not path.exists() else f"{path} is no plain file")
     try:
         num_bytes = path.stat().st_size
+        _check_kind(path, num_bytes)
         is_archive = _is_archive(path)
         if is_archive or not old_format:
             with zipfile.ZipFile(path) as archive:
@@ -74,6 +86,31 @@ def _is_archive(path: Path) -> bool:
         if not whole and file.read(len(ARCHIVE)) == ARCHIVE:
             raise DataError(f"{path} cannot be read as a checkpoint: it is cut off or damaged")
     return whole
+
+
+def _check_kind(path: Path, num_bytes: int) -> None:
+    """DataError where another program wrote the file."""
+    if other := _other_kind(path, num_bytes):
+        raise DataError(f"{path} cannot be read as a checkpoint: it is {other}")
+
+
+def _other_kind(path: Path, num_bytes: int) -> str | None:
+    """What a file is that another program wrote; None where it may be torch's."""
+    with path.open("rb") as file:
+        start = file.read(32)
+    if not start:
+        return "empty"
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < num_bytes:
+        return "of safetensors: torch.save(safetensors.torch.load_file(FILE), 'weights.pth') writes one for here"
+    if not zipfile.is_zipfile(path):
+        return next((kind for begins, kind in OTHER_KINDS.items() if start.lstrip().startswith(begins)), None)
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if any(name.endswith(".npy") for name in names):
+        return "an archive of NumPy's arrays"
+    if any("/code/" in name for name in names):
+        return "a TorchScript module: torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth') writes its weights"
+    return None
 
 
 def _check_records(path: Path, archive: zipfile.ZipFile, num_bytes: int) -> None:

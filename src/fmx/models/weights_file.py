@@ -15,7 +15,8 @@ from fmx.tensor_file import read_tensors
 __all__ = ["Fit", "load_weights_file"]
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
-# Under which names training scripts save a state dict beside other things; the first that is there counts.
+# Under which names training scripts save a state dict beside other things; the first that is there counts, or
+# the only state dict under any name.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "model_ema", "ema")
 MANY = 3  # names that an error lists of each kind
 REMEDY = "write one with torch.save(model.state_dict(), FILE), or use model.net.weights=null"
@@ -74,9 +75,14 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     except DataError as error:
         raise DataError(f"{error}; {REMEDY}") from error
     if not _is_state(content) and isinstance(content, dict):
-        content = next((content[key] for key in WRAPPERS if _is_state(content.get(key))), None)
+        named = [content[key] for key in WRAPPERS if _is_state(content.get(key))]
+        found = named or [value for value in content.values() if _is_state(value)]
+        content = found[0] if named or len(found) == 1 else None
     if not _is_state(content):
         raise DataError(f"{path} holds no state dict; {REMEDY}")
+    for name, tensor in content.items():
+        if not tensor.isfinite().all():
+            raise DataError(f"{path} holds weights that are not finite, in {name[:120]}: training diverged; {REMEDY}")
     return dict(content)
 
 
