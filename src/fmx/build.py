@@ -24,6 +24,7 @@ from fmx.cluster_environment import cluster_environment
 from fmx.composition import literal
 from fmx.cores import share_threads
 from fmx.datamodule import ImageDataModule
+from fmx.end_rehearsal import rehearse_end
 from fmx.errors import ConfigError, FmxError
 from fmx.from_environment import sealed
 from fmx.hardware import ask_for_gpus_once, describe_device, keep_freed_memory, resolve_precision
@@ -94,7 +95,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
         logger_versions=versions(loggers) if record.writes else {},
     )
     if record.writes:
-        data.look_at_test()
+        rehearse_end(record.run_dir, data, classifier, trainer.loggers, trainer.callbacks)  # type: ignore[attr-defined]
     _announce(record, cfg.model.name)
     _say_processes(record, cfg.trainer)
     if cfg.resume is None or not _has_checkpoint(record.run_dir):

@@ -242,6 +242,12 @@ def _check_root(config: Mapping[str, Any]) -> None:
             raise ConfigError(f"the configuration lacks {key!r}, which no run can do without")
         if key in GROUPS and not isinstance(config[key], dict):
             raise ConfigError(f"{key} must be a mapping, as in conf/{key}/*.yaml, got {config[key]!r}")
+    for name, node in config["logger"].items():
+        if not isinstance(node, dict) or "_target_" not in node:
+            raise ConfigError(
+                f"logger.{name} must be a mapping with a _target_, as in conf/logger/default.yaml, got {node!r}; "
+                f"~logger.{name} leaves it out"
+            )
 
 
 def _check_metrics(metrics: Mapping[str, Any]) -> None:

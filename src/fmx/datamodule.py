@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from fmx.data.arrays import ImageArrays
+from fmx.data.draws import Draws, Turn
 from fmx.data.folder import ImageFolder
 from fmx.data.loader import ArrayLoader, Order, image_loader
 from fmx.data.split import split_validation
-from fmx.errors import ConfigError, DataError
+from fmx.errors import ConfigError, DataError, FmxError
 
 __all__ = ["ImageDataModule", "Normalize", "Part", "Pictures", "english_names", "names_of_classes", "normalization"]
 
@@ -147,12 +148,29 @@ class ImageDataModule(LightningDataModule):
         }
 
     def look_at_test(self) -> None:
-        """Decode test pictures that stay on disk, at most LOOKED_AT, evenly spread: DataError before any training."""
+        """Make test pictures that stay on disk, at most LOOKED_AT, evenly spread: DataError before any training.
+
+        Of a dataset that is not fmx's own, which may take any time for one, the first and the last.
+        """
         source = self.sources["test"]
-        if isinstance(source, ImageFolder):
-            number = min(LOOKED_AT, len(source))
-            for position in range(number):
-                source[position * len(source) // number]
+        if isinstance(source, ImageArrays):
+            return
+        length = len(self.indices["test"])
+        number = min(LOOKED_AT if isinstance(source, ImageFolder) else 2, length)
+        looked = source if isinstance(source, ImageFolder) else Draws(source)  # which puts back what was drawn
+        for position in range(number):
+            index = position * (length - 1) // max(1, number - 1)
+            try:
+                picture, _ = looked[index] if looked is source else looked[Turn(index, self.seed, 0, 0, index)]  # type: ignore[index]
+            except FmxError:
+                raise
+            except Exception as error:
+                raise DataError(f"data.test: image {index} cannot be made: {type(error).__name__}: {error}") from error
+            if tuple(picture.shape) != self.input_shape:
+                raise DataError(
+                    f"data.test: image {index} has the shape {tuple(picture.shape)}, but data.in_channels and "
+                    f"data.image_size say {self.input_shape}"
+                )
 
     def has_fingerprint(self, recorded: str) -> bool:
         """Whether a run that recorded this fingerprint saw this data; of image folders, 0.1 hashed the sizes alone."""

@@ -10,7 +10,7 @@ from torch.distributed import destroy_process_group, is_initialized
 from fmx.build import Experiment
 from fmx.callbacks.checkpoints import LastCheckpoint, checkpoint_dir
 from fmx.checkpoint import load_checkpoint, newest_checkpoint
-from fmx.exits import Interrupted
+from fmx.exits import Interrupted, expected, interruption
 from fmx.loggers import take_back
 from fmx.ranks import end_together
 
@@ -33,6 +33,12 @@ def fit(experiment: Experiment) -> Path:
             if interrupted.agreed and not record.writes:
                 raise SystemExit(0) from None  # the first process says so
             raise
+        except Exception as error:
+            if not _is_whole(experiment, error):
+                raise
+            what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            log.warning("the training is whole, but what is called at its end failed (%s): going on to the test", what)
+            record.update(end_error=what)
     if is_initialized():  # the ranks meet no more; what follows is the first one's work
         destroy_process_group()
     if not record.writes:
@@ -41,6 +47,15 @@ def fit(experiment: Experiment) -> Path:
     checkpoint = checkpoint_dir(trainer) / f"{name}.ckpt"
     _record_fit(experiment, checkpoint)
     return checkpoint
+
+
+def _is_whole(experiment: Experiment, error: Exception) -> bool:
+    """Whether an exception of somebody's logger or callback came after the final state was saved."""
+    trainer = experiment.trainer
+    if trainer.world_size > 1 or expected(error) is not None or interruption(error) is not None:
+        return False
+    kept = [each for each in trainer.callbacks if isinstance(each, LastCheckpoint)]  # type: ignore[attr-defined]
+    return bool(kept) and kept[0].is_final
 
 
 def _newest(experiment: Experiment) -> Path | None:

@@ -16,6 +16,11 @@ WRITTEN = re.compile(
     r"|run\.log|study\.(journal|lock)|(history|steps)\.csv|(run|metrics|sweep|search)\.json(\.tmp)?"
     r"|\.?(leaderboard|search|conf)\..*"
 )
+FILES = re.compile(
+    r"predictions\.npz|report\.txt|run\.log|(history|steps|leaderboard)\.csv|(run|metrics|sweep|search)\.json"
+    r"|(leaderboard|search)\.(md|html)"
+)
+FOLDERS = {".hydra", "checkpoints", "figures", "tensorboard"}
 # Optuna's lock is a link to the journal by name, which a command that was killed leaves: nobody writes through it.
 OPTUNAS_LOCK = "study.journal.lock"
 
@@ -23,7 +28,8 @@ OPTUNAS_LOCK = "study.journal.lock"
 def check_own_files(folder: Path, *, all_names: bool = True) -> None:
     """DataError where a link leads out of a folder, or where a pipe or a device lies in it; a missing folder is fine.
 
-    What is written to such a name would be written elsewhere. all_names: False looks only at names that fmx itself
+    What is written to such a name would be written elsewhere. A folder in the place of a file, or a file in that of a
+    folder, would be met when all work is done. all_names: False looks only at names that fmx itself
     writes, in a folder that a user has named and may use for other things.
     """
     home = os.path.realpath(folder)
@@ -40,12 +46,29 @@ def check_own_files(folder: Path, *, all_names: bool = True) -> None:
             seen += 1
             if seen > MAX_ENTRIES:
                 raise DataError(f"{folder} holds more than {MAX_ENTRIES:,} files, as no run or sweep does")
+            _check_kind(entry, place, home)
             if entry.is_symlink():
                 _check_link(Path(entry.path), home)
             elif entry.is_dir():
                 waiting.append(entry.path)
             elif not stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
                 raise DataError(f"{entry.path} is no plain file: what is written there would go elsewhere; remove it")
+
+
+def _check_kind(entry: os.DirEntry[str], place: str, home: str) -> None:
+    """DataError where a folder has the name of what is written as a file, or the other way round."""
+    at_home = place == home
+    drawn = place == os.path.join(home, "figures") and entry.name.endswith(".png")  # noqa: PTH118 - names, not paths
+    file = drawn or (at_home and FILES.fullmatch(entry.name) is not None)
+    if file and entry.is_dir():
+        what = "is a folder, where a file of that name is written"
+    elif at_home and entry.name in FOLDERS and not entry.is_dir():
+        what = "is no folder, where files are written"
+    elif (file or (at_home and entry.name in FOLDERS)) and not os.access(entry.path, os.W_OK):
+        what = "may not be written"
+    else:
+        return
+    raise DataError(f"{entry.path} {what}: remove it, or name another folder (hydra.run.dir=DIR, hydra.sweep.dir=DIR)")
 
 
 def _check_link(path: Path, home: str) -> None:

@@ -166,7 +166,17 @@ class Record:
         if changed and not chosen_on_test and _but_for_the_test(then) == _but_for_the_test(data):
             log.warning("only the test images have changed since %s began: it is tested on those of now", self.run_dir)
         elif changed:
-            raise DataError(f"the data is not what {self.run_dir} was trained on: {changed} changed; start a new run")
+            untold = (
+                ""
+                if "train_fingerprint" in then
+                else (
+                    " (it recorded no hash of its training images alone, as older runs did not, so that those of "
+                    "the test cannot be told from them: put all images back as they were)"
+                )
+            )
+            raise DataError(
+                f"the data is not what {self.run_dir} was trained on: {changed} changed; start a new run{untold}"
+            )
 
     def link_latest(self) -> None:
         """Point outputs/latest to this run, or to the sweep that it is part of.
@@ -181,13 +191,15 @@ class Record:
         link, temporary = home.parent / "latest", home.parent / f".latest.{os.getpid()}"
         usual = home.parent == Path(HydraConfig.get().runtime.cwd, "outputs")
         newest = self.run_dir.parent if (self.run_dir.parent / "jobs").is_dir() else self.run_dir
-        with suppress(OSError):  # a run is worth more than a name for it
+        try:  # a run is worth more than a name for it
             ours = link.is_symlink() and link.readlink().parts[0] in {"runs", "sweeps"}
             if ours or (usual and not (link.is_symlink() or link.exists())):
                 temporary.symlink_to(newest.relative_to(home.parent))
                 temporary.replace(link)
             elif usual:
                 log.warning("%s is no link of fmx, as after a copy, so it does not lead to this run: remove it", link)
+        except OSError as error:
+            log.warning("%s does not lead to this run, for it cannot be changed: %s", link, error.strerror)
 
 
 @contextmanager

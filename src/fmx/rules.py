@@ -165,6 +165,10 @@ RULES: Mapping[str, Rule] = {
     "callbacks.ema.decay": between(0, 1),
     "callbacks.ema.update_every_n_steps": whole(1),
     "trainer.max_steps": Rule("a whole number of at least 1, or -1 for max_epochs alone", _step_limit),
+    "logger.tensorboard.default_hp_metric": Rule(
+        "false (the HParams tab shows the figures of the run, never Lightning's placeholder)",
+        lambda value: value is False,
+    ),
     # What Lightning has for quick looks goes without what a run leaves, or past the loaders.
     "trainer.fast_dev_run": Rule("false (trainer=smoke is the quick look)", lambda value: value is False),
     "trainer.overfit_batches": Rule(

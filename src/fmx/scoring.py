@@ -21,7 +21,7 @@ from fmx.datamodule import ImageDataModule, Part
 from fmx.hardware import keep_freed_memory
 from fmx.reporting.stored_predictions import read_predictions
 
-__all__ = ["Predictions", "Scores", "predict", "score", "test"]
+__all__ = ["Predictions", "Scores", "plain_figures", "predict", "score", "test"]
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,20 @@ def predict(
 
 def score(predictions: Predictions, classifier: Classifier, class_names: Sequence[str]) -> dict[str, Any]:
     """Return loss, accuracy, macro_f1, per_class and whatever else the metrics group holds, as plain numbers."""
-    metrics: MetricCollection = classifier.val_metrics.clone().cpu()
-    metrics.reset()
-    update(metrics, predictions.logits, predictions.labels)
     with torch.inference_mode():
         loss = classifier.loss.cpu().eval()(predictions.logits, predictions.labels)
-    present = set(predictions.labels.tolist())
-    return {"loss": float(loss)} | _plain(metrics.compute(), class_names, present)
+    figures = plain_figures(classifier.val_metrics, predictions.logits, predictions.labels, class_names)
+    return {"loss": float(loss)} | figures
+
+
+def plain_figures(
+    metrics: MetricCollection, logits: Tensor, labels: Tensor, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """Return what a copy of metrics says of logits (N, K) and labels (N,), as plain numbers."""
+    metrics = metrics.clone().cpu()
+    metrics.reset()
+    update(metrics, logits, labels)
+    return _plain(metrics.compute(), class_names, set(labels.tolist()))
 
 
 def _plain(values: Mapping[str, Tensor], class_names: Sequence[str], present: Collection[int]) -> dict[str, Any]:

@@ -37,8 +37,8 @@ def show_graph(logger: TensorBoardLogger, net: nn.Module, input_shape: tuple[int
         try:  # the writer itself would have the trace checked, for which torch's compiler is imported
             trace = torch.jit.trace(net.eval(), images, check_trace=False)  # type: ignore[no-untyped-call]
             logger.experiment.add_graph(trace, images)
-        except RuntimeError:
-            pass  # a network with control flow has no graph to show
+        except Exception as error:  # noqa: BLE001 - a network with control flow has no graph to show, and may fail in its own way
+            log.info("TensorBoard has no graph of this network: %s", str(error).partition("\n")[0])
         finally:
             net.train(was_training)
 

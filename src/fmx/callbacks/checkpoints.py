@@ -120,6 +120,7 @@ class LastCheckpoint(Checkpoint):
         self.elapsed_before_s = 0.0  # in the parts of this run that ended early
         self._at_epoch_start = False
         self._finished = False
+        self.is_final = False  # whether last.ckpt holds the final state
         self._states: list[dict[str, Any]] = []  # of every process
         self._began = self._saved = time.monotonic()
         self._written = -math.inf  # by this process
@@ -166,6 +167,7 @@ class LastCheckpoint(Checkpoint):
         """Save the final state."""
         self._finished = True
         self.save(trainer)
+        self.is_final = True
 
     def save(self, trainer: Trainer, *, at_epoch_start: bool = False) -> None:
         """Write last.ckpt; every process of a distributed run has to call it at the same step."""
