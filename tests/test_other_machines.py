@@ -58,6 +58,44 @@ def test_a_copy_of_latest_is_said_not_to_be_the_newest(command, tmp_path):
     assert (
         "outputs/latest is no link of fmx, as after a copy, so it does not lead to this run: remove it" in done.stdout
     )
+    verbs = ["evaluate"], ["export"], ["reproduce"], ["run", "resume=outputs/latest"], ["predict", "."]
+    for module, *arguments in verbs:
+        named = [] if module == "run" else ["outputs/latest"]
+        stale = command(*named, *arguments, module=module, cwd=tmp_path)
+        assert stale.returncode in {1, 2}, (module, stale.stdout)
+        assert "outputs/latest is no link to the newest run, but a copy of " in stale.stderr, module
+    assert {path.name for path in (tmp_path / "outputs").iterdir()} == {"latest", "runs"}
+    listed = command("outputs", "--csv", "table.csv", module="report", cwd=tmp_path)
+    assert "outputs/latest is no link to the newest run" in listed.stdout + listed.stderr
+
+
+def test_every_verb_names_the_version_that_wrote_a_run(command, tmp_path):
+    """A key that this version lacks, and one that it adds, in the parts of a run and of a job of a sweep."""
+    done = command("-m", "seed=1,2", *SMALL, "hydra.sweep.dir=sweep", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = tmp_path / "sweep/0/run.json"
+    told = json.loads(record.read_text())
+    told["versions"]["fmx"] = "0.7.0"
+    record.write_text(json.dumps(told))
+    resolved = tmp_path / "sweep/0/.hydra/resolved.yaml"
+    whole = resolved.read_text()
+    for instead in ("bias_of_07: 1\n    hidden_sizes", "depth"):
+        resolved.write_text(whole.replace("hidden_sizes", instead))
+        assert resolved.read_text() != whole
+        for module, *more in (["evaluate"], ["predict", "."], ["export"], ["reproduce", "--dir", "again"]):
+            done = command("sweep/0", *more, module=module, cwd=tmp_path)
+            assert done.returncode == 1
+            assert "(fmx 0.7.0 wrote that run, this is fmx 0.1.0)" in done.stderr, (module, instead, done.stderr)
+    record.write_text(json.dumps(told | {"status": "interrupted"}))
+    done = command("resume=sweep/0", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "(fmx 0.7.0 wrote that run, this is fmx 0.1.0)" in done.stderr
+    job = tmp_path / "sweep/jobs/0.yaml"
+    for spoilt in (job.read_text() + "key_of_07: 1\n", job.read_text().replace("\nselect:", "\nselected:")):
+        job.write_text(spoilt)
+        done = command("--resume-sweep", "sweep", cwd=tmp_path)
+        assert done.returncode == 1
+        assert "(fmx 0.7.0 wrote that run, this is fmx 0.1.0)" in done.stderr
 
 
 def test_every_command_is_printed_by_one_function():

@@ -2,7 +2,8 @@
 
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from fmx import dry_run
 from fmx.claim import claim
 from fmx.command import look_for_garbage
 from fmx.composition import CONF_DIR, as_typed, literal
-from fmx.errors import ConfigError
+from fmx.errors import ConfigError, DataError
 from fmx.exits import Refusal, expected, interruption
 from fmx.from_environment import sealed
 from fmx.hydra_errors import likely_keys
@@ -24,6 +25,7 @@ from fmx.printed_command import printed_command
 from fmx.ranks import agrees, check_started, is_first_process
 from fmx.resume import check_same_run
 from fmx.rules import check_values
+from fmx.run_dir import open_run
 
 __all__ = ["Check", "check_names", "check_parts"]
 
@@ -130,14 +132,36 @@ def check(config: DictConfig, *, alone: bool = False) -> None:
     Names and values come first and need no heavy import; then the parts. alone: no part of a sweep, so that its folder
     is asked as well.
     """
-    resolved = check_names(config)
+    with _naming_version(config):
+        resolved = check_names(config)
     if alone:
         given = any(str(each).startswith("hydra.run.dir=") for each in config.hydra.overrides.hydra)
         named = given or (agrees() if resolved["resume"] is None else resolved["resume"] != "auto")
         check_started(resolved["trainer"], names_folder=named)
         if is_first_process(resolved["trainer"]):
             check_same_run(sealed(config), Path(config.hydra.run.dir), resolved["resume"])
-    check_parts(config, resolved)
+    with _naming_version(config):
+        check_parts(config, resolved)
+
+
+@contextmanager
+def _naming_version(config: DictConfig) -> Iterator[None]:
+    """Where a run goes on that another version of fmx wrote, let a refusal name that version."""
+    try:
+        yield
+    except Exception as error:
+        plain, version = expected(error), _version_of(config)
+        if plain is None or not version or version in str(plain):
+            raise
+        raise type(plain)(f"{plain}{version}") from error
+
+
+def _version_of(config: DictConfig) -> str:
+    written: Any = OmegaConf.to_container(config, resolve=False)
+    try:
+        return open_run(str(written.get("resume")), finished=False).other_version
+    except DataError:
+        return ""
 
 
 def check_names(config: DictConfig) -> dict[str, Any]:

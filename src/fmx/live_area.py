@@ -62,9 +62,8 @@ class LiveArea:
         self._redirected = {number: os.dup(number) for number in descriptors}
         self._terminal = self._redirected[self._stream.fileno()]
         self._saved = list(self._redirected.values())
-        self._file = os.fdopen(
-            os.dup(self._terminal), "w", encoding=self._stream.encoding, errors="backslashreplace", newline=""
-        )
+        errors = "backslashreplace" if self._stream.errors == "strict" else self._stream.errors
+        self._file = os.fdopen(os.dup(self._terminal), "w", encoding=self._stream.encoding, errors=errors, newline="")
         self._console = Console(file=self._file, highlight=False)
         self._live = Live(
             console=self._console,

@@ -23,14 +23,14 @@ def degrading() -> Iterator[None]:
     codecs.register_error(HANDLER, _instead)
     before = []
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
-            before.append(stream)
+        if isinstance(stream, TextIOWrapper) and stream.errors in {"strict", "backslashreplace"}:
+            before.append((stream, stream.errors))
             stream.reconfigure(errors=HANDLER)
     try:
         yield
     finally:
-        for stream in before:
-            stream.reconfigure(errors="strict")
+        for stream, errors in before:
+            stream.reconfigure(errors=errors)
 
 
 def _instead(error: UnicodeError) -> tuple[str, int]:

@@ -97,7 +97,8 @@ def reproduce(path: str, folder: Path | None, allow: list[str], *, root: str | N
             [sys.executable, *_as_safe_path(), "-m", "fmx.run", *arguments], env=_as_many_threads(first), check=False
         ).returncode
     if code:
-        raise DataError(f"the second run failed with exit code {code}; it is in {folder}")
+        version = first.other_version
+        raise DataError(f"the second run failed with exit code {code}; it is in {folder}{version}")
     second = open_run(folder)
     for line in surroundings(first.record, second.record):
         print(f"differs   {printable(line)}")

@@ -20,7 +20,7 @@ from fmx.datamodule import ImageDataModule
 from fmx.errors import ConfigError, DataError
 from fmx.from_environment import check_opened
 from fmx.memory_bound import at_most_bytes
-from fmx.run_dir import Run
+from fmx.run_dir import Run, open_run
 from fmx.trust import check_sizes, check_trusted, is_torchvision_builder, without_strange_mirrors
 
 __all__ = ["check_fits", "checked_config", "restore_classifier", "restore_data", "trusted_config"]
@@ -71,6 +71,11 @@ def restore_classifier(config: DictConfig, checkpoint: Path) -> Classifier:
     net: Any = OmegaConf.to_container(config.model.net, resolve=True)
     config.model.net = OmegaConf.create(literal(_without_weights(net)))
     state = load_checkpoint(checkpoint)["state_dict"]
+    with naming_version(config):
+        return _restored(config, state, checkpoint)
+
+
+def _restored(config: DictConfig, state: Mapping[str, Tensor], checkpoint: Path) -> Classifier:
     weights = sum(tensor.untyped_storage().nbytes() for tensor in state.values())
     _import_parts(config)
     with at_most_bytes(SPARE_BYTES + COPIES * weights, f"its parts ({checkpoint})"):
@@ -102,9 +107,10 @@ def _without_weights(node: Any) -> Any:
 def check_fits(config: DictConfig, checkpoint: Path) -> None:
     """DataError where the weights of a run's network are not those of its checkpoint; it takes no memory for them."""
     state = load_checkpoint(checkpoint)["state_dict"]
-    _import_parts(config)
-    with at_most_bytes(SPARE_BYTES, f"its parts ({checkpoint})"):
-        check_shapes(_shapes(config), state, checkpoint)
+    with naming_version(config):
+        _import_parts(config)
+        with at_most_bytes(SPARE_BYTES, f"its parts ({checkpoint})"):
+            check_shapes(_shapes(config), state, checkpoint)
 
 
 def _import_parts(config: DictConfig) -> None:
@@ -131,8 +137,12 @@ def _shapes(config: DictConfig) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _makable(what: str) -> Iterator[None]:
-    """Turn what a constructor says of values that it cannot take into a DataError."""
+def _makable(what: str, config: DictConfig | None = None) -> Iterator[None]:
+    """Turn what a constructor says of values that it cannot take into a DataError.
+
+    config: of the run, so that another version of fmx that wrote it is named.
+    """
+    version = "" if config is None else _other_version(config)
     try:
         yield
     except InstantiationException as error:
@@ -140,10 +150,29 @@ def _makable(what: str) -> Iterator[None]:
         while cause.__cause__ is not None:
             cause = cause.__cause__
         raise DataError(
-            f"{what}: the run's configuration cannot be made: {str(cause).partition(chr(10))[0]}"
+            f"{what}: the run's configuration cannot be made: {str(cause).partition(chr(10))[0]}{version}"
         ) from error
     except ConfigError as error:
-        raise DataError(str(error)) from error
+        raise DataError(f"{error}{version}") from error
+
+
+@contextmanager
+def naming_version(config: DictConfig) -> Iterator[None]:
+    """Let a DataError of the block name the version of fmx that wrote a run, where it is another one."""
+    try:
+        yield
+    except DataError as error:
+        version = _other_version(config)
+        if not version or version in str(error):
+            raise
+        raise DataError(f"{error}{version}") from error
+
+
+def _other_version(config: DictConfig) -> str:
+    try:
+        return open_run(str(config.run_dir), finished=False).other_version
+    except DataError:
+        return ""
 
 
 def restore_data(config: DictConfig) -> ImageDataModule:
@@ -153,5 +182,5 @@ def restore_data(config: DictConfig) -> ImageDataModule:
     """
     config = config.copy()
     config.augment = OmegaConf.create(NO_AUGMENTATION)
-    with _makable("data"):
+    with _makable("data", config):
         return build_data(config)

@@ -22,7 +22,16 @@ from fmx.errors import DataError
 from fmx.from_environment import Place, opened, references
 from fmx.plain_files import read_if_whole, read_json, read_yaml, within
 
-__all__ = ["LAST_WORDS_S", "Run", "find_runs", "instant", "is_under_way", "open_run", "wait_for_process"]
+__all__ = [
+    "LAST_WORDS_S",
+    "Run",
+    "check_latest",
+    "find_runs",
+    "instant",
+    "is_under_way",
+    "open_run",
+    "wait_for_process",
+]
 
 FINISHED = "completed"
 LAST_WORDS_S = 30.0  # that a run whose command was killed may take to save its state
@@ -137,6 +146,7 @@ def open_run(path: str | Path, *, finished: bool = True) -> Run:
             f"{path} is not a run directory: it {what}. Runs are in outputs/runs/ and outputs/sweeps/DIR/; "
             "outputs/latest is the newest run or sweep"
         )
+    check_latest(path)
     record = read_json(path / "run.json")
     run = Run(path=path.resolve(), record=record, status=_status(record, path))
     if finished and run.status != FINISHED:
@@ -145,6 +155,25 @@ def open_run(path: str | Path, *, finished: bool = True) -> Run:
             raise DataError(f"{path} is not finished: a search ended it early{reason}")
         raise DataError(f"{path} is not finished: its status is {run.status}{reason}")
     return run
+
+
+def check_latest(path: Path) -> None:
+    """DataError where a path leads through what was a link to the newest run once, and is an old copy of one now.
+
+    `cp -rL outputs` makes such a copy, as archives of some kinds do. A folder that a user has called latest is a run's
+    own place.
+    """
+    place = path.absolute()
+    for folder, run in ((place, place), (place, place / "0"), (place.parent, place)):
+        homes = [folder.parent / name for name in ("runs", "sweeps")]
+        if folder.name != "latest" or folder.is_symlink() or not any(home.is_dir() for home in homes):
+            continue
+        then = read_if_whole(run / ".hydra" / "resolved.yaml").get("run_dir")
+        if then is not None and Path(str(then)).parts[-2 if run != folder else -1] != "latest":
+            raise DataError(
+                f"{folder} is no link to the newest run, but a copy of {then}, as after `cp -rL`: name a run or sweep "
+                f"in {' or '.join(str(home) for home in homes if home.is_dir())}, or remove {folder}"
+            )
 
 
 def instant(started: object) -> float:

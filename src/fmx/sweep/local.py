@@ -4,6 +4,7 @@ import logging
 import signal
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from fmx.exits import BEFORE_ANY_JOB, Interrupted, advice
 from fmx.printed_command import printed_command
 from fmx.reporting.best_rows import print_best
 from fmx.reporting.leaderboard import leaderboard, write_leaderboard
-from fmx.run_dir import LAST_WORDS_S, is_under_way, wait_for_process
+from fmx.run_dir import LAST_WORDS_S, check_latest, is_under_way, open_run, wait_for_process
 from fmx.sweep.checkpoints import keep_best
 from fmx.sweep.disk import disk_needed, in_words
 from fmx.sweep.display import Display, shared_overrides
@@ -89,8 +90,9 @@ def continue_sweep(sweep_dir: Path, allow: Collection[str] = (), root: str | Non
     allow: what the user trusts beside fmx's own parts, as the gate has it. DataError for what else the sweep names.
     root: where the data lies now, where somebody says so.
     """
-    from fmx.sweep.gate import check_sweep_dir, pass_job
+    from fmx.sweep.gate import check_sweep_dir
 
+    check_latest(sweep_dir)
     sweep_dir = sweep_dir.resolve()  # outputs/latest may come to mean another one
     if (sweep_dir / LEDGER).is_file():  # else reading it says what is wrong
         check_sweep_dir(sweep_dir)
@@ -100,7 +102,7 @@ def continue_sweep(sweep_dir: Path, allow: Collection[str] = (), root: str | Non
     check_earlier_settings(ledger, allow)
     for entry in ledger.entries.values():
         if entry.status != "completed":
-            present = pass_job(ledger.job(entry), allow, root)
+            present = _passed(ledger.job(entry), allow, root)
             if entry.status == "waiting":  # it may have been begun when the place of the data counted in fingerprints
                 entry.fingerprint = present
                 entry.status = ledger.status(entry)
@@ -116,6 +118,20 @@ def continue_sweep(sweep_dir: Path, allow: Collection[str] = (), root: str | Non
         sweep.preview(numbers)
         return []
     return sweep.run_all(numbers)
+
+
+def _passed(job: Job, allow: Collection[str], root: str | None) -> str:
+    """The fingerprint of a job that may run; a refusal names the version of fmx that wrote the sweep."""
+    from fmx.sweep.gate import pass_job
+
+    try:
+        return pass_job(job, allow, root)
+    except DataError as error:
+        versions = []
+        for record in job.sweep_dir.glob("[0-9]*/run.json"):
+            with suppress(DataError):
+                versions.append(open_run(record.parent, finished=False).other_version)
+        raise DataError(f"{error}{max(versions, default='')}") from error
 
 
 def check_earlier_settings(ledger: Ledger, allow: Collection[str]) -> None:
