@@ -39,6 +39,7 @@ def as_command(main: Callable[[], None]) -> None:
     """
     if not is_own_process():
         if _started_for_this(sys._getframe(1)):  # noqa: SLF001 - who called is all that tells
+            _start_again_in_utf_8()
             start_lean()
         else:
             main()
@@ -69,6 +70,17 @@ def _started_for_this(frame: FrameType | None) -> bool:
             return False
         frame = frame.f_back
     return True
+
+
+def _start_again_in_utf_8() -> None:
+    """In an ASCII locale, let Python take names of files and arguments as UTF-8, as it does by itself unless forbidden.
+
+    It would decode them to halves of characters, which no file in UTF-8 can hold. What is printed stays ASCII.
+    """
+    if sys.getfilesystemencoding().lower() != "ascii" or sys.flags.ignore_environment:
+        return
+    os.environ.setdefault("PYTHONIOENCODING", "ascii")
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})  # noqa: S606
 
 
 def start_lean() -> None:

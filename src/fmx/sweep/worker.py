@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from io import TextIOWrapper
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -31,9 +32,12 @@ def work(arguments: Sequence[str], log: Path, threads: int, env: Mapping[str, st
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
+    for stream in (sys.stdout, sys.stderr):  # which were for a terminal; the log is UTF-8 like every file
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")
     for name in os.environ.keys() - alone().keys():  # the sweep's process may be one of several; this one is not
         del os.environ[name]
-    os.environ.update({**env, "OMP_NUM_THREADS": str(threads)})
+    os.environ.update({**env, "OMP_NUM_THREADS": str(threads), "PYTHONIOENCODING": "utf-8"})
     import torch
 
     torch.set_num_threads(threads)  # the variable came too late for this process, but not for those it starts
