@@ -85,6 +85,17 @@ def test_verbs_on_a_finished_run(command, tmp_path):
     assert (done.returncode, "only data.root=DIR can be changed here" in done.stderr) == (2, True)
     (tmp_path / "elsewhere").mkdir()
     ok(command(str(tmp_path / "told0"), module="evaluate", cwd=tmp_path / "elsewhere"))
+    # told to the other verbs as to these
+    assert "is missing" in command("run", module="evaluate", cwd=tmp_path).stderr
+    assert "identical to" in ok(command("run", "data.root=mnt/new", module="evaluate", cwd=tmp_path)).stdout
+    export = ["run", "--format", "state_dict", "--out", "told.pt", "data.root=mnt/new"]
+    assert "all 60 test images" in ok(command(*export, module="export", cwd=tmp_path)).stdout
+    ok(command(*CSV, "trainer=smoke", "seed=2", "data.root=mnt/new", "hydra.run.dir=other", cwd=tmp_path))
+    for number, told in enumerate(([], ["data.root=mnt/new"])):
+        done = command("run", "other", *told, "--grid", f"{number}.png", module="compare", cwd=tmp_path)
+        assert (tmp_path / f"{number}.png").exists() == bool(told), done.stdout + done.stderr
+    done = command("run", "other", "data.root=elsewhere", "--grid", "x.png", module="compare", cwd=tmp_path)
+    assert "elsewhere/fashion-mnist_train.csv is missing" in done.stderr
 
 
 @pytest.mark.parametrize("kind", ["sweep", "search"])

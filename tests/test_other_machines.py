@@ -1,12 +1,14 @@
 """Another hour, another shell, another version: what a run directory says is still understood."""
 
 import json
-import re
 import shutil
 import subprocess
 from pathlib import Path
 
-import fmx
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from fmx.composition import override
 from run_directories import make_run
 
 SMALL = ["data=digits", "model=mlp", "trainer=smoke", "logger=none"]
@@ -98,7 +100,16 @@ def test_every_verb_names_the_version_that_wrote_a_run(command, tmp_path):
         assert "(fmx 0.7.0 wrote that run, this is fmx 0.1.0)" in done.stderr
 
 
-def test_every_command_is_printed_by_one_function():
-    sources = Path(fmx.__file__).parent.rglob("*.py")
-    quoting = {path.name for path in sources if re.search(r"shlex\.(join|quote)", path.read_text(encoding="utf-8"))}
-    assert quoting == {"printed_command.py"}
+@pytest.mark.parametrize("name", ["a\\b", "a\\", 'a\\"b', "a\\\\b", "it's", 'a"b', "a$b", "a\nb", "~", "a{b}[0]"])
+def test_a_path_means_itself_to_hydra(name):
+    assert OverridesParser.create().parse_override(override("resume", Path(name))).value() == name
+
+
+def test_a_sweep_in_a_folder_with_a_backslash_and_none_in_one_that_hydra_would_resolve(command, tmp_path):
+    sweep = ["-m", *SMALL, "seed=1", "hydra.launcher.workers=1"]
+    for name, code in {"a\\b": 0, "a${x}": 2}.items():
+        (tmp_path / name).mkdir()
+        done = command(*sweep, cwd=tmp_path / name)
+        assert done.returncode == code, done.stdout + done.stderr
+        assert [*(tmp_path / name).iterdir()] == ([] if code else [tmp_path / name / "outputs"])
+    assert "the current folder is" in done.stderr

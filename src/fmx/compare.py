@@ -36,7 +36,8 @@ def make_parser() -> VerbParser:
         description="What differs between two runs, or two groups of seeds, and whether one is better.",
         examples=EXAMPLES,
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="A and B: a run directory, or a folder or glob of seeds")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="A and B: a run directory, or a folder or glob of "
+                        "seeds; for --grid also data.root=DIR, where the data lies now")  # fmt: skip
     parser.add_argument("--grid", type=Path, metavar="F.png", help="draw the images that one side alone names right")
     parser.add_argument("--json", type=Path, metavar="F", help="write everything, with the indices of all such images")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
@@ -48,15 +49,28 @@ def make_parser() -> VerbParser:
 def main() -> None:
     """Run the command line and end with one of fmx's exit codes."""
     parser = make_parser()
-    arguments = parser.parse_args()
-    if len(arguments.runs) != 2:  # noqa: PLR2004
-        parser.error(f"name two, A and B, not {len(arguments.runs)}; put a glob in quotes, so that it stays one")
+    arguments = parser.parse_intermixed_args()
+    roots = [word for word in arguments.runs if word.startswith("data.root=")]
+    runs = [word for word in arguments.runs if word not in roots]
+    if len(runs) != 2:  # noqa: PLR2004
+        parser.error(f"name two, A and B, not {len(runs)}; put a glob in quotes, so that it stays one")
     with plain_exits():
-        compare(*arguments.runs, grid=arguments.grid, json=arguments.json, force=arguments.force, allow=arguments.allow)
+        compare(
+            *runs,
+            grid=arguments.grid,
+            json=arguments.json,
+            force=arguments.force,
+            allow=arguments.allow,
+            root=roots[-1] if roots else None,
+        )
 
 
-def compare(a: str, b: str, *, grid: Path | None, json: Path | None, force: bool, allow: Sequence[str]) -> None:
+def compare(
+    a: str, b: str, *, grid: Path | None, json: Path | None, force: bool, allow: Sequence[str], root: str | None = None
+) -> None:
     """Print what differs between the runs of A and B, and write it to files.
+
+    root: `data.root=DIR`, where their data lies now, for the grid.
 
     Raises ConfigError where a file exists and not `force`; DataError where a run is missing or not finished, where
     the test sets differ, and where the images for a grid are not at hand.
@@ -77,7 +91,7 @@ def compare(a: str, b: str, *, grid: Path | None, json: Path | None, force: bool
     if json:
         _write_json(json, side_a, side_b, differing, accuracy, force=force)
     if grid:
-        _draw_grid(grid, side_a, side_b, force=force, allow=allow)
+        _draw_grid(grid, side_a, side_b, force=force, allow=allow, root=root)
 
 
 def _print_sides(a: "Side", b: "Side") -> None:
@@ -189,7 +203,7 @@ def _write_json(
     print(file)
 
 
-def _draw_grid(file: Path, a: "Side", b: "Side", *, force: bool, allow: Sequence[str]) -> None:
+def _draw_grid(file: Path, a: "Side", b: "Side", *, force: bool, allow: Sequence[str], root: str | None) -> None:
     """The images come from the data set, so it has to be at hand and unchanged."""
     from fmx.errors import DataError, FmxError
     from fmx.reporting.comparison import changed
@@ -207,7 +221,7 @@ def _draw_grid(file: Path, a: "Side", b: "Side", *, force: bool, allow: Sequence
 
     run, predictions = a.runs[0], a.predictions[0]
     try:
-        data = restore_data(trusted_config(run.run, allow))
+        data = restore_data(trusted_config(run.run, allow, root=root))
     except (FmxError, OmegaConfBaseException) as error:
         raise DataError(f"no grid was drawn, for the images are not at hand: {error}") from error
     if not data.has_fingerprint(run.data_fingerprint):

@@ -49,7 +49,9 @@ def main() -> None:
 def make_parser() -> VerbParser:
     """The verb's options and arguments."""
     parser = VerbParser("evaluate", description=DESCRIPTION, examples=EXAMPLES)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories, sweeps, globs")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run directories, sweeps, globs, and data.root=DIR (as --set)"
+    )
     parser.add_argument("--data", metavar="NAME", help="score this data group's test set instead")
     parser.add_argument("--set", action="append", default=[], metavar="data.KEY=VALUE", help="change a key of the data")
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with data groups of your own")
@@ -64,6 +66,10 @@ def make_parser() -> VerbParser:
 def _arguments() -> argparse.Namespace:
     parser = make_parser()
     args = parser.parse_intermixed_args()
+    roots = [word for word in args.runs if word.startswith("data.root=")]
+    args.runs, args.set = [word for word in args.runs if word not in roots], args.set + roots
+    if not args.runs:
+        parser.error("the following arguments are required: RUN")
     if args.config_dir is not None and args.data is None:
         parser.error("--config-dir is for --data NAME")
     return args

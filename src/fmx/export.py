@@ -60,6 +60,7 @@ def make_parser() -> VerbParser:
     """The verb's options and arguments."""
     parser = VerbParser("export", description=DESCRIPTION, examples=EXAMPLES)
     parser.add_argument("run", type=Path, metavar="RUN", help="a finished run's directory")
+    parser.add_argument("root", nargs="?", metavar="data.root=DIR", help="where its data lies now (or FMX_DATA_ROOT)")
     parser.add_argument("--format", choices=list(SUFFIXES), default="onnx", help="(onnx)")
     parser.add_argument(
         "--normalise",
@@ -77,7 +78,7 @@ def make_parser() -> VerbParser:
 
 def _arguments() -> argparse.Namespace:
     parser = make_parser()
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     if args.opset is not None and (args.format != "onnx" or args.opset not in OPSETS):
         parser.error("--opset is for ONNX, a number from 18")
     if args.format == "state_dict" and args.normalise == "inside":
@@ -105,7 +106,7 @@ def export(args: argparse.Namespace) -> None:
     from fmx.run_dir import open_run
 
     run = open_run(args.run)
-    config = trusted_config(run, args.allow)
+    config = trusted_config(run, args.allow, root=args.root)
     outside = args.normalise == "outside" or args.format == "state_dict"
     signature = signature_of(config, normalize="outside" if outside else "inside")
     file = args.out or Path(_file_name(signature) + SUFFIXES[args.format])

@@ -68,8 +68,7 @@ def reproduce(path: str, folder: Path | None, allow: list[str], *, root: str | N
     """
     from omegaconf import OmegaConf
 
-    from fmx.composition import literal, quoted, stamp
-    from fmx.data_root import at_root, told_root
+    from fmx.composition import quoted, stamp
     from fmx.from_environment import check_opened
     from fmx.frozen import freeze
     from fmx.restore import trusted_config
@@ -83,9 +82,7 @@ def reproduce(path: str, folder: Path | None, allow: list[str], *, root: str | N
         raise ConfigError(f"{folder} exists; name another folder with --dir")
     for line in edits(first):
         print(f"edited    {printable(line)}")
-    config = trusted_config(first, allow)
-    if root is not None:
-        config.data = literal(at_root(OmegaConf.to_container(config.data, resolve=True), told_root(root)))
+    config = trusted_config(first, allow, root=root)
     check_opened(OmegaConf.to_container(config, resolve=True), first.path)
     check_paths(config, first.path)
     _check_results(first, config)

@@ -16,6 +16,7 @@ from fmx.check import GROUPS, ROOT_KEYS
 from fmx.checkpoint import apply_weights, check_shapes, load_checkpoint
 from fmx.classifier import Classifier
 from fmx.composition import literal
+from fmx.data_root import at_root, told_root
 from fmx.datamodule import ImageDataModule
 from fmx.errors import ConfigError, DataError
 from fmx.from_environment import check_opened
@@ -31,12 +32,16 @@ PARTS = ("model", "loss", "optim", "schedule", "metrics")
 NO_AUGMENTATION = {"_target_": "torch.nn.Identity"}
 
 
-def trusted_config(run: Run, allow: Iterable[str] = ()) -> DictConfig:
+def trusted_config(run: Run, allow: Iterable[str] = (), *, root: str | None = None) -> DictConfig:
     """The run's configuration, once every target in it is one that its place may have; DataError names the first other.
 
-    allow: packages that the user trusts with anything, beside fmx's own (--allow mypkg).
+    allow: packages that the user trusts with anything, beside fmx's own (--allow mypkg). root: `data.root=DIR`, where
+    its data lies now.
     """
-    return checked_config(run.config, run, allow)
+    config = checked_config(run.config, run, allow)
+    if root is not None:
+        config.data = literal(at_root(OmegaConf.to_container(config.data, resolve=True), told_root(root)))
+    return config
 
 
 def checked_config(config: DictConfig, run: Run, allow: Iterable[str] = ()) -> DictConfig:

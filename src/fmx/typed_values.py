@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -24,7 +25,9 @@ CHOSEN_PARTS = ("hydra.launcher", "hydra.sweeper", "hydra.job_logging", "hydra.h
 
 
 def check_typed(arguments: Sequence[str]) -> None:
-    """ConfigError for an empty argument, and a group that is written as a key."""
+    """ConfigError for an empty argument, a group that is written as a key, and a folder that Hydra cannot name."""
+    if "${" in (folder := str(Path.cwd())):
+        raise ConfigError(f"the current folder is {folder}: Hydra takes ${{ in a path for a reference; work in another")
     known = [
         word for word in arguments if not _is_unknown(word.strip().rstrip("="))
     ]  # Hydra says what it may have meant
