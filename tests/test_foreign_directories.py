@@ -398,7 +398,7 @@ def links_of_a_search(search: Path) -> None:
 
 
 SEARCH_FILES = {
-    "conf/": [conf_part, conf_callback, conf_package, conf_growth, conf_searchpath],
+    "conf/": [conf_callback, conf_part, conf_package, conf_growth, conf_searchpath],
     "study.journal": [journal],
     "links": [links_of_a_search],
 }

@@ -388,6 +388,16 @@ def test_a_job_that_is_brought_to_its_end_by_hand_is_kept(command, tmp_path):
     assert len(board(tmp_path / "sweep")) == 1
 
 
+def test_what_lies_beside_a_job_that_diverged_stays(command, tmp_path):
+    sweep = ["-m", "data=digits", "model=mlp", "trainer=smoke", "logger=none", "optim.lr=1e30", "hydra.sweep.dir=sweep"]
+    first = command(*sweep, cwd=tmp_path)
+    assert first.returncode == 1, first.stdout + first.stderr
+    (tmp_path / "sweep/0/notes.txt").write_text("mine")
+    again = command("--resume-sweep", "sweep", cwd=tmp_path)
+    assert again.returncode == 1, again.stdout + again.stderr
+    assert (tmp_path / "sweep/0/notes.txt").read_text() == "mine"
+
+
 def test_what_a_failed_job_left_is_gone_on_with_and_never_deleted(command, tmp_path):
     """One that raised after a checkpoint, one before, one that was killed; each with a file of the user's beside it."""
     (tmp_path / "faults.json").write_text(json.dumps({"1": "raise", "2": "kill"}))
