@@ -1,6 +1,7 @@
 """Another hour, another shell, another version: what a run directory says is still understood."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from fmx.composition import override
+from fmx.errors import DataError
+from fmx.own_files import check_own_files
 from run_directories import make_run
 
 SMALL = ["data=digits", "model=mlp", "trainer=smoke", "logger=none"]
@@ -98,6 +101,13 @@ def test_every_verb_names_the_version_that_wrote_a_run(command, tmp_path):
         done = command("--resume-sweep", "sweep", cwd=tmp_path)
         assert done.returncode == 1
         assert "(fmx 0.7.0 wrote that run, this is fmx 0.1.0)" in done.stderr
+
+
+def test_a_run_of_another_user_is_not_advised_to_be_removed(tmp_path, monkeypatch):
+    make_run(tmp_path / "run")
+    monkeypatch.setattr(os, "access", lambda _, mode: mode != os.W_OK)
+    with pytest.raises(DataError, match="who may make it writable, or go on in a copy of the folder"):
+        check_own_files(tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ["a\\b", "a\\", 'a\\"b', "a\\\\b", "it's", 'a"b', "a$b", "a\nb", "~", "a{b}[0]"])

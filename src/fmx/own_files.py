@@ -65,7 +65,9 @@ def _check_kind(entry: os.DirEntry[str], place: str, home: str) -> None:
     elif at_home and entry.name in FOLDERS and not entry.is_dir():
         what = "is no folder, where files are written"
     elif (file or (at_home and entry.name in FOLDERS)) and not os.access(entry.path, os.W_OK):
-        what = "may not be written"
+        raise DataError(
+            f"{entry.path} may not be written by this user, who may make it writable, or go on in a copy of the folder"
+        )
     else:
         return
     raise DataError(f"{entry.path} {what}: remove it, or name another folder (hydra.run.dir=DIR, hydra.sweep.dir=DIR)")
