@@ -1,13 +1,17 @@
 """What a run needs at its end is tried at its start, and a training that is whole can be tested later."""
 
 import json
+import logging
 import os
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from pytorch_lightning.loggers import TensorBoardLogger
 
 from fmx.datamodule import LOOKED_AT
+from fmx.tensorboard_views import show_graph
 
 RUN = ["data=image_folder", "data.root=pictures", "data.image_size=28", "data.num_workers=0", "data.validation=4"]
 RUN += ["model=mlp", "trainer=smoke", "trainer.max_epochs=1", "hydra.run.dir=run"]
@@ -246,3 +250,13 @@ def test_a_whole_training_is_tested_once_its_test_pictures_are_mended(command, t
     assert record["status"] == "completed"
     assert [damaged.name in str(part["error"]) for part in record["parts"]] == [True, True]
     assert record["error"] is None
+
+
+def test_a_network_that_fails_where_it_is_traced_has_no_graph_and_a_line_says_so(tmp_path, caplog):
+    class Alone(torch.nn.Module):
+        def forward(self, images):
+            raise LookupError(f"not for {len(images)} image")
+
+    caplog.set_level(logging.INFO)
+    show_graph(TensorBoardLogger(tmp_path), Alone(), (1, 28, 28))
+    assert "TensorBoard has no graph of this network: not for 1 image" in caplog.text
