@@ -21,6 +21,15 @@ REFUSED = {
     "-m hydra.run.dir=abc seed=1,2": ["hydra.run.dir=abc is for a single run", "hydra.sweep.dir=DIR"],
     "hydra.output_subdir=null": ["hydra.output_subdir cannot be changed", ".hydra"],
     "optim/lr=0.1": ["optim/lr is no group", "did you mean optim.lr=0.1?"],
+    # what another value makes meaningless
+    "+trainer.min_epochs=5": ["trainer.min_epochs=5 would be without effect", "trainer.max_epochs=1 ends before"],
+    "+trainer.profiler=simple": ["trainer.profiler=simple would print to nowhere", "profilers.SimpleProfiler,dirpath:"],
+    "data.split=tail data.split_seed=3": [
+        "data.split_seed=3 would be without effect",
+        "data.split=tail takes the last",
+    ],
+    "data.validation=test data.split_seed=3": ["data.split_seed=3 would be without effect", "draws no images"],
+    "-m data.validation=none data.split_seed=3,4": ["would be without effect", "draws no images"],
     # what Hydra cannot read
     "+vars.x=e=1": ["quote a text twice", """'+vars.x="e=1"'"""],
     "+vars.x=(": ["quote a text twice", """'+vars.x="("'"""],

@@ -2,7 +2,7 @@
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -183,6 +183,7 @@ def check_names(config: DictConfig) -> dict[str, Any]:
     for key, instead in NOT_THE_TRAINERS.items():
         if key in resolved["trainer"]:
             raise ConfigError(f"trainer.{key} would be without effect: {instead}")
+    _check_without_effect(resolved, as_typed(config.hydra.overrides.task) if "hydra" in config else [])
     _check_validations(resolved["trainer"], resolved["data"], resolved["schedule"])
     _check_clipping(resolved["trainer"], resolved["optim"])
     return dict(resolved)
@@ -196,6 +197,25 @@ def _check_typed_name(config: DictConfig, resolved: Mapping[str, Any]) -> None:
     typed = any(text.lstrip("+").startswith("model.name=") for text in as_typed(config.hydra.overrides.task))
     if typed and name != chosen and (CONF_DIR / "model" / f"{name}.yaml").is_file():
         raise ConfigError(f"model.name={name} would only give {chosen} another name: model={name} chooses {name}")
+
+
+def _check_without_effect(resolved: Mapping[str, Any], typed: Sequence[str]) -> None:
+    """ConfigError for a value that something else in the same configuration makes meaningless."""
+    trainer, data = resolved["trainer"], resolved["data"]
+    least, most = trainer.get("min_epochs"), trainer.get("max_epochs")
+    if isinstance(least, int) and isinstance(most, int) and least > most:
+        raise ConfigError(f"trainer.min_epochs={least} would be without effect: trainer.max_epochs={most} ends before")
+    if (profiler := trainer.get("profiler")) in ("simple", "advanced"):
+        raise ConfigError(
+            f"trainer.profiler={profiler} would print to nowhere: name a file, as in "
+            f"'+trainer.profiler={{_target_:pytorch_lightning.profilers.{profiler.capitalize()}Profiler,"
+            "dirpath:${run_dir},filename:profile}'"
+        )
+    if seed := next((each for each in typed if each.lstrip("+").startswith("data.split_seed=")), None):
+        if data.get("validation") in {"test", "none"}:
+            raise ConfigError(f"{seed} would be without effect: data.validation={data['validation']} draws no images")
+        if data.get("split") == "tail":
+            raise ConfigError(f"{seed} would be without effect: data.split=tail takes the last images, whatever it is")
 
 
 def _check_validations(trainer: Mapping[str, Any], data: Mapping[str, Any], schedule: Mapping[str, Any]) -> None:
