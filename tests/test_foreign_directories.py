@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from optuna.distributions import FloatDistribution
 from PIL import Image
 
 from fmx import cli
 from fmx.checkpoint import CheckpointFiles
-from fmx.errors import DataError
+from fmx.cores import num_cores
+from fmx.data.csv_images import load_csv
+from fmx.errors import ConfigError, DataError
 from fmx.expansion import check_expansion
 from fmx.frozen import freeze
 from fmx.memory_bound import PAGES_IN_USE
@@ -26,8 +29,12 @@ from fmx.reproduce import results
 from fmx.restore import check_fits, restore_classifier, restore_data, trusted_config
 from fmx.run_dir import open_run
 from fmx.search import frozen_conf
+from fmx.search.claims import Searcher
+from fmx.search.options import Objective, Options
+from fmx.search.space import Parameter, Space
+from fmx.search.study import SharedStudy
 from fmx.tensor_file import read_tensors
-from fmx.trust import check_paths
+from fmx.trust import check_paths, check_processes
 
 SECURITY = Path(__file__).parents[1] / "docs/security.md"
 MARK, VICTIM = "PWNED", "victim.txt"
@@ -374,6 +381,21 @@ def conf_searchpath(search: Path) -> None:
     (search.parent / "mark.py").write_text(f"open({MARK!r}, 'w')")
 
 
+def conf_defaults(search: Path) -> None:
+    """Each file names the next one eight times."""
+    folder = search / "conf/0/model"
+    for number in range(12):
+        text = "".join(f"  - part{number + 1}@x{place}\n" for place in range(8))
+        (folder / f"part{number}.yaml").write_text(f"defaults:\n{text}")
+    (folder / "part12.yaml").write_text("name: mlp\n")
+    (folder / "mlp.yaml").write_text("defaults: [part0]\n" + (folder / "mlp.yaml").read_text())
+
+
+def journal_of_anything(search: Path) -> None:
+    with (search / "study.journal").open("a") as file:
+        file.write("[" * 100_000 + "\n")
+
+
 def journal(search: Path) -> None:
     """A trial that a command left, with a value that is an override of its own; and an owner that is a path."""
     (search / "searchers/host-1-x").mkdir(parents=True)
@@ -398,8 +420,8 @@ def links_of_a_search(search: Path) -> None:
 
 
 SEARCH_FILES = {
-    "conf/": [conf_callback, conf_part, conf_package, conf_growth, conf_searchpath],
-    "study.journal": [journal],
+    "conf/": [conf_callback, conf_part, conf_package, conf_growth, conf_searchpath, conf_defaults],
+    "study.journal": [journal, journal_of_anything],
     "links": [links_of_a_search],
 }
 
@@ -450,7 +472,7 @@ NETS = {
     "an embedding": ({"_target_": "torch.nn.Embedding", "num_embeddings": 10**9, "embedding_dim": 10}, ""),
     "a lazy layer": ({"_target_": "torch.nn.LazyLinear", "out_features": 10**9}, "has no shape"),
     "many layers": ({"_target_": "torch.nn.Transformer", "num_encoder_layers": 10**6, "d_model": 8, "nhead": 1,
-                     "dim_feedforward": 8}, "more memory"),
+                     "dim_feedforward": 8}, "would take more"),
     "buffers": ({"_target_": "torch.nn.BatchNorm2d", "num_features": 10**10, "affine": False}, ""),
     "groups": ({"_target_": "torch.nn.Conv2d", "in_channels": 10**6, "out_channels": 10**6, "kernel_size": 999,
                 "groups": 10**6}, ""),
@@ -497,6 +519,114 @@ def test_sizes_beyond_any_data_set(key, finished, cwd):
     edit(run / ".hydra/resolved.yaml", lambda v: v["data"].update({key: 10**9}))
     with pytest.raises(DataError, match="a run from a directory may have"):
         trusted_config(open_run(run))
+
+
+@pytest.mark.parametrize("key", ["train", "test"])
+def test_sizes_of_a_source_beyond_any_data_set(key, finished, cwd):
+    """A source has a size of its own, which need not be the data's."""
+    run = shutil.copytree(finished, cwd / "foreign")
+    edit(run / ".hydra/resolved.yaml", lambda v: v["data"][key].update(image_size=10**6))
+    with pytest.raises(DataError, match=f"data.{key} has"):
+        trusted_config(open_run(run))
+    edit(run / ".hydra/resolved.yaml", lambda v: v["data"][key].update(image_size=10_000))
+    with pytest.raises(DataError, match="must be at most 512"):
+        restore_data(trusted_config(open_run(run)))
+
+
+def test_a_table_of_more_columns_than_its_file_can_have(tmp_path):
+    (tmp_path / "x.csv").write_text("label,pixel1\n")
+    with pytest.raises(DataError, match="too small"):
+        load_csv(file=str(tmp_path / "x.csv"), image_size=16_000, num_classes=2, instead=[])
+
+
+@pytest.mark.parametrize(("group", "key"), [("trainer", "devices"), ("data", "num_workers")])
+def test_no_thousands_of_processes(group, key, finished, cwd):
+    run = shutil.copytree(finished, cwd / "foreign")
+    edit(run / ".hydra/resolved.yaml", lambda v: v[group].update({key: 3000}))
+    config = trusted_config(open_run(run))
+    with pytest.raises(DataError, match=rf"3000 processes \({group}.{key}\)"):
+        check_processes(config, run)
+    assert restore_data(config).num_workers <= num_cores()
+
+
+HUGE = {"_target_": "torch.nn.Linear", "in_features": 10**6, "out_features": 10**6}
+MATRIX = {"_target_": "torchmetrics.classification.MulticlassConfusionMatrix", "num_classes": 50_000}
+CURVE = {"_target_": "torchmetrics.classification.MulticlassAUROC", "num_classes": 10, "thresholds": 100_000}
+TOO_MUCH = {
+    "weights": (lambda v: v["model"]["net"].update(hidden_sizes=[10**6, 10**6]), "does not fit this model"),
+    "augmentation": (lambda v: v.update(augment=HUGE), "would take more memory"),
+    "loss": (lambda v: v.update(loss=HUGE), "would take more memory"),
+    "metric": (lambda v: v["metrics"].update(x=MATRIX), "would take more memory"),
+    "counts of a metric": (lambda v: v["metrics"].update(x=CURVE), "would take more memory"),
+}
+
+
+def test_parts_of_any_size_in_a_run_that_goes_on(command, finished, sweep, cwd):
+    """Each is refused before there is memory for it: by resume=RUN, in a job of a sweep, and by evaluate."""
+    for name, (spoil, said) in TOO_MUCH.items():
+        shutil.rmtree(cwd / "foreign", ignore_errors=True)
+        run = shutil.copytree(finished, cwd / "foreign")
+        edit(run / ".hydra/resolved.yaml", spoil)
+        if name not in {"weights", "augmentation"}:
+            done = command("foreign", module="evaluate", cwd=cwd)
+            assert done.returncode == 1, (name, done.stdout)
+            assert said in done.stderr, name
+        if name == "counts of a metric":  # what a validation takes is training's
+            continue
+        interrupted(run)
+        done = command("resume=foreign", cwd=cwd)
+        assert done.returncode in {1, 2}, (name, done.stdout)
+        assert said in done.stderr, name
+    shutil.copytree(sweep, cwd / "sweep")
+    shutil.rmtree(cwd / "sweep/1")
+    edit(cwd / "sweep/jobs/1.yaml", lambda v: v.update(augment=HUGE))
+    done = command("--resume-sweep", "sweep", cwd=cwd)
+    assert done.returncode == 1
+    assert "would take more memory" in done.stdout + done.stderr
+
+
+def test_nothing_steers_a_terminal(command, finished, cwd):
+    """What a run says of itself, where figures differ and its record is quoted; and a name that YAML escapes."""
+    run = shutil.copytree(finished, cwd / "foreign")
+    edit_json(run / "run.json", versions={ESCAPE: ESCAPE, "fmx": ESCAPE})
+    edit_json(run / "metrics.json", test={ESCAPE: 0.5, "accuracy": 0.5, "loss": 0.5, "macro_f1": 0.5})
+    for verb in (["evaluate", "foreign"], ["compare", "foreign", "foreign"], ["report", "foreign"]):
+        done = command(*verb[1:], module=verb[0], cwd=cwd)
+        assert done.returncode == 0, done.stderr
+        assert_harmless(done, cwd)
+    edit(run / ".hydra/resolved.yaml", lambda v: v["data"].update(name=f"digits{ESCAPE}"))
+    done = command("foreign", module="evaluate", cwd=cwd)
+    assert done.returncode == 1
+    assert "holds the character '\\x1b'" in done.stderr
+
+
+BEGUN = {"op_code": 4, "study_id": 0, "datetime_start": "2026-01-01T00:00:00.000000"}
+JOURNALS = {
+    "a number": [5], "an unknown step": [{"op_code": 99}], "a date": [BEGUN | {"datetime_start": "x"}],
+    "a state": [BEGUN, {"op_code": 6, "trial_id": 1, "state": 77, "values": [1.0]}],
+    "settings": [{"op_code": 2, "study_id": 0, "user_attr": {"search": [1]}}],
+    "too many values": [BEGUN, {"op_code": 6, "trial_id": 1, "state": 1, "values": [0.5] * 50}],
+    "no number": [BEGUN, {"op_code": 6, "trial_id": 1, "state": 1, "values": ["x"]}],
+    "an error": [BEGUN, {"op_code": 8, "trial_id": 1, "user_attr": {"error": 7}}],
+    "a distribution": [BEGUN, {"op_code": 5, "trial_id": 1, "param_name": "x", "param_value_internal": 1,
+                               "distribution": "x"}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*JOURNALS, "large"])
+def test_a_journal_of_anything(name, search, tmp_path):
+    """Read as the search reads it, and refused in a sentence."""
+    shutil.copy(search / "study.journal", tmp_path)
+    with (tmp_path / "study.journal").open("a") as file:
+        file.writelines(json.dumps({"worker_id": "x", **line} if isinstance(line, dict) else line) + "\n"
+                        for line in JOURNALS.get(name, []))  # fmt: skip
+        if name == "large":
+            file.truncate(4 << 30)
+    space = Space((Parameter("optim.weight_decay", FloatDistribution(0.0, 0.5)),))
+    objectives = (Objective("val/accuracy", "maximize"),)
+    options = Options(objectives, "random", "none", 2, None, seed=1, startup=10, warmup=1, reduction=3)
+    with Searcher(tmp_path) as searcher, pytest.raises((ConfigError, DataError), match=r"study\.journal"):
+        SharedStudy(tmp_path, options, space, searcher, fixed={each.partition("=")[0]: each for each in SMALL})
 
 
 def test_a_batch_of_any_size_is_one_of_all_images(command, finished, cwd):

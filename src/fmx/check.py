@@ -31,7 +31,13 @@ __all__ = ["Check", "check_names", "check_parts"]
 
 
 class Check(Callback):
-    """The Hydra callback that refuses a wrong configuration before Hydra makes the run directory."""
+    """The Hydra callback that refuses a wrong configuration before Hydra makes the run directory.
+
+    bounded: the configuration is from a directory that may be anybody's, so its parts are made within bounds.
+    """
+
+    def __init__(self, *, bounded: bool = False) -> None:
+        """What is bounded is read from the configuration, where sweeps and searches see it too."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Bring the launchers and sweepers that conf/ names, and refuse a dry run by others, who know of none."""
@@ -260,7 +266,20 @@ def check_parts(config: DictConfig, resolved: Mapping[str, Any], *, here: bool =
         check_accelerator(resolved["trainer"])
     look_for_garbage()  # what is rehearsed goes again
     earlier = None if resolved["resume"] is None else Path(config.hydra.run.dir)
-    rehearse(_without_hydra(config), earlier=earlier, here=here)
+    bounded = OmegaConf.select(config, "hydra.callbacks.check.bounded")
+    if bounded and earlier is not None:
+        _check_fits(_without_hydra(config), earlier)
+    rehearse(_without_hydra(config), earlier=earlier, here=here, bounded=bool(bounded))
+
+
+def _check_fits(config: DictConfig, run_dir: Path) -> None:
+    """DataError where the weights of a run that goes on are not those of its newest checkpoint, if it has any."""
+    from fmx.checkpoint import newest_checkpoint
+    from fmx.restore import check_fits
+
+    checkpoint, _, _ = newest_checkpoint(run_dir / "checkpoints")
+    if checkpoint is not None:
+        check_fits(config, checkpoint)
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fmx.command import as_command
 from fmx.errors import DataError
-from fmx.exits import plain_exits
+from fmx.exits import plain_exits, plain_message
 from fmx.verb_parser import VerbParser
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def evaluate(args: argparse.Namespace) -> int:
     if pruned:
         print(f"left out: {len(pruned)} of {len(runs)} runs, which a search pruned", file=sys.stderr)
     for refusal in refusals:
-        print(f"left out: {refusal}", file=sys.stderr)
+        print(f"left out: {plain_message(refusal)}", file=sys.stderr)
     if args.json is not None:
         _write_json(evaluations, args)
     if args.csv is not None:
@@ -132,7 +132,7 @@ def _print(evaluations: Sequence["Evaluation"]) -> None:
 
     if len(evaluations) == 1:
         (only,) = evaluations
-        print(f"{printable(only.run)}: {only.data}, {_checkpoint(only)}")
+        print(printable(f"{only.run}: {only.data}, {_checkpoint(only)}"))
         parts = [part for part in ("val", "test") if only.figures[part]]
         cells = [dict(_cells(only.figures[part])) for part in parts]
         marks = {"val": ON_TEST if only.validated_on_test else ""}
@@ -140,7 +140,7 @@ def _print(evaluations: Sequence["Evaluation"]) -> None:
             ["", *(part + marks.get(part, "") for part in parts)],
             [[name, *(cell.get(name, "") for cell in cells)] for name in cells[-1]],
         )
-        print(only.verdict)
+        print(printable(only.verdict))
     elif evaluations:
         figures = ["val accuracy", *(f"test {name}" for name in FIGURES)]
         columns = ["run", "data", "checkpoint", "figures", *figures]
@@ -149,7 +149,7 @@ def _print(evaluations: Sequence["Evaluation"]) -> None:
         print(f"{ON_TEST} validated on the test set, which flatters")
     for evaluation in evaluations:
         for note in evaluation.notes:
-            print(f"note: {printable(evaluation.run) + ': ' if len(evaluations) > 1 else ''}{note}")
+            print(printable(f"note: {evaluation.run + ': ' if len(evaluations) > 1 else ''}{note}"))
 
 
 def _row(evaluation: "Evaluation") -> list[str]:

@@ -280,8 +280,12 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def plain_message(error: FmxError) -> str:
-    """The error's own words: a worker process of a DataLoader wraps them in its traceback."""
-    return str(error).rpartition("fmx.errors.DataError: ")[2].strip()
+    """The error's own words: a worker process of a DataLoader wraps them in its traceback.
+
+    Escapes stand for what would steer a terminal: an error may quote a file of anybody's.
+    """
+    words = str(error).rpartition("fmx.errors.DataError: ")[2].strip()
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in words)
 
 
 def expected(raised: BaseException) -> FmxError | None:

@@ -193,6 +193,7 @@ def _evidence(run: "Run", config: "DictConfig", own: "Logits", *, tested: bool) 
 def _data_at_hand(run: "Run", config: "DictConfig") -> "ImageDataModule | None":
     """The run's data set as it was then, if it is on this machine; else None, and a line that says why."""
     from fmx.restore import restore_data
+    from fmx.table import printable
 
     config = config.copy()
     for part in (config.data.train, config.data.test):
@@ -206,7 +207,7 @@ def _data_at_hand(run: "Run", config: "DictConfig") -> "ImageDataModule | None":
         if data.has_fingerprint(run.recorded(str, "data", "fingerprint")):
             return data
         reason = f"{config.data.root} holds other images than the run was trained and tested on"
-    print(f"proven on random images alone, because the test set is not at hand: {reason}", file=sys.stderr)
+    print(f"proven on random images alone, because the test set is not at hand: {printable(reason)}", file=sys.stderr)
     return None
 
 

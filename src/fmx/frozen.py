@@ -34,7 +34,7 @@ __all__ = [
 FROZEN = "exact"  # the name to pass as --config-name
 HYDRA: dict[str, Any] = {
     "job": {"name": "run"},
-    "callbacks": {"check": {"_target_": "fmx.check.Check"}},
+    "callbacks": {"check": {"_target_": "fmx.check.Check", "bounded": True}},
 }
 REFERENCES = re.compile(r"(?:[^$]*\$\{[\w.]+\})+[^$]*")  # to other keys; a resolver might do anything
 DEFAULTS: list[Any] = ["_self_", {"override hydra/job_logging": "fmx"}, {"override hydra/hydra_logging": "fmx"}]

@@ -1,15 +1,21 @@
-"""A bound on the memory that something from elsewhere may take while it is made."""
+"""A bound on the memory and the time that something from elsewhere may take while it is made."""
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 from fmx.errors import DataError
 
-__all__ = ["at_most_bytes"]
+__all__ = ["SPARE_BYTES", "at_most_bytes"]
 
+SPARE_BYTES = 256 << 20  # for Python's own objects, and what a part imports while it is made
 THREAD_BYTES = 80 << 20  # of address space that a thread's stack and the arena of its allocator reserve
+BYTES_PER_S = 16 << 20  # that are made, at the least
+AGAIN_S = 1.0  # until it is said once more, to what takes an exception for a refusal and goes on
 PAGES_IN_USE = Path("/proc/self/statm")  # Linux alone: elsewhere there is no such bound
 
 
@@ -17,11 +23,13 @@ PAGES_IN_USE = Path("/proc/self/statm")  # Linux alone: elsewhere there is no su
 def at_most_bytes(num_bytes: int, what: str) -> Iterator[None]:
     """Let this process take no more than so many bytes beyond what it has; DataError where something needs more.
 
-    It bounds addresses, so what is reserved counts before it is touched. what: names it in the message.
+    It bounds addresses, so what is reserved counts before it is touched; and the processor's time, at a second for each
+    16 MiB. what: names it in the message.
     """
     before = _limited(num_bytes)
     try:
-        yield
+        with _at_most_s(num_bytes / BYTES_PER_S, what):
+            yield
     except BaseException as error:
         if before is not None and _is_lack_of_memory(error):
             raise DataError(f"{what} would take more memory than the run can have had: {num_bytes:,} bytes") from None
@@ -46,6 +54,34 @@ def _limited(num_bytes: int) -> tuple[int, int] | None:
             resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
             return before
     return None
+
+
+@contextmanager
+def _at_most_s(seconds: float, what: str) -> Iterator[None]:
+    """Raise DataError once so much of the processor's time has gone by; only the main thread can."""
+    error = DataError(f"{what} would take more time than the run can have had: {seconds:.0f} s of a processor")
+    late = False
+
+    def stop(_: int, __: FrameType | None) -> None:
+        nonlocal late
+        late = True
+        raise error
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds, AGAIN_S)
+    try:
+        yield
+    except BaseException:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        if late:
+            raise error from None  # whatever has become of it on its way
+        raise
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def _is_lack_of_memory(error: BaseException | None) -> bool:

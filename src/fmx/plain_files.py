@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +16,8 @@ MAX_JSON_BYTES = 4_000_000  # run.json has some thousand, metrics.json about twe
 MAX_YAML_BYTES = 1_000_000
 MAX_DEPTH = 40
 MAX_INTERPOLATIONS = 5_000  # OmegaConf parses a text that has one; conf/ comes to some hundred
+# What steers a terminal, or turns around how a line reads; YAML can write them as escapes.
+STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 MAX_SCALAR = 10_000  # characters of an unquoted number: those in base 60 take quadratic time
 NUMBER = re.compile(r"[-+0-9_:.]+")
 
@@ -48,7 +51,8 @@ def read_json(path: Path, *, at_most: int = MAX_JSON_BYTES) -> dict[str, Any]:
 def read_yaml(path: Path) -> dict[Any, Any]:
     """Read a mapping of plain values, in which `${…}` is text like any other; DataError where there is none.
 
-    Bounds: 1 MB, 40 levels, 5,000 `${`, no aliases (they grow without end), no tags, none but YAML's own plain types.
+    Bounds: 1 MB, 40 levels, 5,000 `${`, no aliases (they grow without end), no tags, none but YAML's own plain types,
+    no character that steers a terminal.
     """
     contents = read_bytes(path, at_most=MAX_YAML_BYTES)
     try:
@@ -59,6 +63,8 @@ def read_yaml(path: Path) -> dict[Any, Any]:
         raise DataError(f"{path} cannot be read as a configuration: {' '.join(str(error).split())[:300]}") from error
     if not _is_plain(values):
         raise DataError(f"{path} holds more than plain values")
+    if steering := next(filter(None, map(STEERING.search, _texts(values))), None):
+        raise DataError(f"{path} holds the character {steering[0]!a}, which no configuration has")
     if contents.count(b"${") > MAX_INTERPOLATIONS:
         raise DataError(f"{path} cannot be read as a configuration: it has more than {MAX_INTERPOLATIONS:,} '${{'")
     if not isinstance(values, dict):
@@ -88,6 +94,19 @@ def _is_plain(node: Any) -> bool:
     if isinstance(node, list):
         return all(map(_is_plain, node))
     return node is None or isinstance(node, str | int | float)
+
+
+def _texts(node: Any) -> Iterator[str]:
+    """Every text of a plain node, its keys as well."""
+    if isinstance(node, dict):
+        for key, child in node.items():
+            yield from _texts(key)
+            yield from _texts(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from _texts(child)
+    elif isinstance(node, str):
+        yield node
 
 
 BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

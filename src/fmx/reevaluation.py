@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from fmx.classifier import Classifier
 from fmx.datamodule import ImageDataModule
+from fmx.memory_bound import at_most_bytes
 from fmx.other_data import changed_data, other_data
 from fmx.restore import checked_config, restore_classifier, restore_data, trusted_config
 from fmx.run_dir import Run, open_run
@@ -23,6 +24,8 @@ from fmx.scoring import Predictions, predict, score
 
 __all__ = ["Evaluation", "Request", "reevaluate"]
 
+SCORE_BYTES = 768 << 20
+SCORE_COPIES = 16  # of the logits, as probabilities and sorted, and in float64
 IDENTICAL = "identical to metrics.json, to the last digit"
 
 
@@ -95,10 +98,16 @@ def _score(
     with _quiet_lightning():
         if own and data.has_validation:
             held_out = predict(classifier, data, "val", device=device, limit=limits["limit_val_batches"])
-            figures["val"] = score(held_out, classifier, data.class_names)
+            figures["val"] = _bounded_score(held_out, classifier, data)
         predictions = predict(classifier, data, "test", device=device, limit=limits["limit_test_batches"])
-        figures["test"] = score(predictions, classifier, data.class_names)
+        figures["test"] = _bounded_score(predictions, classifier, data)
     return figures, predictions
+
+
+def _bounded_score(predictions: Predictions, classifier: Classifier, data: ImageDataModule) -> dict[str, Any]:
+    """The figures of predictions; DataError where a metric takes more memory, or time, than figures do."""
+    with at_most_bytes(SCORE_BYTES + SCORE_COPIES * predictions.logits.nbytes, "its loss and metrics"):
+        return score(predictions, classifier, data.class_names)
 
 
 def _device(run: Run) -> torch.device:

@@ -4,7 +4,7 @@ import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from fmx.counts import update
 from fmx.datamodule import names_of_classes, normalization
 from fmx.errors import ConfigError, FmxError
 from fmx.hydra_errors import nearest
+from fmx.memory_bound import SPARE_BYTES, at_most_bytes
 from fmx.models.sizes import attempt
 from fmx.rules import is_number_list
 from fmx.targets import locate
@@ -35,26 +36,17 @@ ENOUGH = 100  # images that a metric is tried on, one a class
 DIRECTIONS = {"loss": "min", "accuracy": "max", "macro_f1": "max"}
 
 
-def rehearse(config: DictConfig, *, earlier: Path | None = None, here: bool = True) -> None:
+def rehearse(config: DictConfig, *, earlier: Path | None = None, here: bool = True, bounded: bool = False) -> None:
     """Raise ConfigError for parts that refuse their values or do not fit each other or the shape of the data.
 
     earlier: the folder of the run that is resumed, if any. here: whether the run will compute on this machine.
+    bounded: raise DataError for parts that take more memory, or time, than those of any run.
     """
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # before Hydra sets it
     with warnings.catch_warnings(action="ignore"):  # they come again when the run makes the parts
         _data(config.data)
-        _network(network_node(config, earlier), config.model.name, config.data)
-        for key in ("augment", "loss"):
-            _made(key, config[key], nn.Module)
-        metrics = {
-            name: _made(f"metrics.{name}", node, Metric, MetricCollection) for name, node in config.metrics.items()
-        }
-        callbacks = {name: _made(f"callbacks.{name}", node, Callback) for name, node in config.callbacks.items()}
-        figures = ["train/loss", "train/accuracy"]
-        if config.data.validation != "none":
-            figures += ["val/loss", *(f"val/{name}" for name in _numbers(metrics, config.data.num_classes))]
-        _callbacks(callbacks, figures, config.select)
-        _optimization(config, figures)
+        with at_most_bytes(SPARE_BYTES, "its parts") if bounded else nullcontext():
+            callbacks = _parts(config, earlier)
         known = here and config.trainer.precision != "auto"
         elsewhere = {} if here else {"accelerator": "cpu", "devices": 1}  # this machine need not have what that one has
         _made(
@@ -67,6 +59,21 @@ def rehearse(config: DictConfig, *, earlier: Path | None = None, here: bool = Tr
             plugins=[cluster_environment({})],
             callbacks=[*callbacks.values()],
         )
+
+
+def _parts(config: DictConfig, earlier: Path | None) -> dict[str, Callback]:
+    """Make all but the data and the trainer, which may reserve any memory for a GPU; returns the callbacks."""
+    _network(network_node(config, earlier), config.model.name, config.data)
+    for key in ("augment", "loss"):
+        _made(key, config[key], nn.Module)
+    metrics = {name: _made(f"metrics.{name}", node, Metric, MetricCollection) for name, node in config.metrics.items()}
+    callbacks = {str(name): _made(f"callbacks.{name}", node, Callback) for name, node in config.callbacks.items()}
+    figures = ["train/loss", "train/accuracy"]
+    if config.data.validation != "none":
+        figures += ["val/loss", *(f"val/{name}" for name in _numbers(metrics, config.data.num_classes))]
+    _callbacks(callbacks, figures, config.select)
+    _optimization(config, figures)
+    return callbacks
 
 
 def _data(data: DictConfig) -> None:

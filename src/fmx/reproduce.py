@@ -74,7 +74,7 @@ def reproduce(path: str, folder: Path | None, allow: list[str], *, root: str | N
     from fmx.restore import trusted_config
     from fmx.run_dir import open_run
     from fmx.table import printable
-    from fmx.trust import check_paths
+    from fmx.trust import check_paths, check_processes
 
     first = open_run(path)
     folder = folder or first.path.parent / f"{stamp()}_again"
@@ -85,6 +85,7 @@ def reproduce(path: str, folder: Path | None, allow: list[str], *, root: str | N
     config = trusted_config(first, allow, root=root)
     check_opened(OmegaConf.to_container(config, resolve=True), first.path)
     check_paths(config, first.path)
+    check_processes(config, first.path)
     _check_results(first, config)
     with tempfile.TemporaryDirectory() as frozen:
         arguments = freeze(config, Path(frozen), **_origin(first))

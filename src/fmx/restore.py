@@ -16,17 +16,17 @@ from fmx.check import GROUPS, ROOT_KEYS
 from fmx.checkpoint import apply_weights, check_shapes, load_checkpoint
 from fmx.classifier import Classifier
 from fmx.composition import literal
+from fmx.cores import num_cores
 from fmx.data_root import at_root, told_root
 from fmx.datamodule import ImageDataModule
 from fmx.errors import ConfigError, DataError
 from fmx.from_environment import check_opened
-from fmx.memory_bound import at_most_bytes
+from fmx.memory_bound import SPARE_BYTES, at_most_bytes
 from fmx.run_dir import Run, open_run
 from fmx.trust import check_sizes, check_trusted, is_torchvision_builder, without_strange_mirrors
 
 __all__ = ["check_fits", "checked_config", "restore_classifier", "restore_data", "trusted_config"]
 
-SPARE_BYTES = 256 << 20  # Python's own objects, and what a part imports while it is made
 COPIES = 4  # of the weights: made, drawn, laid out anew, and replaced by those of the checkpoint
 PARTS = ("model", "loss", "optim", "schedule", "metrics")
 NO_AUGMENTATION = {"_target_": "torch.nn.Identity"}
@@ -110,12 +110,8 @@ def _without_weights(node: Any) -> Any:
 
 
 def check_fits(config: DictConfig, checkpoint: Path) -> None:
-    """DataError where the weights of a run's network are not those of its checkpoint; it takes no memory for them."""
-    state = load_checkpoint(checkpoint)["state_dict"]
-    with naming_version(config):
-        _import_parts(config)
-        with at_most_bytes(SPARE_BYTES, f"its parts ({checkpoint})"):
-            check_shapes(_shapes(config), state, checkpoint)
+    """DataError where the parts of a run would take more memory than its checkpoint tells of, or other weights."""
+    restore_classifier(config, checkpoint)
 
 
 def _import_parts(config: DictConfig) -> None:
@@ -187,5 +183,6 @@ def restore_data(config: DictConfig) -> ImageDataModule:
     """
     config = config.copy()
     config.augment = OmegaConf.create(NO_AUGMENTATION)
+    config.data.num_workers = min(config.data.num_workers, num_cores())
     with _makable("data", config):
         return build_data(config)

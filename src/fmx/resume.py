@@ -133,7 +133,7 @@ def _as_it_was(path: Path, roots: list[str]) -> list[str]:
     from fmx.own_files import check_own_files
     from fmx.restore import checked_config
     from fmx.table import printable
-    from fmx.trust import check_paths
+    from fmx.trust import check_paths, check_processes
 
     run = open_run(path, finished=False)
     written = run.path / ".hydra" / "config.yaml"
@@ -152,6 +152,7 @@ def _as_it_was(path: Path, roots: list[str]) -> list[str]:
         config.data = literal(at_root(OmegaConf.to_container(config.data, resolve=True), told_root(roots[0])))
     check_opened(OmegaConf.to_container(as_recorded, resolve=True), run.path)
     check_paths(config, run.path)
+    check_processes(config, run.path)
     check_own_files(run.path)
     # run.json's, not .hydra/overrides.yaml's: Hydra writes that anew, and half where it is killed, at each start.
     recorded = [str(each) for each in run.recorded(list, "overrides") if not str(each).startswith("resume=")]

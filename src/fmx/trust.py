@@ -1,6 +1,7 @@
 """What a configuration from elsewhere may name: which targets, and in which place."""
 
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from fmx.targets import locate
 __all__ = [
     "TRUSTED",
     "check_paths",
+    "check_processes",
     "check_sizes",
     "check_trusted",
     "is_torchvision_builder",
@@ -25,6 +27,7 @@ __all__ = [
 
 FIGURE = re.compile(r"\{[^{}:!]*(?::0?\d*(?:\.\d+)?[defgEFG%]?)?\}")  # of a file name: its number, and nothing else
 MAX_CLASSES = 100_000
+MIN_PROCESSES = 16  # that a run may start on any machine
 MAX_NUMBERS = 2**28  # of an image: 4,096 pixels square with 16 channels
 TRUSTED = ("fmx", "torch", "torchvision", "torchmetrics", "pytorch_lightning")
 
@@ -186,15 +189,35 @@ def _targets(node: Any, place: str) -> Iterator[tuple[str, Any]]:
 
 def check_sizes(data: Mapping[str, Any], source: Path) -> None:
     """DataError where images or classes are larger or more than any data set's: arrays are made of such numbers."""
-    num_classes, channels, side = (data.get(key, 1) for key in ("num_classes", "in_channels", "image_size"))
-    for key in ("num_classes", "in_channels", "image_size", "batch_size", "eval_batch_size"):
-        if type(data.get(key, 1)) is not int or data.get(key, 1) < 1:
-            raise DataError(f"{source}: data.{key} is {data[key]!r:.80}, which is no count")
-    if num_classes > MAX_CLASSES or channels * side * side > MAX_NUMBERS:
-        raise DataError(
-            f"{source} says that it has {num_classes:,} classes of images of {channels:,} x {side:,} x {side:,} "
-            f"numbers; a run from a directory may have {MAX_CLASSES:,}, and {MAX_NUMBERS:,} numbers an image"
-        )
+    for name in ("data", "data.train", "data.test"):  # the sources have sizes of their own
+        part = data if name == "data" else data.get(name.rpartition(".")[2], {})
+        for key in ("num_classes", "in_channels", "image_size", "batch_size", "eval_batch_size"):
+            if type(part.get(key, 1)) is not int or part.get(key, 1) < 1:
+                raise DataError(f"{source}: {name}.{key} is {part[key]!r:.80}, which is no count")
+        num_classes, channels, side = (part.get(key, 1) for key in ("num_classes", "in_channels", "image_size"))
+        if num_classes > MAX_CLASSES or channels * side * side > MAX_NUMBERS:
+            raise DataError(
+                f"{source} says that {name} has {num_classes:,} classes of images of {channels:,} x {side:,} x "
+                f"{side:,} numbers; a run from a directory may have {MAX_CLASSES:,}, and {MAX_NUMBERS:,} numbers an "
+                "image"
+            )
+
+
+def check_processes(config: Mapping[str, Any], source: Path) -> None:
+    """DataError where a run would start more processes than this machine has cores: thousands would bring it down.
+
+    config: plain values. To be asked before such a configuration is run. A GPU too many is refused by Lightning.
+    """
+    most = max(MIN_PROCESSES, os.cpu_count() or 1)
+    for group, key in (("trainer", "devices"), ("data", "num_workers")):
+        number = config[group].get(key)
+        if isinstance(number, list):
+            number = len(number)
+        if not (number == "auto" or number is None or (type(number) is int and number <= most)):
+            raise DataError(
+                f"{source} would start {number!r:.80} processes ({group}.{key}); "
+                f"of a run from a directory this machine starts {most}"
+            )
 
 
 def check_paths(config: DictConfig, source: Path) -> None:

@@ -21,6 +21,7 @@ ROWS_PER_BLOCK = 32  # what stays in the processor's cache
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 MAX_DIGITS = 3
 MAX_PIXEL = 255
+MANY_PIXELS = 10**6  # whose names take memory
 
 
 def load_csv(*, file: str, image_size: int, num_classes: int, instead: Sequence[str]) -> ImageArrays:
@@ -52,6 +53,8 @@ def load_csv(*, file: str, image_size: int, num_classes: int, instead: Sequence[
 
 
 def _read(path: Path, stream: BufferedReader, *, num_pixels: int, num_classes: int) -> tuple[bytearray, bytearray]:
+    if num_pixels > MANY_PIXELS and path.stat().st_size < 2 * num_pixels:  # a column takes two characters and more
+        raise DataError(f"{path} is too small to have {num_pixels:,} columns, as many as data.image_size asks for")
     names = ["label", *(f"pixel{number}" for number in range(1, num_pixels + 1))]
     max_line_bytes = 16 * len(names)  # so that a line without an end is not read to its end
     columns = _read_header(path, stream.readline(max_line_bytes), names)

@@ -3,6 +3,7 @@
 from typing import Literal
 
 import torch
+from torch import Tensor
 from torch.nn.functional import interpolate
 
 from fmx.data.arrays import ImageArrays
@@ -10,6 +11,9 @@ from fmx.data.split import split_validation
 from fmx.errors import ConfigError
 
 __all__ = ["load_digits"]
+
+MAX_SIZE = 512  # of digits of 8 x 8 pixels; it is the one set whose memory a number alone decides
+AT_ONCE = 64  # images that are enlarged in float64
 
 
 def load_digits(*, part: Literal["train", "test"], num_test: int, test_seed: int, image_size: int) -> ImageArrays:
@@ -25,12 +29,18 @@ def load_digits(*, part: Literal["train", "test"], num_test: int, test_seed: int
 
     if part not in ("train", "test"):
         raise ConfigError(f"part must be train or test, got {part!r}")
+    if image_size > MAX_SIZE:
+        raise ConfigError(f"data.image_size of data=digits must be at most {MAX_SIZE}, got {image_size}")
     source = datasets.load_digits()
     images = torch.from_numpy(source.images).unsqueeze(1)  # float64 (1797, 1, 8, 8)
     labels = torch.from_numpy(source.target).long()
     train, test = split_validation(labels, validation=num_test, split="stratified", seed=test_seed)
     chosen = train if part == "train" else test
-    images = interpolate(images[chosen], size=(image_size, image_size), mode="bilinear", align_corners=False)
-    # Half is rounded up, and what misses it by rounding errors too: the same bytes on every processor.
-    pixels = (images * (255 / 16) + (0.5 + 1e-9)).to(torch.uint8)
+    pixels = torch.cat([_enlarged(part, image_size) for part in torch.split(images[chosen], AT_ONCE)])
     return ImageArrays(images=pixels, labels=labels[chosen])
+
+
+def _enlarged(images: Tensor, image_size: int) -> Tensor:
+    images = interpolate(images, size=(image_size, image_size), mode="bilinear", align_corners=False)
+    # Half is rounded up, and what misses it by rounding errors too: the same bytes on every processor.
+    return (images * (255 / 16) + (0.5 + 1e-9)).to(torch.uint8)

@@ -13,21 +13,23 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from fmx.composition import CONF_DIR, register_resolvers
 from fmx.errors import DataError
 from fmx.expansion import check_expansion
+from fmx.memory_bound import at_most_bytes
 from fmx.plain_files import MAX_YAML_BYTES, read_bytes, read_yaml
 from fmx.search.claims import exclusive
-from fmx.trust import TRUSTED, check_paths, check_sizes, check_trusted, strange_mirrors
+from fmx.trust import TRUSTED, check_paths, check_processes, check_sizes, check_trusted, strange_mirrors
 
 __all__ = ["CONF", "frozen_context", "warn_of_changes"]
 
 log = logging.getLogger(__name__)
 CONF = "conf"  # the copies' folder in the sweep directory
 TARGET = re.compile(r"_target_:\s*['\"]?(\w+)\.")
+COMPOSED_BYTES = 2**26  # a list of defaults may name others, and these others, many times over
 BUILT_IN = ("pkg://", "structured://")
 
 
@@ -126,14 +128,17 @@ class _GatedLoader(ConfigLoaderImpl):
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """Compose a trial's configuration; DataError for what is not trusted in it."""
-        config = super().load_sweep_config(master_config, sweep_overrides)
         try:
+            with at_most_bytes(COMPOSED_BYTES, f"what the files of {self._folder} name in their defaults"):
+                config = super().load_sweep_config(master_config, sweep_overrides)
             self._check(config, master_config)
         except DataError as error:
             raise DataError(
                 f"{error}\n{self._folder} is not what this command's configuration files are. Where you trust it, "
                 "copy its files to the folder of --config-dir; else name another folder with hydra.sweep.dir=DIR"
             ) from error
+        with read_write(config), open_dict(config):
+            config.hydra.callbacks.check.bounded = True  # the check of the parts, here and where the trial runs
         return config
 
     def _check(self, config: DictConfig, own: DictConfig) -> None:
@@ -156,6 +161,7 @@ class _GatedLoader(ConfigLoaderImpl):
         if strange := [mirror for mirror in strange_mirrors(resolved["data"]) if mirror not in known]:
             raise DataError(f"{self._folder} would fetch images from {strange[0]!r}, where fmx fetches none")
         check_paths(made, self._folder)
+        check_processes(resolved, self._folder)
 
 
 def _plain(node: DictConfig, key: str) -> Any:

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from fmx.data_root import KEY
 from fmx.errors import ConfigError, DataError
+from fmx.memory_bound import SPARE_BYTES, at_most_bytes
 from fmx.search.claims import Searcher, exclusive
 from fmx.search.options import Options
 from fmx.search.samplers import make_pruner, make_sampler
@@ -30,6 +31,10 @@ __all__ = ["ERROR", "JOURNAL", "Claim", "RunningTrial", "SharedStudy", "num_begu
 
 log = logging.getLogger(__name__)
 
+MAX_JOURNAL_BYTES = 2**27  # some hundred for each report of each trial
+MAX_TRIALS = 100_000
+MAX_STEPS = 2**53  # which a report may be of
+COPIES = 4  # of the journal's text: as it is read, and what it says as objects
 NAME = "search"
 SETTINGS = "search"  # the study's attribute that says what it searches
 OWNER = "owner"  # a trial's attribute: the command that runs it
@@ -71,14 +76,22 @@ class SharedStudy:
             known = self.study.user_attrs.get(SETTINGS)
             if known is None:
                 self.study.set_user_attr(SETTINGS, wanted)
-            elif _without_root(known) != wanted:
-                raise ConfigError(_difference(sweep_dir, known, wanted))
-            self._check_params()
+            else:
+                _check_same(sweep_dir, known, wanted)
+            self._check_trials()
         self.study.pruner = make_pruner(wanted)
 
-    def _check_params(self) -> None:
-        """DataError where a trial has a value that the search cannot have drawn: values become overrides."""
-        for trial in self.study.get_trials(deepcopy=False):
+    def _check_trials(self) -> None:
+        """DataError where a trial has a value that the search cannot have drawn, or came to what no trial comes to.
+
+        Values become overrides.
+        """
+        trials = self.study.get_trials(deepcopy=False)
+        if len(trials) > MAX_TRIALS:
+            raise DataError(f"{self.sweep_dir / JOURNAL} has {len(trials):,} trials; a search may have {MAX_TRIALS:,}")
+        for trial in trials:
+            if not _is_plausible(trial, len(self._options.objectives)):
+                raise DataError(f"{self.sweep_dir / JOURNAL}: trial {trial.number} came to what no trial can come to")
             for key, value in trial.params.items():
                 drawn = self._space.distributions.get(key)
                 if drawn is None or not _is_drawn(value, drawn):
@@ -162,9 +175,9 @@ def num_begun(sweep_dir: Path, options: Options, space: Space, *, fixed: Mapping
     if not (sweep_dir / JOURNAL).is_file():
         return 0
     study = optuna.load_study(study_name=NAME, storage=_storage(sweep_dir))
-    known, wanted = study.user_attrs.get(SETTINGS), _settings(options, space, fixed)
-    if known is not None and _without_root(known) != wanted:
-        raise ConfigError(_difference(sweep_dir, known, wanted))
+    known = study.user_attrs.get(SETTINGS)
+    if known is not None:
+        _check_same(sweep_dir, known, _settings(options, space, fixed))
     return len(study.get_trials(deepcopy=False))
 
 
@@ -195,6 +208,25 @@ class RunningTrial:
         return self._study.pruner.prune(self._study, storage.get_trial(self._trial_id))
 
 
+def _check_same(sweep_dir: Path, known: object, wanted: Mapping[str, Any]) -> None:
+    """ConfigError where the study in a directory searches something else; DataError where it does not say what."""
+    if not isinstance(known, Mapping) or not isinstance(known.get("override") or {}, Mapping):
+        raise DataError(f"{sweep_dir / JOURNAL} does not say what is searched as it should")
+    if _without_root(known) != wanted:
+        raise ConfigError(_difference(sweep_dir, known, wanted))
+
+
+def _is_plausible(trial: FrozenTrial, num_objectives: int) -> bool:
+    """Whether a trial, read from a file that may be anybody's, came to figures, and says as a text why it failed."""
+    values, reports = trial.values, trial.intermediate_values
+    if trial.state == TrialState.COMPLETE and (values is None or len(values) != num_objectives):
+        return False
+    figures = all(type(value) in {int, float} and math.isfinite(value) for value in values or [])
+    # A report may be NaN: a loss can be.
+    reported = all(0 <= step < MAX_STEPS and type(value) in {int, float} for step, value in reports.items())
+    return figures and reported and all(isinstance(trial.user_attrs.get(key, ""), str) for key in (OWNER, ERROR))
+
+
 def _is_drawn(value: object, drawn: BaseDistribution) -> bool:
     if isinstance(drawn, CategoricalDistribution):
         return value in drawn.choices
@@ -203,8 +235,32 @@ def _is_drawn(value: object, drawn: BaseDistribution) -> bool:
 
 
 def _storage(sweep_dir: Path) -> JournalStorage:
+    """Open the journal; DataError where it is none, or where reading it takes more than such a file does."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return JournalStorage(_Journal(str(sweep_dir / JOURNAL)))
+    journal = sweep_dir / JOURNAL
+    try:
+        with at_most_bytes(SPARE_BYTES + COPIES * _num_bytes(journal), f"the trials of {journal}"):
+            return JournalStorage(_Journal(str(journal)))
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise DataError(f"{journal} cannot be read as the trials of a search: {str(error)[:200]}") from error
+
+
+def _num_bytes(journal: Path) -> int:
+    """Its size, 0 where it is not there yet; DataError where it is beyond that of any search."""
+    size = journal.stat().st_size if journal.exists() else 0
+    if size > MAX_JOURNAL_BYTES:
+        raise DataError(
+            f"{journal} is larger than the {MAX_JOURNAL_BYTES:,} bytes that the trials of a search may take"
+        )
+    return size
 
 
 class _Journal(JournalFileBackend):
@@ -241,6 +297,7 @@ def _without_root(known: Mapping[str, Any]) -> dict[str, Any]:
 
 def _mend(journal: Path) -> None:
     """Cut off a last line that was never written to its end, as a power cut leaves it: nobody could read on."""
+    _num_bytes(journal)
     if not _is_torn(journal):
         return
     with get_lock_file(JournalFileSymlinkLock(str(journal))):  # runs append their reports meanwhile

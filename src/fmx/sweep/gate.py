@@ -23,13 +23,13 @@ from fmx.plain_files import read_if_whole, read_yaml, within
 from fmx.printed_command import printed_command
 from fmx.record import config_fingerprint
 from fmx.sweep.plan import FROZEN_JOBS, Job
-from fmx.trust import TRUSTED, check_paths, check_sizes, check_trusted, strange_mirrors
+from fmx.trust import TRUSTED, check_paths, check_processes, check_sizes, check_trusted, strange_mirrors
 
 __all__ = ["check_jobs_folder", "check_sweep_dir", "packages_of", "pass_job"]
 
 JOB_FILE = re.compile(r"\d+\.(yaml(\.part)?|log)")
 TARGET = re.compile(r"_target_: ['\"]?(\w+)")
-CHECK = {"_target_": "fmx.check.Check"}
+CHECK = {"_target_": "fmx.check.Check", "bounded": True}
 ORIGIN = "fmx.frozen.Origin"
 RUN_DIR = "${run_dir:}"
 ESCAPED = re.compile(r"(?<!\\)(?:\\\\)*\\\$\{")
@@ -119,6 +119,7 @@ def _check_config(
                 f"{printed_command('--allow', mirror)}"
             )
     check_paths(config, path)
+    check_processes(resolved, path)
     return stores
 
 
@@ -160,7 +161,7 @@ def _hydra(node: Any, path: Path, job: Job, allow: Collection[str]) -> dict[str,
 def _callbacks(callbacks: Mapping[Any, Any], path: Path, allow: Collection[str]) -> dict[str, Any]:
     passed: dict[str, Any] = {"check": CHECK}
     for name, node in callbacks.items():
-        if name == "check" and node == CHECK:
+        if name == "check" and node in (CHECK, CHECK | {"bounded": False}, {"_target_": CHECK["_target_"]}):
             continue
         if name == "origin" and isinstance(node, dict) and node.get("_target_") == ORIGIN:
             passed["origin"] = _origin(node, path)
