@@ -250,7 +250,8 @@ def _storage(sweep_dir: Path) -> JournalStorage:
         TypeError,
         ValueError,
     ) as error:
-        raise DataError(f"{journal} cannot be read as the trials of a search: {str(error)[:200]}") from error
+        reason = str(error)[:200] or type(error).__name__
+        raise DataError(f"{journal} cannot be read as the trials of a search: {reason}") from error
 
 
 def _num_bytes(journal: Path) -> int:
