@@ -352,13 +352,14 @@ def test_other_data_than_then(command, tmp_path, interrupted):
 
 
 def test_a_full_disk(tmp_path):
-    """Files may not grow beyond what the first checkpoints take: a plain error, and the last good one is whole."""
+    """Files may not grow to what a checkpoint takes: a plain error before the first step, and nothing half is left."""
     run = [sys.executable, "-m", "fmx.run", *DIGITS, "model=lenet", "trainer.max_epochs=3", "logger=none"]
     limited = ["bash", "-c", 'ulimit -f 500; exec "$@"', "-", *run, "hydra.run.dir=run"]
     done = subprocess.run(limited, cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith("cannot write ")
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run/history.csv").exists()
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "failed"
     assert not list((tmp_path / "run/checkpoints").glob("*.part"))
     run.append(f"resume={tmp_path / 'run'}")
