@@ -1,7 +1,6 @@
 """What is wrong is said in words that name the place: with folders, streams and values of unusual kinds."""
 
 import os
-import shutil
 import subprocess
 import sys
 
@@ -81,13 +80,3 @@ def test_standard_output_that_takes_no_more(sweep):
             )  # fmt: skip
         assert done.returncode == 1
         assert done.stderr == "cannot write to standard output: No space left on device\n", words
-
-
-def test_a_run_that_goes_on_after_its_last_epoch_counts_no_further(command, sweep, tmp_path):
-    run = shutil.copytree(sweep / "sweep/0", tmp_path / "run")
-    record = run / "run.json"
-    record.write_text(record.read_text().replace('"completed"', '"interrupted"'))
-    (tmp_path / "multirun.yaml").unlink(missing_ok=True)
-    done = command("resume=run", cwd=tmp_path, env={"LONG": "x" * 20_000})
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "epoch 2/1" not in done.stdout + done.stderr

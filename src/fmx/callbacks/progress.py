@@ -61,8 +61,11 @@ class Progress(Checkpoint):
                 self._figures["train"] = f"train loss {loss / images:.4f} acc {right / images:.2%}"
 
     def _note_epoch(self, trainer: Trainer) -> None:
-        last = trainer.max_epochs
-        self._epoch = f"epoch {trainer.current_epoch + 1}{f'/{last}' if last and last > 0 else ''}"
+        last, epoch = trainer.max_epochs, trainer.current_epoch + 1
+        if last and last > 0:  # a run that goes on after its last epoch begins none
+            self._epoch = f"epoch {min(epoch, last)}/{last}"
+        else:
+            self._epoch = f"epoch {epoch}"
 
     def _lines(self) -> list[Text]:
         """A line of where training is and how long it will take, and one of the newest figures."""
