@@ -190,10 +190,11 @@ class Remote(Logger):
 """
 
 
-def test_a_command_waits_for_the_threads_and_executors_of_a_logger(tmp_path):
+@pytest.mark.parametrize("entry", [[Path(sys.executable).with_name("fmx")], [sys.executable, "-m", "fmx.run"]], ids=len)
+def test_a_command_waits_for_the_threads_and_executors_of_a_logger(tmp_path, entry):
     (tmp_path / "remote.py").write_text(LOGGER)
     done = subprocess.run(
-        [Path(sys.executable).with_name("fmx"), *RUN, "+logger.remote._target_=remote.Remote"],
+        [*entry, *RUN, "+logger.remote._target_=remote.Remote"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         capture_output=True,
