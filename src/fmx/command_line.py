@@ -96,7 +96,7 @@ def _refuse_option(word: str, parser: argparse.ArgumentParser) -> NoReturn:
     keys = [bare] if bare in groups or is_key(bare) else meant(bare, compose_config([]))
     if keys:
         key, with_, member = keys[0].partition(" with ")
-        word = printed_command(key if "=" in key else f"{key}={value or 'VALUE'}")
+        word = printed_command(key.strip("'") if "=" in key else f"{key}={value or 'VALUE'}")
         example = word + (f" with {member}" if with_ else "")
         raise ConfigError(f"there is no option {name!r}: settings are written without dashes, {example}")
     raise ConfigError(f"there is no option {name!r}; {printed_command('fmx', '--help')} shows what there is")
