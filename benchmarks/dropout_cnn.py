@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fmx.build import make
-from fmx.composition import compose_config
+from fmx.runs.composition import compose_config
+from fmx.training.build import make
 from readme_table import write_table
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from extracted_data import extracted
-from fmx.build import build_classifier, build_data
-from fmx.composition import compose_config
-from fmx.step_graph import StepGraph
+from fmx.runs.composition import compose_config
+from fmx.training.build import build_classifier, build_data
+from fmx.training.step_graph import StepGraph
 from time_to_accuracy import TARGETS
 
 STEPS = 60

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from chosen import chosen
 from extracted_data import extracted
-from fmx.callbacks.lean_steps import _Training
-from fmx.classifier import Classifier, Step
+from fmx.training.callbacks.lean_steps import _Training
+from fmx.training.classifier import Classifier, Step
 from machine import describe, in_words
 from overhead import CASES
 from process import fmx_run

@@ -18,10 +18,10 @@ import torch
 
 from alternate import alternate, median
 from extracted_data import extracted
-from fmx.build import build_classifier, build_data
-from fmx.composition import compose_config
-from fmx.exporting.onnx_model import open_onnx
-from fmx.scoring import predict
+from fmx.inference.export.onnx_model import open_onnx
+from fmx.inference.scoring import predict
+from fmx.runs.composition import compose_config
+from fmx.training.build import build_classifier, build_data
 from machine import describe, in_words
 from process import timed
 from readme_table import write_table
@@ -62,7 +62,7 @@ def measure(model: str, repeats: int, device: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         run, file = f"{folder}/run", f"{folder}/model.onnx"
         timed([PYTHON, "-m", "fmx.run", *overrides, "trainer=smoke", f"hydra.run.dir={run}"])
-        timed([PYTHON, "-m", "fmx.export", run, "--out", file])
+        timed([PYTHON, "-m", "fmx.commands.export", run, "--out", file])
         measured = {}
         for batch, images in BATCHES.items():
             sides = {

@@ -18,8 +18,8 @@ from torchvision import datasets, transforms
 from alternate import alternate, median
 from claim import Claim, at_most
 from extracted_data import extracted
-from fmx.build import build_data
-from fmx.composition import compose_config
+from fmx.runs.composition import compose_config
+from fmx.training.build import build_data
 from machine import describe, in_words
 from readme_table import write_table
 from result_file import load, save

@@ -24,12 +24,15 @@ from result_file import load, save
 PYTHON = sys.executable
 RUN = ["model=three_conv", "augment=none", "trainer.max_epochs=1", "trainer.limit_train_batches=40"]
 # What a run has imported by its end, and the step that its model needs at least, on arrays of no size.
-IMPORTS = "import fmx.build, fmx.fit, fmx.scoring, fmx.results, torch.utils.tensorboard, torch._dynamo\n"
+IMPORTS = """
+import fmx.training.build, fmx.training.fit, fmx.inference.scoring, fmx.reporting.results
+import torch.utils.tensorboard, torch._dynamo
+"""
 STEP = """
 import torch
-from fmx.build import build_classifier
-from fmx.composition import compose_config
-from fmx.hardware import keep_freed_memory, resolve_precision
+from fmx.training.build import build_classifier
+from fmx.runs.composition import compose_config
+from fmx.training.hardware import keep_freed_memory, resolve_precision
 keep_freed_memory()
 cfg = compose_config({overrides!r})
 parts = build_classifier(cfg)

@@ -44,9 +44,9 @@ def measure(overrides: list[str], *, rounds: int, device: str) -> dict[str, list
     from pytorch_lightning.loggers import TensorBoardLogger
     from pytorch_lightning.loops.fit_loop import _FitLoop
 
-    from fmx.callbacks.lean_steps import LeanSteps
-    from fmx.classifier import Classifier, Tally
     from fmx.run import main as fmx_main
+    from fmx.training.callbacks.lean_steps import LeanSteps
+    from fmx.training.classifier import Classifier, Tally
 
     parts: Mapping[str, tuple[type, str] | None] = {
         "everything": None,

@@ -18,10 +18,10 @@ os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported
 import torch
 from torch import Tensor
 
-from fmx.build import build_classifier, build_data
-from fmx.composition import compose_config
-from fmx.hardware import ask_for_gpus_once, keep_freed_memory, resolve_precision
-from fmx.step_graph import StepGraph
+from fmx.runs.composition import compose_config
+from fmx.training.build import build_classifier, build_data
+from fmx.training.hardware import ask_for_gpus_once, keep_freed_memory, resolve_precision
+from fmx.training.step_graph import StepGraph
 
 
 def main() -> None:

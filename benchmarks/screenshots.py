@@ -26,7 +26,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         sweep = [sys.executable, "-m", "fmx.run", *SWEEP, "hydra.sweep.dir=sweeps/demo"]
         subprocess.run(sweep, cwd=folder, check=True)
-        subprocess.run([sys.executable, "-m", "fmx.report", "sweeps", "--html", "report.html"], cwd=folder, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "fmx.commands.report", "sweeps", "--html", "report.html"], cwd=folder, check=True
+        )
         server = subprocess.Popen(
             [sys.executable, "-m", "tensorboard.main", "--logdir", "sweeps", "--host", "127.0.0.1", "--port", "0"],
             cwd=folder,

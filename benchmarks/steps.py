@@ -20,11 +20,11 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from chosen import chosen
-from fmx.build import build_classifier, build_data
-from fmx.composition import compose_config
-from fmx.hardware import ask_for_gpus_once, keep_freed_memory, resolve_precision
 from fmx.models.dropout import Dropout
 from fmx.models.flatten import Flatten
+from fmx.runs.composition import compose_config
+from fmx.training.build import build_classifier, build_data
+from fmx.training.hardware import ask_for_gpus_once, keep_freed_memory, resolve_precision
 from machine import describe, in_words
 from readme_table import write_table
 from result_file import load, measured_before, save

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import torch
 
-from fmx.composition import register_resolvers
+from fmx.inference.scoring import predict
 from fmx.models.views import VIEWS
-from fmx.restore import restore_classifier, restore_data, trusted_config
-from fmx.run_dir import open_run
-from fmx.scoring import predict
+from fmx.runs.composition import register_resolvers
+from fmx.runs.run_dir import open_run
+from fmx.runs.trusted_config import trusted_config
+from fmx.training.restore import restore_classifier, restore_data
 
 
 def main() -> None:

@@ -43,9 +43,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+def module_of(verb: str) -> str:
+    """The module that runs a verb."""
+    return {"run": "fmx.run", "cli": "fmx.__main__"}.get(verb, f"fmx.commands.{verb}")
+
+
 @pytest.fixture(scope="session")
 def cold_command() -> Command:
-    """Run `python -m fmx.MODULE ARGUMENTS` exactly as a person would; costs the seconds of its imports."""
+    """Run a verb as a process of its own, exactly as a person would; costs the seconds of its imports."""
 
     def run(
         *arguments: str,
@@ -55,7 +60,7 @@ def cold_command() -> Command:
         timeout_s: float = 300,
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", f"fmx.{module}", *arguments],
+            [sys.executable, "-m", module_of(module), *arguments],
             cwd=cwd,
             env=os.environ | (env or {}),
             capture_output=True,
@@ -104,7 +109,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
         die_at_change: the number of the change to the files below `cwd`, from 1, at which it is killed.
         """
         request = {
-            "module": f"fmx.{module}",
+            "module": module_of(module),
             "arguments": arguments,
             "cwd": str(cwd),
             "env": os.environ | (env or {}),

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
-from fmx.figures.palette import DPI
+from fmx.reporting.figures.palette import DPI
 
 
 @dataclass

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fmx.checkpoint import load_checkpoint
+from fmx.runs.checkpoint_files import load_checkpoint
 
 
 def assert_same(ours, theirs):

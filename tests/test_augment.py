@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fmx.augment import RandomCrop, RandomErasing, RandomHorizontalFlip
+from fmx.data.augment import RandomCrop, RandomErasing, RandomHorizontalFlip
 
 IMAGES = torch.arange(64 * 2 * 6 * 8, dtype=torch.int64).remainder(250).add(1).to(torch.uint8).view(64, 2, 6, 8)
 

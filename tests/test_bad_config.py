@@ -106,7 +106,7 @@ COMMAND_LINE = {
     "optim.lr=${optim.lrr}": ["optim.lr refers to optim.lrr, which does not exist"],
     "--config-dir=nowhere": ["nowhere", "not found"],
     # targets
-    "data._target_=builtins.dict": ["data", "no fmx.datamodule.ImageDataModule"],
+    "data._target_=builtins.dict": ["data", "no fmx.data.module.ImageDataModule"],
     "optim._target_=torch.optim.Adamm": ["torch.optim has no 'Adamm'", "did you mean 'Adam'?"],
     "optim._target_=optimizers.Mine": ["cannot import", "no 'optimizers'", "PYTHONPATH"],
     "+optim.foreach=true": ["optim: torch.optim.AdamW refuses its values", "`fused` and `foreach`"],

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fmx.checkpoint import load_weights
 from fmx.errors import DataError
 from fmx.models.lenet import LeNet
 from fmx.models.mlp import MLP
+from fmx.runs.checkpoint_files import load_weights
 
 COMMON = ["model=mlp", "data.root=data", "hydra.run.dir=run"]
 IDX = [

@@ -16,17 +16,17 @@ import torch
 from onnx import TensorProto, helper
 
 import mutants
-from fmx.checkpoint import load_checkpoint
 from fmx.data.csv_images import load_csv
 from fmx.data.idx import load_idx
 from fmx.errors import DataError
-from fmx.exporting.onnx_model import open_onnx
-from fmx.exporting.signature import Signature
+from fmx.inference.export.onnx_model import open_onnx
+from fmx.inference.export.signature import Signature
+from fmx.models.tensor_file import read_tensors
 from fmx.reporting.outcomes import outcome
-from fmx.reporting.stored_predictions import read_predictions
-from fmx.restore import trusted_config
-from fmx.run_dir import open_run
-from fmx.tensor_file import read_tensors
+from fmx.runs.checkpoint_files import load_checkpoint
+from fmx.runs.predictions import read_predictions
+from fmx.runs.run_dir import open_run
+from fmx.runs.trusted_config import trusted_config
 from run_directories import make_run
 
 MIB = 2**20
@@ -362,7 +362,7 @@ def test_an_onnx_file_that_never_ends(tmp_path):
 
 
 def test_a_worker_that_dies_is_an_error_and_ends_with_its_model(tmp_path, monkeypatch):
-    from fmx.exporting import onnx_model
+    from fmx.inference.export import onnx_model
 
     dying = tmp_path / "dying.py"
     dying.write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)\n")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from fmx import __version__
-from fmx.cli import MORE_VERBS, VERBS, main
+from fmx.__main__ import main
+from fmx.commands.verbs import MORE_VERBS, VERBS
 
 FMX = Path(sys.executable).with_name("fmx")
 

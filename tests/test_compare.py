@@ -9,12 +9,12 @@ import pytest
 from matplotlib import image as picture_file
 from scipy import stats
 
-from fmx.compare import compare
+from fmx.commands.compare import compare
 from fmx.errors import ConfigError, DataError
-from fmx.figures.changed_sides import changed_sides
 from fmx.reporting.comparison import compare_accuracy, differences, read_side
+from fmx.reporting.figures.changed_sides import changed_sides
 from fmx.reporting.intervals import crossed, mcnemar, newcombe, share, student_t, wilson
-from fmx.reporting.stored_predictions import read_predictions, verdicts
+from fmx.runs.predictions import read_predictions, verdicts
 from pictures_drawn import pictures
 from run_directories import NAMES, make_run, wrong_at
 
@@ -388,7 +388,7 @@ def test_the_grid_shows_the_images_that_changed_sides():
 
 
 def _predictions(labels, wrong):
-    from fmx.reporting.stored_predictions import StoredPredictions
+    from fmx.runs.predictions import StoredPredictions
 
     said = wrong_at(wrong, num=len(labels))
     return StoredPredictions(labels, np.eye(3, dtype=np.float32)[said], np.arange(len(labels)))

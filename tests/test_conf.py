@@ -10,9 +10,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from fmx.composition import CONF_DIR, register_resolvers
-from fmx.rules import check_values
-from fmx.targets import check_targets
+from fmx.config.conf_dir import CONF_DIR
+from fmx.config.rules import check_values
+from fmx.config.targets import check_targets
+from fmx.runs.composition import register_resolvers
 
 register_resolvers()
 
@@ -93,8 +94,9 @@ def test_every_experiment_states_its_command():
 
 
 def test_constructors_have_no_defaults_of_their_own():
-    from fmx import augment, losses, schedule
-    from fmx.datamodule import ImageDataModule
+    from fmx.data import augment
+    from fmx.data.module import ImageDataModule
+    from fmx.training import losses, schedule
 
     targets = [
         value

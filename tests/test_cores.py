@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fmx.cores import memory_limit, num_cores
+from fmx.process.cores import memory_limit, num_cores
 
 CPU = Path("/sys/fs/cgroup/cpu")
 SMALL = ["data=digits", "model=mlp", "trainer=smoke"]

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fmx.errors import ConfigError
-from fmx.new_file import new_file
+from fmx.runs.new_file import new_file
 
 
 def test_digits_are_summed_up_and_drawn(command, tmp_path):

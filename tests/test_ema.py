@@ -11,8 +11,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from torch.utils.data import DataLoader
 
-from fmx.callbacks.ema import EMA
-from fmx.callbacks.nonfinite import SkipNonfinite
+from fmx.training.callbacks.ema import EMA
+from fmx.training.callbacks.nonfinite import SkipNonfinite
 from same_runs import assert_same
 
 PLAIN = "callbacks.ema._target_=pytorch_lightning.callbacks.EMAWeightAveraging"
@@ -147,7 +147,7 @@ def test_a_run_from_before_the_warm_up_goes_on_without_it(command, tmp_path):
     assert "going on after step" in done.stdout
     assert_same(folder, tmp_path / "whole")
     assert [path.name for path in folder.parent.iterdir()] == ["cut"]
-    assert "_target_: fmx.callbacks.ema.EMA" in (folder / ".hydra/resolved.yaml").read_text()
+    assert "_target_: fmx.training.callbacks.ema.EMA" in (folder / ".hydra/resolved.yaml").read_text()
 
 
 def test_the_class_of_lightning_reads_what_ours_wrote():

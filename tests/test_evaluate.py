@@ -17,8 +17,8 @@ from PIL import Image
 
 from fmx.data.digits import load_digits
 from fmx.errors import DataError
-from fmx.restore import trusted_config
-from fmx.run_dir import open_run
+from fmx.runs.run_dir import open_run
+from fmx.runs.trusted_config import trusted_config
 
 IDENTICAL = "identical to metrics.json, to the last digit"
 
@@ -33,7 +33,7 @@ def edit_json(path, **fields):
 
 def main(monkeypatch, *arguments):
     """The exit code of `fmx evaluate ARGUMENTS` in this process."""
-    from fmx import evaluate
+    from fmx.commands import evaluate
 
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setattr(sys, "argv", ["fmx evaluate", *map(str, arguments)])
@@ -217,7 +217,7 @@ def test_refusals_say_what_would_be_right(copied, digits_run, tmp_path, monkeypa
 HOSTILE = {
     "a function of Python": ("model.net", {"_target_": "os.system", "command": "touch PWNED"}),
     "by way of torch": ("model.net", {"_target_": "torch.os.system", "command": "touch PWNED"}),
-    "by way of fmx": ("augment", {"_target_": "fmx.record.subprocess.run", "args": ["touch", "PWNED"]}),
+    "by way of fmx": ("augment", {"_target_": "fmx.runs.record.subprocess.run", "args": ["touch", "PWNED"]}),
     "nested": ("data.train.image_size", {"_target_": "builtins.eval", "_args_": ["1"]}),
     "in a list": ("vars", {"a": [[{"_target_": "os.system"}]]}),
     "made by an interpolation": ("model.net", '${oc.create:{_target_:os.system,command:"touch PWNED"}}'),

@@ -17,15 +17,15 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from fmx import predict
+from fmx.commands import predict
 from fmx.data.digits import load_digits
 from fmx.data.idx import load_idx
 from fmx.errors import DataError, FmxError
-from fmx.exporting.model_card import model_card
-from fmx.exporting.onnx_model import open_onnx
-from fmx.exporting.parity import Evidence, prove
-from fmx.exporting.signature import Signature
-from fmx.run_dir import open_run
+from fmx.inference.export.model_card import model_card
+from fmx.inference.export.onnx_model import open_onnx
+from fmx.inference.export.parity import Evidence, prove
+from fmx.inference.export.signature import Signature
+from fmx.runs.run_dir import open_run
 
 TEST = load_digits(part="test", num_test=360, test_seed=0, image_size=28)
 PIXELS = TEST.images.numpy()
@@ -38,7 +38,7 @@ def session(path):
 
 def main(monkeypatch, *arguments):
     """The exit code of `fmx export ARGUMENTS` in this process."""
-    from fmx import export
+    from fmx.commands import export
 
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setattr(sys, "argv", ["fmx export", *map(str, arguments)])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from fmx.exporting.signature import signature_of
+from fmx.inference.export.signature import signature_of
 
 CODE = '''
 import torch

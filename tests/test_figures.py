@@ -17,13 +17,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import same_color
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 
-from fmx.figures import fonts
-from fmx.figures.confusion import confusion_matrix
-from fmx.figures.learning_curves import learning_curves
-from fmx.figures.lettering import Lettering
-from fmx.figures.palette import VERMILION
-from fmx.figures.predictions import mistakes, predictions
-from fmx.figures.samples import samples
+from fmx.reporting.figures import fonts
+from fmx.reporting.figures.confusion import confusion_matrix
+from fmx.reporting.figures.learning_curves import learning_curves
+from fmx.reporting.figures.lettering import Lettering
+from fmx.reporting.figures.palette import VERMILION
+from fmx.reporting.figures.predictions import mistakes, predictions
+from fmx.reporting.figures.samples import samples
 from pictures_drawn import pictures
 
 ENGLISH = [
@@ -502,8 +502,8 @@ def test_long_names_break_at_words_and_are_shortened_in_the_middle():
 
 def test_figures_need_neither_a_screen_nor_pyplot_nor_torch(tmp_path):
     script = (
-        "import sys; from fmx.figures.confusion import confusion_matrix;"
-        "from fmx.figures import fonts, learning_curves, predictions, samples;"
+        "import sys; from fmx.reporting.figures.confusion import confusion_matrix;"
+        "from fmx.reporting.figures import fonts, learning_curves, predictions, samples;"
         "confusion_matrix([0, 1], [0, 1], ['a', 'b']).savefig(sys.argv[1]);"
         "print(sorted({'matplotlib.pyplot', 'torch', 'sklearn'} & set(sys.modules)))"
     )

@@ -16,25 +16,26 @@ import yaml
 from optuna.distributions import FloatDistribution
 from PIL import Image
 
-from fmx import cli
-from fmx.checkpoint import CheckpointFiles
-from fmx.cores import num_cores
+from fmx import __main__ as cli
+from fmx.commands.reproduce import results
+from fmx.config.bounded_files import read_yaml
+from fmx.config.expansion import check_expansion
+from fmx.config.frozen import freeze
+from fmx.config.trust import check_paths, check_processes
 from fmx.data.csv_images import load_csv
 from fmx.errors import ConfigError, DataError
-from fmx.expansion import check_expansion
-from fmx.frozen import freeze
-from fmx.memory_bound import PAGES_IN_USE
-from fmx.plain_files import read_yaml
-from fmx.reproduce import results
-from fmx.restore import check_fits, restore_classifier, restore_data, trusted_config
-from fmx.run_dir import open_run
-from fmx.search import frozen_conf
-from fmx.search.claims import Searcher
-from fmx.search.options import Objective, Options
-from fmx.search.space import Parameter, Space
-from fmx.search.study import SharedStudy
-from fmx.tensor_file import read_tensors
-from fmx.trust import check_paths, check_processes
+from fmx.models.tensor_file import read_tensors
+from fmx.process.cores import num_cores
+from fmx.process.memory_bound import PAGES_IN_USE
+from fmx.runs.checkpoint_files import CheckpointFiles
+from fmx.runs.run_dir import open_run
+from fmx.runs.trusted_config import trusted_config
+from fmx.sweeps.search import frozen_conf
+from fmx.sweeps.search.claims import Searcher
+from fmx.sweeps.search.options import Objective, Options
+from fmx.sweeps.search.space import Parameter, Space
+from fmx.sweeps.search.study import SharedStudy
+from fmx.training.restore import check_fits, restore_classifier, restore_data
 
 SECURITY = Path(__file__).parents[1] / "docs/security.md"
 MARK, VICTIM = "PWNED", "victim.txt"
@@ -208,7 +209,7 @@ def hydras_callback(sweep: Path) -> None:
 
 
 def old_origin(sweep: Path) -> None:
-    node = {"_target_": "fmx.frozen.Origin", "overrides": [READS_PICKLE], "choices": READS_PICKLE}
+    node = {"_target_": "fmx.config.frozen.Origin", "overrides": [READS_PICKLE], "choices": READS_PICKLE}
     edit(sweep / "jobs/1.yaml", lambda v: v["hydra"]["callbacks"].update(origin=node))
 
 

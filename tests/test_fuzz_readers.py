@@ -21,18 +21,18 @@ from PIL import Image
 from torch import nn
 
 import mutants
-from fmx.checkpoint import load_checkpoint, load_weights
 from fmx.data.csv_images import load_csv
 from fmx.data.folder import ImageFolder
 from fmx.data.idx import load_idx
 from fmx.errors import DataError
-from fmx.exporting.signature import Signature, signature_of
-from fmx.images import prepare
+from fmx.inference.export.signature import Signature, signature_of
+from fmx.inference.images import prepare
 from fmx.reporting.html_report import _history
 from fmx.reporting.outcomes import outcome
-from fmx.reporting.stored_predictions import read_predictions
-from fmx.restore import trusted_config
-from fmx.run_dir import open_run
+from fmx.runs.checkpoint_files import load_checkpoint, load_weights
+from fmx.runs.predictions import read_predictions
+from fmx.runs.run_dir import open_run
+from fmx.runs.trusted_config import trusted_config
 from run_directories import make_run
 
 MIB = 2**20
@@ -252,7 +252,7 @@ class Onnx:
         self.path, self.whole = folder / "model.onnx", whole
 
     def __call__(self, seed: int) -> str:
-        from fmx.exporting import onnx_worker
+        from fmx.inference.export import onnx_worker
 
         self.path.write_bytes(mutants.mutant([self.whole], seed))
         try:

@@ -273,7 +273,10 @@ def test_a_button_shows_another_curve_and_the_dark_page_is_dark(opened, tmp_path
 
 def make_mixed(folder):
     """What a folder of all runs holds: two data sets, many settings that differ, pruned trials of a search."""
-    watch = {"callbacks.pruning._target_": "fmx.callbacks.pruning.Pruning", "callbacks.pruning.monitor": "val/accuracy"}
+    watch = {
+        "callbacks.pruning._target_": "fmx.sweeps.search.pruning.Pruning",
+        "callbacks.pruning.monitor": "val/accuracy",
+    }
     knobs = {f"optim.quite_long_name_{n}": n for n in range(12)}
     for place in range(5):
         settings = {key: value * (1 + place) for key, value in knobs.items()} | {"augment.kind": "flip"}

@@ -6,7 +6,7 @@ from PIL import Image
 
 from fmx.data.arrays import ImageArrays
 from fmx.data.loader import ArrayLoader, Order
-from fmx.datamodule import Normalize
+from fmx.data.module import Normalize
 
 ARRAYS = ImageArrays(images=torch.arange(23, dtype=torch.uint8).view(23, 1, 1, 1), labels=torch.arange(23))
 

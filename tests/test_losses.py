@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fmx.losses import NLL, CrossEntropy
+from fmx.training.losses import NLL, CrossEntropy
 
 LOGITS = torch.tensor([[2.0, 0.5, -1.0], [0.1, 0.2, 0.3], [-3.0, 1.0, 4.0]])
 LABELS = torch.tensor([0, 2, 1])

@@ -10,8 +10,8 @@ from sklearn.metrics import f1_score
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassPrecision
 
-from fmx.counts import update
-from fmx.figures.confusion import confusion_matrix
+from fmx.reporting.figures.confusion import confusion_matrix
+from fmx.training.counts import update
 
 IMAGES = """
 import torch

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from fmx.datamodule import LOOKED_AT
-from fmx.tensorboard_views import show_graph
+from fmx.data.module import LOOKED_AT
+from fmx.reporting.tensorboard_views import show_graph
 
 RUN = ["data=image_folder", "data.root=pictures", "data.image_size=28", "data.num_workers=0", "data.validation=4"]
 RUN += ["model=mlp", "trainer=smoke", "trainer.max_epochs=1", "hydra.run.dir=run"]

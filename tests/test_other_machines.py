@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from fmx.composition import override
+from fmx.config.quoting import override
 from fmx.errors import DataError
-from fmx.own_files import check_own_files
+from fmx.process.own_files import check_own_files
 from run_directories import make_run
 
 SMALL = ["data=digits", "model=mlp", "trainer=smoke", "logger=none"]

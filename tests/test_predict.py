@@ -19,8 +19,8 @@ from fmx.data.digits import load_digits
 from fmx.data.folder import ImageFolder
 from fmx.data.idx import load_idx
 from fmx.errors import ConfigError, DataError
-from fmx.exporting.signature import Signature
-from fmx.images import find_pictures, prepare
+from fmx.inference.export.signature import Signature
+from fmx.inference.images import find_pictures, prepare
 
 SIDE = 28
 SIGNATURE = {
@@ -299,7 +299,7 @@ def test_a_run_says_of_pictures_what_it_said_of_its_test_set(digits_run, command
 
 def main(monkeypatch, *arguments):
     """The exit code of `fmx predict ARGUMENTS` in this process."""
-    from fmx import predict
+    from fmx.commands import predict
 
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setattr(sys, "argv", ["fmx predict", *map(str, arguments)])

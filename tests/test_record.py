@@ -10,8 +10,8 @@ import pytest
 FIRST = """
 import sys
 from pathlib import Path
-from fmx.record import Record
-from fmx.exits import Refusal
+from fmx.runs.record import Record
+from fmx.process.exits import Refusal
 record = Record(Path(sys.argv[1]), writes=True, shared=True)
 record.update(status="running", error=None)
 print("begun", flush=True)
@@ -26,7 +26,7 @@ except Refusal as refusal:
 OTHER = """
 import sys
 from pathlib import Path
-from fmx.record import Record
+from fmx.runs.record import Record
 record = Record(Path(sys.argv[1]), writes=False, shared=True)
 print("begun", flush=True)
 sys.stdin.readline()
@@ -80,7 +80,7 @@ def test_a_file_that_may_not_be_read_is_not_said_to_be_unwritable(tmp_path):
 
 OPEN = """
 import sys
-from fmx.exits import plain_exits
+from fmx.process.exits import plain_exits
 with plain_exits():
     open(*sys.argv[1:])
 """

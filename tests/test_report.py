@@ -21,13 +21,14 @@ import pytest
 import yaml
 from scipy import stats
 
+from fmx.commands.report import report
 from fmx.errors import ConfigError, DataError
-from fmx.report import report
 from fmx.reporting.comparison import differences, read_side
 from fmx.reporting.intervals import share, student_t
-from fmx.reporting.leaderboard import leaderboard, write_leaderboard
+from fmx.reporting.leaderboard import leaderboard
+from fmx.reporting.leaderboard_files import write_leaderboard
 from fmx.reporting.leaderboard_text import to_csv, to_latex, to_markdown
-from fmx.reporting.settings import read_settings
+from fmx.runs.settings import read_settings
 from run_directories import make_run, wrong_at
 
 REACHES = {
@@ -121,7 +122,9 @@ def test_a_leaderboard_costs_no_torch_and_no_plotting(tmp_path):
     finished = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert finished.stdout == "[]\n"
     for verb in ("report", "compare"):
-        program = f"import sys, fmx.{verb}; print([n for n in ('numpy', 'omegaconf', 'rich') if n in sys.modules])"
+        program = (
+            f"import sys, fmx.commands.{verb}; print([n for n in ('numpy', 'omegaconf', 'rich') if n in sys.modules])"
+        )
         finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
         assert finished.stdout == "[]\n"
 
@@ -267,7 +270,9 @@ def test_a_group_stands_for_the_keys_that_follow_from_it(tmp_path):
 
 def test_an_objects_values_follow_from_its_target(tmp_path):
     for name, optimizer in (("a", "NAdam"), ("b", "Adam")):
-        extra = {"callbacks.ema._target_": "fmx.callbacks.EMA", "callbacks.ema.decay": 0.9} if name == "a" else {}
+        extra = (
+            {"callbacks.ema._target_": "fmx.training.callbacks.EMA", "callbacks.ema.decay": 0.9} if name == "a" else {}
+        )
         settings = {"optim._target_": f"torch.optim.{optimizer}", "optim.betas": [0.9, 0.99 if name == "a" else 0.999]}
         make_run(tmp_path / name, settings=settings | extra)
     board, rows = ranked(tmp_path)
@@ -275,7 +280,7 @@ def test_an_objects_values_follow_from_its_target(tmp_path):
         ("callbacks.ema._target_", "ema"),
         ("optim._target_", "optim"),
     ]
-    assert set(rows) == {"ema fmx.callbacks.EMA · optim torch.optim.NAdam", "ema – · optim torch.optim.Adam"}
+    assert set(rows) == {"ema fmx.training.callbacks.EMA · optim torch.optim.NAdam", "ema – · optim torch.optim.Adam"}
 
 
 def test_columns_with_the_same_last_part_keep_their_whole_key(tmp_path):
@@ -406,7 +411,7 @@ def screen(folder, width, *arguments):
     process, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES", "NO_COLOR"}}
-    child = subprocess.Popen([sys.executable, "-m", "fmx.report", *arguments], cwd=folder, stdout=terminal,
+    child = subprocess.Popen([sys.executable, "-m", "fmx.commands.report", *arguments], cwd=folder, stdout=terminal,
                              stderr=terminal, stdin=terminal, env=environment | {"TERM": "xterm"})  # fmt: skip
     os.close(terminal)
     shown = b""
@@ -447,8 +452,11 @@ def test_a_terminal_shows_whole_figures_beside_what_differs(tmp_path, width):
 
 
 def test_a_pruned_trial_is_called_so_and_its_callback_is_no_setting(tmp_path, command):
-    callback = {"callbacks.pruning._target_": "fmx.callbacks.pruning.Pruning", "callbacks.pruning.monitor": "val/loss"}
-    watch = "+callbacks.pruning={_target_:fmx.callbacks.pruning.Pruning,monitor:val/loss}"
+    callback = {
+        "callbacks.pruning._target_": "fmx.sweeps.search.pruning.Pruning",
+        "callbacks.pruning.monitor": "val/loss",
+    }
+    watch = "+callbacks.pruning={_target_:fmx.sweeps.search.pruning.Pruning,monitor:val/loss}"
     make_run(tmp_path / "runs" / "trial", settings=callback, overrides=["model=small", watch])
     facts = {"epoch": 1, "metric": "val/loss", "value": 3}
     make_run(tmp_path / "runs" / "pruned", model="large", settings=callback, status="interrupted", pruned=facts,
@@ -605,7 +613,7 @@ def test_a_reader_that_has_seen_enough(tmp_path, verb):
     """As with `fmx report … | head -1`: no traceback, and nothing went wrong."""
     make_run(tmp_path / "run")
     process = subprocess.Popen(
-        [sys.executable, "-m", f"fmx.{verb[0]}", *verb[1:]],
+        [sys.executable, "-m", f"fmx.commands.{verb[0]}", *verb[1:]],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fmx.checkpoint import newest_checkpoint
 from fmx.errors import DataError
-from fmx.exits import plain_exits
+from fmx.process.exits import plain_exits
+from fmx.runs.checkpoint_files import newest_checkpoint
 from same_runs import assert_same, points
 
 DIGITS = ["data=digits", "data.batch_size=64", "trainer.checkpoint_every_s=0.2"]

@@ -235,7 +235,7 @@ def test_validation_by_steps_writes_a_row_each_time_and_keeps_every_step(command
     ids=" ".join,
 )
 def test_all_parts_run_with_each_other(command, tmp_path, sweep):
-    from fmx.composition import CONF_DIR
+    from fmx.config.conf_dir import CONF_DIR
 
     expected = 1
     for part in sweep:

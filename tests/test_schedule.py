@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from fmx.errors import ConfigError
-from fmx.schedule import Schedule
+from fmx.training.schedule import Schedule
 from same_runs import points
 
 STEPS, EPOCHS = 40, 4

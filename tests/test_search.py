@@ -19,14 +19,14 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from chromium import chromium_page
-from fmx.claim import claim
-from fmx.search import claims
-from fmx.search.claims import Searcher
-from fmx.search.html_page import html_page
-from fmx.search.options import Objective, Options
-from fmx.search.space import Parameter, Space
-from fmx.search.study import RunningTrial, SharedStudy
-from fmx.search.summary import summarize
+from fmx.process.lock import claim
+from fmx.sweeps.search import claims
+from fmx.sweeps.search.claims import Searcher
+from fmx.sweeps.search.html_page import html_page
+from fmx.sweeps.search.options import Objective, Options
+from fmx.sweeps.search.space import Parameter, Space
+from fmx.sweeps.search.study import RunningTrial, SharedStudy
+from fmx.sweeps.search.summary import summarize
 
 # A run of a second on real digits.
 RUN = [
@@ -285,9 +285,9 @@ import time
 from pathlib import Path
 
 import fmx.run
-import fmx.search.report
+import fmx.sweeps.search.report
 
-write_summary = fmx.search.report.write_summary
+write_summary = fmx.sweeps.search.report.write_summary
 
 
 def interrupted(summary):
@@ -299,7 +299,7 @@ def interrupted(summary):
         os.kill(os.getpid(), signal.SIGINT)
 
 
-fmx.search.report.write_summary = interrupted
+fmx.sweeps.search.report.write_summary = interrupted
 fmx.run.main()
 """
 
@@ -549,7 +549,7 @@ def test_without_optuna_it_says_what_to_install(cold_command, tmp_path):
 OTHER_COMMAND = """
 import sys
 from pathlib import Path
-from fmx.search.claims import Searcher
+from fmx.sweeps.search.claims import Searcher
 with Searcher(Path(sys.argv[1])) as other:
     print(other.is_alive(sys.argv[2], Path(sys.argv[3])))
 """

@@ -22,16 +22,18 @@ from PIL import Image
 from pytorch_lightning import seed_everything
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fmx.build import build
-from fmx.check import check_names, check_parts
-from fmx.composition import CONF_DIR, compose_config
+from fmx.config.check import check_names
+from fmx.config.conf_dir import CONF_DIR
 from fmx.errors import FmxError
-from fmx.fit import fit
-from fmx.record import Record
-from fmx.scoring import test as score_once
-from fmx.search.options import read_options
-from fmx.sweep.local import check_settings as check_local
-from fmx.sweep.slurm import check_settings as check_slurm
+from fmx.inference.scoring import test as score_once
+from fmx.runs.composition import compose_config
+from fmx.runs.record import Record
+from fmx.sweeps.search.options import read_options
+from fmx.sweeps.settings import check_settings as check_local
+from fmx.sweeps.slurm import check_settings as check_slurm
+from fmx.training.build import build
+from fmx.training.check import check_parts
+from fmx.training.fit import fit
 
 pytestmark = pytest.mark.slow
 

@@ -13,12 +13,12 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EMAWeightAveraging, LambdaCallback
 
-from fmx.augment import RandomCrop, RandomErasing, RandomHorizontalFlip
-from fmx.build import build_classifier, build_data
-from fmx.callbacks.lean_steps import LeanSteps
-from fmx.checkpoint import load_checkpoint
-from fmx.composition import compose_config
-from fmx.hardware import ask_for_gpus_once, resolve_precision
+from fmx.data.augment import RandomCrop, RandomErasing, RandomHorizontalFlip
+from fmx.runs.checkpoint_files import load_checkpoint
+from fmx.runs.composition import compose_config
+from fmx.training.build import build_classifier, build_data
+from fmx.training.callbacks.lean_steps import LeanSteps
+from fmx.training.hardware import ask_for_gpus_once, resolve_precision
 from same_runs import assert_same, points
 
 DIGITS = ["data=digits", "model=lenet", "augment=none", "trainer.precision=32-true"]
@@ -281,7 +281,7 @@ def test_the_compiler_is_imported_by_runs_that_compile_alone(cold_command, tmp_p
 
 ASK = """
 import sys
-from fmx.lean_imports import put_off_imports
+from fmx.process.lean_imports import put_off_imports
 
 put_off_imports()
 import torch, torchmetrics, torchvision

@@ -8,10 +8,11 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from torch import nn
 
-from fmx.build import build_classifier, build_data
-from fmx.callbacks.lean_steps import LeanSteps
-from fmx.composition import CONF_DIR, compose_config
-from fmx.step_graph import StepGraph, can_be_captured, fixed_parts
+from fmx.config.conf_dir import CONF_DIR
+from fmx.runs.composition import compose_config
+from fmx.training.build import build_classifier, build_data
+from fmx.training.callbacks.lean_steps import LeanSteps
+from fmx.training.step_graph import StepGraph, can_be_captured, fixed_parts
 
 MODELS = sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml"))
 AUGMENTS = sorted(path.stem for path in (CONF_DIR / "augment").glob("*.yaml"))

@@ -26,7 +26,7 @@ logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 logging.getLogger("other").addHandler(logging.StreamHandler(sys.stderr))
 logging.getLogger("other").propagate = False
 from rich.text import Text
-from fmx.live_area import LiveArea
+from fmx.process.live_area import LiveArea
 
 rows = [Text(f"#{number} job " + "x" * 100, no_wrap=True, overflow="ellipsis") for number in range(16)]
 with LiveArea(lambda: [*rows, Text("a summary " * 12)], sys.stdout) as area:

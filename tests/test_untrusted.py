@@ -16,13 +16,13 @@ import yaml
 from omegaconf import OmegaConf
 from PIL import Image
 
-from fmx.composition import CONF_DIR
+from fmx.config.conf_dir import CONF_DIR
+from fmx.config.expansion import check_expansion
+from fmx.config.trust import check_paths, check_trusted
 from fmx.errors import DataError
-from fmx.expansion import check_expansion
-from fmx.exporting.signature import signature_of
-from fmx.restore import trusted_config
-from fmx.run_dir import open_run
-from fmx.trust import check_paths, check_trusted
+from fmx.inference.export.signature import signature_of
+from fmx.runs.run_dir import open_run
+from fmx.runs.trusted_config import trusted_config
 
 SRC = Path(__file__).parents[1] / "src/fmx"
 CANARY = "PWNED"
@@ -39,7 +39,7 @@ TARGETS = {
     "environment": ("model.net._target_", "${oc.env:EVIL}", "no dotted path"),
     "no name": ("model.net._target_", 5, "no dotted path"),
     "by way of torch": ("model.net", {"_target_": "torch.os.system", "command": TOUCH}, "it takes networks"),
-    "by way of fmx": ("augment", {"_target_": "fmx.record.subprocess.run", "args": ["touch", CANARY]}, "it takes aug"),
+    "by way of fmx": ("augment", {"_target_": "fmx.runs.record.os.system", "command": TOUCH}, "it takes aug"),
     "hub": ("model.net", {"_target_": "torch.hub.load", "repo_or_dir": ".", "model": "x", "source": "local"}, "takes"),
     "load": ("loss", {"_target_": "torch.load", "f": "evil.pt", "weights_only": False}, "it takes losses"),
     "compiler": ("model.net", {"_target_": "torch.utils.cpp_extension.load", "name": "x", "sources": []}, "it takes"),
@@ -449,7 +449,7 @@ def test_an_archive_with_a_path_in_it_writes_nothing(tmp_path):
     path.parent.mkdir()
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("../../data.pkl", b"\x80\x02}.")
-    from fmx.checkpoint import load_checkpoint
+    from fmx.runs.checkpoint_files import load_checkpoint
 
     with pytest.raises(DataError):
         load_checkpoint(path)

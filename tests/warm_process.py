@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 
 HEAVY = [
-    "fmx.sweep.quick_start",  # first, as for the jobs of a sweep
+    "fmx.sweeps.quick_start",  # first, as for the jobs of a sweep
     "torch",
     "pytorch_lightning",
     "torchmetrics",
@@ -24,7 +24,7 @@ HEAVY = [
     "sklearn.metrics",
     "matplotlib",
     "torch.utils.tensorboard",
-    "fmx.results",
+    "fmx.reporting.results",
 ]
 
 
@@ -33,7 +33,7 @@ PRINTED = "PRINTED_COMMANDS"  # names the file in which a command notes what it 
 
 def note_printed_commands() -> None:
     """Have every command line that fmx prints noted, with the file and the function that print it."""
-    from fmx import printed_command
+    from fmx.config import printed_command
 
     made = printed_command.printed_command
 

@@ -1,6 +1,85 @@
-"""`python -m fmx VERB …`: what the console script `fmx` does."""
+"""`fmx`: a verb by name, or Hydra overrides alone for a run."""
 
-from fmx.cli import main
+import sys
+
+from fmx.commands.verbs import MORE_VERBS, VERBS, _module
+
+__all__ = ["main"]
+
+# What other programs call it, and what to type here.
+KNOWN_AS = {
+    "fmx run": ["train", "fit", "start"],
+    "fmx evaluate": ["test", "eval", "score", "validate"],
+    "fmx predict": ["infer", "inference", "classify"],
+    "fmx report": ["leaderboard", "summary", "table", "list", "ls"],
+    "fmx compare": ["diff"],
+    "fmx tensorboard": ["tb", "board"],
+    "fmx run resume=RUN": ["resume", "continue"],
+    "fmx -m KEY=A,B": ["sweep", "multirun", "grid"],
+    "fmx -m hydra/sweeper=search KEY=A,B": ["search", "optimize", "tune", "hpo"],
+}
+
+
+def main() -> None:
+    """Run `fmx VERB …` as `python -m fmx.VERB …`; everything else is a run's command line, so that completion works."""
+    sys.argv[0] = sys.argv[0].removesuffix("/__main__.py")  # python -m fmx
+    words = sys.argv[1:]
+    if words[:1] == ["help"]:
+        words = [*words[1:2], "--help"] if words[1:] not in ([], ["help"]) else ["--help"]
+    elif words == ["version"]:
+        words = ["--version"]
+    if words and words[0] in VERBS:
+        from fmx.process.start import as_command
+
+        sys.argv[1:] = words[1:]
+        as_command(_module(words[0]).main)
+        return
+    if words[:1] == ["run"]:
+        words = words[1:]
+    elif not words:
+        words = ["--help"]
+    elif "=" not in words[0] and words[0][0] not in "-+~":
+        _refuse(words[0])
+    sys.argv[1:] = words
+    from fmx.run import command
+
+    command()
+
+
+def _refuse(word: str) -> None:
+    """Say what a word without `=` may have meant; Hydra would call it an override that it cannot read."""
+    from fmx.errors import ConfigError
+    from fmx.process.exits import plain_exits
+
+    with plain_exits():
+        raise ConfigError(
+            f"there is no verb {word!r}{_meant(word)} Verbs: {', '.join(['run', *VERBS, 'help', 'version'])}"
+        )
+
+
+def _meant(word: str) -> str:
+    from fmx.config.key_names import is_key, meant, member_named
+    from fmx.config.suggest import nearest
+
+    for command, words in KNOWN_AS.items():
+        if word.lower() in words:
+            return f": type {command}."
+    if found := member_named(word):
+        return f"; did you mean {' or '.join(found)}?"
+    key, colon, value = word.partition(":")
+    if colon and value and (keys := [key] if is_key(key) else meant(key)):
+        return f"; did you mean {_setting(keys[0], value)}?"
+    said = nearest(word, [*MORE_VERBS, *VERBS], cutoff=0.6)
+    if said == "." and (keys := [word] if is_key(word) else meant(word)):
+        return f"; did you mean {_setting(keys[0], 'VALUE')} (without spaces)?"
+    return said
+
+
+def _setting(key: str, value: str) -> str:
+    """A key that may have been meant, given a value where it is no choice of a member, which has one."""
+    key = key.partition(" with ")[0]
+    return key if "=" in key else f"{key}={value}"
+
 
 if __name__ == "__main__":
     main()

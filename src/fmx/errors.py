@@ -1,6 +1,8 @@
 """The errors that fmx shows to people as one or two plain lines, never as a traceback."""
 
-__all__ = ["ConfigError", "DataError", "FmxError", "TrainingError"]
+from collections.abc import Iterator
+
+__all__ = ["ConfigError", "DataError", "FmxError", "Refusal", "TrainingError", "chain"]
 
 
 class FmxError(Exception):
@@ -24,3 +26,20 @@ class DataError(FmxError):
 
 class TrainingError(FmxError):
     """Training cannot go on; the checkpoints so far are kept."""
+
+
+class Refusal(BaseException):
+    """An FmxError on its way through Hydra, which would turn an Exception in a callback into a warning."""
+
+    def __init__(self, error: FmxError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, its cause, and so on."""
+    seen = set[int]()
+    while error is not None and id(error) not in seen:  # contexts may run in a circle
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

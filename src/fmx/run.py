@@ -7,37 +7,41 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from fmx import __version__, dry_run
-from fmx.command import as_command, is_own_process
-from fmx.command_line import arranged, resumed_sweep
-from fmx.completion import complete, is_query
-from fmx.composition import CONF_DIR, register_resolvers
-from fmx.exits import BEFORE_ANY_JOB, advice, plain_exits
-from fmx.quick_hydra import compose_once, list_groups_from_one_copy, list_whole_members_only, own_files_first
-from fmx.resume import retyped
-from fmx.typed_values import check_typed, with_texts_quoted
+from fmx import __version__
+from fmx.commands.command_line import arranged, resumed_sweep
+from fmx.commands.completion import complete, is_query
+from fmx.commands.verbs import verbs_in_help
+from fmx.config.conf_dir import CONF_DIR
+from fmx.config.quick_hydra import compose_once, list_groups_from_one_copy, list_whole_members_only, own_files_first
+from fmx.config.typed_values import check_typed, with_texts_quoted
+from fmx.process import dry_run
+from fmx.process.exits import BEFORE_ANY_JOB, advice, plain_exits
+from fmx.process.start import as_command, is_own_process
+from fmx.runs.composition import register_resolvers
+from fmx.runs.resume import retyped
 
 __all__ = ["command", "main", "run"]
 
 _started = time.time()
 register_resolvers()
+OmegaConf.register_new_resolver("verbs", verbs_in_help, replace=True, use_cache=False)  # of --help
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
 def run(cfg: DictConfig) -> float:
     """One run, from its composed configuration to a complete run directory; returns the validation accuracy."""
-    from fmx.build import build
-    from fmx.fit import fit
-    from fmx.record import recording
-    from fmx.scoring import test
+    from fmx.inference.scoring import test
+    from fmx.runs.record import recording
+    from fmx.training.build import build
+    from fmx.training.fit import fit
 
     with recording(cfg, started=_started) as record:
         experiment = build(cfg, record)
         checkpoint = fit(experiment)
         scores = test(experiment, checkpoint)
-        from fmx.results import report  # brings what draws and tabulates, for which training need not wait
+        from fmx.reporting.results import report  # brings what draws and tabulates, for which training need not wait
 
         return report(experiment, scores)
 
@@ -51,7 +55,7 @@ def _without_dry_run(arguments: list[str]) -> list[str]:
 def _continue_sweep(folder: Path, allow: list[str], root: str | None) -> None:
     """`--resume-sweep DIR [--allow PKG] [data.root=DIR]`: run what an earlier sweep did not complete."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    from fmx.sweep.local import continue_sweep
+    from fmx.sweeps.continuation import continue_sweep
 
     continue_sweep(folder, allow, root)
 

@@ -17,9 +17,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fmx.cores import num_cores
 from fmx.data.passed_over import SUFFIXES, UNREAD, PassedOver
 from fmx.errors import ConfigError, DataError
+from fmx.process.cores import num_cores
 
 __all__ = ["FORMATS", "MODES", "SUFFIXES", "ImageFolder", "check_size", "pixels_of", "read_picture", "resized"]
 

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from fmx.errors import DataError
+from fmx.models.tensor_file import read_tensors
 from fmx.models.torchvision_net import adapt_kernel, first_convolution, head
-from fmx.tensor_file import read_tensors
 
 __all__ = ["Fit", "load_weights_file"]
 

@@ -1,8 +1,8 @@
 """The top of a leaderboard, as a sweep ends with it: narrow enough for a terminal of 80 columns."""
 
+from fmx.process.table import print_figures
 from fmx.reporting.intervals import Spread
 from fmx.reporting.leaderboard import Leaderboard
-from fmx.table import print_figures
 
 __all__ = ["print_best"]
 

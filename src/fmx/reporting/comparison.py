@@ -20,9 +20,9 @@ from fmx.reporting.outcomes import (
     outcome,
     unfinished,
 )
-from fmx.reporting.settings import ABSENT, show
-from fmx.reporting.stored_predictions import StoredPredictions, Verdicts, read_predictions, verdicts
-from fmx.run_dir import find_runs, open_run
+from fmx.runs.predictions import StoredPredictions, Verdicts, read_predictions, verdicts
+from fmx.runs.run_dir import find_runs, open_run
+from fmx.runs.settings import ABSENT, show
 
 __all__ = [
     "Accuracy",

@@ -8,15 +8,15 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from fmx.command_again import command_again
 from fmx.errors import DataError
+from fmx.process.table import printable
 from fmx.reporting.intervals import Spread, student_t
 from fmx.reporting.leaderboard import Leaderboard, Row
 from fmx.reporting.leaderboard_text import ON_TEST, cells, headings, is_word, notes, unfinished_table
 from fmx.reporting.offline_page import offline_page
 from fmx.reporting.outcomes import Outcome
-from fmx.reporting.settings import show
-from fmx.table import printable
+from fmx.runs.command_again import command_again
+from fmx.runs.settings import show
 
 __all__ = ["html_report"]
 

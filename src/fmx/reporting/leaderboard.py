@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from fmx.errors import DataError
 from fmx.reporting.intervals import Spread, share, student_t
 from fmx.reporting.outcomes import Outcome, Unfinished, by_configuration, circumstances, read_outcomes
-from fmx.reporting.settings import ABSENT, Settings
-from fmx.reporting.stored_predictions import read_predictions
+from fmx.runs.predictions import read_predictions
+from fmx.runs.settings import ABSENT, Settings
 
-__all__ = ["Column", "Leaderboard", "Row", "are_told_apart", "differing", "leaderboard", "write_leaderboard"]
+__all__ = ["Column", "Leaderboard", "Row", "are_told_apart", "differing", "leaderboard"]
 
 DATA, FINGERPRINT = "data", "data fingerprint"
 TARGET = "._target_"
@@ -98,22 +98,6 @@ def leaderboard(folders: Iterable[Path], *, below: Path | None = None) -> Leader
     columns = _columns(keys, groups)
     rows = [_row(group, columns) for group in groups]
     return Leaderboard(columns, _ranked(rows), unfinished)
-
-
-def write_leaderboard(sweep_dir: Path) -> None:
-    """Write leaderboard.csv, .md and .html of all runs below a sweep directory, each whole or not at all.
-
-    Cheap enough for after every job: some milliseconds a run. Raises DataError where the disk refuses.
-    """
-    from fmx.new_file import new_file
-    from fmx.reporting.html_report import html_report
-    from fmx.reporting.leaderboard_text import to_csv, to_markdown
-
-    folders = [record.parent for record in sorted(sweep_dir.rglob("run.json"))]
-    board = leaderboard(folders, below=sweep_dir)
-    for suffix, write in {"csv": to_csv, "md": to_markdown, "html": html_report}.items():
-        with new_file(sweep_dir / f"leaderboard.{suffix}", force=True) as file:
-            file.write_text(write(board), encoding="utf-8", newline="\n")
 
 
 def differing(configurations: Sequence[Settings]) -> list[str]:

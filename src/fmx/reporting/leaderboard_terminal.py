@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from fmx.process.table import fits, print_lines, print_table
 from fmx.reporting.leaderboard import Leaderboard
 from fmx.reporting.leaderboard_text import ACCURACIES, cells, headings, is_word, notes, unfinished_table
 from fmx.reporting.outcomes import Unfinished
-from fmx.table import fits, print_lines, print_table
 
 __all__ = ["print_leaderboard"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fmx.errors import DataError
-from fmx.reporting.settings import Settings, read_settings, show
-from fmx.run_dir import FINISHED, Run, instant, open_run
+from fmx.runs.run_dir import FINISHED, Run, instant, open_run
+from fmx.runs.settings import Settings, read_settings, show
 
 __all__ = [
     "ENOUGH_SEEDS",

@@ -1,0 +1,103 @@
+"""A run's command line: overrides and Hydra's options in any order, and what a mistyped option may have meant."""
+
+import argparse
+import re
+from collections.abc import Iterator
+from typing import NoReturn
+
+from hydra._internal.utils import get_args_parser
+
+from fmx.config.printed_command import printed_command
+from fmx.config.suggest import nearest
+from fmx.errors import ConfigError
+from fmx.runs.data_root import KEY, told_root
+
+__all__ = ["OWN_OPTIONS", "RESUME_SWEEP", "arranged", "options", "resumed_sweep"]
+
+RESUME_SWEEP = "--resume-sweep"
+OWN_OPTIONS = [RESUME_SWEEP, "--dry-run"]
+INFO = ["--info", "-i"]
+INFO_CHOICES = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
+
+
+def arranged(arguments: list[str]) -> list[str]:
+    """The command line as Hydra reads it, which wants the overrides side by side.
+
+    Raises ConfigError for an option that does not exist or lacks its value.
+    """
+    arguments = [*_with_info_named(arguments)]
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    known, rest = parser.parse_known_args(arguments)
+    if rest:
+        known, rest = parser.parse_known_intermixed_args(arguments)
+        for word in rest:
+            _refuse_option(word, parser)
+        given = {f"--{name.replace('_', '-')}": value for name, value in vars(known).items() if name != "overrides"}
+        flags = [name if value is True else f"{name}={value}" for name, value in given.items() if value]
+        arguments = [*known.overrides, *flags]
+    return arguments
+
+
+def options(parser: argparse.ArgumentParser) -> list[str]:
+    """The long options that a parser knows."""
+    strings = [each for action in parser._actions for each in action.option_strings]  # noqa: SLF001 - no public list
+    return [each for each in strings if each.startswith("--")]
+
+
+def resumed_sweep(arguments: list[str]) -> tuple[str, list[str], str | None] | None:
+    """The directory that `--resume-sweep DIR` names, each PKG of `--allow PKG`, and the DIR of data.root=DIR.
+
+    None without it.
+
+    Raises ConfigError where anything else stands beside it.
+    """
+    if not any(each.partition("=")[0] == RESUME_SWEEP for each in arguments):
+        return None
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.error = _refuse_beside  # type: ignore[method-assign]
+    parser.add_argument(RESUME_SWEEP, dest="folder", required=True)
+    parser.add_argument("--allow", action="append", default=[])
+    known, rest = parser.parse_known_args(arguments)
+    roots = [each for each in rest if each.startswith(f"{KEY}=")]
+    if len(rest) > len(roots) or len(roots) > 1 or not known.folder:
+        _refuse_beside()
+    return known.folder, known.allow, told_root(roots[0]) if roots else None
+
+
+def _refuse_beside(message: str = "") -> NoReturn:  # noqa: ARG001 - argparse says less
+    raise ConfigError(
+        f"{RESUME_SWEEP} takes the directory of a sweep, what you trust in it, where its data lies now, and nothing "
+        f"else: {RESUME_SWEEP} DIR [--allow PKG] [data.root=DIR]"
+    )
+
+
+def _with_info_named(arguments: list[str]) -> Iterator[str]:
+    """`--info` may have a value or none, so argparse would take the override after it for one."""
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        yield f"{word}=all" if word in INFO and following not in INFO_CHOICES else word
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ConfigError(f"{message} ({printed_command('fmx', '--hydra-help')} lists the options)")
+
+
+def _refuse_option(word: str, parser: argparse.ArgumentParser) -> NoReturn:
+    """Say what an unknown option may have meant: another option, or a setting, which has no dashes."""
+    name, _, value = word.partition("=")
+    known = [*options(parser), *OWN_OPTIONS]
+    if near := re.search(r"'(.+)'", nearest(name, known, cutoff=0.75)):
+        raise ConfigError(f"there is no option {name!r}; did you mean {near[1]!r}?")
+    from fmx.config.conf_dir import CONF_DIR
+    from fmx.config.key_names import is_key, meant
+    from fmx.runs.composition import compose_config
+
+    bare = name.lstrip("-")
+    groups = [entry.name for entry in CONF_DIR.iterdir() if entry.is_dir()]
+    keys = [bare] if bare in groups or is_key(bare) else meant(bare, compose_config([]))
+    if keys:
+        key, with_, member = keys[0].partition(" with ")
+        word = printed_command(key.strip("'") if "=" in key else f"{key}={value or 'VALUE'}")
+        example = word + (f" with {member}" if with_ else "")
+        raise ConfigError(f"there is no option {name!r}: settings are written without dashes, {example}")
+    raise ConfigError(f"there is no option {name!r}; {printed_command('fmx', '--help')} shows what there is")

@@ -1,0 +1,148 @@
+"""What Tab offers beside Hydra's names and keys: verbs, options, run directories.
+
+The shell's own script is Hydra's; it asks `fmx --shell-completion query=SHELL` with the line in COMP_LINE.
+"""
+
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from hydra._internal.utils import get_args_parser
+
+from fmx.commands.command_line import INFO_CHOICES, OWN_OPTIONS, RESUME_SWEEP, options
+from fmx.errors import ConfigError
+
+__all__ = ["complete", "is_query"]
+
+COMPLETION = {"--shell-completion", "-sc"}
+ONE_LINE = {"bash", "zsh"}  # shells that take the candidates in one line
+VALUES = {"--cfg": ["job", "hydra", "all"], "-c": ["job", "hydra", "all"], "--info": INFO_CHOICES, "-i": INFO_CHOICES}
+FOLDERS = ["outputs/runs", "outputs/sweeps"]
+NEWEST = 20  # run directories that are offered
+
+
+def is_query(arguments: list[str]) -> bool:
+    """Whether a shell asks what may follow."""
+    return bool(COMPLETION & {*arguments}) and any(each.startswith("query=") for each in arguments)
+
+
+def complete(arguments: list[str]) -> list[str] | None:
+    """Print fmx's own candidates for the line in COMP_LINE; returns the arguments with which Hydra adds its own.
+
+    None where there is nothing for Hydra to add: it knows neither verbs nor what follows them.
+    """
+    shell = next(each for each in arguments if each.startswith("query=")).removeprefix("query=")
+    line = os.environ.get("COMP_LINE", "")
+    point = os.environ.get("COMP_POINT", "")
+    line = line[: int(point)] if point.isdigit() else line
+    typed = line.split()[1:]
+    word = typed.pop() if typed and not line[-1].isspace() else ""
+    found, overrides = _candidates(typed, word, files=shell not in ONE_LINE)
+    separator = " " if shell in ONE_LINE else "\n"
+    fitting = [each for each in found if each.startswith(word) and not set(each) & {" ", "\t"}]
+    if fitting:
+        print(separator.join(fitting))
+    if overrides is None:
+        return None
+    known, folders = overrides
+    os.environ["COMP_LINE"] = " ".join(["fmx", *known, word])
+    return ["--shell-completion", f"query={shell}", *folders]
+
+
+Hydras = tuple[list[str], list[str]]  # the overrides before the word, and the options that Hydra itself needs
+
+
+def _candidates(  # noqa: PLR0911 - one case after the other
+    typed: list[str], word: str, *, files: bool
+) -> tuple[list[str], Hydras | None]:
+    """What fmx offers for a word after those that were typed, and what Hydra needs to offer more."""
+    from fmx.commands.verbs import MORE_VERBS, VERBS
+
+    first: list[str] = []
+    if typed[:1] == ["help"]:
+        return [*VERBS, "run"], None
+    if not typed:
+        first = [*MORE_VERBS, *VERBS]
+    elif typed[0] in VERBS:
+        return [*_of_verb(typed[0], typed[1:], word, files=files)], None
+    elif typed[0] == "run":
+        typed = typed[1:]
+    before = typed[-1] if typed else ""
+    if before == RESUME_SWEEP:
+        return _folders(word, ["outputs/sweeps"], files=files), None
+    if before in VALUES:
+        return VALUES[before], None
+    if before in {"--config-dir", "-cd", "--config-path", "-cp"}:
+        return _files(word) if files else [], None
+    if word.startswith("-"):
+        return [*options(get_args_parser()), *OWN_OPTIONS], None
+    if word.startswith("resume="):
+        folders = _folders(word.removeprefix("resume="), ["outputs/runs"], files=files)
+        return ["resume=auto", *(f"resume={each}" for each in folders)], None
+    return first, _hydras(typed)
+
+
+def _of_verb(verb: str, typed: list[str], word: str, *, files: bool) -> Iterator[str]:
+    from fmx.commands.verbs import parser_of
+
+    parser = parser_of(verb)
+    actions = {name: action for action in parser._actions for name in action.option_strings}  # noqa: SLF001 - likewise
+    before = actions.get(typed[-1]) if typed else None
+    if before is not None and before.choices:
+        yield from map(str, before.choices)
+    elif before is not None and before.nargs is None:  # a value that only the user knows: a file, a number
+        yield from _files(word) if files else []
+    elif word.startswith("-"):
+        yield from options(parser)
+    elif verb == "data":
+        from fmx.config.key_names import members
+
+        yield from members("data")
+    else:
+        yield from _folders(word, FOLDERS, files=files)
+
+
+def _folders(word: str, homes: Sequence[str], *, files: bool) -> list[str]:
+    """outputs/latest and the newest run or sweep directories; none where something else is typed, such as another path.
+
+    files: whether the shell leaves it to us to offer files then.
+    """
+    latest = Path("outputs/latest")
+    found = [str(latest)] if latest.exists() and f"outputs/{latest.resolve().parent.name}" in homes else []
+    for home in homes:
+        there = [entry.name for entry in os.scandir(home) if entry.is_dir()] if Path(home).is_dir() else []
+        found += [f"{home}/{name}" for name in sorted(there, reverse=True)[:NEWEST]]
+    return found if any(each.startswith(word) for each in found) or not files else _files(word)
+
+
+def _files(word: str) -> list[str]:
+    folder, _, start = word.rpartition("/")
+    here = Path(folder or ("/" if word.startswith("/") else "."))
+    names = sorted(entry.name for entry in os.scandir(here)) if here.is_dir() else []
+    return [word[: len(word) - len(start)] + name for name in names]
+
+
+def _hydras(typed: list[str]) -> Hydras:
+    parser = get_args_parser()
+    parser.error = _give_up  # type: ignore[method-assign]
+    try:
+        known, _ = parser.parse_known_intermixed_args([each for each in map(_unquoted, typed) if each])
+    except ConfigError:
+        return [each for each in typed if not each.startswith("-")], []
+    overrides = [*(["--multirun"] if known.multirun else []), *known.overrides]
+    folders = [f"--{name}={getattr(known, name.replace('-', '_'))}" for name in ("config-dir", "config-name")
+               if getattr(known, name.replace("-", "_"))]  # fmt: skip
+    return overrides, folders
+
+
+def _unquoted(word: str) -> str:
+    try:
+        return "".join(shlex.split(word))
+    except ValueError:
+        return word
+
+
+def _give_up(message: str) -> NoReturn:
+    raise ConfigError(message)

@@ -1,0 +1,216 @@
+"""`fmx export`: a trained model as one file for other programs, proven to say the same."""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fmx.commands.verb_parser import VerbParser
+from fmx.config.printed_command import printed_command
+from fmx.errors import DataError
+from fmx.process.exits import plain_exits
+from fmx.process.start import as_command
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from torch import nn
+
+    from fmx.data.module import ImageDataModule
+    from fmx.inference.export.onnx_model import Logits
+    from fmx.inference.export.parity import Evidence
+    from fmx.inference.export.signature import Signature
+    from fmx.runs.run_dir import Run
+
+__all__ = ["main", "make_parser"]
+
+DESCRIPTION = """\
+Write a run's model as one file for other programs, with a model card beside it (FILE.md).
+
+onnx         for onnxruntime and the like; any number of images at a time; classes, input size and
+             normalisation are in the file's metadata: `fmx predict FILE.onnx IMAGE…` needs nothing else
+pt2          torch.export's: for Python without fmx, and for torch's compilers
+torchscript  for C++ programs that have a runtime for it; torch has deprecated TorchScript, pt2 is its successor
+state_dict   the network's weights alone, for torch.load(..., weights_only=True)
+
+With the normalisation inside (the default) the input is uint8 pixels (N, C, H, W) from 0 to 255; outside, it
+is float32 that the caller has normalised. Images of another type, shape or number of channels are an error,
+not an answer. The file is kept only if it gives every test image the class that
+the run gave it; where the data set is not at hand, random images stand in for it, and the card says so.
+"""
+EXAMPLES = """\
+examples:
+  fmx export outputs/latest
+  fmx export outputs/latest --format pt2 --out clothes.pt2
+  fmx export outputs/latest --normalise outside --opset 20 --force
+"""
+SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "torchscript": ".torchscript.pt", "state_dict": ".state_dict.pt"}
+NAMES = {"onnx": "an ONNX", "pt2": "a pt2"}
+OPSETS = range(18, 100)  # below, torch's exporter has no operators
+NUM_RANDOM = 256
+
+
+def main() -> None:
+    """Run the command line and end with one of fmx's exit codes."""
+    with plain_exits():
+        export(_arguments())
+
+
+def make_parser() -> VerbParser:
+    """The verb's options and arguments."""
+    parser = VerbParser("export", description=DESCRIPTION, examples=EXAMPLES)
+    parser.add_argument("run", type=Path, metavar="RUN", help="a finished run's directory")
+    parser.add_argument("root", nargs="?", metavar="data.root=DIR", help="where its data lies now (or FMX_DATA_ROOT)")
+    parser.add_argument("--format", choices=list(SUFFIXES), default="onnx", help="(onnx)")
+    parser.add_argument(
+        "--normalise",
+        "--normalize",
+        choices=["inside", "outside"],
+        help="whether the file normalises pixels itself (inside)",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="(MODEL_DATA with the format's suffix, here)")
+    parser.add_argument("--opset", type=int, help="ONNX operator set (18)")
+    parser.add_argument("--checkpoint", metavar="best|last|FILE", help="other weights than those that were tested")
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
+    parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help="trust code the run names")
+    return parser
+
+
+def _arguments() -> argparse.Namespace:
+    parser = make_parser()
+    args = parser.parse_intermixed_args()
+    if args.opset is not None and (args.format != "onnx" or args.opset not in OPSETS):
+        parser.error("--opset is for ONNX, a number from 18")
+    if args.format == "state_dict" and args.normalise == "inside":
+        parser.error("a state_dict holds weights alone: the normalisation stays outside")
+    for form in ("onnx", "pt2"):
+        if args.format == form and args.out is not None and args.out.suffix != SUFFIXES[form]:
+            parser.error(f"--out: {NAMES[form]} file is called something{SUFFIXES[form]}, not {args.out.name}")
+    return args
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write the file and its card, once the file is proven."""
+    if args.format == "onnx":
+        from fmx.inference.export.onnx_model import require
+
+        require("onnx", "onnxscript", "onnxruntime")
+    from omegaconf import OmegaConf
+
+    from fmx.inference.export.model_card import model_card
+    from fmx.inference.export.parity import prove
+    from fmx.inference.export.pixel_net import PixelNet, torch_logits
+    from fmx.inference.export.signature import signature_of
+    from fmx.runs.new_file import new_file, refuse_existing
+    from fmx.runs.run_dir import open_run
+    from fmx.runs.trusted_config import trusted_config
+    from fmx.training.restore import restore_classifier
+
+    run = open_run(args.run)
+    config = trusted_config(run, args.allow, root=args.root)
+    outside = args.normalise == "outside" or args.format == "state_dict"
+    signature = signature_of(config, normalize="outside" if outside else "inside")
+    file = args.out or Path(_file_name(signature) + SUFFIXES[args.format])
+    card = file.with_name(f"{file.name}.md")
+    for path in (file, card):
+        refuse_existing(path, force=args.force)
+    checkpoint = args.checkpoint or run.tested
+    net = restore_classifier(config, run.checkpoint(checkpoint)).net
+    whole = PixelNet(signature.normalization(), net)
+    evidence = _evidence(run, config, torch_logits(whole), tested=checkpoint == run.tested)
+    with new_file(file, force=args.force) as written, new_file(card, force=args.force) as page:
+        exported = _write(net if outside else whole, signature, written, args)
+        agreement = prove(exported, evidence)
+        text = model_card(
+            run=run,
+            signature=signature,
+            file=file.name,
+            contents=written.read_bytes(),
+            form=args.format,
+            network=OmegaConf.to_container(config.model.net),
+            num_params=sum(parameter.numel() for parameter in net.parameters()),
+            checkpoint=checkpoint,
+            agreement=agreement,
+            command=printed_command("fmx", "export", *sys.argv[1:]),
+        )
+        page.write_text(text, encoding="utf-8")
+    print(f"{file}: {signature.model} as {args.format}, {file.stat().st_size:,} bytes")
+    print(agreement)
+    print(f"{card}: what it takes, what it says, how good it is")
+
+
+def _file_name(signature: "Signature") -> str:
+    """Model and data as a name that stays in this folder, whatever characters they have."""
+    return re.sub(r"[^\w-]+", "_", f"{signature.model}_{signature.data}")
+
+
+def _write(module: "nn.Module", signature: "Signature", path: Path, args: argparse.Namespace) -> "Logits":
+    """Write one of the formats and read it back as a function from pixels to logits."""
+    if args.format == "onnx":
+        from fmx.inference.export.onnx_model import DEFAULT_OPSET, open_onnx, write_onnx
+
+        write_onnx(module, signature, path, opset=args.opset or DEFAULT_OPSET)
+        return open_onnx(path)[1]
+    if args.format == "pt2":
+        from fmx.inference.export.exported_program import open_exported_program, write_exported_program
+
+        write_exported_program(module, signature, path)
+        return open_exported_program(path, signature)
+    if args.format == "torchscript":
+        from fmx.inference.export.torchscript import open_torchscript, write_torchscript
+
+        write_torchscript(module, signature, path)
+        return open_torchscript(path, signature)
+    from fmx.inference.export.state_dict import open_state_dict, write_state_dict
+
+    write_state_dict(module, path)
+    return open_state_dict(module, signature, path)
+
+
+def _evidence(run: "Run", config: "DictConfig", own: "Logits", *, tested: bool) -> "Evidence":
+    """The run's predictions of its test set; where they will not do, what `own` says of it or of random images."""
+    import torch
+
+    from fmx.data.module import Pictures
+    from fmx.inference.export.parity import Evidence, answers
+    from fmx.inference.scoring import Predictions
+
+    data = _data_at_hand(run, config)
+    if data is None:
+        shape = (NUM_RANDOM, config.data.in_channels, config.data.image_size, config.data.image_size)
+        noise = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        return Evidence(list(noise), "random images", answers(own, list(noise)))
+    if not tested:
+        return Evidence(data.pictures("test"), "test images", answers(own, data.pictures("test")))
+    said = Predictions.load(run.path / "predictions.npz")
+    labels, count = data.labels("test"), len(said.labels)
+    if not torch.equal(said.labels, labels[:count]) or said.logits.shape[1] != data.num_classes:
+        raise DataError(f"{run.path / 'predictions.npz'} is not of this run's test set")
+    images = Pictures(data.sources["test"], data.indices["test"][:count])
+    from_gpu = run.recorded(str, "device", "accelerator") != "cpu"
+    return Evidence(images, "test images", said.logits.numpy(), from_gpu=from_gpu)
+
+
+def _data_at_hand(run: "Run", config: "DictConfig") -> "ImageDataModule | None":
+    """The run's data set as it was then, if it is on this machine; else None, and a line that says why."""
+    from fmx.process.table import printable
+    from fmx.training.restore import restore_data
+
+    config = config.copy()
+    for part in (config.data.train, config.data.test):
+        if "mirrors" in part:
+            part.mirrors = []  # an export fetches nothing
+    try:
+        data = restore_data(config)
+    except DataError as error:
+        reason = str(error).partition("\n")[0]
+    else:
+        if data.has_fingerprint(run.recorded(str, "data", "fingerprint")):
+            return data
+        reason = f"{config.data.root} holds other images than the run was trained and tested on"
+    print(f"proven on random images alone, because the test set is not at hand: {printable(reason)}", file=sys.stderr)
+    return None
+
+
+if __name__ == "__main__":
+    as_command(main)

@@ -1,0 +1,174 @@
+"""What Hydra calls before a run or a multirun: it refuses a wrong configuration before there is a folder."""
+
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, read_write
+
+from fmx.config.check import check_names
+from fmx.config.from_environment import sealed
+from fmx.config.printed_command import printed_command
+from fmx.config.quoting import as_typed
+from fmx.config.shadowing import say_what_is_shadowed
+from fmx.errors import ConfigError, DataError, Refusal
+from fmx.process import dry_run
+from fmx.process.distributed import agrees, check_started, is_first_process
+from fmx.process.exits import expected, interruption
+from fmx.process.lock import claim
+from fmx.runs.resume import check_same_run
+from fmx.runs.run_dir import open_run
+from fmx.training.check import check_parts
+
+__all__ = ["OF_A_MULTIRUN", "PLUGINS", "Check", "check"]
+
+
+class Check(Callback):
+    """The Hydra callback that refuses a wrong configuration before Hydra makes the run directory.
+
+    bounded: the configuration is from a directory that may be anybody's, so its parts are made within bounds.
+    """
+
+    def __init__(self, *, bounded: bool = False) -> None:
+        """What is bounded is read from the configuration, where sweeps and searches see it too."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Bring the launchers and sweepers that conf/ names, and refuse a dry run by others, who know of none."""
+        from fmx.commands.plugins import use_plugins
+
+        use_plugins(config)
+        _refusing(lambda: _check_hydras_folder(config.hydra))
+        _refusing(lambda: _check_sweep_folder(config.hydra))
+        say_what_is_shadowed(config)
+        launches = str(config.hydra.launcher._target_).startswith("fmx.")
+        searches = str(config.hydra.sweeper._target_).startswith("fmx.sweeps.search.")
+        if dry_run.is_asked() and not (launches or searches):
+            raise Refusal(ConfigError("--dry-run goes with hydra/launcher=local, slurm and hydra/sweeper=search alone"))
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Check one run's configuration, then hold its run directory, before Hydra writes anything there."""
+        _refusing(lambda: _check_mode(config.hydra))
+        _refusing(lambda: check(config, alone=True))
+        if is_first_process(config.trainer):
+            _refusing(lambda: _check_hydras_folder(config.hydra))  # the others are told by whoever started them
+            say_what_is_shadowed(config)
+        if dry_run.is_asked():
+            _refusing(lambda: _preview(config))
+            raise SystemExit(0)
+        if is_first_process(config.trainer):
+            _refusing(lambda: claim(Path(config.hydra.run.dir)))
+        else:
+            with read_write(config.hydra):
+                config.hydra.output_subdir = None  # the first process writes it
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """Check each job of a sweep, for which Hydra calls nothing earlier."""
+        if config.hydra.mode == RunMode.MULTIRUN:
+            _refusing(lambda: check(config))
+
+
+def _preview(config: DictConfig) -> None:
+    """Say what a single run would do."""
+    from fmx.sweeps.disk import REST_BYTES, checkpoint_bytes, in_words
+
+    run_dir = Path(config.hydra.run.dir).absolute()
+    print(f"1 run: {config.model.name} on {config.data.name}, seed {config.seed}, {config.trainer.max_epochs} epochs")
+    print(f"{in_words(checkpoint_bytes(config) + REST_BYTES, run_dir)} · {run_dir}")
+    print("dry run: nothing was started or written")
+    sys.stdout.flush()
+
+
+def _check_mode(hydra: DictConfig) -> None:
+    """ConfigError for words of the command line that only a multirun would obey; a file may serve both."""
+    for_multiruns = (*OF_A_MULTIRUN, *(f"hydra/{group}=" for group in PLUGINS if "mode" in hydra[group]))
+    overrides = as_typed(hydra.overrides.hydra) + as_typed(hydra.overrides.task)
+    typed = [text for text in overrides if text.lstrip("+~").startswith(for_multiruns)]
+    if typed:
+        forced = "hydra.mode=RUN" in sys.argv
+        how = (
+            "leave out hydra.mode=RUN"
+            if forced
+            else f"type: {printed_command('python', '-m', 'fmx.run', '-m', *sys.argv[1:])}"
+        )
+        raise ConfigError(f"{typed[0]} is for a multirun, which this is not: {how}")
+    written: Any = OmegaConf.to_container(hydra.run, resolve=False)  # what it refers to is checked by its own name
+    if not str(written["dir"]).strip():
+        raise ConfigError("hydra.run.dir is empty: give it a folder, or leave it out")
+
+
+def _check_hydras_folder(hydra: DictConfig) -> None:
+    """ConfigError where a run's configuration would lie elsewhere than every verb looks for it."""
+    if hydra.output_subdir != ".hydra":
+        raise ConfigError(
+            "hydra.output_subdir cannot be changed: resume, evaluate and every other verb look into .hydra"
+        )
+
+
+def _check_sweep_folder(hydra: DictConfig) -> None:
+    """ConfigError where the current folder would stand in for the folder of a multirun."""
+    written: Any = OmegaConf.to_container(hydra.sweep, resolve=False)
+    for key, value in written.items():
+        if not str(value).strip():
+            raise ConfigError(f"hydra.sweep.{key} is empty: give it a folder, or leave it out")
+
+
+def _refusing(step: Callable[[], None]) -> None:
+    try:
+        step()
+    except Exception as error:
+        if (code := interruption(error)) is not None:
+            raise SystemExit(code) from error
+        plain = expected(error)
+        if plain is None:  # a bug of ours, or of somebody's part: Hydra would warn of it, and begin the run unchecked
+            traceback.print_exc()
+            raise SystemExit(1) from error
+        raise Refusal(plain) from error
+
+
+def check(config: DictConfig, *, alone: bool = False) -> None:
+    """Raise ConfigError for the first thing that is wrong in a composed configuration.
+
+    Names and values come first and need no heavy import; then the parts. alone: no part of a sweep, so that its folder
+    is asked as well.
+    """
+    with _naming_version(config):
+        resolved = check_names(config)
+    if alone:
+        given = any(str(each).startswith("hydra.run.dir=") for each in config.hydra.overrides.hydra)
+        named = given or (agrees() if resolved["resume"] is None else resolved["resume"] != "auto")
+        check_started(resolved["trainer"], names_folder=named)
+        if is_first_process(resolved["trainer"]):
+            check_same_run(sealed(config), Path(config.hydra.run.dir), resolved["resume"])
+    with _naming_version(config):
+        check_parts(config, resolved)
+
+
+@contextmanager
+def _naming_version(config: DictConfig) -> Iterator[None]:
+    """Where a run goes on that another version of fmx wrote, let a refusal name that version."""
+    try:
+        yield
+    except Exception as error:
+        plain, version = expected(error), _version_of(config)
+        if plain is None or not version or version in str(plain):
+            raise
+        raise type(plain)(f"{plain}{version}") from error
+
+
+def _version_of(config: DictConfig) -> str:
+    written: Any = OmegaConf.to_container(config, resolve=False)
+    try:
+        return open_run(str(written.get("resume")), finished=False).other_version
+    except DataError:
+        return ""
+
+
+PLUGINS = ["launcher", "sweeper"]  # one that has a `mode` is for multiruns alone
+
+
+OF_A_MULTIRUN = ("hydra.launcher.", "hydra.sweeper.", "hydra.sweep.", "sweep.")

@@ -1,0 +1,42 @@
+"""fmx's launchers and sweepers as Hydra plugins of this process alone.
+
+A package `hydra_plugins`, where Hydra looks by itself, would make them plugins of every application of the environment.
+"""
+
+from hydra.core.plugins import Plugins
+from hydra.plugins.plugin import Plugin
+from omegaconf import DictConfig
+
+__all__ = ["use_plugins"]
+
+BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"  # what -m uses where nothing else is named
+OWN_PACKAGE = "fmx."
+_allowed = Plugins.is_in_toplevel_plugins_module
+
+
+def use_plugins(config: DictConfig) -> None:
+    """Let Hydra instantiate what a multirun's `hydra.launcher` and `hydra.sweeper` name; safe to repeat.
+
+    Hydra's basic sweeper is replaced where a launcher of fmx gets the jobs: in the configuration, since an `override
+    hydra/sweeper` in conf/config.yaml would beat those of experiment files.
+    """
+    from fmx.sweeps.launchers import LocalLauncher, SlurmLauncher
+    from fmx.sweeps.product import ProductSweeper
+    from fmx.sweeps.search.sweeper import SearchSweeper
+
+    plugins: list[type[Plugin]] = [LocalLauncher, SlurmLauncher, ProductSweeper, SearchSweeper]
+    for plugin in plugins:
+        Plugins.instance().register(plugin)
+    Plugins.is_in_toplevel_plugins_module = staticmethod(_may_hold_plugins)  # type: ignore[assignment, method-assign]
+    hydra = config.hydra
+    if hydra.sweeper.get("_target_") == BASIC and hydra.launcher.get("_target_") in map(_name, plugins):
+        hydra.sweeper._target_ = _name(ProductSweeper)
+
+
+def _name(plugin: type[Plugin]) -> str:
+    return f"{plugin.__module__}.{plugin.__name__}"
+
+
+def _may_hold_plugins(target: str) -> bool:
+    """What Hydra 1.3 allows, `hydra_plugins.`, and fmx's own; Hydra still asks whether such a class was registered."""
+    return _allowed(target) or target.startswith(OWN_PACKAGE)

@@ -1,0 +1,221 @@
+"""`fmx predict`: what a trained model says of pictures."""
+
+import argparse
+import csv
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fmx.commands.verb_parser import VerbParser
+from fmx.errors import ConfigError, DataError
+from fmx.process.exits import plain_exits
+from fmx.process.start import as_command
+
+if TYPE_CHECKING:
+    from fmx.inference.export.onnx_model import Logits
+    from fmx.inference.export.signature import Signature
+    from fmx.inference.images import Picture
+
+__all__ = ["main", "make_parser"]
+
+DESCRIPTION = """\
+Say what a trained model sees in pictures: files, folders (with what is below them) and globs, of any size and
+mode. No data set is needed.
+
+A picture becomes what the model was trained on: grey or colour; its longer side the model's size, centred on
+a square of its border's colour (stretched instead where training did so: data=image_folder, or pictures that
+fmx.data.collected read); the camera's orientation is applied, nothing is cropped, so crop it first if the
+thing is small in it. Fashion-MNIST shows light things on black: for such models --invert auto inverts a
+picture if more than two thirds of its border are bright, and puts what is dark on a transparent ground on
+white first. A grey picture of the model's own size with a dark border passes unchanged. Files that cannot be
+read, HEIC and AVIF among them, are named and left out, and the exit code is then 1. What else a folder holds,
+hidden files and texts, is counted.
+"""
+EXAMPLES = """\
+examples:
+  fmx predict outputs/latest photo.jpg
+  fmx predict outputs/latest pictures/ 'more/*.png' --top 5 --csv said.csv --grid said.png
+  fmx predict model.onnx scan.png --invert no        a file that fmx export wrote
+"""
+CHUNK = 64  # pictures at a time
+MAX_TILES = 96
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A picture, its classes from the most probable down, and their probabilities."""
+
+    picture: "Picture"
+    classes: list[int]
+    probs: list[float]
+
+
+def main() -> None:
+    """Run the command line and end with one of fmx's exit codes."""
+    with plain_exits():
+        sys.exit(predict(_arguments()))
+
+
+def make_parser() -> VerbParser:
+    """The verb's options and arguments."""
+    parser = VerbParser("predict", description=DESCRIPTION, examples=EXAMPLES)
+    parser.add_argument("model", type=Path, metavar="RUN|FILE.onnx", help="a run directory, or what fmx export wrote")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, globs")
+    parser.add_argument("--top", type=_count, default=3, metavar="K", help="how many classes to name (3)")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table with all digits")
+    parser.add_argument("--grid", type=Path, metavar="FILE.png", help="draw the pictures as the model saw them")
+    parser.add_argument("--invert", choices=["auto", "yes", "no"], default="auto", help="light for dark (auto)")
+    parser.add_argument("--checkpoint", metavar="best|last|FILE", help="other weights than the run's figures are of")
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
+    parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help="trust code that the run names")
+    return parser
+
+
+def _arguments() -> argparse.Namespace:
+    return make_parser().parse_intermixed_args()
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Predict, print and write what was asked for; returns 1 where a picture could not be read, else 0."""
+    from fmx.inference.images import find_pictures
+    from fmx.process.table import printable
+    from fmx.runs.new_file import refuse_existing
+
+    if args.grid is not None and args.grid.suffix.lower() != ".png":
+        raise ConfigError(f"--grid writes PNG: name it {args.grid.with_suffix('.png')}")
+    for path in filter(None, [args.csv, args.grid]):
+        refuse_existing(path, force=args.force)
+    files, problems, notes = find_pictures(args.images)
+    signature, logits = _open(args)
+    verdicts = list(_verdicts(files, signature, logits, args, problems)) if files else []
+    for problem in [*notes, *problems]:
+        print(f"left out: {printable(problem)}", file=sys.stderr)
+    if not verdicts:
+        raise DataError("there are no pictures to predict")
+    _print(verdicts, signature)
+    if args.csv is not None:
+        _write_csv(verdicts, signature, args)
+    if args.grid is not None:
+        _draw(verdicts, signature, args)
+    return 1 if problems else 0
+
+
+def _open(args: argparse.Namespace) -> "tuple[Signature, Logits]":
+    if args.model.suffix == ".onnx":
+        from fmx.inference.export.onnx_model import open_onnx
+
+        if args.checkpoint is not None:
+            raise ConfigError(f"{args.model} holds one set of weights; --checkpoint is for run directories")
+        return open_onnx(args.model)
+    if args.model.is_file():
+        raise ConfigError(
+            f"{args.model}: predict reads run directories and the ONNX files of fmx export (--format onnx) alone"
+        )
+    from fmx.inference.export.pixel_net import open_trained
+
+    return open_trained(args.model, checkpoint=args.checkpoint, allow=args.allow)
+
+
+def _verdicts(
+    files: Sequence[Path],
+    signature: "Signature",
+    logits: "Logits",
+    args: argparse.Namespace,
+    problems: list[str],
+) -> Iterator[Verdict]:
+    """Predict the files a chunk at a time; a file that cannot be read becomes a problem."""
+    import numpy as np
+    from scipy.special import softmax
+
+    from fmx.inference.images import prepare
+
+    for first in range(0, len(files), CHUNK):
+        pictures = []
+        for file in files[first : first + CHUNK]:
+            try:
+                pictures.append(prepare(file, signature, args.invert))
+            except DataError as error:
+                problems.append(str(error))
+        if not pictures:
+            continue
+        probs = softmax(logits(np.stack([p.pixels for p in pictures])).astype(np.float64), axis=1)
+        order = np.argsort(-probs, axis=1, kind="stable")[:, : args.top]
+        for picture, row, classes in zip(pictures, probs, order, strict=True):
+            yield Verdict(picture, classes.tolist(), row[classes].tolist())
+
+
+def _print(verdicts: Sequence[Verdict], signature: "Signature") -> None:
+    from fmx.process.table import print_table
+
+    inverts = any(verdict.picture.inverted for verdict in verdicts)
+    rows = []
+    for verdict in verdicts:
+        row = [str(verdict.picture.path)]
+        for label, prob in zip(verdict.classes, verdict.probs, strict=True):
+            row.append(f"{100 * prob:5.1f} % {signature.class_names[label]}")
+        rows.append(row + (["yes" if verdict.picture.inverted else ""] if inverts else []))
+    ranks = [f"class {rank}" for rank in range(1, len(verdicts[0].classes) + 1)]
+    columns = ["image", *ranks, *(["inverted"] if inverts else [])]
+    print_table(columns, rows, num_left=len(columns))
+
+
+def _write_csv(verdicts: Sequence[Verdict], signature: "Signature", args: argparse.Namespace) -> None:
+    from fmx.runs.new_file import new_file
+
+    ranks = range(1, len(verdicts[0].classes) + 1)
+    header = [
+        "image",
+        "inverted",
+        *(name for rank in ranks for name in (f"class_{rank}", f"probability_{rank}")),
+    ]
+    with (
+        new_file(args.csv, force=args.force) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for verdict in verdicts:
+            says: list[Any] = [str(verdict.picture.path), "yes" if verdict.picture.inverted else "no"]
+            for label, prob in zip(verdict.classes, verdict.probs, strict=True):
+                says += [signature.class_names[label], repr(prob)]
+            writer.writerow(says)
+
+
+def _draw(verdicts: Sequence[Verdict], signature: "Signature", args: argparse.Namespace) -> None:
+    """Draw the first pictures as the model saw them, with file name, class and probability."""
+    from fmx.reporting.figures.fonts import drawable
+    from fmx.reporting.figures.image_grid import Caption, Tile, image_grid
+    from fmx.reporting.figures.lettering import Lettering
+    from fmx.reporting.figures.palette import BLUE, GREY
+    from fmx.runs.new_file import new_file
+
+    shown = verdicts[:MAX_TILES]
+    names = drawable(signature.class_names, signature.english_names)
+    lettering = Lettering([*names, *(v.picture.path.name for v in shown)])
+    tiles = [
+        Tile(
+            v.picture.pixels,
+            [
+                Caption(file, GREY),
+                Caption(lettering.names[v.classes[0]], BLUE),
+                Caption(f"{100 * v.probs[0]:.1f} %"),
+            ],
+        )
+        for v, file in zip(shown, lettering.names[len(names) :], strict=True)
+    ]
+    title = f"{len(shown)} of {len(verdicts):,} pictures" if len(shown) < len(verdicts) else f"{len(shown)} pictures"
+    figure = image_grid(tiles, lettering, title=title, subtitle=f"as {signature.model} saw them, and what it says")
+    with new_file(args.grid, force=args.force) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+if __name__ == "__main__":
+    as_command(main)

@@ -1,0 +1,51 @@
+"""The command line of a verb."""
+
+import argparse
+import re
+import sys
+from typing import Any, NoReturn
+
+from fmx.config.printed_command import printed_command
+from fmx.process.narrow_output import degrading
+
+__all__ = ["VerbParser"]
+
+WRONG = 2  # exit code
+
+
+class VerbParser(argparse.ArgumentParser):
+    """argparse's parser, which refuses in one line that says what to type instead.
+
+    examples: a heading and a command per line; the first of them is shown where arguments are missing.
+    """
+
+    def __init__(self, verb: str, *, description: str, examples: str) -> None:
+        super().__init__(
+            prog=f"fmx {verb}",
+            description=description,
+            epilog=examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self.example = next(line.strip() for line in examples.splitlines() if line.strip().startswith("fmx "))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse empty arguments as well: the current folder would stand in for them."""
+        from fmx.config.empty_arguments import empty_argument
+
+        if said := empty_argument(sys.argv[1:] if args is None else list(args)):
+            self.error(said)
+        with degrading():  # --help
+            return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line to stderr and end with exit code 2."""
+        if missing := re.match(r"the following arguments are required: (.+)", message):
+            message = f"{missing[1]} is missing; for example: {self.example}"
+        elif unknown := re.match(r"unrecognized arguments: (-[\w-]*)", message):
+            from fmx.commands.command_line import options
+            from fmx.config.suggest import nearest
+
+            message = f"there is no option {unknown[1]!r}{nearest(unknown[1], options(self), cutoff=0.6)}"
+        how = printed_command(*self.prog.split(), "--help")
+        sys.stderr.write(f"{self.prog}: {message} ({how} shows all)\n")
+        sys.exit(WRONG)

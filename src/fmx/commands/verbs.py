@@ -1,0 +1,43 @@
+"""The verbs of the command line, and the module of each."""
+
+import importlib
+from typing import Any
+
+__all__ = ["ABOUT", "MORE_VERBS", "RUN", "VERBS", "parser_of", "verbs_in_help"]
+
+VERBS = {
+    "evaluate": "score finished runs again, from their directories alone",
+    "predict": "say what a model sees in pictures",
+    "export": "write a model as one file for other programs",
+    "report": "a leaderboard of runs and sweeps, on the terminal and as files",
+    "compare": "what differs between two runs or two groups of seeds, and which is better",
+    "reproduce": "run a run again and say whether the same comes out",
+    "data": "fetch and check a data set, look at it, convert it",
+    "tensorboard": "serve the curves and pictures of runs to a browser",
+}
+
+
+RUN = {"run": "train; what `fmx OVERRIDES` does too"}
+
+
+ABOUT = {
+    "help": "this text, or a verb's: fmx help VERB",
+    "version": "the version of fmx",
+}
+
+
+MORE_VERBS = RUN | ABOUT
+
+
+def parser_of(verb: str) -> Any:
+    """The parser of a verb's command line."""
+    return _module(verb).make_parser()
+
+
+def _module(verb: str) -> Any:
+    return importlib.import_module(f"fmx.commands.{verb}")
+
+
+def verbs_in_help() -> str:
+    """A line for each verb."""
+    return "\n".join(f"  {verb:<13}{what}" for verb, what in (RUN | VERBS | ABOUT).items())

@@ -1,0 +1,163 @@
+"""The configuration's checks, made before a run directory exists and before any data is loaded."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError
+
+from fmx.config.conf_dir import CONF_DIR
+from fmx.config.hydra_errors import likely_keys
+from fmx.config.layout import GROUPS, MODEL_KEYS, REPORTED, ROOT_KEYS
+from fmx.config.quoting import as_typed, literal
+from fmx.config.rules import check_values
+from fmx.errors import ConfigError
+
+__all__ = ["check_names", "without_hydra"]
+
+
+def check_names(config: DictConfig) -> dict[str, Any]:
+    """Check keys and values, and return the configuration, resolved, as plain values."""
+    ours = without_hydra(config)
+    plain: Any = OmegaConf.to_container(ours, resolve=False)
+    _check_root(plain)
+    _check_metrics(plain["metrics"])
+    _check_model_keys(plain["model"])
+    try:
+        resolved: Any = OmegaConf.to_container(ours, resolve=True)
+    except InterpolationKeyError:
+        from fmx.config.targets import check_keys
+
+        check_keys(plain)  # a mistyped key is the likely reason why an interpolation leads nowhere
+        raise
+    check_values(resolved)
+    _check_typed_name(config, resolved)
+    for key, instead in NOT_THE_TRAINERS.items():
+        if key in resolved["trainer"]:
+            raise ConfigError(f"trainer.{key} would be without effect: {instead}")
+    _check_without_effect(resolved, as_typed(config.hydra.overrides.task) if "hydra" in config else [])
+    _check_validations(resolved["trainer"], resolved["data"], resolved["schedule"])
+    _check_clipping(resolved["trainer"], resolved["optim"])
+    return dict(resolved)
+
+
+def _check_typed_name(config: DictConfig, resolved: Mapping[str, Any]) -> None:
+    """Whether a typed name calls a model what another one is called: tables would show what was never trained."""
+    if "hydra" not in config or resolved["resume"] is not None:
+        return
+    name, chosen = resolved["model"]["name"], config.hydra.runtime.choices.get("model")
+    typed = any(text.lstrip("+").startswith("model.name=") for text in as_typed(config.hydra.overrides.task))
+    if typed and name != chosen and (CONF_DIR / "model" / f"{name}.yaml").is_file():
+        raise ConfigError(f"model.name={name} would only give {chosen} another name: model={name} chooses {name}")
+
+
+def _check_without_effect(resolved: Mapping[str, Any], typed: Sequence[str]) -> None:
+    """ConfigError for a value that something else in the same configuration makes meaningless."""
+    trainer, data = resolved["trainer"], resolved["data"]
+    least, most = trainer.get("min_epochs"), trainer.get("max_epochs")
+    if isinstance(least, int) and isinstance(most, int) and least > most:
+        raise ConfigError(f"trainer.min_epochs={least} would be without effect: trainer.max_epochs={most} ends before")
+    if (profiler := trainer.get("profiler")) in ("simple", "advanced"):
+        raise ConfigError(
+            f"trainer.profiler={profiler} would print to nowhere: name a file, as in "
+            f"'+trainer.profiler={{_target_:pytorch_lightning.profilers.{profiler.capitalize()}Profiler,"
+            "dirpath:${run_dir},filename:profile}'"
+        )
+    if seed := next((each for each in typed if each.lstrip("+").startswith("data.split_seed=")), None):
+        if data.get("validation") in {"test", "none"}:
+            raise ConfigError(f"{seed} would be without effect: data.validation={data['validation']} draws no images")
+        if data.get("split") == "tail":
+            raise ConfigError(f"{seed} would be without effect: data.split=tail takes the last images, whatever it is")
+
+
+def _check_validations(trainer: Mapping[str, Any], data: Mapping[str, Any], schedule: Mapping[str, Any]) -> None:
+    """Whether there will be a validation to choose a checkpoint by, and one for a schedule that looks at it."""
+    every, epochs = trainer.get("check_val_every_n_epoch"), trainer.get("max_epochs")
+    scheduler = schedule.get("scheduler")
+    if isinstance(scheduler, dict) and str(scheduler.get("_target_")).endswith(".ReduceLROnPlateau"):
+        if scheduler.get("mode", "min") != "min":
+            raise ConfigError("schedule=plateau judges by the validation loss: set schedule.scheduler.mode=min")
+        if every is None:
+            raise ConfigError(
+                "schedule=plateau judges by the validation at the end of an epoch; "
+                "trainer.check_val_every_n_epoch=null counts steps instead, so set it to 1"
+            )
+    if every is not None and epochs is not None and every > epochs and data.get("validation") != "none":
+        raise ConfigError(
+            f"trainer.check_val_every_n_epoch={every} with trainer.max_epochs={epochs} leaves no validation to choose "
+            "a checkpoint by; validate more often"
+        )
+
+
+def _check_clipping(trainer: Mapping[str, Any], optim: Mapping[str, Any]) -> None:
+    """Whether gradients can be clipped: in 16-mixed they are scaled, and a fused optimizer undoes that by itself."""
+    if trainer.get("precision") == "16-mixed" and trainer.get("gradient_clip_val") is not None and optim.get("fused"):
+        raise ConfigError(
+            "trainer.gradient_clip_val does not go with trainer.precision=16-mixed and a fused optimizer; set "
+            "optim.fused=false"
+        )
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """A composed configuration without Hydra's own part."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+def _check_root(config: Mapping[str, Any]) -> None:
+    """The groups and keys that a configuration has, and no others."""
+    for key in config:
+        if key == "experiment":
+            raise ConfigError("an experiment file needs the first line `# @package _global_`")
+        if key not in ROOT_KEYS:
+            known = OmegaConf.create(literal({name: child for name, child in config.items() if name in ROOT_KEYS}))
+            likely = likely_keys(key, key, ROOT_KEYS, known)
+            raise ConfigError(
+                f"the configuration has no key {key!r}{likely} Keys: {', '.join(ROOT_KEYS)} "
+                "(values of your own go into vars: +vars.NAME=VALUE)"
+            )
+    if config.get("run_dir", FOLLOWS_HYDRA) != FOLLOWS_HYDRA:
+        raise ConfigError("run_dir follows hydra.run.dir: type hydra.run.dir=DIR (in a sweep, hydra.sweep.dir=DIR)")
+    for key in ROOT_KEYS:
+        if key not in config and key not in {"sweep", "vars"}:
+            raise ConfigError(f"the configuration lacks {key!r}, which no run can do without")
+        if key in GROUPS and not isinstance(config[key], dict):
+            raise ConfigError(f"{key} must be a mapping, as in conf/{key}/*.yaml, got {config[key]!r}")
+    for name, node in config["logger"].items():
+        if not isinstance(node, dict) or "_target_" not in node:
+            raise ConfigError(
+                f"logger.{name} must be a mapping with a _target_, as in conf/logger/default.yaml, got {node!r}; "
+                f"~logger.{name} leaves it out"
+            )
+
+
+def _check_metrics(metrics: Mapping[str, Any]) -> None:
+    """What is reported of every run has its names."""
+    for name in REPORTED:
+        if name not in metrics:
+            raise ConfigError(
+                f"metrics.{name} is missing: it is reported of every run; metrics of your own stand beside it"
+            )
+    if "loss" in metrics:
+        raise ConfigError("metrics.loss would stand in the place of the loss itself: give that metric another name")
+
+
+def _check_model_keys(model: Mapping[str, Any]) -> None:
+    """Nothing reads other keys, so a mistyped one would be without effect."""
+    for key in model:
+        if key not in MODEL_KEYS:
+            raise ConfigError(f"model has no key {key!r}; what the network takes goes into model.net: model.net.{key}")
+    for key in MODEL_KEYS:
+        if key not in model:
+            raise ConfigError(f"model.{key} is missing; a model has a name, and a net with the network's _target_")
+    if not isinstance(model["net"], dict):
+        raise ConfigError("model.net must hold the network's _target_ and its arguments")
+
+
+FOLLOWS_HYDRA = "${run_dir:}"
+NOT_THE_TRAINERS = {
+    "callbacks": "a run's callbacks are the members of callbacks",
+    "logger": "a run's loggers are the members of logger; logger=none has none",
+    "plugins": "fmx sets them",
+    "default_root_dir": "hydra.run.dir=DIR says where the run is",
+    "limit_predict_batches": "trainer.limit_test_batches is for the test",
+}

@@ -1,0 +1,238 @@
+"""Values that come from the environment: stored as the reference that was written, never as what the variable says.
+
+A secret, a token or a machine's own name would lie in every file of a run otherwise. A digest beside the reference
+tells whether the variable still says the same. Where a run and its data lie is no secret: run.json has that anyway.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections import ChainMap
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fmx.config.expansion import ENVIRONMENT, check_expansion
+from fmx.config.quoting import literal
+from fmx.errors import DataError
+
+__all__ = [
+    "REPEATABLE",
+    "Place",
+    "check_opened",
+    "check_set",
+    "is_sealed",
+    "opened",
+    "reference_of",
+    "references",
+    "sealed",
+    "variables",
+    "why_not",
+    "with_references",
+]
+
+SEALED = re.compile(r"(?s)(.*\$\{.*) \(digest [0-9a-f]{16}\)")
+REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+VARIABLE = re.compile(r"oc\.env:\s*(\w+)")
+REPEATABLE = re.compile(rf"(?:[^$]*(?:\$\{{[\w.]+\}}|{ENVIRONMENT}))+[^$]*")  # what needs no code of anybody's
+ROUNDS = 50_000  # of the digest: to guess a variable costs as much each time
+SHORT = 4  # characters that a text may have by chance
+Place = tuple[str | int, ...]
+
+
+class _Watched(ChainMap[str, str]):
+    """The environment, and which of its variables were read."""
+
+    def __init__(self, environment: Any) -> None:
+        super().__init__(environment)
+        self.read: set[str] = set()
+
+    def __getitem__(self, key: str) -> str:
+        value = super().__getitem__(key)
+        self.read.add(key)
+        return value
+
+
+@contextmanager
+def _watching() -> Iterator[set[str]]:
+    """The names of the variables that are set and read meanwhile, by a resolver of OmegaConf's or of anybody's."""
+    before = os.environ
+    watched = _Watched(before)
+    os.environ = watched  # type: ignore[assignment]  # noqa: B003 - the same variables, looked at
+    try:
+        yield watched.read
+    finally:
+        os.environ = before  # noqa: B003
+
+
+def sealed(config: DictConfig) -> dict[str, Any]:
+    """A configuration without its hydra node as plain values to be stored: resolved but for the environment's.
+
+    Such a value is the text that was written in its place, with a digest of what it came to.
+    """
+    if "hydra" in config:
+        config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    with _watching() as read:
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+    if names := read - _of_places(config):
+        written: Any = OmegaConf.to_container(config, resolve=False)
+        plain = _sealed(written, config, plain, names)
+    return dict(plain)
+
+
+def _of_places(config: DictConfig) -> set[str]:
+    """The variables that say where the run and its data lie."""
+    with _watching() as read:
+        for key in ("run_dir", "data.root"):
+            OmegaConf.select(config, key)
+    return read
+
+
+def _sealed(written: Any, node: Any, plain: Any, names: Collection[str]) -> Any:
+    if isinstance(written, Mapping):
+        return {key: _sealed_child(written, node, plain, key, names) for key in written}
+    return [_sealed_child(written, node, plain, index, names) for index in range(len(written))]
+
+
+def _sealed_child(written: Any, node: Any, plain: Any, key: Any, names: Collection[str]) -> Any:
+    text, value = written[key], plain[key]
+    if isinstance(text, Mapping | list):
+        return _sealed(text, node[key], value, names)
+    if not isinstance(text, str) or "${" not in text:
+        return value
+    with _watching() as read:
+        child = node[key]
+        if OmegaConf.is_config(child):
+            OmegaConf.to_container(child, resolve=True)
+    return f"{text} (digest {_digest(text, value)})" if read & {*names} else value
+
+
+def _digest(reference: str, value: Any) -> str:
+    return _slow_hash(reference, json.dumps(value, sort_keys=True, default=str))
+
+
+@lru_cache(maxsize=1000)
+def _slow_hash(salt: str, text: str) -> str:
+    return hashlib.pbkdf2_hmac("sha256", text.encode(), salt.encode(), ROUNDS, dklen=8).hex()
+
+
+def is_sealed(value: object) -> bool:
+    """Whether a stored value is a reference to the environment."""
+    return isinstance(value, str) and SEALED.fullmatch(value) is not None
+
+
+def reference_of(value: str) -> str:
+    """What was written in the place of a value that is stored as a reference."""
+    found = SEALED.fullmatch(value)
+    return found[1] if found else value
+
+
+def references(stored: Any) -> dict[Place, str]:
+    """The places of the values that are stored as references, and what is stored there."""
+    return dict(_references(stored, ()))
+
+
+def _references(node: Any, place: Place) -> Iterator[tuple[Place, str]]:
+    if isinstance(node, Mapping | list):
+        for key, child in node.items() if isinstance(node, Mapping) else enumerate(node):
+            yield from _references(child, (*place, key))
+    elif is_sealed(node):
+        yield place, node
+
+
+def with_references(plain: Any, stored: Mapping[Place, str]) -> Any:
+    """A plain configuration with what was written in the places that follow from the environment."""
+    for place, text in stored.items():
+        plain = _with(plain, place, reference_of(text))
+    return plain
+
+
+def opened(stored: dict[str, Any], source: Path) -> dict[str, Any]:
+    """A stored configuration with the values that the environment still says; what it says otherwise stays a reference.
+
+    The files may be anybody's: no resolver but `oc.env`, or `oc.decode` of that, is asked, and what comes of it must
+    have the digest. source: what errors name.
+    """
+    found = references(stored)
+    live = literal(stored)
+    for place, text in found.items():
+        if REPEATABLE.fullmatch(reference := reference_of(text)):
+            live = _with(live, place, reference)
+    if not found:
+        return stored
+    for key in {str(place[0]) for place in found}:
+        check_expansion(live, key, source)
+    config = OmegaConf.create(live)
+    for place, text in found.items():
+        node: Any = config
+        try:
+            for part in place:
+                node = node[part]
+            value = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        except (OmegaConfBaseException, LookupError, TypeError):
+            continue
+        reference = reference_of(text)
+        if text == f"{reference} (digest {_digest(reference, value)})":
+            stored = _with(stored, place, value)
+    return stored
+
+
+def _with(node: Any, place: Place, value: Any) -> Any:
+    if not place:
+        return value
+    copy: Any = dict(node) if isinstance(node, Mapping) else list(node)
+    copy[place[0]] = _with(copy[place[0]], place[1:], value)
+    return copy
+
+
+def check_opened(config: Any, source: Path, groups: Iterable[str] | None = None) -> None:
+    """DataError for the first value that the environment does not say any more, with the variable to set.
+
+    groups: those that are needed; None for all.
+    """
+    wanted = None if groups is None else {*groups}
+    found = references(config)
+    for place in found:
+        if wanted is None or place[0] in wanted:
+            raise DataError(f"{source}: {why_not(place, found)}")
+
+
+def check_set(stored: Mapping[Place, str], source: Path) -> None:
+    """DataError for the first reference whose variable is not set at all, and has no default."""
+    for place, text in stored.items():
+        missing = [name for name in re.findall(r"oc\.env:\s*(\w+)\s*\}", text) if name not in os.environ]
+        if missing:
+            raise DataError(f"{source}: {why_not(place, stored)}")
+
+
+def why_not(place: Place, stored: Mapping[Place, str]) -> str:
+    """Why a value that is stored as a reference cannot be had: a variable that is missing, or is another."""
+    key, text = ".".join(map(str, place)), stored[place]
+    names = _variables_of(text, {".".join(map(str, other)): each for other, each in stored.items()})
+    if missing := [name for name in names if name not in os.environ]:
+        return f"{key} comes from the environment variable {missing[0]}, which is not set: set {missing[0]} as it was"
+    said = f"{key} comes from the environment ({reference_of(text)}), "
+    if REPEATABLE.fullmatch(reference_of(text)):
+        return f"{said}which says something else now: set {' and '.join(names) or 'it'} as it was"
+    return f"{said}in a way that only the whole command repeats: type that again"
+
+
+def _variables_of(text: str, stored: Mapping[str, str]) -> list[str]:
+    """The variables that a reference leads to, itself or by way of another key."""
+    texts = [text]
+    for each in texts:
+        texts += [there for key in REFERENCE.findall(each) if (there := stored.get(key)) and there not in texts]
+    return list(dict.fromkeys(name for each in texts for name in VARIABLE.findall(each)))
+
+
+def variables(config: DictConfig) -> dict[str, str]:
+    """What the variables that a configuration reads say, by name, but for those that say where things lie."""
+    with _watching() as read:
+        OmegaConf.to_container(config, resolve=True)
+    return {name: os.environ[name] for name in read - _of_places(config) if len(os.environ[name]) >= SHORT}

@@ -1,0 +1,180 @@
+"""Hydra's and OmegaConf's exceptions in fmx's words: what is wrong, where, and the nearest right name."""
+
+import difflib
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from traceback import walk_tb
+from typing import Any
+
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from omegaconf import Container
+from omegaconf.errors import (
+    InterpolationKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+from yaml import MarkedYAMLError
+
+from fmx.config.conf_dir import CONF_DIR
+from fmx.config.printed_command import printed_command
+from fmx.config.quoting import quoted
+from fmx.config.suggest import nearest
+from fmx.errors import ConfigError, FmxError, chain
+
+__all__ = ["likely_keys", "translate"]
+
+EXAMPLE = "write KEY=VALUE, for example optim.lr=0.01"
+KEY = re.compile(r"[+~]*[A-Za-z_][\w./@-]*")
+CLOSE, VERY_CLOSE = 0.6, 0.8
+LIBRARIES = ("hydra.", "pytorch_lightning.", "lightning_fabric.")
+
+
+def likely_keys(key: str, last: str, siblings: Iterable[str], node: Container | None) -> str:
+    """`; did you mean 'optim.lr'?` for a key that does not exist, else a full stop.
+
+    last: its part that is unknown. siblings: what stands in that part's place. node: a part of the configuration.
+    """
+    names = list(siblings)
+    if key.startswith("hydra.") or difflib.get_close_matches(last, names, n=1, cutoff=VERY_CLOSE):
+        return nearest(last, names)
+    from fmx.config.key_names import meant  # which reads all of conf/
+
+    found = meant(key, node._get_root() if node is not None else None)  # noqa: SLF001 - a node does not know it otherwise
+    said = [name if "'" in name else repr(name) for name in found]
+    return f"; did you mean {' or '.join(said)}?" if said else nearest(last, names, cutoff=CLOSE)
+
+
+def translate(raised: BaseException) -> FmxError | None:
+    """The ConfigError that says plainly what a library's refusal of a configuration means; None for anything else."""
+    kinds: list[tuple[type[BaseException], Callable[[Any], FmxError]]] = [
+        (FmxError, lambda error: error),  # a resolver of ours may have raised the plain error already
+        (MissingConfigException, _missing_member),
+        (OverrideParseException, _unreadable_override),
+        (OmegaConfBaseException, lambda cause: _bad_key(cause, raised)),
+        (MarkedYAMLError, _bad_yaml),
+    ]
+    for kind, say in kinds:
+        for cause in chain(raised):
+            if isinstance(cause, kind):
+                return say(cause)
+    if isinstance(raised, InstantiationException):
+        return _failed_target(raised)
+    return _composition(raised) if isinstance(raised, HydraException) or _refused_by_library(raised) else None
+
+
+def _groups() -> list[str]:
+    return sorted(entry.name for entry in CONF_DIR.iterdir() if entry.is_dir())
+
+
+def _missing_member(raised: MissingConfigException) -> ConfigError:
+    """`model=dilatd`: the nearest member of the group, and all of them."""
+    group, _, name = str(raised.missing_cfg_file or "").rpartition("/")
+    searched = [Path(root) / group for root in re.findall(r"path=file://(.+)", str(raised))]
+    options = raised.options or [file.stem for folder in searched for file in folder.glob("*.yaml")]
+    if not group:
+        return ConfigError(f"there is no configuration {name!r}: leave --config-name out")
+    if not options:
+        return ConfigError(f"there is no group {group!r}{nearest(group, _groups())} Groups: {', '.join(_groups())}")
+    parent = re.match(r"In '([^']+)'", str(raised))
+    where = f"{parent[1]}: " if parent and parent[1] not in {"config", "hydra/config"} else ""
+    members = sorted(Path(option).name for option in options if not option.startswith("_"))
+    from fmx.config.key_names import nearest_member
+
+    near = nearest_member(group, name, members)
+    likely = f"; did you mean {near!r}?" if near else "."
+    return ConfigError(f"{where}{group}={name}: there is no {group} {name!r}{likely} Choices: {', '.join(members)}")
+
+
+def _unreadable_override(raised: OverrideParseException) -> ConfigError:
+    reason = re.search(r"Error while evaluating .*", str(raised))
+    key, equals, value = str(raised.override).partition("=")
+    if not reason and equals and value and value[0] not in "[{" and KEY.fullmatch(key):
+        twice = printed_command(f"{key}={quoted(value)}")
+        return ConfigError(f"cannot read the override {raised.override!r}: quote a text twice: {twice}")
+    return ConfigError(f"cannot read the override {raised.override!r}: {reason[0] if reason else EXAMPLE}")
+
+
+def _bad_yaml(raised: MarkedYAMLError) -> ConfigError:
+    mark = raised.problem_mark or raised.context_mark
+    where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return ConfigError(f"{where}{raised.problem}")
+
+
+def _bad_key(cause: OmegaConfBaseException, raised: BaseException) -> ConfigError:
+    """A key that does not exist, a value that is missing, or an interpolation that leads nowhere."""
+    key = str(cause.full_key or cause.key or "")
+    if isinstance(cause, MissingMandatoryValue):
+        return ConfigError(f"{key} has no value: give it one with {key}=VALUE")
+    if isinstance(cause, InterpolationKeyError):
+        return _leads_nowhere(key, cause)
+    if isinstance(cause, InterpolationResolutionError):
+        return _unresolved(key, cause)
+    if key.startswith("hydra.sweeper.params."):
+        return ConfigError("hydra.sweeper.params is for experiment files; here write KEY=A,B or 'KEY=interval(A,B)'")
+    if "is not in struct" in str(cause.msg):
+        where, _, last = key.rpartition(".")
+        siblings = [str(name) for name in cause.parent_node or [] if name != "hydra" and not str(name).startswith("_")]
+        keys = f" Keys: {', '.join(siblings)}" if siblings else ""
+        add = f" (+{where}.KEY=VALUE adds one that the YAML does not list)" if where else ""
+        typed = re.match(r"Could not override '[+~]*([^']+)'", str(raised))
+        full = typed[1] if typed and f"{typed[1]}.".startswith(f"{key}.") else key
+        likely = likely_keys(full, last, siblings, cause.parent_node)
+        return ConfigError(f"{full}: {where or 'the configuration'} has no key {last!r}{likely}{keys}{add}")
+    return ConfigError(f"{key}: {' '.join(str(cause.msg or cause).partition('full_key')[0].split())}")
+
+
+def _leads_nowhere(key: str, cause: InterpolationKeyError) -> ConfigError:
+    found = re.search(r"'([^']+)'", str(cause.msg or cause))
+    wanted = found[1] if found else "?"
+    if not key:  # OmegaConf does not say where it stood, if that was where Hydra itself is told something
+        typed = next((word for word in sys.argv[1:] if f"${{{wanted}}}" in word), "")
+        key = typed.partition("=")[0] or "hydra"
+    return ConfigError(f"{key} refers to {wanted}, which does not exist")
+
+
+def _unresolved(key: str, cause: InterpolationResolutionError) -> ConfigError:
+    if variable := re.search(r"Environment variable '(.+)' not found", str(cause)):
+        return ConfigError(
+            f"{key} needs the environment variable {variable[1]}, which is not set: set it, or give it a default: "
+            f"${{oc.env:{variable[1]},DEFAULT}}"
+        )
+    return ConfigError(f"{key}: {' '.join(str(cause).partition('full_key')[0].split())}")
+
+
+def _failed_target(raised: InstantiationException) -> ConfigError:
+    """A constructor that raised something unforeseen, which may be a bug in it."""
+    said, _, key = str(raised).partition("full_key: ")
+    return ConfigError(
+        f"{f'{key.strip()}: ' if key else ''}{' '.join(said.split())} (HYDRA_FULL_ERROR=1 shows the traceback)"
+    )
+
+
+def _refused_by_library(raised: BaseException) -> bool:
+    """Hydra and Lightning refuse some configurations with a plain ValueError of their own."""
+    if not isinstance(raised, ValueError) and type(raised).__name__ != "MisconfigurationException":
+        return False
+    frames = [frame for frame, _ in walk_tb(raised.__traceback__)]
+    return bool(frames) and str(frames[-1].f_globals.get("__name__")).startswith(LIBRARIES)
+
+
+def _composition(raised: BaseException) -> ConfigError:
+    """What is wrong with groups, defaults lists and overrides."""
+    said = " ".join(str(raised).split())
+    if group := re.match(r"(?:In '([^']+)': )?Could not override '([^']+)'", said):
+        where = f"{group[1]}: " if group[1] else ""
+        return ConfigError(
+            f"{where}{group[2]!r} is no group or key{nearest(group[2], _groups())} Groups: {', '.join(_groups())}"
+        )
+    if kind := re.match(r"Config group override must be a string or a list. Got (\w+)", said):
+        got = "null" if kind[1] == "NoneType" else f"a value of type {kind[1]}"
+        return ConfigError(f"a group takes the name of a member, such as model=mlp, but one override gives it {got}")
+    if override := re.match(r"Ambiguous value for argument '(\S+)'", said):
+        return ConfigError(f"{override[1]} gives several values: add -m to run them all, or write [A,B] for one list")
+    if override := re.match(r"Sweep parameters (.+) requires --multirun", said):
+        return ConfigError(f"{override[1]} gives many values: add -m, and hydra/sweeper=search to draw from them")
+    if "does not support sweep type" in said:
+        return ConfigError("an interval has no values to run one after another: draw from it with hydra/sweeper=search")
+    return ConfigError(said)

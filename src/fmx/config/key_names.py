@@ -1,0 +1,194 @@
+"""Which key or group a name means that a configuration does not have: by what other programs call it, or nearly so."""
+
+import difflib
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from omegaconf import Container, OmegaConf
+
+from fmx.config.bounded_files import read_yaml
+from fmx.config.conf_dir import CONF_DIR
+from fmx.errors import DataError
+
+__all__ = ["is_key", "meant", "member_named", "members", "nearest_member"]
+
+# What other programs and the tutorials call it, lower case and with underscores.
+KNOWN_AS = {
+    "optim.lr": ["learning_rate", "learningrate", "base_lr", "init_lr", "initial_lr", "lr0"],
+    "trainer.max_epochs": ["epochs", "epoch", "num_epochs", "n_epochs", "nepochs", "max_epoch", "train_epochs"],
+    "+trainer.max_steps": ["max_steps", "steps", "num_steps", "max_iters", "iterations"],
+    "data.batch_size": ["batch", "batchsize", "bs", "train_batch_size", "mini_batch_size", "minibatch_size"],
+    "data.eval_batch_size": ["test_batch_size", "val_batch_size", "valid_batch_size", "eval_batch"],
+    "data.root": ["data_dir", "data_root", "datadir", "dataroot", "data_path", "dataset_path", "dataset_dir"],
+    "data.validation": ["val", "valid", "val_size", "val_split", "valid_split", "validation_split", "validation_size"],
+    "data.num_workers": ["n_workers", "nworkers", "dataloader_workers", "num_worker"],
+    "data.image_size": ["img_size", "imgsz", "size", "input_size", "resolution"],
+    "data.in_channels": ["channels", "n_channels", "num_channels", "nchannels", "in_chans"],
+    "data.num_classes": ["n_classes", "nclasses", "classes", "num_labels"],
+    "data.normalize": ["normalise", "normalization", "normalisation"],
+    "optim.weight_decay": ["wd", "l2", "weightdecay"],
+    "optim.momentum": ["mom"],
+    "model.net.dropout_prob": ["dropout", "dropout_rate", "drop_rate", "p_dropout", "drop_prob", "drop"],
+    "model.net.hidden_sizes": ["hidden", "hidden_size", "hidden_dim", "hidden_units", "layers"],
+    "trainer.devices": ["gpus", "num_gpus", "n_gpus", "ngpus", "gpu", "num_devices", "n_devices"],
+    "trainer.accelerator": ["device", "cuda", "use_cuda", "use_gpu"],
+    "trainer.num_nodes": ["nodes", "n_nodes", "nnodes"],
+    "trainer.precision": ["amp", "fp16", "bf16", "half", "mixed_precision", "dtype"],
+    "trainer.gradient_clip_val": ["clip", "grad_clip", "clip_grad", "clip_grad_norm", "max_grad_norm", "gradient_clip"],
+    "trainer.limit_train_batches": ["limit", "limit_batches", "max_batches", "subset", "num_samples", "train_size"],
+    "trainer.accumulate_grad_batches": ["grad_accum", "accumulate", "gradient_accumulation_steps", "accum_steps"],
+    "seed": ["random_seed", "manual_seed", "rng_seed", "random_state"],
+    "resume": ["resume_from", "resume_from_checkpoint", "ckpt", "ckpt_path", "checkpoint", "continue"],
+    "hydra.run.dir": ["name", "run_name", "run_id", "exp_name", "experiment_name", "out", "output", "output_dir",
+                      "outdir", "out_dir", "save_dir", "log_dir", "logdir", "work_dir", "dir"],
+    "hydra.launcher.workers": ["jobs", "n_jobs", "num_jobs", "parallel"],
+    "model": ["network", "net", "arch", "architecture", "backbone", "model_name"],
+    "data": ["dataset", "datamodule", "dataset_name", "datasets"],
+    "optim": ["optimizer", "optimiser", "opt", "solver"],
+    "schedule": ["scheduler", "lr_scheduler", "lr_schedule", "sched"],
+    "augment": ["augmentation", "augmentations", "aug", "transform", "transforms"],
+    "loss": ["criterion", "loss_fn", "loss_function", "objective"],
+    "metrics": ["metric"],
+    "callbacks": ["callback"],
+    "logger": ["log", "logging", "loggers", "tracker"],
+    "trainer": ["training", "train"],
+    "experiment": ["config", "recipe", "exp", "preset"],
+    "trainer=smoke": ["debug", "dev", "fast_dev_run", "smoke_test", "quick", "test_run"],
+    "'callbacks=[default,ema]'": ["ema_decay", "use_ema", "model_ema", "swa"],
+    "'callbacks=[default,early_stopping]'": ["early_stop", "earlystopping", "earlystop"],
+    "model=pretrained": ["finetune", "fine_tune", "use_pretrained", "transfer"],
+}  # fmt: skip
+# What other programs call a member of a group, lower case and without what is no letter or digit.
+MEMBERS_KNOWN_AS = {
+    "augment": {"null": "none", "off": "none", "false": "none", "hflip": "flip", "cutout": "erasing"},
+    "logger": {"null": "none", "off": "none", "false": "none", "tensorboard": "default", "tb": "default"},
+    "loss": {"ce": "cross_entropy", "xent": "cross_entropy", "negativeloglikelihood": "nll"},
+    "model": {"fc": "mlp", "linear": "mlp", "cnn": "two_conv", "convnet": "two_conv", "timm": "pretrained"},
+    "schedule": {"none": "constant", "null": "constant", "off": "constant", "false": "constant"},
+    "trainer": {"cuda": "gpu", "auto": "default", "mps": "default", "debug": "smoke", "multigpu": "ddp"},
+}
+SYNONYMS = {synonym: name for name, synonyms in KNOWN_AS.items() for synonym in synonyms}
+MANY = 3  # keys of the same name that an answer lists
+LETTERS = 3  # that a part of a name has at least which says something
+CLOSE = 0.8  # of difflib; below, two words have little in common
+
+
+def meant(key: str, config: Container | None = None) -> list[str]:
+    """The full names that a key may have meant, likeliest first; none where nothing is like it.
+
+    config: the composed configuration, whose keys come before those of members that it did not choose; these are
+    named with the member that has them.
+    """
+    key = key.strip().lstrip("+~").lower().replace("-", "_")
+    plain: Any = OmegaConf.to_container(config, resolve=False) if config is not None else {}
+    here = [name for name, _ in _leaves({each: plain[each] for each in plain if each != "hydra"})]
+    elsewhere = {name: member for name, member in _keys_of_members().items() if name not in set(here)}
+    group, dot, rest = key.partition(".")
+    last = key.rpartition(".")[2]
+    if found := _named(key, f"{SYNONYMS.get(group, group)}.{rest}" if dot else "", {*here, *elsewhere}):
+        return _told(found, elsewhere)
+    for keys in (here, [*elsewhere]):
+        same = [name for name in keys if name.rpartition(".")[2].lower() == last and name != key]
+        if same:
+            same.sort(key=lambda name: (name.partition(".")[0] != group, name.count("."), name))
+            return _told(same[:MANY], elsewhere)
+    names = {name.rpartition(".")[2]: name for name in [*elsewhere, *reversed(here), *_groups()]}
+    close = difflib.get_close_matches(last, [*SYNONYMS, *names], n=1, cutoff=CLOSE)
+    return _told([SYNONYMS.get(close[0]) or names[close[0]]], elsewhere) if close else []
+
+
+def _named(key: str, renamed: str, keys: set[str]) -> list[str]:
+    """What a key, or the one that its group's name here makes of it, names exactly or by another program's word."""
+    last = key.rpartition(".")[2]
+    if key in keys or renamed in keys:
+        return [key if key in keys else renamed]
+    if key in {"workers", "num_workers"}:
+        return ["data.num_workers", "hydra.launcher.workers"]
+    if key in _groups():
+        return [key]
+    if last in SYNONYMS:
+        return [SYNONYMS[last]]
+    return member_named(key)[:MANY]
+
+
+def member_named(name: str) -> list[str]:
+    """`GROUP=NAME`, as a shell takes it, for every group that has such a member."""
+    return [_chosen(group, member) for group, member in _members() if member == name]
+
+
+def nearest_member(group: str, name: str, members: Iterable[str]) -> str | None:
+    """The member of a group that a name which is none may have meant: in other letters, or by a library's name."""
+    plain = {_squashed(member): member for member in members}
+    typed = _squashed(name)
+    if (known := MEMBERS_KNOWN_AS.get(group, {}).get(typed)) in plain.values():
+        return known
+    within = [each for each in plain if len(each) >= LETTERS and each in typed]  # CosineAnnealingLR, CrossEntropyLoss
+    within += [each for each in plain if len(typed) >= LETTERS and each.startswith(typed)]
+    close = [typed] if typed in plain else sorted(within, key=len)[-1:]
+    close = close or difflib.get_close_matches(typed, [*plain], n=1, cutoff=0.5)
+    return plain[close[0]] if close else None
+
+
+def members(group: str) -> list[str]:
+    """The names that a group has."""
+    return [member for each, member in _members() if each == group]
+
+
+def _squashed(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
+
+
+def _groups() -> set[str]:
+    return {group for group, _ in _members()} - {"hydra"}
+
+
+def _chosen(group: str, member: str) -> str:
+    """How a command chooses a member; callbacks come beside those that every run has."""
+    beside = group == "callbacks" and member != "default"
+    return f"'callbacks=[default,{member}]'" if beside else f"{group}={member}"
+
+
+def _told(keys: list[str], elsewhere: Mapping[str, str]) -> list[str]:
+    return [f"{key} with {elsewhere[key]}" if key in elsewhere else key for key in keys]
+
+
+@cache
+def _members() -> list[tuple[str, str]]:
+    files = sorted(CONF_DIR.glob("*/*.yaml"))
+    return [(file.parent.name, file.stem) for file in files if not file.stem.startswith("_")]
+
+
+@cache
+def _keys_of_members() -> dict[str, str]:
+    """Each key in conf/GROUP/NAME.yaml, in full, and how those members are chosen that have it."""
+    having = defaultdict[str, list[str]](list)
+    for group, name in _members():
+        if group in {"experiment", "hydra"}:
+            continue
+        try:
+            values = read_yaml(CONF_DIR / group / f"{name}.yaml")
+        except DataError:  # composition says what is wrong with it
+            continue
+        for key, _ in _leaves(values):
+            having[f"{group}.{key}"].append(_chosen(group, name))
+    return {key: " or ".join(members[:MANY]) for key, members in having.items()}
+
+
+def _leaves(node: dict[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key that people set, in full, with its value."""
+    for name, child in node.items():
+        if str(name).startswith("_") or name == "defaults":
+            continue
+        full = f"{above}{name}"
+        if isinstance(child, dict):
+            yield from _leaves(child, f"{full}.")
+        else:
+            yield full, child
+
+
+def is_key(name: str) -> bool:
+    """Whether a full key is one of conf/config.yaml or of a member of a group."""
+    return name in _keys_of_members() or name in dict(_leaves(read_yaml(CONF_DIR / "config.yaml")))

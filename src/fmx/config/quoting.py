@@ -1,0 +1,56 @@
+"""Text for Hydra's override grammar and for OmegaConf: quoted, read back, and with its interpolations escaped."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+__all__ = ["as_typed", "literal", "override", "quoted", "text_of"]
+
+
+def quoted(text: str) -> str:
+    """A text that Hydra's override grammar reads as it is: to it, a backslash escapes nothing but a quote after it."""
+    escaped = re.sub(r'(\\*)("|\Z)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), text)
+    return f'"{escaped}"'
+
+
+def as_typed(overrides: Any) -> list[str]:
+    """Hydra's list of overrides as they were typed: to read its members one by one would resolve `${run_dir}` in them.
+
+    What a person took from the environment stays a reference to it.
+    """
+    plain: Any = OmegaConf.to_container(overrides, resolve=False)
+    return [str(each) for each in plain]
+
+
+def text_of(word: str) -> str:
+    """The text that a value on a command line is, where it may be quoted for Hydra."""
+    if len(word) < 2 or word[0] not in "'\"" or word[-1] != word[0]:  # noqa: PLR2004 - a pair of quotes
+        return word
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    try:
+        return str(OverridesParser.create().parse_override(f"key={word}").value())
+    except OverrideParseException:
+        return word
+
+
+def override(key: str, path: Path) -> str:
+    """`KEY=PATH` as a word that Hydra's override grammar reads as it is, unquoted where it may be."""
+    text = str(path)
+    return f"{key}={text if re.fullmatch(r'[A-Za-z0-9_./+-]+', text) else quoted(text)}"
+
+
+def literal(node: Any, *, times: int = 1) -> Any:
+    """A plain node in which OmegaConf finds nothing to resolve, however often (`times`) it looks: `${x}` is text."""
+    if isinstance(node, Mapping):
+        return {key: literal(child, times=times) for key, child in node.items()}
+    if isinstance(node, list):
+        return [literal(child, times=times) for child in node]
+    if isinstance(node, str):
+        for _ in range(times):  # from the first backslash of a row on, or a long row would take quadratic time
+            node = re.sub(r"(?<!\\)(\\*)\$\{", r"\1\1\\${", node)
+    return node

@@ -1,0 +1,300 @@
+"""What a configuration from elsewhere may name: which targets, and in which place."""
+
+import inspect
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from fmx.config.targets import locate
+from fmx.errors import ConfigError, DataError
+
+__all__ = [
+    "TRUSTED",
+    "check_paths",
+    "check_processes",
+    "check_sizes",
+    "check_trusted",
+    "is_torchvision_builder",
+    "strange_mirrors",
+    "without_strange_mirrors",
+]
+
+FIGURE = re.compile(r"\{[^{}:!]*(?::0?\d*(?:\.\d+)?[defgEFG%]?)?\}")  # of a file name: its number, and nothing else
+MAX_CLASSES = 100_000
+MIN_PROCESSES = 16  # that a run may start on any machine
+MAX_NUMBERS = 2**28  # of an image: 4,096 pixels square with 16 channels
+TRUSTED = ("fmx", "torch", "torchvision", "torchmetrics", "pytorch_lightning")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What one place of a configuration takes: classes below `base` that `homes` define, and what `names` lists.
+
+    A trusted package is full of functions that load code, fetch files or write anywhere; a class of the right kind
+    from the right part of it does what such a part does, and nothing else.
+    """
+
+    what: str
+    base: str | None = None
+    homes: tuple[str, ...] = ()
+    names: frozenset[str] = field(default_factory=frozenset)
+
+
+NETWORKS = Kind("networks and layers", "torch.nn.Module", ("fmx.models", "torch.nn", "torchvision.models"))
+SCHEDULERS = Kind("learning-rate schedulers", "torch.optim.lr_scheduler.LRScheduler", ("torch.optim.lr_scheduler",))
+SOURCES = Kind(
+    "fmx's own data sources",
+    names=frozenset({
+        "fmx.data.collected.collect",
+        "fmx.data.csv_images.load_csv",
+        "fmx.data.digits.load_digits",
+        "fmx.data.folder.ImageFolder",
+        "fmx.data.idx.load_idx",
+    }),
+)  # fmt: skip
+KINDS: Mapping[str, Kind] = {  # the longest key that a place begins with counts
+    "model.net": NETWORKS,
+    "loss": Kind("losses", "torch.nn.Module", ("fmx.training.losses", "torch.nn")),
+    "augment": Kind(
+        "augmentations", "torch.nn.Module", ("fmx.data.augment", "torch.nn", "torchvision.transforms")
+    ),
+    "optim": Kind("optimizers", "torch.optim.Optimizer", ("torch.optim",)),
+    "schedule": Kind("fmx.training.schedule.Schedule", names=frozenset({"fmx.training.schedule.Schedule"})),
+    "schedule.scheduler": SCHEDULERS,
+    "metrics": Kind(
+        "classification metrics",
+        "torchmetrics.Metric",
+        ("torchmetrics.aggregation", "torchmetrics.classification", "torchmetrics.wrappers"),
+        # The collection is a dictionary of metrics, not a metric.
+        frozenset({"torchmetrics.MetricCollection"}),
+    ),
+    "callbacks": Kind(
+        "callbacks",
+        "pytorch_lightning.Callback",
+        ("fmx.training.callbacks", "fmx.sweeps.search.pruning", "pytorch_lightning.callbacks"),
+    ),
+    "logger": Kind(
+        "loggers that write files alone",
+        "pytorch_lightning.loggers.Logger",
+        ("pytorch_lightning.loggers.csv_logs", "pytorch_lightning.loggers.tensorboard"),
+    ),
+    "trainer": Kind("pytorch_lightning.Trainer", names=frozenset({"pytorch_lightning.Trainer"})),
+    "trainer.strategy": Kind(
+        "strategies", "pytorch_lightning.strategies.Strategy", ("pytorch_lightning.strategies",)
+    ),
+    "data": Kind("fmx.data.module.ImageDataModule", names=frozenset({"fmx.data.module.ImageDataModule"})),
+    "data.train": SOURCES,
+    "data.test": SOURCES,
+}  # fmt: skip
+
+
+def check_trusted(config: Mapping[str, Any], source: Path, allow: Iterable[str] = ()) -> None:
+    """DataError for the first target that is not of a trusted package, or not of the kind that its place takes.
+
+    config: plain values, resolved. allow: packages whose targets may be anything. All names are looked at before
+    anything is imported.
+    """
+    allowed = set(allow)
+    targets = [(place, name) for place, name in _targets(config, "") if _package(name) not in allowed]
+    for place, name in targets:
+        _check_name(place, name, source, allowed)
+    for place, name in targets:
+        _check_kind(place, str(name), source)
+
+
+def _check_name(place: str, name: object, source: Path, allowed: Iterable[str]) -> None:
+    if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+        raise DataError(f"{source}: {place} names the target {name!r}, which is no dotted path to a class")
+    if _package(name) not in TRUSTED:
+        raise DataError(
+            f"{source} names the target {name!r} in {place}; only {', '.join(sorted({*TRUSTED, *allowed}))} are "
+            f"trusted. If you trust that package too, add --allow {_package(name)}"
+        )
+    if any(part.startswith("_") for part in name.split(".")):
+        raise _misplaced(place, name, source, "a private name")
+
+
+def _check_kind(place: str, name: str, source: Path) -> None:
+    kind = _kind(place)
+    if kind is None:
+        raise _misplaced(place, name, source, "no target belongs there")
+    if name in kind.names:
+        return
+    if kind.base is None:
+        raise _misplaced(place, name, source, f"it takes {kind.what}")
+    try:
+        target = locate(name, place)
+    except ConfigError as error:
+        raise DataError(f"{source}: {error}") from error
+    if not _is_class(target, kind) and not (kind is NETWORKS and _is_torchvision_builder(target)):
+        raise _misplaced(place, name, source, f"it takes {kind.what} of {', '.join(kind.homes)}")
+
+
+def _misplaced(place: str, name: str, source: Path, reason: str) -> DataError:
+    return DataError(
+        f"{source} names the target {name!r} in {place}: {reason}. "
+        f"If you trust all that {_package(name)} can do, add --allow {_package(name)}"
+    )
+
+
+def _is_class(target: object, kind: Kind) -> bool:
+    """Whether a target is a class below the kind's base, wherever its name led through, and defined in its homes."""
+    assert kind.base is not None
+    module, _, name = kind.base.rpartition(".")
+    base = getattr(import_module(module), name)
+    home = f"{getattr(target, '__module__', '')}."
+    return inspect.isclass(target) and issubclass(target, base) and home.startswith(tuple(f"{h}." for h in kind.homes))
+
+
+def is_torchvision_builder(name: object) -> bool:
+    """Whether a trusted target of that name is one of torchvision's makers of networks."""
+    try:
+        return isinstance(name, str) and _is_torchvision_builder(locate(name, "model.net"))
+    except ConfigError:
+        return False
+
+
+def _is_torchvision_builder(target: Callable[..., Any]) -> bool:
+    """Whether a target is one of the functions that torchvision lists as makers of its classification networks."""
+    from torchvision import models
+
+    name = getattr(target, "__name__", "")
+    return name in models.list_models(module=models) and models.get_model_builder(name) is target
+
+
+def _kind(place: str) -> Kind | None:
+    keys = [key for key in KINDS if f"{place}.".startswith(f"{key}.")]
+    return KINDS[max(keys, key=len)] if keys else None
+
+
+def _package(name: object) -> str:
+    return str(name).partition(".")[0]
+
+
+def _targets(node: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Every `_target_` below a node with its place: `data.train`, `callbacks.best`."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield place, node["_target_"]
+        items: Any = node.items()
+    else:
+        items = enumerate(node) if isinstance(node, list) else ()
+    for name, child in items:
+        yield from _targets(child, f"{place}.{name}" if place else str(name))
+
+
+def check_sizes(data: Mapping[str, Any], source: Path) -> None:
+    """DataError where images or classes are larger or more than any data set's: arrays are made of such numbers."""
+    for name in ("data", "data.train", "data.test"):  # the sources have sizes of their own
+        part = data if name == "data" else data.get(name.rpartition(".")[2], {})
+        for key in ("num_classes", "in_channels", "image_size", "batch_size", "eval_batch_size"):
+            if type(part.get(key, 1)) is not int or part.get(key, 1) < 1:
+                raise DataError(f"{source}: {name}.{key} is {part[key]!r:.80}, which is no count")
+        num_classes, channels, side = (part.get(key, 1) for key in ("num_classes", "in_channels", "image_size"))
+        if num_classes > MAX_CLASSES or channels * side * side > MAX_NUMBERS:
+            raise DataError(
+                f"{source} says that {name} has {num_classes:,} classes of images of {channels:,} x {side:,} x "
+                f"{side:,} numbers; a run from a directory may have {MAX_CLASSES:,}, and {MAX_NUMBERS:,} numbers an "
+                "image"
+            )
+
+
+def check_processes(config: Mapping[str, Any], source: Path) -> None:
+    """DataError where a run would start more processes than this machine has cores: thousands would bring it down.
+
+    config: plain values. To be asked before such a configuration is run. A GPU too many is refused by Lightning.
+    """
+    most = max(MIN_PROCESSES, os.cpu_count() or 1)
+    for group, key in (("trainer", "devices"), ("data", "num_workers")):
+        number = config[group].get(key)
+        if isinstance(number, list):
+            number = len(number)
+        if not (number == "auto" or number is None or (type(number) is int and number <= most)):
+            raise DataError(
+                f"{source} would start {number!r:.80} processes ({group}.{key}); "
+                f"of a run from a directory this machine starts {most}"
+            )
+
+
+def check_paths(config: DictConfig, source: Path) -> None:
+    """DataError where a callback, a logger or the trainer would write outside the run directory.
+
+    config: resolved, with the run's own folder as `run_dir`. To be asked before such a configuration is run: what
+    only reads the run makes none of these parts.
+    """
+    home = Path(config.run_dir).resolve()
+    for group in ("callbacks", "logger", "trainer"):
+        for place, value in _texts(OmegaConf.to_container(config[group], resolve=True), group):
+            rest = value.removeprefix(str(config.run_dir))
+            within = Path("/", value).resolve().is_relative_to(home)
+            if _may_climb(rest) or (_names_place(place, value) and not within):
+                raise DataError(
+                    f"{source} would write to {value!r} ({place}), which is not in its own folder; "
+                    "if you trust the run, change that in its .hydra/resolved.yaml"
+                )
+
+
+def _may_climb(text: str) -> bool:
+    """Whether a text leads out of the folder that it is put in, also once figures have been filled in.
+
+    The name of a figure stands in a file's name as well (`{epoch}` becomes `epoch=3`), and a fill or a character code
+    comes to any character.
+    """
+    return bool({"{", "}"} & {*FIGURE.sub("", text)}) or ".." in re.split(r"[/{}:=]", text)
+
+
+def _names_place(place: str, text: str) -> bool:
+    """Whether a text of a configuration says where files go: by its key, or by what it looks like.
+
+    An argument without a name may be a folder, and an empty folder is the one that the command is typed in.
+    """
+    if place.endswith(("dir", "path")) or "._args_." in place:
+        return True
+    return text.startswith(("/", "~")) or "://" in text
+
+
+def _texts(node: Any, place: str) -> Iterator[tuple[str, str]]:
+    if isinstance(node, str):
+        yield place, node
+    elif isinstance(node, Mapping | list):
+        for name, child in node.items() if isinstance(node, Mapping) else enumerate(node):
+            yield from _texts(child, f"{place}.{name}")
+
+
+def without_strange_mirrors(node: Any) -> Any:
+    """A copy of a plain `data` node in which files are fetched from fmx's own mirrors alone, and under plain names."""
+    if isinstance(node, list):
+        return [without_strange_mirrors(child) for child in node]
+    if not isinstance(node, Mapping):
+        return node
+    copy = {key: without_strange_mirrors(child) for key, child in node.items()}
+    if "mirrors" in copy:
+        named, known = copy["mirrors"], _own_mirrors()
+        copy["mirrors"] = [mirror for mirror in named if mirror in known] if isinstance(named, list) else []
+    return copy
+
+
+def strange_mirrors(node: Any) -> list[str]:
+    """The mirrors in a plain `data` node that are none of fmx's own."""
+    if isinstance(node, list):
+        return [mirror for child in node for mirror in strange_mirrors(child)]
+    if not isinstance(node, Mapping):
+        return []
+    named, known = node.get("mirrors", []), _own_mirrors() if "mirrors" in node else set()
+    strange = [str(each) for each in (named if isinstance(named, list) else [named]) if each not in known]
+    return strange + [mirror for child in node.values() for mirror in strange_mirrors(child)]
+
+
+def _own_mirrors() -> set[str]:
+    from fmx.config.bounded_files import read_yaml
+    from fmx.config.conf_dir import CONF_DIR
+
+    parts = [read_yaml(file).get("train") for file in sorted((CONF_DIR / "data").glob("*.yaml"))]
+    lists = [part.get("mirrors", []) for part in parts if isinstance(part, Mapping)]
+    return {mirror for mirrors in lists for mirror in mirrors}

@@ -1,0 +1,79 @@
+"""The values on a command line as they were typed: names and paths stay text, and an empty value is no value."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from fmx.config.conf_dir import CONF_DIR
+from fmx.config.empty_arguments import empty_argument
+from fmx.config.key_names import is_key
+from fmx.config.printed_command import printed_command
+from fmx.config.quoting import quoted
+from fmx.errors import ConfigError
+
+__all__ = ["check_typed", "with_texts_quoted"]
+
+OVERRIDE = re.compile(r"(?P<key>\+{0,2}[\w./@-]+)=(?P<value>.*)", re.DOTALL)
+# What Hydra's grammar takes for a number or a truth value; null stays what it is.
+SIMPLE = re.compile(r"[A-Za-z0-9_./+-]+")
+NO_TEXT = re.compile(r"[+-]?[\d_.]+(e[+-]?\d+)?|[+-]?(inf|nan)|true|false", re.IGNORECASE)
+TEXTS = {"resume", "root", "dir", "subdir", "folder", "file", "name", "path", "dirpath", "save_dir", "filename"}
+TEXTS |= {"partition", "account", "qos", "constraint"}  # names that a cluster's people gave
+CHOSEN_PARTS = ("hydra.launcher", "hydra.sweeper", "hydra.job_logging", "hydra.hydra_logging", "hydra.help")
+
+
+def check_typed(arguments: Sequence[str]) -> None:
+    """ConfigError for an empty argument, a group that is written as a key, and a folder that Hydra cannot name."""
+    if "${" in (folder := str(Path.cwd())):
+        raise ConfigError(f"the current folder is {folder}: Hydra takes ${{ in a path for a reference; work in another")
+    known = [
+        word for word in arguments if not _is_unknown(word.strip().rstrip("="))
+    ]  # Hydra says what it may have meant
+    if said := empty_argument(known):
+        raise ConfigError(said)
+    for word in arguments:
+        key, _, value = word.partition("=")
+        if "/" in key and is_key(dotted := key.replace("/", ".")):
+            raise ConfigError(f"{key} is no group; did you mean {dotted}={value}?")
+        if key in CHOSEN_PARTS and not value.startswith("{"):
+            way = printed_command(f"{key.replace('.', '/')}={value}")
+            raise ConfigError(f"{word} would be without effect: {key} is a group, so type {way}")
+
+
+def _is_unknown(name: str) -> bool:
+    """Whether a word is neither empty, nor an option, nor the name of a group or a key, as far as that shows."""
+    given = not name or name.startswith(("-", "+", "hydra."))
+    return not given and "." not in name and not is_key(name) and not (CONF_DIR / name).is_dir()
+
+
+def with_texts_quoted(arguments: Sequence[str]) -> list[str]:
+    """The arguments with quotes around names and paths that Hydra would take for something else, or could not read.
+
+    `hydra.run.dir=2024_01_15` is no number of 20240115, and `resume=/home/jörg/runs/3` is a path.
+    """
+    return [_with_text_quoted(word) for word in arguments]
+
+
+def _with_text_quoted(word: str) -> str:
+    found = OVERRIDE.fullmatch(word)
+    if found is None or not _is_text(found["key"].lstrip("+")):
+        return word
+    values = found["value"].split(",")
+    if any(NO_TEXT.fullmatch(value.strip()) for value in values):
+        texts = [f"'{value.strip()}'" if NO_TEXT.fullmatch(value.strip()) else value for value in values]
+        return f"{found['key']}={','.join(texts)}"
+    if SIMPLE.fullmatch(found["value"]):
+        return word
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        return f"{found['key']}={quoted(found['value'])}"
+    return word
+
+
+def _is_text(key: str) -> bool:
+    """Whether a key names a folder, a file or a part; a group is chosen by the name of a member."""
+    return re.split(r"[./]", key)[-1] in TEXTS or (CONF_DIR / key.partition("@")[0].lstrip("/")).is_dir()

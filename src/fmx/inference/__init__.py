@@ -1,0 +1,1 @@
+"""A trained network at work: restored, scored, run on pictures, exported."""

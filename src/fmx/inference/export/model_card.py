@@ -1,0 +1,169 @@
+"""The page that goes with an exported model: what it takes, what it says, and how good it is."""
+
+import hashlib
+import html
+import json
+import re
+from importlib import metadata
+from typing import Any
+
+from fmx import __version__
+from fmx.config.printed_command import printed_command
+from fmx.inference.export.signature import Signature
+from fmx.process.table import printable
+from fmx.runs.command_again import command_again
+from fmx.runs.run_dir import Run
+
+__all__ = ["model_card"]
+
+PACKAGES = {
+    "onnx": ["torch", "onnx", "onnxscript", "onnxruntime", "fmx"],
+    "pt2": ["torch", "fmx"],
+    "torchscript": ["torch", "fmx"],
+    "state_dict": ["torch", "fmx"],
+}
+USE = {
+    "onnx": """\
+```python
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession({file})
+logits, = session.run(None, {{"{input}": images}})  # images: {dtype} (N, {shape})
+```
+
+or {predict}, which needs this file alone.
+""",
+    "pt2": """\
+```python
+import torch
+model = torch.export.load({file}).module()
+logits = model(images)  # images: {dtype} (N, {shape})
+```
+
+The classes and the input are in the extra file `fmx.json` inside.
+""",
+    "torchscript": """\
+```python
+import torch
+model = torch.jit.load({file})
+logits = model(images)  # images: {dtype} (N, {shape})
+```
+
+The classes and the input are in the extra file `fmx.json` inside. TorchScript is deprecated; `fmx export --format pt2`
+writes its successor.
+""",
+    "state_dict": """\
+```python
+import torch
+net.load_state_dict(torch.load({file}, weights_only=True))  # net: the {model} below
+logits = net.eval()(images)  # images: {dtype} (N, {shape})
+```
+
+The network: `{network}`
+""",
+}
+
+
+REFUSED = " Another type of numbers, number of channels or size is an error."
+
+
+def model_card(
+    *,
+    run: Run,
+    signature: Signature,
+    file: str,
+    contents: bytes,
+    form: str,
+    network: Any,
+    num_params: int,
+    checkpoint: str,
+    agreement: str,
+    command: str,
+) -> str:
+    """Return the Markdown page of an exported file.
+
+    form: onnx, pt2, torchscript or state_dict; network: the part of the configuration that it is built from;
+    agreement: how the file was proven; command: what wrote it.
+    """
+    facts = {
+        "run": _code(run.path.name),
+        "parameters": f"{num_params:,}",
+        "checkpoint": _code(checkpoint),
+        **_figures(run, checkpoint),
+        "data": f"{_text(signature.data)}, fingerprint {_code(run.recorded(str, 'data', 'fingerprint'))}",
+        "agreement": _text(agreement),
+        "trained by": _code(command_again(run)),
+        "exported by": _code(command),
+        "trained with": _text(", ".join(f"{k} {v}" for k, v in run.recorded(dict, "versions").items())),
+        "exported with": _text(", ".join(f"{name} {_version(name)}" for name in PACKAGES[form])),
+        "SHA-256": _code(hashlib.sha256(contents).hexdigest()),
+    }
+    inside, shape = signature.normalize == "inside", ", ".join(map(str, signature.shape))
+    use = USE[form].format(
+        file=printable(json.dumps(file, ensure_ascii=False)),
+        input="pixels" if inside else "images",
+        dtype="uint8" if inside else "float32",
+        shape=shape,
+        model=printable(signature.model),
+        predict=_code(f"{printed_command('fmx', 'predict', file)} IMAGE…"),
+        network=printable(network).replace("`", "'"),
+    )
+    return "\n".join([
+        f"# {_text(signature.model)}, trained on {_text(signature.data)}\n",
+        "| | |\n|---|---|",
+        *(f"| {name} | {value} |" for name, value in facts.items()),
+        f"\n## Input\n\n{_input(signature, shape)}{'' if form == 'state_dict' else REFUSED}",
+        f"\n## Output\n\nLogits float32 (N, {len(signature.class_names)}); their softmax are probabilities.\n",
+        "| | class |\n|---|---|",
+        *(f"| {label} | {_text(name)} |" for label, name in enumerate(signature.class_names)),
+        f"\n## Use\n\n{use}",
+    ])  # fmt: skip
+
+
+def _version(package: str) -> str:
+    return __version__ if package == "fmx" else metadata.version(package)  # fmx may be a folder on PYTHONPATH
+
+
+def _figures(run: Run, checkpoint: str) -> dict[str, str]:
+    """The run's own figures, if they are of these weights."""
+    if checkpoint != run.tested:
+        return {"accuracy": f"not scored: the run's figures are of {_code(run.tested)}"}
+    figures = run.metrics
+    chosen = {
+        "val": "on validation",
+        "test": "on the test set itself, so it flatters",
+        "last": "as the last one",
+    }
+    lines = {}
+    on_test = figures.get("validation") == "test"
+    validation = "accuracy on validation, which was the test set" if on_test else "validation accuracy"
+    for part, name in [("test", "test accuracy"), ("val", validation)]:
+        accuracy = figures[part].get("accuracy") if isinstance(figures.get(part), dict) else None
+        if isinstance(accuracy, float):
+            lines[name] = f"{100 * accuracy:.2f} %"
+    how = chosen.get(str(figures.get("selected_on")), "in a way that is not recorded")
+    return lines | {"checkpoint chosen": how}
+
+
+def _input(signature: Signature, shape: str) -> str:
+    if signature.normalize == "inside":
+        text = f"Pixels uint8 (N, {shape}) from 0 to 255, as in the data set; the normalisation is inside."
+    else:
+        text = (
+            f"float32 (N, {shape}): pixels from 0 to 255, then (pixel / 255 - mean) / std with mean "
+            f"{signature.mean} and std {signature.std}. What is float32 but not normalised so gets a wrong answer."
+        )
+    ground = " Light things on a dark ground, as in the training set." if signature.light_on_dark else ""
+    return text + ground
+
+
+def _text(text: object) -> str:
+    """Text that means itself in Markdown and in HTML."""
+    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(printable(text), quote=False))
+
+
+def _code(text: object) -> str:
+    """Code in one line of a table."""
+    plain = printable(text).replace("|", r"\|")
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", plain)), default=0))
+    pad = " " if "`" in plain else ""
+    return f"{fence}{pad}{plain}{pad}{fence}"

@@ -1,0 +1,55 @@
+"""A run's network behind its normalisation: pixels in, logits out."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fmx.inference.export.onnx_model import Logits
+from fmx.inference.export.signature import Signature, signature_of
+from fmx.runs.run_dir import open_run
+from fmx.runs.trusted_config import trusted_config
+from fmx.training.restore import restore_classifier
+
+__all__ = ["PixelNet", "open_trained", "torch_logits"]
+
+
+class PixelNet(nn.Module):
+    """Maps pixels uint8 (N, C, H, W) to logits (N, K)."""
+
+    def __init__(self, normalize: nn.Module, net: nn.Module) -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.net = net
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the logits."""
+        logits: Tensor = self.net(self.normalize(pixels))
+        return logits
+
+
+def open_trained(run_dir: Path, *, checkpoint: str | None, allow: Iterable[str] = ()) -> tuple[Signature, Logits]:
+    """Open a finished run on the CPU, without its data: the model's signature, and the model as a function.
+
+    checkpoint: `best`, `last` or a file; None is the one that the run's figures are of.
+    """
+    run = open_run(run_dir)
+    config = trusted_config(run, allow)
+    signature = signature_of(config, normalize="inside")
+    classifier = restore_classifier(config, run.checkpoint(checkpoint or run.tested))
+    return signature, torch_logits(PixelNet(signature.normalization(), classifier.net))
+
+
+def torch_logits(module: nn.Module) -> Logits:
+    """A module in eval mode as a function of arrays, from uint8 (N, C, H, W) to float32 (N, K)."""
+    module.eval()
+
+    def logits(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            result: NDArray[np.float32] = module(torch.from_numpy(pixels)).float().numpy()
+        return result
+
+    return logits

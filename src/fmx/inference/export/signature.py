@@ -1,0 +1,160 @@
+"""What goes into a trained model and what comes out: the facts that an exported file carries with it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmx.errors import ConfigError, DataError
+
+if TYPE_CHECKING:  # an ONNX file is read without torch
+    from omegaconf import DictConfig
+
+    from fmx.data.module import Normalize
+
+__all__ = ["Signature", "Where", "signature_of"]
+
+Where = Literal["inside", "outside"]
+DARK = 0.4  # mean of all pixels in 0..1 below which grey pictures show light things on a dark ground
+IMAGE_FOLDER = "fmx.data.folder.ImageFolder"  # of photographs, mostly: dark ones are not inverted ones
+STRETCHING = {IMAGE_FOLDER, "fmx.data.collected.collect"}
+MAX_SIDE = 4096
+MAX_CLASSES = 100_000
+MAX_CHANNELS = 16
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Classes, input and preparation of one model.
+
+    mean, std: one number a channel, of pixels in 0..1. `normalize` says whether the model applies them itself
+    (inside: it takes pixels 0..255) or its caller does. `fit` and `light_on_dark` say how the training
+    pictures looked: stretched to the square or not, light things on a dark ground or not.
+    """
+
+    model: str
+    data: str
+    class_names: list[str]
+    english_names: list[str] | None
+    in_channels: int
+    image_size: int
+    mean: list[float]
+    std: list[float]
+    normalize: Where
+    fit: Literal["stretch", "pad"]
+    light_on_dark: bool
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one image."""
+        return self.in_channels, self.image_size, self.image_size
+
+    def as_input(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+        """What the model takes for pixels (N, C, H, W): themselves, or float32 of the same shape."""
+        if self.normalize == "inside":
+            return pixels
+        mean, std = (np.array(v, dtype=np.float32).reshape(1, -1, 1, 1) for v in (self.mean, self.std))
+        normalised: NDArray[Any] = (pixels / np.float32(255) - mean) / std
+        return normalised
+
+    def normalization(self) -> "Normalize":
+        """What turns pixels uint8 (N, C, H, W) into what the network was trained on."""
+        from fmx.data.module import Normalize
+
+        return Normalize(mean=self.mean, std=self.std)
+
+    def to_texts(self) -> dict[str, str]:
+        """One JSON text a field."""
+        return {name: json.dumps(value, ensure_ascii=False) for name, value in asdict(self).items()}
+
+    def to_json(self) -> str:
+        """All fields as one JSON object."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_texts(cls, texts: Mapping[str, str], source: object) -> Self:
+        """Read back what to_texts wrote; DataError names `source` where it is not that."""
+        try:
+            signature = cls(**{field.name: json.loads(texts[field.name]) for field in fields(cls)})
+        except (KeyError, ValueError, TypeError, RecursionError):
+            raise DataError(f"{source} is not from fmx export: it does not say its classes and input") from None
+        if not signature.is_sound():
+            raise DataError(f"{source} says classes or an input that cannot be right")
+        return signature
+
+    def is_sound(self) -> bool:
+        """Whether every field is of the right type and within bounds."""
+        names = [self.class_names, *([] if self.english_names is None else [self.english_names])]
+        return (
+            isinstance(self.model, str)
+            and isinstance(self.data, str)
+            and all(_is_list(n, str) and 1 < len(n) <= MAX_CLASSES for n in names)
+            and len({len(n) for n in names}) == 1
+            and len(set(self.class_names)) == len(self.class_names)
+            and _is_whole(self.in_channels, MAX_CHANNELS)
+            and _is_whole(self.image_size, MAX_SIDE)
+            and all(_is_list(v, float) and len(v) in {1, self.in_channels} for v in (self.mean, self.std))
+            and min(self.std) > 0
+            and self.normalize in get_args(Where)
+            and self.fit in {"stretch", "pad"}
+            and isinstance(self.light_on_dark, bool)
+        )
+
+
+def signature_of(config: "DictConfig", *, normalize: Where) -> Signature:
+    """The signature of a run's model, from its configuration alone: no data set is needed."""
+    from omegaconf import OmegaConf
+
+    data: Any = OmegaConf.to_container(config.data, resolve=True)
+    try:
+        signature = _read(config.model.name, data, normalize)
+    except (ArithmeticError, AttributeError, ConfigError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise DataError(f"the run's configuration of its data is damaged: {error!r:.300}") from error
+    if not signature.is_sound():
+        raise DataError("the run's configuration of its data says classes or an input that cannot be right")
+    return signature
+
+
+def _read(model: str, data: Any, normalize: Where) -> Signature:
+    """The signature that a resolved `data` node stands for."""
+    from fmx.data.module import english_names, names_of_classes, normalization
+
+    applied = normalization(data["normalize"], data["mean"], data["std"], data["in_channels"])
+    mean, std = _mean_and_std(applied)
+    target = data["train"]["_target_"]
+    grey, brightness = data["in_channels"] == 1, sum(data["mean"]) / len(data["mean"])
+    return Signature(
+        model=model,
+        data=data["name"],
+        class_names=names_of_classes(data["class_names"], data["translations"], data["num_classes"]),
+        english_names=english_names(data["translations"], data["num_classes"]),
+        in_channels=data["in_channels"],
+        image_size=data["image_size"],
+        mean=mean,
+        std=std,
+        normalize=normalize,
+        fit="stretch" if target in STRETCHING else "pad",
+        light_on_dark=target != IMAGE_FOLDER and grey and brightness < DARK,
+    )
+
+
+def _mean_and_std(applied: "Normalize") -> tuple[list[float], list[float]]:
+    """What a Normalize takes off and divides by, to six digits: its float32 has hardly more."""
+    scale, shift = applied.scale.double().flatten(), applied.shift.double().flatten()
+    std = 1 / (255 * scale)
+    return _six_digits((0 - shift * std).tolist()), _six_digits(std.tolist())
+
+
+def _six_digits(values: list[float]) -> list[float]:
+    return [float(f"{value:.6g}") for value in values]
+
+
+def _is_list(value: object, kind: type) -> bool:
+    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
+
+
+def _is_whole(value: object, at_most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= at_most

@@ -1,0 +1,85 @@
+"""TorchScript files: a network for C++, or for Python without its source. torch has deprecated them."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fmx.errors import FmxError
+from fmx.inference.export.onnx_model import Logits
+from fmx.inference.export.signature import Signature
+
+__all__ = ["open_torchscript", "write_torchscript"]
+
+NOTES = "fmx.json"
+
+
+class _Guarded(nn.Module):
+    """Raises for images that a traced network would answer with nonsense: a trace keeps no check of what it is given.
+
+    It is compiled, so its checks are in the file.
+    """
+
+    def __init__(self, traced: nn.Module, signature: Signature) -> None:
+        super().__init__()
+        self.traced = traced
+        self.takes_pixels = signature.normalize == "inside"
+        self.channels, self.height, self.width = signature.shape
+        what = "uint8 pixels from 0 to 255" if self.takes_pixels else "normalised float32 images"
+        self.wanted = f"this model takes {what} of the shape (N, {', '.join(map(str, signature.shape))}), got "
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits."""
+        if images.dtype != (torch.uint8 if self.takes_pixels else torch.float32):
+            raise ValueError(self.wanted + "another type of numbers")
+        if images.dim() != 4 or list(images.shape[1:]) != [self.channels, self.height, self.width]:  # noqa: PLR2004
+            raise ValueError(self.wanted + str(images.shape))
+        logits: Tensor = self.traced(images)
+        return logits
+
+
+def write_torchscript(module: nn.Module, signature: Signature, path: Path) -> None:
+    """Trace a network and save it; its signature goes along as the extra file `fmx.json`.
+
+    The input is uint8 (N, C, H, W), or float32 where the normalisation stays outside, and nothing else; the output,
+    logits (N, K).
+    """
+    dtype = torch.uint8 if signature.normalize == "inside" else torch.float32
+    notes = signature.to_json()
+    try:
+        with _deprecated(), torch.no_grad():
+            traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+                module, torch.zeros(2, *signature.shape, dtype=dtype), check_trace=False
+            )
+            guarded = torch.jit.script(_Guarded(traced, signature))
+            contents = guarded.save_to_buffer(_extra_files={NOTES: notes})  # type: ignore[no-untyped-call]
+    except Exception as error:  # whatever the network does, the tracer may stumble over
+        reason = str(error).strip().partition("\n")[0]
+        raise FmxError(f"{signature.model} cannot be written as TorchScript: {reason}") from error
+    path.write_bytes(contents)
+
+
+def open_torchscript(path: Path, signature: Signature) -> Logits:
+    """Load such a file as a function from pixels uint8 (N, C, H, W) to logits float32 (N, K)."""
+    with _deprecated():
+        loaded = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+
+    def logits(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            result: NDArray[np.float32] = loaded(torch.from_numpy(signature.as_input(pixels))).float().numpy()
+        return result
+
+    return logits
+
+
+@contextmanager
+def _deprecated() -> Iterator[None]:
+    """Pass over torch's advice to move to torch.export: who asks for TorchScript has a runtime that needs it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,157 @@
+"""Pictures of any kind, made into what a model was trained on."""
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from fmx.data.folder import FORMATS, MODES, check_size, pixels_of, resized
+from fmx.data.passed_over import UNREAD, PassedOver
+from fmx.errors import ConfigError, DataError
+from fmx.inference.export.signature import Signature
+
+__all__ = ["Invert", "Picture", "find_pictures", "prepare"]
+
+Invert = Literal["auto", "yes", "no"]
+MIDDLE = 127  # of the brightnesses 0..255: what is above is bright
+MOSTLY = 2 / 3  # of the border; no test image of Fashion-MNIST, MNIST or the digits has more than 0.43
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as a model is to see it: uint8 (C, S, S), and whether it was inverted for that."""
+
+    path: Path
+    pixels: NDArray[np.uint8]
+    inverted: bool
+
+
+def find_pictures(patterns: Iterable[str]) -> tuple[list[Path], list[str], list[str]]:
+    """The files that paths, folders (with what is below them) and globs name, each once; what cannot be read; notes.
+
+    A folder gives its files with the suffix of a picture; a file is taken as it is. What a folder holds beside them is
+    counted in a note, but pictures of a kind that is not read are a problem: somebody may wait for them.
+    """
+    files: dict[str, Path] = {}
+    problems: list[str] = []
+    notes: list[str] = []
+    for pattern in patterns:
+        names = [pattern] if os.path.lexists(pattern) else sorted(glob(pattern, recursive=True))  # noqa: PTH207
+        found = [Path(name) for name in names]
+        pictures = [file for path in found for file in (_below(path, problems, notes) if path.is_dir() else [path])]
+        if not pictures:
+            problems.append(f"{pattern}: " + ("no pictures in this folder" if found else "there is no such file"))
+        for path in pictures:
+            files.setdefault(os.path.abspath(path), path)  # noqa: PTH100 - links are left as they are
+    return list(files.values()), problems, notes
+
+
+def _below(folder: Path, problems: list[str], notes: list[str]) -> Iterator[Path]:
+    """The pictures in a folder and below it; a link that leads out of the folder becomes a problem."""
+    inside = os.path.realpath(folder) + os.sep
+    passed = PassedOver()
+    for parent, folders, names in os.walk(folder):  # follows no links, so it ends
+        for name in sorted(folders):
+            if name.startswith("."):
+                passed.hidden += 1
+            elif Path(parent, name).is_symlink():
+                notes.append(f"{Path(parent, name)}: a link to a folder is not followed; name the folder itself")
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(parent, name)
+            if not passed.takes(name):
+                continue
+            if os.path.realpath(path).startswith(inside):
+                yield path
+            else:
+                problems.append(f"{path}: leads outside {folder}; name the file itself")
+    if passed.unread:
+        problems.append(f"{folder}: {passed.unread_kinds}: {UNREAD}")
+    if passed.others:
+        notes.append(f"{folder}: {passed.others}")
+
+
+def prepare(path: Path, signature: Signature, invert: Invert) -> Picture:
+    """Read a picture and bring it to the channels and the size of a model; DataError where it cannot be read.
+
+    Where the training pictures were stretched (data.folder, data.collected), this one is, exactly as they
+    were. Else its longer side becomes `image_size` (bilinear with antialiasing), and it is centred on a ground of the
+    median colour of its border. Grey is the luminance (ITU-R 601). The camera's orientation is applied, 16
+    bits keep their upper 8, of several frames the first counts, and nothing is cropped.
+
+    `auto` inverts where the model knows light things on a dark ground (grey, the mean of its training set
+    below 0.4) and more than two thirds of the picture's border are bright. What is transparent becomes black,
+    or, where what is opaque is dark and may be inverted, white. A picture of the model's own size and mode
+    with a dark border passes unchanged.
+    """
+    if signature.in_channels not in MODES:
+        raise ConfigError(
+            f"the model takes {signature.in_channels} channels; only grey (1) and colour (3) pictures are read"
+        )
+    if not path.is_file():
+        raise DataError(f"{path}: not a file" if path.exists() else f"{path}: there is no such file")
+    if invert == "auto" and not signature.light_on_dark:
+        invert = "no"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about odd metadata; what matters raises
+            return _prepare(path, signature, invert)
+    except UnidentifiedImageError:
+        raise DataError(f"{path}: no image of a known kind") from None
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+        raise DataError(f"{path}: cannot be read as an image: {error}") from error
+
+
+def _prepare(path: Path, signature: Signature, invert: Invert) -> Picture:
+    mode, side = MODES[signature.in_channels], signature.image_size
+    pixels = _read(path, mode, side, invert, stretch=signature.fit == "stretch")
+    inverted = invert == "yes" or (invert == "auto" and _has_bright_border(pixels))
+    if inverted:
+        pixels = 255 - pixels
+    return Picture(path, _padded(pixels, side), inverted)
+
+
+def _read(path: Path, mode: str, side: int, invert: Invert, *, stretch: bool) -> NDArray[np.uint8]:
+    """Decode a picture to uint8 (C, H, W), both sides of which, or the longer one, are `side`."""
+    with Image.open(path, formats=FORMATS) as image:
+        check_size(image)
+        picture = resized(image, mode, side, stretch=stretch)
+    white = picture.mode == "RGBA" and (invert == "yes" or (invert == "auto" and _is_dark(picture)))
+    return pixels_of(picture, mode, "white" if white else "black")
+
+
+def _is_dark(picture: Image.Image) -> bool:
+    """Whether what is opaque in an RGBA picture is dark on average."""
+    brightness, alpha = (
+        np.asarray(picture.convert("RGB").convert("L"), float),
+        np.asarray(picture.getchannel("A"), float),
+    )
+    return bool((brightness * alpha).sum() <= MIDDLE * alpha.sum())
+
+
+def _has_bright_border(pixels: NDArray[np.uint8]) -> bool:
+    return bool((_border(pixels).mean(axis=0) > MIDDLE).mean() > MOSTLY)
+
+
+def _border(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The outermost pixels of (C, H, W), each once: (C, M)."""
+    inner = np.zeros(pixels.shape[1:], dtype=bool)
+    inner[1:-1, 1:-1] = True
+    return pixels[:, ~inner]
+
+
+def _padded(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Centre (C, H, W) on a square of the median colour of its border."""
+    channels, height, width = pixels.shape
+    square = np.empty((channels, side, side), dtype=np.uint8)
+    square[:] = np.median(_border(pixels), axis=1).astype(np.uint8)[:, None, None]
+    top, left = (side - height) // 2, (side - width) // 2
+    square[:, top : top + height, left : left + width] = pixels
+    return square

@@ -1,0 +1,183 @@
+"""One run scored again from its directory: the figures, and how they compare with those that it recorded."""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
+
+from fmx.data.module import ImageDataModule
+from fmx.inference.other_data import changed_data, other_data
+from fmx.inference.scoring import Predictions, predict, score
+from fmx.process.memory_bound import at_most_bytes
+from fmx.runs.run_dir import Run, open_run
+from fmx.runs.trusted_config import checked_config, trusted_config
+from fmx.training.classifier import Classifier
+from fmx.training.restore import restore_classifier, restore_data
+
+__all__ = ["Evaluation", "Request", "reevaluate"]
+
+SCORE_BYTES = 768 << 20
+SCORE_COPIES = 16  # of the logits, as probabilities and sorted, and in float64
+IDENTICAL = "identical to metrics.json, to the last digit"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be scored. checkpoint: `best`, `last`, a file, or None for the one that the run tested.
+
+    data: another data group, found in config_dir or conf/, or None for the run's own; changes: of its keys.
+    allow: packages whose code the user trusts.
+    """
+
+    checkpoint: str | None = None
+    data: str | None = None
+    changes: Sequence[Override] = ()
+    config_dir: Path | None = None
+    allow: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A run's new figures (val and test, as in metrics.json), and how they compare with the recorded ones.
+
+    identical: None where there is nothing to compare with. validated_on_test: whether val's images are the test set's.
+    """
+
+    run: str
+    data: str
+    checkpoint: str
+    figures: Mapping[str, Any]
+    identical: bool | None
+    verdict: str
+    validated_on_test: bool
+    notes: list[str] = field(default_factory=list)
+
+
+def reevaluate(path: Path, request: Request) -> Evaluation:
+    """Score a run; DataError where it, a checkpoint or the data is missing, damaged, or does not fit."""
+    run = open_run(path)
+    config = trusted_config(run, request.allow)
+    note = None
+    if request.data is not None:
+        config, note = other_data(config, request.data, request.changes, request.config_dir)
+    elif request.changes:
+        config = checked_config(changed_data(run, config, request.changes), run, request.allow)
+    checkpoint = request.checkpoint or run.tested
+    classifier, data = restore_classifier(config, run.checkpoint(checkpoint)), restore_data(config)
+    figures, predictions = _score(run, config, classifier, data, own=request.data is None)
+    notes = [] if note is None else [note]
+    identical = None
+    if request.data is not None:
+        verdict = f"the test set of {config.data.name}, {len(predictions.labels):,} images"
+    else:
+        notes += _changes_of_data(run, data)
+        if checkpoint == run.tested:
+            identical, verdict = _compare(run, figures, predictions)
+            notes += [] if identical else _changes_around(run)
+        else:
+            verdict = f"the run's own figures are of {run.tested}.ckpt"
+    on_test = bool(figures["val"]) and data.validation == "test"
+    return Evaluation(str(path), config.data.name, checkpoint, figures, identical, verdict, on_test, notes)
+
+
+def _score(
+    run: Run, config: DictConfig, classifier: Classifier, data: ImageDataModule, *, own: bool
+) -> tuple[dict[str, Any], Predictions]:
+    """Figures of val (of the run's own data alone) and test as the run computed them, and the test predictions."""
+    device = _device(run)
+    limits = config.trainer if own else {"limit_val_batches": 1.0, "limit_test_batches": 1.0}
+    figures: dict[str, Any] = {"val": None}
+    with _quiet_lightning():
+        if own and data.has_validation:
+            held_out = predict(classifier, data, "val", device=device, limit=limits["limit_val_batches"])
+            figures["val"] = _bounded_score(held_out, classifier, data)
+        predictions = predict(classifier, data, "test", device=device, limit=limits["limit_test_batches"])
+        figures["test"] = _bounded_score(predictions, classifier, data)
+    return figures, predictions
+
+
+def _bounded_score(predictions: Predictions, classifier: Classifier, data: ImageDataModule) -> dict[str, Any]:
+    """The figures of predictions; DataError where a metric takes more memory, or time, than figures do."""
+    with at_most_bytes(SCORE_BYTES + SCORE_COPIES * predictions.logits.nbytes, "its loss and metrics"):
+        return score(predictions, classifier, data.class_names)
+
+
+def _device(run: Run) -> torch.device:
+    """What the run computed on, if this machine has it."""
+    on_gpu = run.recorded(str, "device", "accelerator") == "cuda" and torch.cuda.is_available()
+    return torch.device("cuda", 0) if on_gpu else torch.device("cpu")
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's notes on devices and workers from the reader."""
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _compare(run: Run, figures: Mapping[str, Any], predictions: Predictions) -> tuple[bool, str]:
+    """Whether new figures equal the recorded ones, and in words by how much they do not."""
+    recorded = {part: run.metrics.get(part) for part in figures}
+    if json.dumps(recorded, sort_keys=True) == json.dumps(figures, sort_keys=True):
+        return True, IDENTICAL
+    before, now = dict(_numbers(recorded)), dict(_numbers(figures))
+    both = now.keys() & before.keys()
+    differences = {key: abs(now[key] - before[key]) for key in both if now[key] != before[key]}
+    if not differences:
+        return False, "metrics.json holds other figures"
+    key = max(differences, key=lambda k: differences[k])
+    words = f"differs from metrics.json by up to {differences[key]:.2g} ({key})"
+    then = Predictions.load(run.path / "predictions.npz")
+    if torch.equal(then.labels, predictions.labels):
+        changed = int((then.logits.argmax(1) != predictions.logits.argmax(1)).sum())
+        words += f"; {changed:,} of {len(then.labels):,} test images get another class"
+    return False, words
+
+
+def _numbers(node: object, key: str = "") -> Iterator[tuple[str, float]]:
+    if isinstance(node, Mapping):
+        for name, child in node.items():
+            yield from _numbers(child, f"{key}/{name}" if key else str(name))
+    elif isinstance(node, int | float):
+        yield key, float(node)
+
+
+def _changes_of_data(run: Run, data: ImageDataModule) -> list[str]:
+    now, notes = data.fingerprints(), []
+    if not data.has_fingerprint(then := run.recorded(str, "data", "fingerprint")):
+        notes.append(f"the data has changed since the run: its fingerprint is {now['fingerprint']}, it was {then}")
+    if now["split_fingerprint"] != (then := run.recorded(str, "data", "split_fingerprint")):
+        notes.append(f"other images are held out: {now['split_fingerprint']}, it was {then}")
+    return notes
+
+
+def _changes_around(run: Run) -> list[str]:
+    """What else is not as it was: the device and the packages."""
+    notes = []
+    then, now = run.recorded(str, "device", "accelerator"), _device(run).type
+    if then != now:
+        notes.append(f"computed on {now}, the run was on {then}")
+    for package, version in run.recorded(dict, "versions").items():
+        try:
+            installed = metadata.version(package) if package != "python" else version
+        except metadata.PackageNotFoundError:
+            installed = "missing"
+        if installed != version:
+            notes.append(f"{package} is {installed}, it was {version}")
+    return notes

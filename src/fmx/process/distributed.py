@@ -1,0 +1,346 @@
+"""The processes of a distributed run: who started them, which is the first, and that none outlives the others.
+
+What launchers leave in the environment stays there when they are gone, in a shell for example. So it counts only where
+several processes were asked for, or where the launcher is there in fact.
+"""
+
+import os
+import signal
+import socket
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from fmx.config.printed_command import printed_command
+from fmx.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
+    from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
+
+__all__ = [
+    "agreed",
+    "agrees",
+    "alone",
+    "check_no_torchrun",
+    "check_started",
+    "drop_what_is_no_rank",
+    "end_together",
+    "is_first_process",
+    "num_processes",
+    "of_several",
+    "started_by",
+    "torchrun_processes",
+]
+
+PAUSE_S = 0.1  # between two looks at the others; Lightning looks every 5 s, and then kills without a word
+PARENT = "FMX_PARENT"  # the process that started the others of its machine
+PATIENCE_S = 3.0  # how long after a broken connection the process that broke it may take to end
+ANSWER_S = 3.0  # how long the store of torchrun's agent may take to answer
+AT_IMPORT = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # Lightning reads them as whole numbers
+SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+TASKS = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
+OF_A_PROCESS = (  # and whatever starts with one of these, of what launchers set for each process that they start
+    *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    *("GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_", "OMPI_COMM_", "PMI_"),
+    *("PMIX_", "SLURM_STEP", "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"),
+    PARENT,
+)
+Starter = Literal["fmx", "torchrun", "srun", "hand", "nobody"]
+
+# Taken out of the environment, so that a command which this process starts does not take it for its own.
+_parent = int(os.environ.pop(PARENT, None) or 0)
+
+
+def num_processes(trainer: Mapping[str, Any]) -> int:
+    """How many processes train together by a `trainer` node; 1 where that is left to the machine."""
+    devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
+    if isinstance(devices, Sequence) and not isinstance(devices, str):
+        devices = len(devices)
+    count = devices if isinstance(devices, int) else 1
+    return int(count * nodes)
+
+
+def started_by(trainer: Mapping[str, Any]) -> Starter:
+    """Who started this process as one of several that train together.
+
+    fmx: its first process on this machine. hand: a person, one on each machine. nobody: it is alone, or the first.
+    """
+    processes = num_processes(trainer)
+    if _parent and _number("LOCAL_RANK") > 0:
+        return "fmx"
+    if torchrun_processes() == processes:
+        return "torchrun"
+    if processes > 1 and _srun_tasks() == processes:
+        return "srun"
+    return "hand" if trainer.get("num_nodes", 1) > 1 else "nobody"
+
+
+def is_first_process(trainer: Mapping[str, Any]) -> bool:
+    """Whether this process keeps the records of its run."""
+    names = {"torchrun": "RANK", "srun": "SLURM_PROCID", "hand": "NODE_RANK"}
+    starter = started_by(trainer)
+    return starter != "fmx" and _number(names.get(starter, "")) == 0
+
+
+def of_several(trainer: Mapping[str, Any]) -> str | None:
+    """What to tell of a single run that may be one of several by somebody's mistake; None where nothing hints at it."""
+    if num_processes(trainer) > 1 or started_by(trainer) != "nobody":
+        return None
+    if (tasks := _srun_tasks()) > 1:
+        who, count = f"srun started {tasks} tasks", tasks
+    elif name := next((name for name in SIZES if _number(name) > 1), None):
+        who, count = f"the environment tells of {_number(name)} processes ({name})", _number(name)
+    else:
+        return None
+    return f"{who}; this is a run of its own all the same (one run of all: trainer=ddp trainer.devices={count})"
+
+
+def check_started(trainer: Mapping[str, Any], *, names_folder: bool) -> None:
+    """ConfigError where processes that someone else started would not make one run.
+
+    names_folder: whether the command line says where the run is; each process would make up a folder of its own.
+    """
+    starter, processes, nodes = started_by(trainer), num_processes(trainer), trainer.get("num_nodes", 1)
+    if starter == "fmx":
+        return
+    _check_torchrun(trainer)
+    if processes == 1:
+        return
+    tasks = _srun_tasks()
+    if starter in {"hand", "nobody"} and tasks > 1:
+        raise ConfigError(
+            f"srun started {tasks} tasks, but trainer.devices and trainer.num_nodes make {processes} processes; "
+            "they must be equal"
+        )
+    if starter == "srun" and "SLURM_NTASKS_PER_NODE" not in os.environ:
+        raise ConfigError("give srun the number of tasks as --ntasks-per-node=N, with N as trainer.devices")
+    if starter != "nobody" and not names_folder:
+        raise ConfigError("the processes of this run are started one by one: tell all of them hydra.run.dir=DIR")
+    if starter == "hand":
+        _check_by_hand(nodes)
+        _check_left_over(["LOCAL_RANK"], [name for name in SIZES if _number(name) not in {0, processes}])
+    elif starter == "nobody":
+        _check_left_over(["LOCAL_RANK", "RANK"], [name for name in SIZES if _number(name) > 1])
+
+
+def check_no_torchrun() -> None:
+    """ConfigError where torchrun started several processes of a command that is no distributed run."""
+    if (started := torchrun_processes()) > 1:
+        raise ConfigError(
+            f"torchrun started {started} processes, and each would run all jobs; start a sweep without torchrun: with "
+            "-m trainer=ddp trainer.devices=N each job starts its own processes"
+        )
+
+
+def _check_torchrun(trainer: Mapping[str, Any]) -> None:
+    started, processes = torchrun_processes(), num_processes(trainer)
+    nodes = _number("GROUP_WORLD_SIZE") or 1
+    if started in {0, processes}:
+        return
+    more = f" trainer.num_nodes={nodes}" if nodes > 1 else ""
+    alone = printed_command("python", "-m", "fmx.run", *sys.argv[1:])
+    raise ConfigError(
+        f"torchrun started {started} processes, but this configuration makes a run of {processes}: add trainer=ddp "
+        f"trainer.devices={started // nodes}{more}, or start it without torchrun: {alone}"
+    )
+
+
+def _check_by_hand(nodes: int) -> None:
+    missing = [name for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise ConfigError(
+            f"trainer.num_nodes={nodes} without {', '.join(missing)}: start it with srun or torchrun, or on each "
+            f"machine with NODE_RANK=0 (to {nodes - 1}), and MASTER_ADDR=HOST and MASTER_PORT=PORT of the first"
+        )
+    if not os.environ["NODE_RANK"].isdigit() or _number("NODE_RANK") >= nodes:
+        raise ConfigError(f"NODE_RANK must be from 0 to {nodes - 1}, got {os.environ['NODE_RANK']!r}")
+    if not os.environ["MASTER_PORT"].isdigit():
+        raise ConfigError(f"MASTER_PORT must be a number, got {os.environ['MASTER_PORT']!r}")
+
+
+def _check_left_over(ranks: Sequence[str], sizes: Sequence[str]) -> None:
+    """Nothing that is known started this process as one of several, but something says that it is one."""
+    told = [name for name in ranks if _number(name) > 0] + list(sizes)
+    if told:
+        values = ", ".join(f"{name}={os.environ[name]}" for name in told)
+        without = " ".join(["env", *(f"-u {name}" for name in told)])
+        raise ConfigError(
+            f"{values}: who started this process as one of several? Neither torchrun nor srun did. Begin the command "
+            f"with `{without}`, and it starts the others itself; or start all of them with torchrun or srun"
+        )
+
+
+@cache
+def torchrun_processes() -> int:
+    """How many processes torchrun started; 0 where it did not start this one, whatever it left in the environment.
+
+    Its agent answers at the port that it tells its processes.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return 0
+    address, port = os.environ.get("MASTER_ADDR"), _number("MASTER_PORT")
+    if not address or not port:
+        return 0
+    if _agent_has_store():
+        try:
+            socket.create_connection((address, port), timeout=ANSWER_S).close()
+        except (OSError, OverflowError):
+            return 0
+    return _number("WORLD_SIZE")
+
+
+def _agent_has_store() -> bool:
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def agrees() -> bool:
+    """Whether torchrun started several processes, which can agree on a text."""
+    return torchrun_processes() > 1 and _agent_has_store()
+
+
+def agreed(text: str) -> str:
+    """The text that the first of torchrun's processes proposed; the text itself where there are no others."""
+    if not agrees():
+        return text
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    key = f"fmx/{os.environ.get('TORCHELASTIC_RESTART_COUNT')}"
+    proposed: bytes = store.compare_set(key, "", text)
+    return proposed.decode()
+
+
+def alone() -> dict[str, str]:
+    """The environment of a process that nobody but this one starts."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(OF_A_PROCESS)}
+
+
+def drop_what_is_no_rank() -> None:
+    """Before Lightning is imported, which would fail at a variable that somebody else called RANK, for example."""
+    for name in AT_IMPORT:
+        if not os.environ.get(name, "0").isdigit():
+            del os.environ[name]
+
+
+def _srun_tasks() -> int:
+    """The tasks of the job step that this process belongs to; 0 outside one (a batch script or a shell is none)."""
+    if "SLURM_STEP_ID" not in os.environ or "SLURM_PTY_PORT" in os.environ:
+        return 0
+    return next((_number(name) for name in TASKS if name in os.environ), 0)
+
+
+def _number(name: str) -> int:
+    """A variable as a whole number; 0 where it is none."""
+    value = os.environ.get(name, "")
+    return int(value) if value.isdigit() else 0
+
+
+class Ending(Protocol):
+    """What keeps the record of a run."""
+
+    def end(self, status: str, error: str | None) -> str | None:
+        """Record how the run ended; returns the first error on record."""
+
+
+@contextmanager
+def end_together(trainer: "Trainer", record: Ending) -> Iterator[None]:
+    """While the processes of a run train together: when one dies, end the others, and say so in the record.
+
+    srun does this for its own tasks, with --kill-on-bad-exit; here it is done for those that Lightning starts.
+    """
+    from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
+
+    launcher = trainer.strategy.launcher
+    if not isinstance(launcher, _SubprocessScriptLauncher):
+        yield
+        return
+    watch: _Watch
+    if trainer.local_rank == 0:
+        os.environ[PARENT] = str(os.getpid())  # what it starts must know even if this process is gone by then
+        watch = _Children(launcher, record)
+    else:
+        watch = _Parent()
+    watch.start()
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, RuntimeError):  # most likely a connection that broke because its other end died
+            watch.join(PATIENCE_S)
+        watch.stop()
+        for process in launcher.procs:
+            process.kill()  # it would wait for this one for ever
+        raise
+    finally:
+        watch.stop()
+        os.environ.pop(PARENT, None)
+
+
+class _Watch(threading.Thread, ABC):
+    """Looks at other processes until it is told to stop."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopped.wait(PAUSE_S):
+            self.look()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    @abstractmethod
+    def look(self) -> None:
+        """Act where something has ended."""
+
+
+class _Parent(_Watch):
+    """Ends this process once the one that started it is gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._parent = _parent or os.getppid()
+
+    def look(self) -> None:
+        if os.getppid() != self._parent:
+            os._exit(1)
+
+
+class _Children(_Watch):
+    """Ends this process and those that it started once one of them has failed."""
+
+    def __init__(self, launcher: "_SubprocessScriptLauncher", record: Ending) -> None:
+        super().__init__()
+        self._launcher = launcher
+        self._record = record
+
+    def look(self) -> None:
+        processes = list(self._launcher.procs)
+        for number, process in enumerate(processes, start=1):
+            code = process.poll()
+            if not code:
+                continue
+            self.stop()
+            signum = -code if code < 0 else code - 128
+            if signum in {
+                signal.SIGINT,
+                signal.SIGTERM,
+                signal.SIGHUP,
+            }:  # while this one waited for it: it was meant for both
+                self._record.end("interrupted", None)
+                said: str | None = "interrupted"
+                code = 128 + signum
+            else:
+                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+                said = self._record.end("failed", f"process {number} of this run {how}, so the others were ended")
+                code = 1
+            for other in processes:
+                other.kill()
+            sys.stderr.write(f"{said}\n")
+            sys.stderr.flush()
+            os._exit(code)

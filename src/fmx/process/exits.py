@@ -1,0 +1,299 @@
+"""How a command ends: one or two plain lines and an exit code instead of a traceback."""
+
+import errno
+import os
+import signal
+import sys
+import termios
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from fmx.errors import FmxError, Refusal, chain
+from fmx.process.narrow_output import degrading
+from fmx.process.start import is_own_process
+
+__all__ = [
+    "BEFORE_ANY_JOB",
+    "STOPPING",
+    "Interrupted",
+    "Pruned",
+    "advice",
+    "expected",
+    "interruption",
+    "leave_closed_terminal",
+    "leave_echo",
+    "noted",
+    "plain_exits",
+    "plain_message",
+]
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what asks a process to save its state and end
+BEFORE_ANY_JOB = "interrupted before the first job: type the same command to start again"
+_noted: int | None = None
+FULL_ERROR = "HYDRA_FULL_ERROR"
+OURS = "FMX_PLAIN_ERRORS"  # beside it: it was set here
+UNWRITABLE = {errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.ENOSPC, errno.EROFS}
+INACCESSIBLE = {errno.EACCES, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM, errno.ESTALE}
+
+
+class Interrupted(BaseException):
+    """The process was asked to stop by a signal; its exit code is 128 plus the signal's number.
+
+    agreed: all processes of the run stop, at the same step.
+    """
+
+    def __init__(self, signum: int, *, agreed: bool = False) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+        self.agreed = agreed
+
+
+class Pruned(BaseException):
+    """A search ended this run before its time: no failure, so the process ends with 0."""
+
+    def __init__(self, *, epoch: int, metric: str, value: float) -> None:
+        super().__init__(f"pruned after epoch {epoch}: {metric} {value:.4g}")
+        self.facts = {"epoch": epoch, "metric": metric, "value": value}
+
+
+@contextmanager
+def plain_exits() -> Iterator[None]:
+    """Turn every expected error into plain lines on stderr and DESIGN's exit code; our own bugs keep a traceback.
+
+    Hydra prints and exits by itself unless HYDRA_FULL_ERROR is set, so it is set while Hydra runs. A process that goes
+    on, such as a notebook's kernel, gets back what the command changed in it.
+    """
+    if is_own_process():
+        kept: AbstractContextManager[None] = nullcontext()
+    else:
+        from fmx.process.process_state import process_state_kept
+
+        kept = process_state_kept()
+    with kept, degrading(), _plain_errors():
+        yield
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    global _noted  # noqa: PLW0603 - a signal comes to the process
+    _noted = None
+    before = _catch_signals()
+    with _hydras_errors() as wants_traceback:
+        try:
+            _check_working_folder()
+            with _flushing():
+                yield
+        except (Interrupted, KeyboardInterrupt) as interrupted:
+            _say_advice(interrupted)
+            sys.exit(interruption(interrupted))
+        except Pruned:
+            sys.exit(0)
+        except BrokenPipeError:  # the reader of `fmx report … | head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        except (Refusal, Exception) as raised:
+            if (code := interruption(raised)) is not None:
+                _say_advice(raised)
+                sys.exit(code)
+            error = expected(raised)
+            if error is None:
+                raise
+            if wants_traceback:
+                traceback.print_exception(raised)
+            sys.stderr.write(f"{_of_stdout(raised) or plain_message(error)}\n")
+            sys.exit(error.exit_code)
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler or signal.SIG_DFL)
+
+
+@contextmanager
+def _flushing() -> Iterator[None]:
+    """Flush standard output at the end, while it is known what to say where that fails."""
+    try:
+        yield
+    except SystemExit:
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+
+
+def _check_working_folder() -> None:
+    """FmxError where the folder that the command is typed in is gone: every library asks for it sooner or later."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        where = os.environ.get("PWD", "the current folder")
+        raise FmxError(f"{where} was removed, and a command needs a folder to work in: cd to another one") from error
+
+
+def _of_stdout(raised: BaseException) -> str | None:
+    """What to say where standard output takes no more, as on a full disk; what waits to be written goes nowhere then.
+
+    An error that names a file is of that file.
+    """
+    if not isinstance(raised, OSError) or raised.filename is not None or raised.errno not in UNWRITABLE:
+        return None
+    try:
+        os.write(sys.stdout.fileno(), b"")  # which /dev/full refuses; a full disk does not
+    except OSError:
+        printed = True
+    else:
+        last = traceback.extract_tb(raised.__traceback__)[-1].line or ""
+        printed = "print(" in last or "stdout" in last
+    if not printed:
+        return None
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    return f"cannot write to standard output: {raised.strerror}"
+
+
+@contextmanager
+def _hydras_errors() -> Iterator[bool]:
+    """Let Hydra raise its errors; yields whether a person asked for tracebacks.
+
+    What this process starts inherits the variable, and must know that nobody asked for it.
+    """
+    names = (FULL_ERROR, OURS)
+    inherited = {name: os.environ.get(name) for name in names}
+    wants_traceback = inherited[FULL_ERROR] not in {None, "", "0"} and inherited[OURS] is None
+    os.environ[FULL_ERROR] = "1"
+    if not wants_traceback:
+        os.environ[OURS] = "1"
+    try:
+        yield wants_traceback
+    finally:
+        for name, value in inherited.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _catch_signals() -> dict[signal.Signals, Any]:
+    """Have SIGTERM, SIGHUP and Ctrl-C raise Interrupted; returns the handlers before. Only the main thread may."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    before: dict[signal.Signals, Any] = {signal.SIGTERM: signal.signal(signal.SIGTERM, _interrupt)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored, in the background
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup has it ignored
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, _interrupt)
+    return before
+
+
+def leave_closed_terminal(signum: int) -> None:
+    """Where SIGHUP came since the terminal was closed, what is printed there from now on goes nowhere.
+
+    A progress bar would fail there before the state is saved.
+    """
+    if signum != signal.SIGHUP:
+        return
+    try:
+        descriptors = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]  # a live area keeps copies
+    except OSError:
+        descriptors = [1, 2]
+    for descriptor in descriptors:
+        try:
+            termios.tcgetattr(descriptor)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:  # any other: a file or a pipe
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
+
+
+@contextmanager
+def advice(how: Callable[[], str]) -> Iterator[None]:
+    """Let a command that is interrupted in the block end with a line on how to go on; an inner block's line counts."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as interrupted:
+        if not _notes(interrupted):
+            interrupted.add_note(how())
+        raise
+
+
+def _say_advice(raised: BaseException) -> None:
+    lines = next(filter(None, map(_notes, chain(raised))), [])
+    with suppress(OSError):  # the terminal may be gone
+        sys.stdout.flush()
+        sys.stderr.write("".join(f"{line}\n" for line in lines))
+        sys.stderr.flush()
+
+
+def _notes(raised: BaseException) -> list[str]:
+    return list(getattr(raised, "__notes__", []))
+
+
+def _interrupt(signum: int, _: FrameType | None) -> None:
+    global _noted  # noqa: PLW0603
+    _noted = signum
+    leave_echo(signum)
+    leave_closed_terminal(signum)
+    raise Interrupted(signum)  # for SIGINT too: at a KeyboardInterrupt, Lightning would end the process with 1
+
+
+def leave_echo(signum: int) -> None:
+    """Let what is printed next stand in the place of the `^C` that a terminal shows."""
+    if signum == signal.SIGINT and os.isatty(2):
+        with suppress(OSError):
+            os.write(2, b"\r")
+
+
+def noted() -> int | None:
+    """The signal that came: what it raised is lost where it came while Python freed an object."""
+    return _noted
+
+
+def interruption(raised: BaseException) -> int | None:
+    """The exit code where a signal is behind an exception: a library that is interrupted may fail in another way."""
+    for cause in [raised] if isinstance(raised, Refusal | FmxError) else chain(raised):
+        if isinstance(cause, Interrupted | KeyboardInterrupt):
+            return 128 + (cause.signum if isinstance(cause, Interrupted) else signal.SIGINT)
+    return None
+
+
+def plain_message(error: FmxError) -> str:
+    """The error's own words: a worker process of a DataLoader wraps them in its traceback.
+
+    Escapes stand for what would steer a terminal: an error may quote a file of anybody's.
+    """
+    words = str(error).rpartition("fmx.errors.DataError: ")[2].strip()
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in words)
+
+
+def expected(raised: BaseException) -> FmxError | None:
+    """The plain error that stands behind an exception, or None where it is a bug."""
+    if isinstance(raised, Refusal):
+        return raised.error
+    if isinstance(raised, FmxError):
+        return raised
+    if isinstance(raised, RuntimeError) and str(raised).startswith("Symlink loop"):  # of Path.resolve
+        loop = raised.__context__
+        return expected(loop) if isinstance(loop, OSError) else FmxError(f"cannot access a folder: {raised}")
+    if isinstance(raised, OSError) and raised.errno in UNWRITABLE | INACCESSIBLE:
+        return FmxError(f"cannot {_what_failed(raised)} {raised.filename or 'the run directory'}: {raised.strerror}")
+    from fmx.config.hydra_errors import translate
+
+    return translate(raised)
+
+
+def _what_failed(error: OSError) -> str:
+    """`read` or `write`, as far as the system says which; what there is and may be read was to be written."""
+    if error.errno in UNWRITABLE:
+        return "write"
+    name = error.filename
+    if error.errno not in {errno.EACCES, errno.EPERM} or not isinstance(name, str | bytes):
+        return "access"
+    if os.path.lexists(name):
+        readable, writable = os.access(name, os.R_OK), os.access(name, os.W_OK)
+        return "access" if readable == writable else "write" if readable else "read"
+    folder = os.path.dirname(name) or os.fsencode(".")  # noqa: PTH120 - text or bytes
+    return "write" if os.access(folder, os.X_OK) else "access"

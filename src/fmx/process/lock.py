@@ -1,0 +1,91 @@
+"""Locks that the system takes back when their holder ends, however it ends: of a whole directory, and of one file."""
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fmx.errors import ConfigError
+from fmx.process.own_files import check_own_files
+
+__all__ = ["claim", "is_claimed", "one_at_a_time", "released"]
+
+LOCK = ".lock"
+ATTEMPTS, PAUSE_S = 5, 0.05  # someone who only looks whether a run is alive holds the lock for an instant
+WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP}  # what some file systems answer
+_held: dict[Path, int] = {}
+
+
+def claim(folder: Path, *, key: str = "hydra.run.dir") -> None:
+    """Hold the directory of a run or a sweep until this process ends; ConfigError where another one holds it.
+
+    DataError where a link in it leads what is written there elsewhere. key: what names another folder on the command
+    line. Makes the folder where there is none.
+    """
+    named, folder = folder, folder.resolve()
+    if folder in _held:
+        return
+    check_own_files(folder, all_names=False)
+    named.mkdir(parents=True, exist_ok=True)  # an error names the folder as it was typed
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    for _ in range(ATTEMPTS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(PAUSE_S)
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+            return
+        else:
+            _held[folder] = descriptor
+            return
+    os.close(descriptor)
+    raise ConfigError(
+        f"another process is at work in {folder}: wait for it, stop it, or name another folder with {key}=DIR"
+    )
+
+
+@contextmanager
+def released() -> Iterator[None]:
+    """Give up, at the end, what was claimed meanwhile, where the process itself goes on."""
+    before = {*_held}
+    try:
+        yield
+    finally:
+        for folder in _held.keys() - before:
+            os.close(_held.pop(folder))
+
+
+def is_claimed(run_dir: Path) -> bool | None:
+    """Whether a living process holds a run directory; None where that cannot be told."""
+    if run_dir.resolve() in _held:
+        return True
+    try:
+        descriptor = os.open(run_dir / LOCK, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return False
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Keep all other processes and threads out while a file is read and written anew."""
+    with path.with_name(f".{path.name}.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+        yield  # closing the file frees the lock

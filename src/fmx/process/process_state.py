@@ -1,0 +1,136 @@
+"""What a command changes in a process that goes on after it: a notebook's kernel, a script, a debugger."""
+
+import logging
+import os
+import random
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+
+from fmx.process.lock import released
+
+__all__ = ["process_state_kept"]
+
+
+@contextmanager
+def process_state_kept() -> Iterator[None]:
+    """Give back, at the end, what a run takes for its own.
+
+    Environment, arguments, import path and working directory; loggers; filters of warnings; random states; torch's
+    switches and threads; Hydra's globals; locks on run directories. What stays: imported modules, OmegaConf's
+    resolvers, and that glibc keeps what is freed for the next tensor.
+    """
+    with ExitStack() as undo:
+        undo.callback(_restore_lists, sys.argv, [*sys.argv])
+        undo.callback(_restore_lists, sys.path, [*sys.path])
+        undo.callback(_restore_environment, dict(os.environ))
+        undo.callback(os.chdir, os.getcwd())  # noqa: PTH109 - as it is named, links and all
+        undo.enter_context(warnings.catch_warnings())
+        undo.enter_context(released())
+        undo.enter_context(_loggers_kept())
+        undo.enter_context(_random_states_kept())
+        undo.enter_context(_torch_kept())
+        undo.enter_context(_hydra_kept())
+        yield
+
+
+def _restore_lists(there: list[str], before: list[str]) -> None:
+    there[:] = before
+
+
+def _restore_environment(before: dict[str, str]) -> None:
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    for name, value in before.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+
+
+@contextmanager
+def _loggers_kept() -> Iterator[None]:
+    """Levels and handlers of all loggers; what the run added, its run.log, is closed."""
+    loggers = {"": logging.getLogger(), **_named_loggers()}
+    before = {name: (logger.level, logger.propagate, [*logger.handlers]) for name, logger in loggers.items()}
+    known = [*logging._handlerList]  # type: ignore[attr-defined]  # noqa: SLF001 - Hydra's configuration forgets it
+    by_name = dict(logging._handlers)  # type: ignore[attr-defined]  # noqa: SLF001 - likewise
+    try:
+        yield
+    finally:
+        for name, logger in {"": logging.getLogger(), **_named_loggers()}.items():
+            level, propagate, handlers = before.get(name, (logging.NOTSET, True, []))
+            for handler in set(logger.handlers) - set(handlers):
+                handler.close()
+            logger.handlers[:] = handlers
+            logger.setLevel(level)
+            logger.propagate = propagate
+        logging._handlerList[:] = known  # type: ignore[attr-defined]  # noqa: SLF001
+        logging._handlers.update(by_name)  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def _named_loggers() -> dict[str, logging.Logger]:
+    there = logging.root.manager.loggerDict
+    return {name: logger for name, logger in there.items() if isinstance(logger, logging.Logger)}
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """The generators of Python, NumPy and torch; one that the run brings in is seeded anew, as at its import."""
+    python, numpy, torch = random.getstate(), sys.modules.get("numpy"), sys.modules.get("torch")
+    legacy = numpy.random.get_state() if numpy else None
+    cpu = torch.get_rng_state() if torch else None
+    gpus = torch.cuda.get_rng_state_all() if torch and torch.cuda.is_initialized() else None
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        if after := sys.modules.get("numpy"):
+            after.random.seed() if legacy is None else after.random.set_state(legacy)
+        if after := sys.modules.get("torch"):
+            after.seed() if cpu is None else after.set_rng_state(cpu)
+            if gpus is not None:
+                after.cuda.set_rng_state_all(gpus)
+
+
+@contextmanager
+def _torch_kept() -> Iterator[None]:
+    before = _torch_switches(sys.modules["torch"]) if "torch" in sys.modules else None
+    try:
+        yield
+    finally:
+        if torch := sys.modules.get("torch"):
+            deterministic, warn_only, fills, benchmark, threads = before or TORCH_AT_IMPORT
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+            torch.utils.deterministic.fill_uninitialized_memory = fills
+            torch.backends.cudnn.benchmark = benchmark
+            if threads and torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
+
+
+TORCH_AT_IMPORT = (False, False, True, False, None)
+
+
+def _torch_switches(torch: Any) -> tuple[bool, bool, bool, bool, int | None]:
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,
+        torch.backends.cudnn.benchmark,
+        torch.get_num_threads(),
+    )
+
+
+@contextmanager
+def _hydra_kept() -> Iterator[None]:
+    """Hydra refuses to begin where `hydra.initialize` was called before."""
+    initialized, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = initialized
+        HydraConfig.instance().cfg = config

@@ -1,0 +1,136 @@
+"""Where runs keep TensorBoard's event files, and the names under which people tell these runs apart."""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from glob import glob
+from pathlib import Path
+
+from fmx.config.bounded_files import read_json
+from fmx.config.conf_dir import CONF_DIR
+from fmx.config.printed_command import printed_command
+from fmx.errors import DataError
+from fmx.process.table import printable
+
+__all__ = ["event_folders", "named"]
+
+EVENTS = "events.out.tfevents"
+WITHOUT_EVENTS = {".hydra", ".git", ".venv", "checkpoints", "figures", "jobs", "node_modules"}
+LONGEST = 100  # characters of a run's name; a file's name may have 255 bytes
+DIGITS = 4  # of a number in a name
+
+
+def event_folders(patterns: Sequence[str]) -> dict[Path, Path]:
+    """The topmost folders with event files in and below folders and globs, each with the folder it was found from.
+
+    Links below them are not followed: outputs/latest is a run that is there already. Raises DataError for a folder
+    that does not exist.
+    """
+    found = dict[Path, Path]()
+    for pattern in patterns:
+        homes = [pattern] if os.path.lexists(pattern) else sorted(glob(pattern))  # noqa: PTH207 - a path may be a glob
+        if not homes:
+            raise DataError(f"there is no folder {pattern}; {_example()} shows what was trained here")
+        for home in map(Path, homes):
+            if not home.is_dir():
+                raise DataError(f"{home} is no folder: name one with runs in it, as in {_example()}")
+            for folder, below, files in os.walk(home.resolve()):
+                if any(file.startswith(EVENTS) for file in files):
+                    found.setdefault(Path(folder), home)
+                    below.clear()
+                else:
+                    below[:] = sorted({*below} - WITHOUT_EVENTS)
+    return found
+
+
+def _example() -> str:
+    return f"`{printed_command('fmx', 'tensorboard', 'outputs')}`"
+
+
+def named(folders: Mapping[Path, Path]) -> dict[str, Path]:
+    """Folders with event files by the names of their runs, as relative paths, each different from all others.
+
+    A run is called as its directory; one of a sweep is called by what tells it from the others: `mlp adam seed=1`.
+    """
+    runs = {folder: _run_dir(folder, home.resolve()) for folder, home in folders.items()}
+    number_in_run = defaultdict[Path, int](int)
+    for run in runs.values():
+        number_in_run[run] += 1
+    told = _told_apart({*runs.values()})
+    several = len({*folders.values()}) > 1
+    names = dict[str, Path]()
+    for folder, home in folders.items():
+        run, top = runs[folder], home.resolve()
+        above = run.parent.relative_to(top).parts if run != top else ()
+        parts = [*([top.name] if several and run != top else []), *above, told.get(run) or run.name]
+        if number_in_run[run] > 1:
+            parts += folder.relative_to(run).parts
+        name = "/".join(map(_as_file_name, parts))
+        names[_free(name, _as_file_name(run.name), names)] = folder
+    return names
+
+
+def _free(name: str, hint: str, names: Iterable[str]) -> str:
+    """A name like this one that neither is taken nor leads through a folder that another run's name is, or back."""
+    candidate, number = name, 1
+    while any(f"{each}/".startswith(f"{candidate}/") or f"{candidate}/".startswith(f"{each}/") for each in names):
+        candidate = f"{name} #{hint}" if number == 1 else f"{name} #{number}"
+        number += 1
+    return candidate
+
+
+def _run_dir(folder: Path, home: Path) -> Path:
+    """The run directory that event files belong to; where there is none, their own folder."""
+    for above in (folder, *folder.parents):
+        if (above / "run.json").is_file():
+            return above
+        if above == home:
+            break
+    return folder.parent if folder.name == "tensorboard" and folder != home else folder
+
+
+def _told_apart(runs: Iterable[Path]) -> dict[Path, str]:
+    """What the overrides of each run of a sweep say that those of the others do not."""
+    sweeps = defaultdict[Path, dict[Path, dict[str, str]]](dict)
+    for run in runs:
+        if run.name.isdigit():
+            sweeps[run.parent][run] = _overrides(run)
+    told = dict[Path, str]()
+    for sweep in sweeps.values():
+        keys = list(dict.fromkeys(key for overrides in sweep.values() for key in overrides))
+        differing = [key for key in keys if len({overrides.get(key) for overrides in sweep.values()}) > 1]
+        for run, overrides in sweep.items():
+            told[run] = " ".join(_short(key, overrides[key], differing) for key in differing if key in overrides)
+    return told
+
+
+def _overrides(run: Path) -> dict[str, str]:
+    """The overrides in run.json by key; none where it cannot be read."""
+    with suppress(DataError):
+        overrides = read_json(run / "run.json").get("overrides")
+        if isinstance(overrides, list):
+            return {key: value for key, _, value in (str(each).partition("=") for each in overrides)}
+    return {}
+
+
+def _short(key: str, value: str, differing: Sequence[str]) -> str:
+    """`mlp` for a group's member, else `lr=0.01`; the whole key where its last part would be ambiguous."""
+    if (CONF_DIR / key).is_dir() and "." not in key and key:
+        return value
+    last = key.rpartition(".")[2]
+    alike = [each for each in differing if each.rpartition(".")[2] == last]
+    if re.fullmatch(r"-?\d*\.\d+(e-?\d+)?", value):
+        value = f"{float(value):.{DIGITS}g}"
+    return f"{last if len(alike) == 1 else key}={value}"
+
+
+def _as_file_name(text: str) -> str:
+    """A text from a foreign file as the name of one file: nothing in it leads to another folder."""
+    text = printable(text).replace("/", "_").replace("\\", "_").strip().lstrip(".") or "_"
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]}…{text[-LONGEST // 2 + 1 :]}"
+    while len(text.encode("utf-8")) > 2 * LONGEST:
+        text = text[:-1]
+    return text

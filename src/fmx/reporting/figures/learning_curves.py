@@ -1,0 +1,74 @@
+"""How loss and accuracy went while a model was trained."""
+
+from math import inf, nan
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from fmx.reporting.figures.palette import BLUE, DPI, GREY, INK, LARGE, PALE, TEXT, VERMILION
+
+__all__ = ["frame", "learning_curves"]
+
+PARTS = {"train": ("training", BLUE), "val": ("validation", VERMILION)}
+MAX_MARKERS = 40  # beyond, the points of a curve run together
+
+
+def learning_curves(history: pd.DataFrame, chosen_step: int | None) -> Figure:
+    """Draw loss and accuracy by epoch, or by step where there were several validations an epoch.
+
+    history: the columns of history.csv, a row a validation; values may be missing, accuracies are in 0..1.
+    chosen_step: the step of the row whose checkpoint was chosen; None, or one without a row, marks nothing.
+    """
+    history = history.drop_duplicates("step", keep="last").sort_values("step")
+    x = "epoch" if history["epoch"].is_unique else "step"
+    chosen = history[history["step"] == chosen_step]
+    figure = Figure(figsize=(8.4, 3.5), dpi=DPI, facecolor="white")
+    panels = figure.subplots(1, 2)
+    for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
+        frame(axes, x, name)
+        _draw_curves(axes, history, x, name)
+        if len(chosen) and axes.lines:
+            _mark(axes, chosen.iloc[0], x, name)
+    handles = {str(line.get_label()): line for axes in panels for line in axes.lines}
+    figure.legend(handles=[*handles.values()], loc="upper right", ncols=3, frameon=False, fontsize=TEXT)
+    figure.subplots_adjust(left=0.07, right=0.97, bottom=0.13, top=0.81, wspace=0.2)
+    return figure
+
+
+def frame(axes: Axes, x: str, name: str) -> None:
+    """Title, ticks, grid and colours of a panel for a figure called `name` over `x`, a count."""
+    axes.set_title(name.capitalize(), loc="left", fontsize=LARGE, color=INK)
+    axes.set_xlabel(x, fontsize=TEXT, color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    if name == "accuracy":
+        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.5g} %")
+    axes.tick_params(labelsize=TEXT, color=PALE, labelcolor=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(PALE)
+    axes.grid(color=PALE, linewidth=0.5, alpha=0.6)
+
+
+def _draw_curves(axes: Axes, history: pd.DataFrame, x: str, name: str) -> None:
+    for part, (label, color) in PARTS.items():
+        # A loss that overflowed would leave the axis without limits.
+        points = history[[x, f"{part}/{name}"]].astype(float).replace([inf, -inf], nan).dropna()
+        if len(points):
+            marker = "o" if len(points) <= MAX_MARKERS else ""
+            (line,) = axes.plot(*points.to_numpy().T, label=label, color=color, marker=marker)
+            line.set(linewidth=1.4, markersize=3)
+    if not axes.lines:
+        axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes, color=GREY, fontsize=TEXT)
+
+
+def _mark(axes: Axes, row: "pd.Series[float]", x: str, name: str) -> None:
+    """Ring the point of the chosen checkpoint: on the validation curve where there is one."""
+    at, value = row[x], row[f"val/{name}"]
+    if pd.isna(value):
+        value = row[f"train/{name}"]
+    (ring,) = axes.plot([at], [value], "o", label="chosen checkpoint", color=INK, zorder=3)
+    ring.set(markersize=8, markerfacecolor="none")
+    shown = f"{100 * value:.2f} %" if name == "accuracy" else f"{value:.4f}"
+    axes.set_title(f"{shown} at {x} {at:,.0f}", loc="right", fontsize=TEXT, color=INK)

@@ -1,0 +1,97 @@
+"""Text that fits: names as the fonts can draw them, how wide they are, and where they break."""
+
+import unicodedata
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
+
+from fmx.reporting.figures.fonts import BASE_FAMILY, family_for
+from fmx.reporting.figures.palette import INK, TEXT
+
+__all__ = ["Lettering"]
+
+POINTS_PER_INCH = 72
+MEASURED_AT = 100  # points
+SLACK = 1.03  # glyphs move to whole pixels, which makes some texts a little wider
+BREAKS_AFTER = frozenset(" -_/")
+
+
+class Lettering:
+    """The names of a figure, and the fonts that they need; lengths are in inches, font sizes in points.
+
+    Characters that no installed font has become `�`, line breaks and the like spaces.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        family, missing = family_for("".join(names))
+        self.families = (BASE_FAMILY,) if family is None else (BASE_FAMILY, family)
+        self.names = ["".join(_plain(c, missing) for c in name).strip() for name in names]
+
+    def write(
+        self,
+        axes: Axes,
+        x: float,
+        y: float,
+        text: str,
+        *,
+        size: float = TEXT,
+        color: str = INK,
+        **properties: Any,
+    ) -> None:
+        """Write text at data coordinates; `$` and `_` mean themselves."""
+        properties |= {"fontfamily": list(self.families), "parse_math": False, "usetex": False}
+        axes.text(x, y, text, fontsize=size, color=color, **properties)
+
+    def width(self, text: str, *, size: float) -> float:
+        """How wide a line of text is."""
+        return SLACK * size / POINTS_PER_INCH * sum(_advance(c, self.families) for c in text)
+
+    def shortened(self, text: str, *, width: float, size: float) -> str:
+        """Replace as much of the middle by an ellipsis as it takes to fit into a line."""
+        return self.wrapped(text, width=width, size=size, max_lines=1)[0]
+
+    def wrapped(self, text: str, *, width: float, size: float, max_lines: int) -> list[str]:
+        """Break text into lines, and shorten it in the middle where these are too many."""
+        lines = self._broken(text, width, size)
+        space = max_lines * width / max(self.width(text, size=size), width)  # as a part of what it takes
+        kept = min(len(text), 1 + int(len(text) * space))
+        while len(lines) > max_lines and kept > 1:
+            kept -= 1
+            lines = self._broken(f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}", width, size)
+        return lines
+
+    def _broken(self, text: str, width: float, size: float) -> list[str]:
+        lines = [""]
+        for character in text:
+            lines[-1] += character
+            if self.width(lines[-1].rstrip(), size=size) > width:
+                lines[-1:] = _split(lines[-1])
+        return [line.strip() for line in lines]
+
+
+def _split(line: str) -> tuple[str, str]:
+    """Split a line that its last character made too long: after a space or a dash, else before it."""
+    before_last = max(1, len(line) - 1)
+    at = max((k + 1 for k, c in enumerate(line[:-1]) if c in BREAKS_AFTER), default=before_last)
+    at = at if 3 * at >= len(line) else before_last  # no line with a stub alone
+    return line[:at], line[at:]
+
+
+def _plain(character: str, missing: frozenset[str]) -> str:
+    if character in missing:
+        return "�"
+    if character.isspace() or unicodedata.category(character) == "Cc":
+        return " "
+    return "" if unicodedata.category(character) == "Cf" else character  # invisible, and in few fonts
+
+
+@cache
+def _advance(character: str, families: tuple[str, ...]) -> float:
+    """The width of a character, in units of the font size."""
+    font = FontProperties(family=list(families), size=MEASURED_AT)
+    width, _, _ = text_to_path.get_text_width_height_descent(character, font, ismath=False)
+    return float(width) / MEASURED_AT

@@ -1,0 +1,66 @@
+"""The figures of a run: PNG files in figures/, and the same in TensorBoard."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary
+
+from fmx.data.module import ImageDataModule
+from fmx.inference.scoring import Predictions
+from fmx.reporting.figures.confusion import confusion_matrix
+from fmx.reporting.figures.fonts import drawable
+from fmx.reporting.figures.learning_curves import learning_curves
+from fmx.reporting.figures.predictions import mistakes, predictions
+from fmx.reporting.figures.samples import samples
+from fmx.reporting.figures.steps import step_curves
+
+__all__ = ["Gallery"]
+
+DPI = 110
+RGBA = 4  # channels, as TensorBoard wants to know
+
+
+class Gallery:
+    """Draws one run's figures and hands each to its folder and to every TensorBoard logger."""
+
+    def __init__(self, run_dir: Path, data: ImageDataModule, loggers: Iterable[Logger]) -> None:
+        self.folder = run_dir / "figures"
+        self.data = data
+        self.names = drawable(data.class_names, data.english_names)
+        self.writers = [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
+
+    def draw_samples(self) -> None:
+        """Draw training images."""
+        self._show("samples", samples(self.data.pictures("train"), self.data.labels("train"), self.names), step=0)
+
+    def draw_steps(self, steps: pd.DataFrame) -> None:
+        """Draw the loss and accuracy of each training step."""
+        self._show("steps", step_curves(steps), step=int(steps["step"].iloc[-1]))
+
+    def draw_results(self, history: pd.DataFrame, chosen_step: int, test: Predictions) -> None:
+        """Draw the learning curves with the chosen checkpoint marked, and what the model says of the test set."""
+        pictures, predicted = self.data.pictures("test"), test.logits.argmax(1)
+        figures = {
+            "learning_curves": learning_curves(history, chosen_step),
+            "confusion_matrix": confusion_matrix(test.labels, predicted, self.names),
+            "predictions": predictions(pictures, test.labels, test.logits, self.names),
+            "mistakes": mistakes(pictures, test.labels, test.logits, self.names),
+        }
+        for name, figure in figures.items():
+            self._show(name, figure, step=chosen_step)
+
+    def _show(self, name: str, figure: Figure, *, step: int) -> None:
+        self.folder.mkdir(exist_ok=True)
+        canvas = FigureCanvasAgg(figure)
+        figure.set_dpi(DPI)
+        file = self.folder / f"{name}.png"
+        figure.savefig(file, pil_kwargs={"compress_level": 1})  # packs a little less, far sooner
+        width, height = canvas.get_width_height()
+        image = Summary.Image(height=height, width=width, colorspace=RGBA, encoded_image_string=file.read_bytes())
+        for writer in self.writers:  # add_figure would draw and pack everything once more
+            events = writer._get_file_writer()  # noqa: SLF001 - the one way to an image that is packed already
+            events.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)

@@ -1,0 +1,70 @@
+"""What a finished run leaves behind: predictions, metrics, the classification report, figures, the last lines."""
+
+import logging
+
+import pandas as pd
+from pytorch_lightning.loggers import TensorBoardLogger
+from sklearn.metrics import classification_report
+
+from fmx.inference.scoring import Scores
+from fmx.reporting import tensorboard_views as views
+from fmx.reporting.gallery import Gallery
+from fmx.runs.record import write_json
+from fmx.training.build import Experiment
+from fmx.training.hardware import peak_memory_mb
+
+__all__ = ["report"]
+
+log = logging.getLogger(__name__)
+
+
+def report(experiment: Experiment, scores: Scores) -> float:
+    """Write the results into the run directory, print the summary, and return the figure that sweeps compare."""
+    run_dir, figures = experiment.run_dir, scores.metrics
+    scores.predictions.save(run_dir / "predictions.npz")
+    write_json(run_dir / "metrics.json", figures)
+    _write_report(experiment, scores)
+    history = pd.read_csv(run_dir / "history.csv")
+    gallery = Gallery(run_dir, experiment.data, experiment.trainer.loggers)
+    step = experiment.record.contents["best"]["step"]
+    gallery.draw_samples()
+    if (steps := run_dir / "steps.csv").is_file():
+        gallery.draw_steps(pd.read_csv(steps))
+    gallery.draw_results(history, step, scores.predictions)
+    _fill_tensorboard(experiment, scores, gallery.names, step=step)
+    experiment.record.update(peak_memory_mb=peak_memory_mb())
+    test = figures["test"]
+    chosen = {
+        "val": "checkpoint chosen on validation",
+        "test": "checkpoint chosen ON THE TEST SET",
+        "last": "the last checkpoint, no choice",
+    }[figures["selected_on"]]
+    log.info("test accuracy %.2f %%  loss %.4f  macro-F1 %.4f  (%s)",
+             100 * test["accuracy"], test["loss"], test["macro_f1"], chosen)  # fmt: skip
+    log.info("%s", run_dir)
+    return float((figures["val"] or test)["accuracy"])
+
+
+def _fill_tensorboard(experiment: Experiment, scores: Scores, class_names: list[str], *, step: int) -> None:
+    """What TensorBoard shows beside scalars and figures."""
+    for logger in experiment.trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            views.show_config(logger, experiment.yaml)
+            views.show_graph(logger, experiment.classifier.net, experiment.data.input_shape)
+            views.show_pr_curves(logger, scores.predictions, class_names, step=step)
+            views.show_embedding(logger, scores.predictions, experiment.data.pictures("test"), class_names, step=step)
+            views.show_hparams(logger, experiment.hparams, scores.metrics)
+            logger.finalize("success")
+
+
+def _write_report(experiment: Experiment, scores: Scores) -> None:
+    """report.txt: scikit-learn's classification report of the test set."""
+    names = experiment.data.class_names
+    labels, predicted = scores.predictions.labels.numpy(), scores.predictions.logits.argmax(1).numpy()
+    seen = sorted({*labels.tolist(), *predicted.tolist()})  # the mean of a class that is neither would be of nothing
+    text = classification_report(
+        labels, predicted, labels=seen, target_names=[names[label] for label in seen], digits=4, zero_division=0.0
+    )
+    if unseen := [names[label] for label in sorted({*range(len(names))} - {*seen})]:
+        text += f"\nneither in the test set nor predicted: {', '.join(unseen)}\n"
+    (experiment.run_dir / "report.txt").write_text(text, encoding="utf-8")

@@ -1,0 +1,90 @@
+"""What TensorBoard shows beside scalars and figures: text, graph, precision and recall, an embedding, hparams."""
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor, nn
+
+from fmx.data.module import Pictures
+from fmx.inference.scoring import Predictions
+
+__all__ = ["show_config", "show_embedding", "show_graph", "show_hparams", "show_pr_curves"]
+
+log = logging.getLogger(__name__)
+
+MAX_POINTS = 1000  # of the embedding; its sprite holds one picture each
+MAX_NUMBERS = 10**6  # of the embedding, which is written as text
+MAX_CURVES = 100  # of precision and recall; each costs a pass over the test set
+SPRITE_SIDE = 28  # pixels
+
+
+def show_config(logger: TensorBoardLogger, yaml: str) -> None:
+    """The composed configuration, in the Text tab."""
+    logger.experiment.add_text("config", "\n".join(f"    {line}" for line in yaml.splitlines()), 0)
+
+
+def show_graph(logger: TensorBoardLogger, net: nn.Module, input_shape: tuple[int, int, int]) -> None:
+    """The network's operations, in the Graphs tab; nothing where it cannot be traced."""
+    parameter = next(net.parameters(), torch.zeros(0))
+    was_training = net.training
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing is what TensorBoard's writer still does, deprecated or not
+        images = torch.zeros(1, *input_shape, device=parameter.device)
+        try:  # the writer itself would have the trace checked, for which torch's compiler is imported
+            trace = torch.jit.trace(net.eval(), images, check_trace=False)  # type: ignore[no-untyped-call]
+            logger.experiment.add_graph(trace, images)
+        except Exception as error:  # noqa: BLE001 - a network with control flow has no graph to show, and may fail in its own way
+            log.info("TensorBoard has no graph of this network: %s", str(error).partition("\n")[0])
+        finally:
+            net.train(was_training)
+
+
+def show_pr_curves(logger: TensorBoardLogger, test: Predictions, class_names: Sequence[str], *, step: int) -> None:
+    """Precision and recall of each of up to 100 classes against the rest on the test set, in the PR Curves tab."""
+    probabilities = test.logits.softmax(1)
+    if len(class_names) > MAX_CURVES:
+        log.info("TensorBoard has precision and recall of the first %d classes alone", MAX_CURVES)
+    for index, name in enumerate(class_names[:MAX_CURVES]):
+        logger.experiment.add_pr_curve(name, test.labels == index, probabilities[:, index], step)
+
+
+def show_embedding(
+    logger: TensorBoardLogger, test: Predictions, pictures: Pictures, class_names: Sequence[str], *, step: int
+) -> None:
+    """Test images where the model's logits put them, with sprites, in the Projector tab."""
+    points = min(MAX_POINTS, max(1, MAX_NUMBERS // test.logits.shape[1]), len(test.labels))
+    chosen = torch.linspace(0, len(test.labels) - 1, points).long()
+    sprites = torch.stack([_sprite(pictures[int(position)]) for position in chosen])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.experiment.add_embedding(
+            test.logits[chosen],
+            metadata=[class_names[label] for label in test.labels[chosen].tolist()],
+            label_img=sprites,
+            global_step=step,
+            tag="test",
+        )
+
+
+def show_hparams(logger: TensorBoardLogger, hparams: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
+    """The run's choices and its final figures, a row of the HParams tab and a line of its parallel coordinates."""
+    final = {
+        f"final/{part}_{name}": value
+        for part in ("val", "test")
+        for name, value in (figures[part] or {}).items()
+        if isinstance(value, float)
+    }
+    plain = {
+        key: value if isinstance(value, int | float | bool | str) else str(value) for key, value in hparams.items()
+    }
+    logger.log_hyperparams(plain, final)
+
+
+def _sprite(picture: Tensor) -> Tensor:
+    """A picture uint8 (C, H, W) as a small square float (3 or 1, S, S) in 0..1."""
+    small = nn.functional.interpolate(picture[None].float() / 255, size=(SPRITE_SIDE, SPRITE_SIDE), mode="area")[0]
+    return small if len(small) in {1, 3} else small[:1]

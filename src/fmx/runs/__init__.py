@@ -1,0 +1,1 @@
+"""Run directories: named, written, read back, trusted, and gone on with."""

@@ -1,0 +1,84 @@
+"""Where the configuration comes from, and the resolvers that its YAML files use."""
+
+import os
+import secrets
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from fmx.config.conf_dir import CONF_DIR
+from fmx.config.quoting import quoted
+from fmx.errors import DataError
+from fmx.process.distributed import agreed
+
+__all__ = ["compose_config", "register_resolvers", "stamp"]
+
+
+def stamp() -> str:
+    """The time and six random digits: runs that start in the same second never share a folder.
+
+    The processes that torchrun started get the same.
+    """
+    return agreed(f"{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(3)}")
+
+
+def _run_dir() -> str:
+    """The run directory that Hydra made for this job; before there is one (--cfg job), a word for it."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return "<run directory>"
+    runtime = HydraConfig.get().runtime
+    return "<run directory>" if OmegaConf.is_missing(runtime, "output_dir") else str(runtime.output_dir)
+
+
+def _subfolders(folder: str) -> list[str]:
+    """The sorted names of the folders in `folder`: the classes of an image folder."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise DataError(
+            f"no image folder at {folder} ({error.strerror}): data=image_folder expects one folder a class in "
+            f"DIR/train and in DIR/test; name it with data.root=DIR"
+        ) from None
+    if not names:
+        raise DataError(f"{folder} has no class folders: put the images of each class in a folder of its own")
+    return names
+
+
+def _run_home(resume: str | None, fresh: str, *, _root_: DictConfig) -> str:
+    """The folder of a run: the one that `resume` names, or a fresh one."""
+    from fmx.runs.resume import home
+
+    return home(resume, fresh, _root_)
+
+
+def compose_config(overrides: list[str], *, config_dir: str | None = None) -> DictConfig:
+    """Compose the configuration as a run's command line would, without starting one.
+
+    config_dir: a folder that is searched first, as --config-dir is.
+    """
+    register_resolvers()
+    search = [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
+    from fmx.config.quick_hydra import own_files_first
+
+    with own_files_first(), initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return compose("config", overrides=[*search, *overrides])
+
+
+def register_resolvers() -> None:
+    """Make the resolvers that conf/ uses known to OmegaConf; safe to repeat."""
+    resolvers: list[tuple[str, Callable[..., Any], bool]] = [
+        ("stamp", stamp, True),
+        ("run_dir", _run_dir, False),
+        ("run_home", _run_home, False),
+        ("subfolders", _subfolders, False),
+        ("count", len, False),
+    ]
+    for name, resolver, use_cache in resolvers:
+        OmegaConf.register_new_resolver(name, resolver, replace=True, use_cache=use_cache)

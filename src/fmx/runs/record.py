@@ -1,0 +1,361 @@
+"""run.json: what a run was, what it ran on, how it went."""
+
+import hashlib
+import json
+import logging
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from fmx.config.bounded_files import read_json, read_yaml
+from fmx.config.from_environment import sealed, variables
+from fmx.config.frozen import relocated
+from fmx.config.printed_command import printed_command
+from fmx.config.quoting import as_typed, override
+from fmx.config.renamed_targets import with_first_names
+from fmx.errors import DataError, FmxError, Refusal
+from fmx.process.distributed import is_first_process, num_processes
+from fmx.process.exits import Interrupted, Pruned, expected, interruption, plain_message
+from fmx.process.lock import one_at_a_time
+from fmx.runs.data_root import without_root
+from fmx.runs.run_dir import open_run
+
+__all__ = [
+    "Record",
+    "config_fingerprint",
+    "is_fingerprint",
+    "present_fingerprint",
+    "recording",
+    "write_json",
+]
+
+log = logging.getLogger(__name__)
+
+FORMAT = 2  # of run directories; earlier ones say none, and their history.csv has the rate of the step after each row
+ROOTLESS = "3-"  # how a fingerprint begins in which data.root does not count
+PACKAGES = [
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "torchmetrics",
+    "hydra-core",
+    "omegaconf",
+    "numpy",
+    "fmx",
+]
+
+
+class Record:
+    """The contents of run.json, written anew (whole, never half) at each update.
+
+    writes: False in the other processes of a distributed run: one process keeps the record. shared: there are others.
+    """
+
+    def __init__(self, run_dir: Path, *, writes: bool, shared: bool = False) -> None:
+        self.run_dir = run_dir
+        self.writes = writes
+        self.shared = shared
+        self.contents: dict[str, Any] = {}
+        self._begun = False
+        self.variables: dict[str, str] = {}  # that the configuration reads, and whose values are written nowhere
+
+    @property
+    def path(self) -> Path:
+        """Where the record is."""
+        return self.run_dir / "run.json"
+
+    def update(self, **fields: Any) -> None:
+        """Set top-level fields; a mapping is merged into what is there.
+
+        What another process of the run has recorded of its failure stays.
+        """
+        for name, value in fields.items():
+            old = self.contents.get(name)
+            self.contents[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, Mapping) else value
+        if not self.writes:
+            return
+        with self._alone():
+            if self._begun and (failure := self._failure()):
+                self.contents |= failure
+            write_json(self.path, self.contents)
+        self._begun = True
+
+    def _alone(self) -> AbstractContextManager[None]:
+        return one_at_a_time(self.path) if self.shared else nullcontext()
+
+    def _failure(self) -> dict[str, Any] | None:
+        """The status and error that a process of this run has recorded, if one failed."""
+        there = self._there() if self.shared else {}
+        return {"status": "failed", "error": there.get("error")} if there.get("status") == "failed" else None
+
+    def _there(self) -> dict[str, Any]:
+        try:
+            return read_json(self.path)
+        except DataError:  # none yet, or somebody else's; ours is written anew
+            return {}
+
+    def complete(self) -> None:
+        """Record that the run did all that it was to do; Refusal where another process of it failed meanwhile."""
+        self.update(status="completed")
+        if self.writes and self.contents["status"] == "failed":
+            raise Refusal(FmxError(f"another process of this run failed: {self.contents['error']}"))
+
+    def end(self, status: str, error: str | None) -> str | None:
+        """Record how a run ended early, and return the error on record; a disk that is full must not hide why.
+
+        Of several processes' failures the first is the cause, and stays.
+        """
+        for name, value in self.variables.items():
+            error = error and error.replace(value, f"${{oc.env:{name}}}")
+        with suppress(OSError):
+            if not self.shared:
+                self.update(status=status, error=error)
+            elif self.writes or status == "failed":
+                error = self._end_shared(status, error)
+        return error
+
+    def _end_shared(self, status: str, error: str | None) -> str | None:
+        with self._alone():
+            there = self._there()
+            if there.get("status") == "failed":
+                return str(there.get("error"))
+            if not self.writes and there.get("status") != "running":  # others have gone on with the run since
+                return error
+            write_json(self.path, {**(self.contents if self.writes else there), "status": status, "error": error})
+        return error
+
+    def continue_from(self, earlier: Mapping[str, Any]) -> None:
+        """Keep what an earlier part of this run recorded, and note when, where and how that part began."""
+        parts = earlier.get("parts")
+        part = {key: earlier.get(key) for key in ("started", "host", "command", "status", "error")}
+        self.contents = dict(earlier) | {"parts": [*(parts if isinstance(parts, list) else []), part]}
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the seconds that a part of the run takes to `timing`."""
+        began = time.perf_counter()
+        yield
+        self.update(timing={name: round(time.perf_counter() - began, 3)})
+
+    def check_data(
+        self, data: Mapping[str, object], *, is_same: Callable[[str], bool], chosen_on_test: bool = False
+    ) -> None:
+        """DataError where the run that is continued was trained on other data; is_same: whether a fingerprint is of it.
+
+        A changed test set is none of the training's, unless it chose the checkpoint, and is said to have changed.
+        """
+        then = self.contents.get("data")
+        if not isinstance(then, dict):
+            return
+        changed = ", ".join(
+            key
+            for key in data
+            if key in then and then.get(key) != data[key] and not (key == "fingerprint" and is_same(str(then.get(key))))
+        )
+        if changed and not chosen_on_test and _but_for_the_test(then) == _but_for_the_test(data):
+            log.warning("only the test images have changed since %s began: it is tested on those of now", self.run_dir)
+        elif changed:
+            untold = (
+                ""
+                if "train_fingerprint" in then
+                else (
+                    " (it recorded no hash of its training images alone, as older runs did not, so that those of "
+                    "the test cannot be told from them: put all images back as they were)"
+                )
+            )
+            raise DataError(
+                f"the data is not what {self.run_dir} was trained on: {changed} changed; start a new run{untold}"
+            )
+
+    def link_latest(self) -> None:
+        """Point outputs/latest to this run, or to the sweep that it is part of.
+
+        Only in the folder outputs/ of where the command was started, and where such a link is already: beside a folder
+        of the user's own choice nothing appears.
+        """
+        homes = [parent for parent in self.run_dir.parents if parent.name in {"runs", "sweeps"}]
+        if not homes or not self.writes:
+            return
+        home = homes[0]
+        link, temporary = home.parent / "latest", home.parent / f".latest.{os.getpid()}"
+        usual = home.parent == Path(HydraConfig.get().runtime.cwd, "outputs")
+        newest = self.run_dir.parent if (self.run_dir.parent / "jobs").is_dir() else self.run_dir
+        try:  # a run is worth more than a name for it
+            ours = link.is_symlink() and link.readlink().parts[0] in {"runs", "sweeps"}
+            if ours or (usual and not (link.is_symlink() or link.exists())):
+                temporary.symlink_to(newest.relative_to(home.parent))
+                temporary.replace(link)
+            elif usual:
+                log.warning("%s is no link of fmx, as after a copy, so it does not lead to this run: remove it", link)
+        except OSError as error:
+            log.warning("%s does not lead to this run, for it cannot be changed: %s", link, error.strerror)
+
+
+@contextmanager
+def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
+    """Keep run.json true while a run goes on: running, then completed, failed or interrupted.
+
+    started: time.time() when the process began.
+    """
+    record = _begun(cfg, started=started)
+    run_dir = record.run_dir
+    try:
+        yield record
+    except (Interrupted, KeyboardInterrupt):
+        record.end("interrupted", None)
+        log.warning("interrupted; %s goes on with it", printed_command(override("resume", run_dir)))
+        raise
+    except Pruned as pruned:
+        record.contents["pruned"] = pruned.facts
+        record.end("interrupted", str(pruned))
+        log.info("%s", pruned)
+        raise
+    except Exception as error:
+        if interruption(error) is not None:
+            record.end("interrupted", None)
+            raise
+        plain = expected(error)
+        if isinstance(error, FileNotFoundError) and _is_below(error.filename, run_dir):
+            plain = FmxError(f"{error.filename} was removed while the run went on")
+        record.end("failed", plain_message(plain) if plain else f"{type(error).__name__}: {error}")
+        if plain is None:
+            raise
+        if not record.writes:
+            raise SystemExit(plain.exit_code) from error  # the first process prints it
+        raise Refusal(plain) from error
+    except BaseException as error:
+        if not isinstance(error, SystemExit) or error.code:
+            record.end("failed", f"{type(error).__name__}: {error}")
+        raise
+    record.complete()
+
+
+def _begun(cfg: DictConfig, *, started: float) -> Record:
+    """The record of a run that begins or goes on."""
+    run_dir = Path(cfg.run_dir)
+    stored = sealed(cfg)
+    trainer: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
+    record = Record(run_dir, writes=is_first_process(trainer), shared=num_processes(trainer) > 1)
+    record.variables = variables(cfg)
+    if cfg.resume is not None and (run_dir / "run.json").is_file():
+        record.continue_from(open_run(run_dir, finished=False).record)
+    if record.writes:
+        (run_dir / ".hydra").mkdir(exist_ok=True)
+        # Before run.json, which says that there is a run: what one needs to go on with it is there by then.
+        _write_whole(run_dir / ".hydra" / "resolved.yaml", OmegaConf.to_yaml(OmegaConf.create(stored)))
+    else:
+        logging.getLogger("fmx").setLevel(logging.ERROR)  # the first process says it
+    record.contents.pop("pruned", None)  # of an earlier part of a run that goes on
+    if not record.contents:  # a run that goes on keeps its own
+        record.contents["format"] = FORMAT
+    record.update(
+        status="running",
+        command=printed_command(Path(sys.executable).name, "-m", "fmx.run", *sys.argv[1:]),
+        overrides=as_typed(HydraConfig.get().overrides.task),
+        seed=cfg.seed,
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        started=time.strftime("%Y-%m-%dT%H:%M:%S+0000", time.gmtime(started)),
+        config_fingerprint=config_fingerprint(stored),
+        git=_git(),
+        versions=_versions(),
+        timing={"startup_s": round(time.time() - started, 3)},
+        error=None,
+    )
+    return record
+
+
+def _is_below(name: object, folder: Path) -> bool:
+    return isinstance(name, str | bytes) and os.fsdecode(name).startswith(str(folder))
+
+
+def config_fingerprint(resolved: Mapping[str, Any]) -> str:
+    """A hash of a resolved configuration, plain containers as they are read back from resolved.yaml.
+
+    Where the run and its data lie and whether it continues one does not count.
+    """
+    return f"{ROOTLESS}{_hash(without_root(resolved))}"
+
+
+def is_fingerprint(recorded: object, resolved: Mapping[str, Any]) -> bool:
+    """Whether a record has the fingerprint of a resolved configuration; once data.root counted in it."""
+    return recorded in {config_fingerprint(resolved), _hash(resolved)}
+
+
+def present_fingerprint(recorded: object, run_dir: Path) -> str:
+    """The fingerprint of a run, as it is made now, from the one on record and the run's own files."""
+    if str(recorded).startswith(ROOTLESS):
+        return str(recorded)
+    try:
+        resolved = read_yaml(run_dir / ".hydra" / "resolved.yaml")
+    except DataError:
+        return str(recorded)
+    return config_fingerprint(resolved) if recorded == _hash(resolved) else str(recorded)
+
+
+def _hash(resolved: Mapping[str, Any]) -> str:
+    renamed = with_first_names(relocated(resolved))
+    told = {key: value for key, value in renamed.items() if key not in {"run_dir", "resume", "sweep"}}
+    text = json.dumps(told, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def write_json(path: Path, contents: object) -> None:
+    """Write a JSON file of which a reader sees the old one or the new one, never a half."""
+    _write_whole(path, json.dumps(contents, indent=2, ensure_ascii=False, allow_nan=True) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")  # each writer's own
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _git() -> dict[str, object] | None:
+    """The commit of the working directory, and whether it holds changes; None outside a repository."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        status = subprocess.run(
+            # Without the program that a repository may name to be asked first: the folder may come from elsewhere.
+            ["git", "-c", "core.fsmonitor=false", "status", "--porcelain"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _but_for_the_test(data: Mapping[str, Any]) -> object:
+    """What a record says of the data that a run was trained on; a new object where it does not say so."""
+    if "train_fingerprint" not in data or not isinstance(data.get("sizes"), dict):
+        return object()
+    sizes = {part: number for part, number in data["sizes"].items() if part != "test"}
+    return data["train_fingerprint"], data.get("split_fingerprint"), data.get("name"), sizes

@@ -1,0 +1,184 @@
+"""Going on with a run that ended early: which one, and whether it is the same run."""
+
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from fmx.config.bounded_files import read_if_whole
+from fmx.config.from_environment import Place, check_opened, is_sealed, opened, references, sealed, why_not
+from fmx.config.frozen import freeze, relocated
+from fmx.config.printed_command import printed_command
+from fmx.config.quoting import literal, override, quoted, text_of
+from fmx.config.renamed_targets import with_first_names
+from fmx.errors import ConfigError, DataError
+from fmx.runs.data_root import KEY, at_root, told_root, without_root
+from fmx.runs.record import config_fingerprint, present_fingerprint
+from fmx.runs.run_dir import Run, instant, open_run
+
+__all__ = ["check_same_run", "home", "retyped"]
+
+MANY = 8  # differing keys; more are only counted
+NOT_THE_RUN = {"run_dir", "resume", "sweep.keep_checkpoints"}  # where it is and how it was started, not what it is
+
+
+def home(resume: str | None, fresh: str, config: DictConfig) -> str:
+    """The folder of a run: the one that it continues, or a fresh one.
+
+    resume: null, a run directory, or `auto`: the newest interrupted run beside `fresh` with the same configuration.
+    """
+    if resume is None:
+        return fresh
+    if resume != "auto":
+        return str(Path(resume).resolve())
+    wanted = config_fingerprint(sealed(config))
+    if wanted not in _homes:  # asked again once the run goes on, and is no interrupted one any more
+        found = [
+            run
+            for run in _interrupted(Path(fresh).parent)
+            if present_fingerprint(run.record.get("config_fingerprint"), run.path) == wanted
+        ]
+        newest = max(found, key=lambda run: instant(run.record.get("started")), default=None)
+        _homes[wanted] = str(newest.path) if newest else None
+    return _homes[wanted] or fresh
+
+
+_homes: dict[str, str | None] = {}
+
+
+def _interrupted(folder: Path) -> Iterator[Run]:
+    for record in sorted(folder.glob("*/run.json")):
+        try:
+            run = open_run(record.parent, finished=False)
+        except DataError:
+            continue
+        if run.status == "interrupted" and not run.pruned:
+            yield run
+
+
+def check_same_run(config: Mapping[str, Any], run_dir: Path, resume: str | None) -> None:
+    """ConfigError where a folder holds a run that this configuration must not touch; nothing is imported or written.
+
+    config: resolved, plain. A folder without a run is fine, but not where `resume` names it.
+    """
+    from fmx.config.bounded_files import read_yaml
+    from fmx.runs.settings import flat
+
+    if not (run_dir / "run.json").is_file():
+        if resume not in {None, "auto"}:
+            raise ConfigError(
+                f"resume={resume} is not a run directory: it has no run.json. resume=auto finds the newest interrupted "
+                "run of the same configuration; resume=null starts a new one"
+            )
+        return
+    if resume is None:
+        how = printed_command(override("resume", run_dir))
+        raise ConfigError(f"{run_dir} holds a run already: continue it with {how}, or name another folder")
+    try:
+        run = open_run(run_dir, finished=False)
+        then = read_yaml(run_dir / ".hydra" / "resolved.yaml")
+    except DataError as error:
+        raise ConfigError(f"resume={resume}: {error}") from None
+    if run.status == "completed":
+        raise ConfigError(f"resume={resume}: {run_dir} is complete; there is nothing to continue")
+    stored = references(then)
+    if not stored:  # of a version that stored what the environment said
+        config = opened(dict(config), run_dir)
+    was, now = (flat(with_first_names(without_root(relocated(each)))) for each in (then, config))
+    differing = [key for key in {**was, **now} if was.get(key) != now.get(key) and key not in NOT_THE_RUN]
+    if differing:
+        shown = ", ".join(_shown(key, was.get(key), now.get(key), stored) for key in differing[:MANY])
+        more = f" and {len(differing) - MANY} more" if len(differing) > MANY else ""
+        raise ConfigError(
+            f"resume={resume}: the configuration is not that of {run_dir}: {shown}{more}. "
+            f"Type the same command as then, or resume=RUN alone{run.other_version}"
+        )
+
+
+def _shown(key: str, was: object, now: object, stored: Mapping[Place, str]) -> str:
+    place = next((place for place in stored if ".".join(map(str, place)) == key), None)
+    return why_not(place, stored) if place and is_sealed(now) else f"{key} was {was!r}, is {now!r}"
+
+
+def retyped(arguments: list[str]) -> list[str]:
+    """The command line, with a run's own configuration where `resume=RUN` stands alone, or with data.root=DIR.
+
+    It is composed from what the gate has let through of the run's files, never from its overrides: an override can
+    name a place of Hydra's own. Raises DataError where RUN's files name something that may not be trusted.
+    """
+    _homes.clear()  # of an earlier command of this process
+    roots = [argument for argument in arguments if argument.startswith(f"{KEY}=")]
+    rest = [argument for argument in arguments if argument not in roots]
+    if len(rest) != 1 or len(roots) > 1 or not rest[0].startswith("resume=") or rest[0] in NOT_A_PATH:
+        return arguments
+    path = Path(text_of(rest[0].removeprefix("resume=")))
+    if not (path / "run.json").is_file():
+        return arguments  # the check says what is wrong
+    home = quoted(str(path.resolve()))
+    return [*_as_it_was(path, roots), f"hydra.run.dir={home}", f"resume={quoted(str(path))}"]
+
+
+NOT_A_PATH = {"resume=auto", "resume=null", "resume="}
+_frozen: list[tempfile.TemporaryDirectory[str]] = []  # they go when this process ends: its ranks read them as well
+
+
+def _as_it_was(path: Path, roots: list[str]) -> list[str]:
+    """Arguments that compose just the configuration of a run, which names nothing that is not trusted.
+
+    roots: `data.root=DIR` where it was typed.
+    """
+    from fmx.config.trust import check_paths, check_processes
+    from fmx.process.own_files import check_own_files
+    from fmx.process.table import printable
+    from fmx.runs.trusted_config import checked_config
+
+    run = open_run(path, finished=False)
+    written = run.path / ".hydra" / "config.yaml"
+    try:
+        as_recorded = run.config
+        config = checked_config(as_recorded, run)
+        _check_mirrors(run, as_recorded, config)
+    except DataError as error:  # there is no --allow here: the whole command says as much
+        said, untrusted, _ = str(error).partition(" If you trust")
+        if not untrusted:
+            raise
+        word = printed_command(override("resume", path))
+        how = f"type the whole command that began the run (run.json has it) with {word}"
+        raise DataError(f"{said} If you trust it, {how}") from None
+    if roots:
+        config.data = literal(at_root(OmegaConf.to_container(config.data, resolve=True), told_root(roots[0])))
+    check_opened(OmegaConf.to_container(as_recorded, resolve=True), run.path)
+    check_paths(config, run.path)
+    check_processes(config, run.path)
+    check_own_files(run.path)
+    # run.json's, not .hydra/overrides.yaml's: Hydra writes that anew, and half where it is killed, at each start.
+    recorded = [str(each) for each in run.recorded(list, "overrides") if not str(each).startswith("resume=")]
+    if roots:
+        recorded = [*(each for each in recorded if not each.startswith(f"{KEY}=")), *roots]
+    _frozen.append(folder := tempfile.TemporaryDirectory(prefix="fmx-"))
+    arguments = freeze(
+        config,
+        Path(folder.name),
+        written=read_if_whole(written),
+        overrides=recorded,
+        choices=_choices(run.path),
+        stored=run.from_environment,
+    )
+    print(f"resume: {printable(' '.join(recorded)) or 'the default configuration'}", file=sys.stderr)
+    return arguments
+
+
+def _check_mirrors(run: Run, recorded: DictConfig, config: DictConfig) -> None:
+    if recorded.data != config.data:
+        raise DataError(f"{run.path} would fetch its images from elsewhere than fmx does. If you trust that place")
+
+
+def _choices(run_dir: Path) -> dict[str, str]:
+    """The member that was chosen of each group."""
+    node: Any = read_if_whole(run_dir / ".hydra" / "hydra.yaml")
+    for key in ("hydra", "runtime", "choices"):
+        node = node.get(key) if isinstance(node, dict) else None
+    return {str(group): str(name) for group, name in node.items()} if isinstance(node, dict) else {}

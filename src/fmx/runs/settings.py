@@ -1,0 +1,147 @@
+"""What a run was told: the settings of its configuration by dotted key, and the choices of its groups."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from fmx.config.bounded_files import read_yaml
+from fmx.config.renamed_targets import with_present_names
+from fmx.process.table import printable
+
+__all__ = ["ABSENT", "PRUNING", "PRUNING_TARGET", "Settings", "flat", "read_settings", "show"]
+
+NOT_SETTINGS = frozenset(
+    {"seed", "run_dir", "resume", "data.root", "sweep.keep_checkpoints"}
+)  # they say which run, when and where
+OF_ONE_RUN = re.compile(r"\$\{(?:(?:seed|resume|run_dir)\}|(?:run_dir|stamp|now|hydra):)")
+REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+PRUNING = "callbacks.pruning"  # how a search watches its trials: it changes nothing in a run that trains to its end
+PRUNING_TARGET = "fmx.sweeps.search.pruning.Pruning"
+ABSENT = "–"  # how a setting is shown that a configuration does not have
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One configuration without its seed and its places on disk.
+
+    values: each setting as it was resolved, by dotted key; a list of plain values is one setting. What follows from
+    the seed, or from the place, time or number of the run, is left out, and a path below data.root is written from
+    there on.
+    following: what was written in place of a value that follows from others, such as `${another.key}`.
+    choices: the member that was chosen of each group.
+    """
+
+    values: Mapping[str, Any]
+    following: Mapping[str, str]
+    choices: Mapping[str, str]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all settings: equal for configurations that differ in nothing but seed and places."""
+        return blake2b(json.dumps(self.values, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
+
+    def told(self, key: str) -> str:
+        """A setting by its dotted key, or the choice of a group by its name, as people write it."""
+        if key in self.choices:
+            return self.choices[key]
+        return show(self.values[key]) if key in self.values else ABSENT
+
+
+def read_settings(run_dir: Path) -> Settings:
+    """Read .hydra/ of a run directory as plain values: nothing in it is resolved, imported or made.
+
+    Raises DataError where resolved.yaml is missing, damaged, or larger than any configuration is.
+    """
+    folder = run_dir / ".hydra"
+    resolved = with_present_names(read_yaml(folder / "resolved.yaml"))
+    written = read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else resolved
+    hydra = read_yaml(folder / "hydra.yaml") if (folder / "hydra.yaml").is_file() else {}
+    leaves = [
+        (key, _moved(value, source, resolved), source)
+        for key, value, source in _leaves(resolved, written)
+        if key not in NOT_SETTINGS and not (source and _is_of_one_run(source, written))
+    ]
+    choices: Any = hydra
+    for key in ("hydra", "runtime", "choices"):
+        choices = choices.get(key) if isinstance(choices, Mapping) else None
+    if any(key == f"{PRUNING}._target_" and value == PRUNING_TARGET for key, value, _ in leaves):
+        leaves = [leaf for leaf in leaves if not leaf[0].startswith(f"{PRUNING}.")]
+    return Settings(
+        values={key: value for key, value, _ in leaves},
+        following={key: source for key, _, source in leaves if source},
+        choices={str(group): show(name) for group, name in choices.items()} if isinstance(choices, Mapping) else {},
+    )
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting of a configuration by its dotted key."""
+    return {key: value for key, value, _ in _leaves(config, config)}
+
+
+def show(value: object) -> str:
+    """A plain value on one line, as people write it; 1.0, a share, is not written like 1, a count."""
+    if isinstance(value, float):
+        short = f"{value:g}" if float(f"{value:g}") == value else repr(value)
+        return f"{short}.0" if short.removeprefix("-").isdecimal() else short
+    return printable(value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False))
+
+
+def _moved(value: Any, source: str, resolved: Mapping[str, Any]) -> Any:
+    """A value without the places on disk of this one run."""
+    if isinstance(value, list):
+        return [_moved(each, source, resolved) for each in value]
+    for key in ("run_dir", "data.root"):
+        place = _select(resolved, key)
+        if not isinstance(value, str) or not isinstance(place, str) or not (place.startswith("/") or key in source):
+            continue  # a relative root may be a word that means something else elsewhere
+        if value == place or value.startswith(f"{place}/"):
+            return f"${{{key}}}{value.removeprefix(place)}"
+    return value
+
+
+def _is_of_one_run(source: str, written: Mapping[str, Any]) -> bool:
+    """Whether an interpolation leads to the seed, or to the place, the time or the number of a run."""
+    waiting, seen = [source], set[str]()
+    while waiting:
+        text = waiting.pop()
+        if OF_ONE_RUN.search(text):
+            return True
+        names = set(REFERENCE.findall(text)) - seen  # each is looked at once, however often it is referred to
+        seen |= names
+        waiting += [node for name in names if isinstance(node := _select(written, name), str)]
+    return False
+
+
+def _select(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, Mapping) else None
+    return config
+
+
+def _leaves(resolved: Any, written: Any, key: str = "", *, source: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Yield key, resolved value, and the interpolation that stood there, empty where there was none.
+
+    What comes from the environment was told from outside, so it counts as a setting.
+    """
+    nested = isinstance(resolved, list) and any(isinstance(child, dict | list) for child in resolved)
+    text = json.dumps(written, default=str) if isinstance(written, list) and not nested else written
+    if not source and isinstance(text, str) and "${" in text and "oc.env" not in text:
+        source = text
+    if isinstance(resolved, Mapping):
+        children = [(str(name), child, name) for name, child in resolved.items()]
+    elif nested:
+        children = [(str(number), child, number) for number, child in enumerate(resolved)]
+    else:
+        yield key, resolved, source
+        return
+    for name, child, place in children:
+        try:
+            within = written[place]
+        except (LookupError, TypeError):
+            within = None
+        yield from _leaves(child, within, f"{key}.{name}" if key else name, source=source)

@@ -1,0 +1,53 @@
+"""The configuration of a run directory, once everything that it names has been checked."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fmx.config.from_environment import check_opened
+from fmx.config.layout import GROUPS, ROOT_KEYS
+from fmx.config.quoting import literal
+from fmx.config.trust import check_sizes, check_trusted, without_strange_mirrors
+from fmx.errors import DataError
+from fmx.runs.data_root import at_root, told_root
+from fmx.runs.run_dir import Run
+
+__all__ = ["PARTS", "checked_config", "trusted_config"]
+
+PARTS = ("model", "loss", "optim", "schedule", "metrics")
+
+
+def trusted_config(run: Run, allow: Iterable[str] = (), *, root: str | None = None) -> DictConfig:
+    """The run's configuration, once every target in it is one that its place may have; DataError names the first other.
+
+    allow: packages that the user trusts with anything, beside fmx's own (--allow mypkg). root: `data.root=DIR`, where
+    its data lies now.
+    """
+    config = checked_config(run.config, run, allow)
+    if root is not None:
+        config.data = literal(at_root(OmegaConf.to_container(config.data, resolve=True), told_root(root)))
+    return config
+
+
+def checked_config(config: DictConfig, run: Run, allow: Iterable[str] = ()) -> DictConfig:
+    """A resolved configuration, checked as `trusted_config` does; what it fetches comes from fmx's own mirrors."""
+    try:
+        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"the configuration of {run.path} cannot be resolved: {reason}") from error
+    for group in GROUPS:
+        if not isinstance(plain.get(group), dict):
+            raise DataError(f"{run.path} holds no configuration of a run: it lacks {group}{run.other_version}")
+    if not isinstance(plain["model"].get("net"), dict):
+        raise DataError(f"{run.path} holds no configuration of a run: model.net names no network")
+    if strange := sorted(map(str, plain.keys() - {*ROOT_KEYS})):
+        raise DataError(f"{run.path} holds no configuration of a run: it has the key {strange[0]!r}{run.other_version}")
+    check_trusted(plain, run.path, allow)
+    check_opened(plain, run.path, (*PARTS, "data"))
+    check_sizes(plain["data"], run.path)
+    config = config.copy()
+    config.data = OmegaConf.create(literal(without_strange_mirrors(plain["data"])))
+    return config

@@ -1,0 +1,73 @@
+"""`--resume-sweep`: the jobs of an earlier sweep that did not complete."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from fmx.errors import ConfigError, DataError
+from fmx.process import dry_run
+from fmx.runs.run_dir import check_latest
+from fmx.sweeps.ledger import LEDGER, Ledger
+from fmx.sweeps.local import Sweep, _claim_unless_dry, _passed
+from fmx.sweeps.pool import Ended
+from fmx.sweeps.settings import MAX_WORKERS, check_settings
+from fmx.sweeps.warm import warm_up
+
+__all__ = ["check_earlier_settings", "continue_sweep"]
+
+
+def continue_sweep(sweep_dir: Path, allow: Collection[str] = (), root: str | None = None) -> list[Ended]:
+    """Run the jobs of an earlier sweep that did not complete, as they were frozen then.
+
+    allow: what the user trusts beside fmx's own parts, as the gate has it. DataError for what else the sweep names.
+    root: where the data lies now, where somebody says so.
+    """
+    from fmx.sweeps.gate import check_sweep_dir
+
+    check_latest(sweep_dir)
+    sweep_dir = sweep_dir.resolve()  # outputs/latest may come to mean another one
+    if (sweep_dir / LEDGER).is_file():  # else reading it says what is wrong
+        check_sweep_dir(sweep_dir)
+        _claim_unless_dry(sweep_dir)
+    ledger = Ledger.read(sweep_dir)
+    on_cluster = ledger.settings.get("launcher") == "slurm"
+    check_earlier_settings(ledger, allow)
+    for entry in ledger.entries.values():
+        if entry.status != "completed":
+            present = _passed(ledger.job(entry), allow, root)
+            if entry.status == "waiting":  # it may have been begun when the place of the data counted in fingerprints
+                entry.fingerprint = present
+                entry.status = ledger.status(entry)
+    if on_cluster:
+        from fmx.sweeps.slurm import ClusterSweep
+
+        sweep: Sweep = ClusterSweep(ledger, allow)
+    else:
+        warm_up()
+        sweep = Sweep(ledger, allow)
+    numbers = list(ledger.entries)
+    if dry_run.is_asked():
+        sweep.preview(numbers)
+        return []
+    return sweep.run_all(numbers)
+
+
+def check_earlier_settings(ledger: Ledger, allow: Collection[str]) -> None:
+    """DataError where the settings that a sweep was begun with make no sense, or would run lines of a shell."""
+    settings, path = ledger.settings, ledger.sweep_dir / LEDGER
+    settings.setdefault("fail_fast", False)  # a ledger may be older than the key
+    keep = settings.get("keep_checkpoints")
+    if keep is not None and (type(keep) is not int or keep < 0):
+        raise DataError(f"{path}: sweep.keep_checkpoints must be a whole number of at least 0 or null, got {keep!r}")
+    try:
+        if settings.get("launcher") == "slurm":
+            from fmx.sweeps.slurm import check_foreign_settings
+
+            check_foreign_settings(settings, path, allow)
+            return
+        check_settings(settings)
+    except KeyError as error:
+        raise DataError(f"{path} does not say {error} of its launcher") from None
+    except ConfigError as error:
+        raise DataError(f"{path}: {error}") from None
+    if (settings["workers"] or 0) > MAX_WORKERS or (settings["threads"] or 0) > MAX_WORKERS:
+        raise DataError(f"{path}: hydra.launcher.workers and threads must be at most {MAX_WORKERS:,}")

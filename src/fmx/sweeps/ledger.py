@@ -1,0 +1,127 @@
+"""sweep.json: what a sweep consists of and what became of each job, so that it can be gone on with."""
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fmx.config.bounded_files import read_json
+from fmx.errors import DataError
+from fmx.process.table import printable
+from fmx.runs.record import present_fingerprint, write_json
+from fmx.runs.run_dir import open_run
+from fmx.sweeps.job import Job
+
+__all__ = ["JOURNAL", "LEDGER", "Entry", "Ledger"]
+
+LEDGER = "sweep.json"
+MAX_BYTES = 256_000_000  # a job takes some hundred
+SLURM_JOB = re.compile(r"\d+(_\d+)?")  # as squeue takes it, and nothing that looks like an option
+MAX_PROCESSES = 100_000
+JOURNAL = "study.journal"  # of a search, in whose place there is no ledger
+
+
+@dataclass
+class Entry:
+    """One job and its fate."""
+
+    number: int
+    overrides: list[str]
+    fingerprint: str
+    processes: int
+    nodes: int
+    accelerator: str
+    status: str = "waiting"  # or running, completed, failed, interrupted
+    cause: str | None = None  # as in Ended
+    error: str | None = None
+    seconds: float | None = None
+    slurm_job: str | None = None  # under which name SLURM has or had it
+
+
+def _entry(plain: dict[str, Any]) -> Entry:
+    """An entry as it was written; ValueError or TypeError where it is none. Texts become what a terminal can show."""
+    entry = Entry(**plain)
+    counts = (entry.number, entry.processes, entry.nodes)
+    if any(type(count) is not int for count in counts) or entry.number < 0:
+        raise ValueError("a job's number and processes must be counts")
+    if not (1 <= entry.processes <= MAX_PROCESSES and 1 <= entry.nodes <= entry.processes):
+        raise ValueError(f"job {entry.number} has {entry.processes} processes on {entry.nodes} machines")
+    entry.overrides = [printable(each) for each in entry.overrides]
+    entry.fingerprint, entry.accelerator, entry.status = map(str, (entry.fingerprint, entry.accelerator, entry.status))
+    entry.error = None if entry.error is None else printable(entry.error)
+    entry.slurm_job = None if entry.slurm_job is None else str(entry.slurm_job)
+    if entry.slurm_job and not SLURM_JOB.fullmatch(entry.slurm_job):
+        raise ValueError(f"job {entry.number} cannot have SLURM's number {printable(entry.slurm_job)}")
+    return entry
+
+
+class Ledger:
+    """The entries of one sweep, written anew at each change; whatever process reads it sees a whole file."""
+
+    def __init__(self, sweep_dir: Path, settings: dict[str, Any]) -> None:
+        self.sweep_dir = sweep_dir
+        self.settings = settings
+        self.entries: dict[int, Entry] = {}
+
+    @classmethod
+    def read(cls, sweep_dir: Path) -> "Ledger":
+        """The ledger of an earlier sweep, each job's status as its run directory has it; DataError where it is none."""
+        path = sweep_dir / LEDGER
+        if not path.exists():
+            search = sweep_dir / "search.json"
+            hint = f"; {search} says the command that goes on with this search" if search.is_file() else ""
+            raise DataError(f"{sweep_dir} is no sweep of fmx: it has no {LEDGER}{hint}")
+        contents = read_json(path, at_most=MAX_BYTES)
+        try:
+            ledger = cls(sweep_dir, dict(contents["settings"]))
+            ledger.entries = {each["number"]: _entry(each) for each in contents["jobs"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} cannot be read as the ledger of a sweep: {error}") from error
+        for entry in ledger.entries.values():
+            entry.fingerprint = present_fingerprint(entry.fingerprint, sweep_dir / str(entry.number))
+            entry.status = ledger.status(entry)
+        return ledger
+
+    def status(self, entry: Entry) -> str:
+        """What has become of an entry's job, as its run directory has it now."""
+        try:
+            run = open_run(self.sweep_dir / str(entry.number), finished=False)
+        except DataError:
+            return entry.status if entry.status == "failed" else "waiting"
+        same = present_fingerprint(run.record.get("config_fingerprint"), run.path) == entry.fingerprint
+        return run.status if same else "waiting"
+
+    def job(self, entry: Entry) -> Job:
+        """The job of an entry."""
+        return Job(
+            number=entry.number,
+            overrides=entry.overrides,
+            sweep_dir=self.sweep_dir,
+            fingerprint=entry.fingerprint,
+            processes=entry.processes,
+            nodes=entry.nodes,
+            accelerator=entry.accelerator,
+        )
+
+    def add(self, jobs: Sequence[Job]) -> None:
+        """Take in new jobs."""
+        for job in jobs:
+            plain = asdict(job)
+            del plain["sweep_dir"]
+            entry = self.entries[job.number] = Entry(**plain)
+            entry.status = self.status(entry)  # another launcher may have run it already
+
+    def note(self, job: Job, **fields: Any) -> None:
+        """Set an entry's fields and write the ledger."""
+        for name, value in fields.items():
+            setattr(self.entries[job.number], name, value)
+        self.write()
+
+    def write(self) -> None:
+        """Write the file."""
+        self.sweep_dir.mkdir(parents=True, exist_ok=True)
+        jobs = [asdict(entry) for _, entry in sorted(self.entries.items())]
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        write_json(self.sweep_dir / LEDGER, {"written": now, "settings": self.settings, "jobs": jobs})

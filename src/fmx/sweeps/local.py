@@ -1,0 +1,275 @@
+"""A sweep on this machine: plan, run what is not done yet, keep ledger and leaderboard true, say how it went."""
+
+import logging
+import signal
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from hydra.core.utils import filter_overrides
+
+from fmx.config.printed_command import printed_command
+from fmx.errors import ConfigError, DataError, FmxError
+from fmx.process import dry_run
+from fmx.process.exits import Interrupted, advice
+from fmx.process.lock import claim, is_claimed
+from fmx.reporting.best_rows import print_best
+from fmx.reporting.leaderboard import leaderboard
+from fmx.reporting.leaderboard_files import write_leaderboard
+from fmx.runs.run_dir import LAST_WORDS_S, is_under_way, open_run, wait_for_process
+from fmx.sweeps.checkpoints import keep_best
+from fmx.sweeps.disk import in_words
+from fmx.sweeps.display import Display, shared_overrides
+from fmx.sweeps.job import Job
+from fmx.sweeps.ledger import JOURNAL, LEDGER, Ledger
+from fmx.sweeps.machine import Share, shares
+from fmx.sweeps.plan import refuse_another_run
+from fmx.sweeps.pool import Ended, Pool, Started, Workers
+
+__all__ = ["Sweep", "earlier_ledger"]
+
+log = logging.getLogger(__name__)
+BEST = 10  # rows of the table at the end
+LEADERBOARD_SHARE = 20  # writing the leaderboard may take one part of so many of the time
+
+
+def earlier_ledger(sweep_dir: Path) -> Ledger:
+    """The ledger of the sweep that a directory holds, which is then this process's alone; an empty one where none is.
+
+    ConfigError where another process is at work on it. A dry run only looks.
+    """
+    if (sweep_dir / JOURNAL).is_file():
+        raise ConfigError(f"{sweep_dir} holds a search: name another folder with hydra.sweep.dir=DIR")
+    from fmx.sweeps.gate import check_jobs_folder
+
+    check_jobs_folder(sweep_dir)
+    if not (sweep_dir / LEDGER).is_file():
+        return Ledger(sweep_dir, {})
+    _claim_unless_dry(sweep_dir)
+    return Ledger.read(sweep_dir)
+
+
+def _claim_unless_dry(sweep_dir: Path) -> None:
+    if not dry_run.is_asked():
+        claim(sweep_dir, key="hydra.sweep.dir")
+    elif is_claimed(sweep_dir):
+        raise ConfigError(f"another process is at work in {sweep_dir}: a dry run would tell what is not true any more")
+
+
+def _passed(job: Job, allow: Collection[str], root: str | None) -> str:
+    """The fingerprint of a job that may run; a refusal names the version of fmx that wrote the sweep."""
+    from fmx.sweeps.gate import pass_job
+
+    try:
+        return pass_job(job, allow, root)
+    except DataError as error:
+        versions = []
+        for record in job.sweep_dir.glob("[0-9]*/run.json"):
+            with suppress(DataError):
+                versions.append(open_run(record.parent, finished=False).other_version)
+        raise DataError(f"{error}{max(versions, default='')}") from error
+
+
+class Sweep:
+    """Runs the jobs of a ledger. allow: what the user trusts in it, as the gate has it."""
+
+    patience_s = LAST_WORDS_S
+
+    def __init__(self, ledger: Ledger, allow: Collection[str] = ()) -> None:
+        self.ledger = ledger
+        self.allow = allow
+        self._leaderboard_due = False
+        self._leaderboard_wait = 0.0  # until when the last one's cost is made up for
+
+    def run_all(self, numbers: Sequence[int]) -> list[Ended]:
+        """Run what is not completed of the given jobs; FmxError at the end where one failed."""
+        with advice(lambda: f"to go on: {self._command_to_go_on}"):
+            return self._run_all(numbers)
+
+    def preview(self, numbers: Sequence[int], *, num_equal: int = 0, disk: int | None = None) -> None:
+        """Say what `run_all` would do.
+
+        num_equal: jobs that were left out since they are the same as others. disk: bytes that all will take.
+        """
+        entries = [self.ledger.entries[number] for number in numbers]
+        to_run = [self.ledger.job(entry) for entry in entries if entry.status != "completed"]
+        for job in to_run:
+            refuse_another_run(job.run_dir, job.fingerprint)
+        shared = shared_overrides(entry.overrides for entry in entries)
+        display = Display(len(entries), 0, 1, log.info, shared=shared)
+        if shared:
+            log.info(
+                "all jobs: %s", " ".join(filter_overrides([each for each in entries[0].overrides if each in shared]))
+            )
+        for entry in entries:
+            begun = (self.ledger.job(entry).run_dir / "run.json").is_file()
+            how = " · done already" if entry.status == "completed" else " · goes on" if begun else ""
+            log.info("#%d %s%s", entry.number, display.label(self.ledger.job(entry)), how)
+        equal = f" (and {num_equal} equal to others)" if num_equal else ""
+        done = len(entries) - len(to_run)
+        at_once = f", {self.num_at_once(to_run)} at a time" if to_run else ""
+        log.info(
+            "%s%s%s%s", _counted(len(entries), "job"), equal, f", {done} of them done already" if done else "", at_once
+        )
+        log.info(
+            "%s%s", f"{in_words(disk, self.ledger.sweep_dir)} · " if disk is not None else "", self.ledger.sweep_dir
+        )
+        log.info("dry run: nothing was started or written")
+
+    @property
+    def _command_to_go_on(self) -> str:
+        """What to type, with the trust that the jobs of this sweep have had already."""
+        from fmx.sweeps.gate import packages_of
+
+        trusted = {*self.allow, *packages_of(self.ledger.job(each) for each in self.ledger.entries.values())}
+        words = [str(self.ledger.sweep_dir), *(word for each in sorted(trusted) for word in ("--allow", each))]
+        return printed_command("fmx", "run", "--resume-sweep", *words)
+
+    def _run_all(self, numbers: Sequence[int]) -> list[Ended]:
+        entries = [self.ledger.entries[number] for number in numbers]
+        to_run = [self.ledger.job(entry) for entry in entries if entry.status != "completed"]
+        for job in to_run:
+            refuse_another_run(job.run_dir, job.fingerprint)
+        self.ledger.write()  # from here on --resume-sweep can go on
+        num_done = len(entries) - len(to_run)
+        num_workers = self.num_at_once(to_run)
+        log.info(
+            "%s%s, %d at a time · %s",
+            _counted(len(entries), "job"),
+            f", {num_done} of them done already" if num_done else "",
+            num_workers,
+            self.ledger.sweep_dir,
+        )
+        shared = shared_overrides(entry.overrides for entry in self.ledger.entries.values())
+        ended = list(self.run(to_run, Display(len(entries), num_done, num_workers, log.info, shared=shared)))
+        self._say_result(ended, len(entries))
+        return ended
+
+    def run(self, jobs: Iterable[Job], display: Display) -> Iterator[Ended]:
+        """Run jobs, asked for one by one as workers become free, and yield each as it ends.
+
+        Ctrl-C and SIGTERM end the running ones, with their states saved, before they go on to the caller.
+        """
+        settings = self.ledger.settings
+        known = jobs if isinstance(jobs, Sequence) else []
+        pool = self.pool(known)
+        with display, pool:
+            try:
+                for event in pool.run(self._with_arguments(jobs)):
+                    if isinstance(event, Started):
+                        self.ledger.note(event.job, status="running", cause=None, error=None, seconds=None)
+                        display.started(event.job)
+                    elif isinstance(event, Ended):
+                        self._note(event, display)
+                        yield event
+                        if event.status == "failed" and settings.get("fail_fast"):  # a ledger may be older than the key
+                            for stopped in pool.stop(signal.SIGTERM):
+                                self._note(stopped, display)
+                                yield stopped
+                            break
+                    else:
+                        self._write_leaderboard(now=False)
+            except (KeyboardInterrupt, Interrupted):
+                log.warning("stopping: the running jobs save their states; once more ends them at once")
+                for stopped in pool.stop(signal.SIGTERM):
+                    self._note(stopped, display)
+                raise
+            finally:
+                self._write_leaderboard(now=True)
+                keep_best(self.ledger, settings.get("keep_checkpoints"))
+
+    def pool(self, jobs: Sequence[Job]) -> Workers:
+        """What runs the jobs; those that are known beforehand are given."""
+        return Pool(self.shares(jobs), job_timeout_s=self.ledger.settings["job_timeout_s"])
+
+    def num_at_once(self, jobs: Sequence[Job]) -> int:
+        """How many jobs run side by side."""
+        return len(self.shares(jobs))
+
+    def shares(self, jobs: Sequence[Job]) -> list[Share]:
+        """What each worker computes with."""
+        settings = self.ledger.settings
+        return shares(
+            settings["workers"],
+            num_jobs=len(self.ledger.entries),
+            processes=max((job.processes for job in jobs), default=1),
+            uses_gpu=any(job.on_gpu for job in jobs),
+            threads=settings["threads"],
+        )
+
+    def _with_arguments(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, list[str]]]:
+        for job in jobs:
+            arguments = self.arguments(job)
+            if arguments is None:
+                log.info("#%d was completed meanwhile", job.number)
+                self.ledger.note(job, status="completed", cause=None, error=None)
+                self._leaderboard_due = True
+            else:
+                yield job, arguments
+
+    def arguments(self, job: Job) -> list[str] | None:
+        """How a job starts: from its last checkpoint, whatever stopped it, if it ever ran.
+
+        None where somebody has brought it to its end since the sweep began.
+        """
+        from fmx.config.quoting import quoted
+
+        entry = self.ledger.entries[job.number]
+        if not is_under_way(job.run_dir):
+            return []
+        if self.patience_s and self.ledger.status(entry) == "running":
+            log.info("#%d is still at work: waiting until it has saved its state", job.number)
+            wait_for_process(job.run_dir, self.patience_s)
+        # Asked anew: it may have gone on since the sweep began. One that is still at work refuses a second process.
+        status = self.ledger.status(entry)
+        if status == "completed":
+            return None
+        return [f"resume={quoted(str(job.run_dir))}"]
+
+    def _note(self, ended: Ended, display: Display) -> None:
+        self.ledger.note(
+            ended.job, status=ended.status, cause=ended.cause, error=ended.error, seconds=round(ended.seconds, 3)
+        )
+        display.ended(ended)
+        self._leaderboard_due = True
+        self._write_leaderboard(now=False)
+
+    def _write_leaderboard(self, *, now: bool) -> None:
+        """Write the leaderboard if a job has ended since, but spend no more than a part of the time on it."""
+        began = time.monotonic()
+        if not self._leaderboard_due or (began < self._leaderboard_wait and not now):
+            return
+        try:
+            write_leaderboard(self.ledger.sweep_dir)
+        except DataError as error:  # a table is not worth the jobs
+            log.warning("%s", error)
+        spent = time.monotonic() - began
+        self._leaderboard_due, self._leaderboard_wait = False, began + LEADERBOARD_SHARE * spent
+
+    def _print_table(self) -> None:
+        """The best configurations, as far as a terminal of 80 columns has room for their figures."""
+        try:
+            board = leaderboard(sorted(record.parent for record in self.ledger.sweep_dir.rglob("run.json")))
+        except DataError as error:
+            log.warning("%s", error)
+            return
+        if not board.rows:
+            return
+        print_best(board, most=BEST)
+
+    def _say_result(self, ended: Sequence[Ended], num_jobs: int) -> None:
+        self._print_table()
+        log.info("%s", self.ledger.sweep_dir / "leaderboard.md")
+        for status, how in (("failed", "failed"), ("interrupted", "were interrupted")):
+            these = [each for each in ended if each.status == status]
+            if these:
+                first = these[0]
+                raise FmxError(
+                    f"{len(these)} of {num_jobs} jobs {how}, the first: #{first.job.number} {first.job.label}: "
+                    f"{first.error}\n{self._command_to_go_on} goes on with what is not completed"
+                )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

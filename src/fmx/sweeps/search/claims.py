@@ -1,0 +1,119 @@
+"""Who works on a study: commands that live, and one at a time where they must not meet."""
+
+import fcntl
+import logging
+import os
+import re
+import secrets
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Self
+
+from fmx.process.lock import is_claimed
+
+__all__ = ["Searcher", "exclusive"]
+
+log = logging.getLogger(__name__)
+
+LOCK = "study.lock"
+NAME = re.compile(r"\w[\w.-]*")
+BEAT_S = 5.0
+DEAD_AFTER_S = 60.0  # without a beat; only for commands on other machines, whose processes cannot be looked up
+
+
+@contextmanager
+def exclusive(sweep_dir: Path) -> Iterator[None]:
+    """Hold the lock that all commands of a sweep directory share; the system frees it when a process ends, however."""
+    with (sweep_dir / LOCK).open("a") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        yield  # closing the file frees the lock
+
+
+class Searcher:
+    """One command at work on a study, known to the others by a file that it keeps locked and fresh.
+
+    Record locks are not inherited by child processes, so the lock ends with this process and no other.
+    """
+
+    def __init__(self, sweep_dir: Path) -> None:
+        self._folder = sweep_dir / "searchers"
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._file: IO[str] | None = None
+        self._done = threading.Event()
+
+    def __enter__(self) -> Self:
+        self._appear()
+        threading.Thread(target=self._beat, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        assert self._file is not None
+        (self._folder / self.name).unlink(missing_ok=True)
+        self._file.close()
+
+    def _appear(self) -> None:
+        """Make this command's file, locked, where there is none, or none any more."""
+        path = self._folder / self.name
+        if self._file is not None and path.exists():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        if self._file is not None:
+            self._file.close()
+        self._file = file
+
+    def _beat(self) -> None:
+        """Keep the file fresh, whatever happens to it: others would take this command for dead, and its trials."""
+        failing = False
+        while not self._done.wait(BEAT_S):
+            try:
+                self._touch()
+            except Exception as error:  # noqa: BLE001 - a disk that is full or away comes back; a dead thread does not
+                if not failing:
+                    log.warning("cannot tell other commands that this one is alive (%s); trying again", error)
+                failing = True
+            else:
+                failing = False
+
+    def _touch(self) -> float:
+        """Freshen the file; returns the time by the clock that stamps it, from which this machine's may differ."""
+        self._appear()
+        os.utime(self._folder / self.name)
+        return (self._folder / self.name).stat().st_mtime
+
+    def is_alive(self, name: str | None, run_dir: Path) -> bool:
+        """Whether the command of that name still works on the study.
+
+        run_dir: of its trial. While a process holds that, a command whose file is lost or stale counts as alive.
+        """
+        if name == self.name:
+            return True
+        if name is None or not NAME.fullmatch(str(name)):  # a journal from elsewhere may name any path
+            return False
+        path = self._folder / name
+        if name.rpartition("-")[0].rpartition("-")[0] == socket.gethostname() and path.exists():
+            if not _can_lock(path):
+                return True
+            path.unlink(missing_ok=True)
+            return False
+        try:
+            fresh = self._touch() - path.stat().st_mtime < DEAD_AFTER_S
+        except FileNotFoundError:
+            fresh = False
+        return fresh or bool(is_claimed(run_dir))
+
+
+def _can_lock(path: Path) -> bool:
+    try:
+        with path.open("a") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return True
+    except OSError:  # held, or nobody can tell
+        return False
+    return True

@@ -1,0 +1,44 @@
+"""The figure of a finished run that a search goes by."""
+
+import csv
+from io import StringIO
+from math import isfinite
+
+from fmx.config.bounded_files import read_bytes
+from fmx.errors import DataError
+from fmx.runs.run_dir import Run
+
+__all__ = ["figure"]
+
+MAX_BYTES = 16_000_000  # some hundred a validation
+
+
+def figure(run: Run, metric: str) -> float:
+    """A figure of a completed run's chosen checkpoint: of its validation or training, `params`, or `seconds`.
+
+    `seconds` are those of training. Raises DataError where the run has no such figure, or one that is no number.
+    """
+    if metric == "params":
+        return float(run.recorded(int, "params"))
+    if metric == "seconds":
+        return float(run.recorded(float, "timing", "fit_s"))
+    part, _, name = metric.partition("/")
+    figures = (run.metrics.get("val") or {}) if part == "val" else _row_of_checkpoint(run)
+    try:
+        value = float(figures[name if part == "val" else metric])
+    except (KeyError, TypeError, ValueError):
+        raise DataError(f"{run.path} has no figure {metric}") from None
+    if not isfinite(value):
+        raise DataError(f"{metric} is {value}")
+    return value
+
+
+def _row_of_checkpoint(run: Run) -> dict[str, str]:
+    """The row of history.csv that the chosen checkpoint belongs to."""
+    step = run.recorded(int, "best", "step")
+    path = run.path / "history.csv"
+    text = read_bytes(path, at_most=MAX_BYTES).decode("utf-8", errors="replace")
+    try:
+        return next((row for row in csv.DictReader(StringIO(text)) if int(row["step"]) == step), {})
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error

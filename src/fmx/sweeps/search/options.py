@@ -1,0 +1,160 @@
+"""What `hydra.sweeper` says of a search, checked."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from fmx.config.printed_command import printed_command
+from fmx.config.rules import Rule, above, one_of, whole
+from fmx.config.suggest import nearest
+from fmx.errors import ConfigError
+
+__all__ = ["RESOURCES", "Objective", "Options", "read_options", "require_optuna"]
+
+SAMPLERS = ["tpe", "random", "grid", "cmaes"]
+PRUNINGS = ["median", "asha", "hyperband", "none"]
+Direction = Literal["maximize", "minimize"]
+RESOURCES = ["params", "seconds"]  # what a run costs, beside what it scores
+RULES: Mapping[str, Rule] = {
+    "n_trials": whole(1, or_none=True),
+    "timeout_s": above(0, or_none=True),
+    "seed": whole(0),
+    "startup": whole(1),
+    "warmup": whole(1),
+    "reduction": whole(2),
+}
+KEYS = ["params", "metric", "direction", "sampler", "n_trials", "timeout_s", "seed", "startup", "pruning", "warmup"]
+KEYS += ["reduction"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A figure that is sought: its name, and `maximize` or `minimize`."""
+
+    metric: str
+    direction: Direction
+
+
+@dataclass(frozen=True)
+class Options:
+    """The settings of one search."""
+
+    objectives: tuple[Objective, ...]
+    sampler: str
+    pruning: str
+    n_trials: int | None
+    timeout_s: float | None
+    seed: int
+    startup: int
+    warmup: int
+    reduction: int
+
+    @property
+    def goal(self) -> str:
+        """What is sought, in words."""
+        return ", ".join(f"{each.metric} {each.direction}d" for each in self.objectives)
+
+
+def require_optuna() -> None:
+    """ConfigError with the line to type where Optuna is not installed."""
+    if find_spec("optuna") is None:
+        how = printed_command("pip", "install", "optuna>=5,<6", "cmaes")
+        raise ConfigError(f"hydra/sweeper=search needs Optuna, which is not installed: {how}")
+
+
+def read_options(sweeper: Mapping[str, Any], figures: Collection[str]) -> Options:
+    """Check `hydra.sweeper`, plain values, and raise ConfigError for the first thing that is wrong.
+
+    figures: the names that a run's validations log.
+    """
+    for key in sweeper:
+        if key not in {*KEYS, "_target_", "mode"}:
+            raise ConfigError(f"hydra.sweeper has no key {key!r}{nearest(key, KEYS)} Keys: {', '.join(KEYS)}")
+    sampler = _named(sweeper, "sampler", SAMPLERS)
+    pruning = _named(sweeper, "pruning", PRUNINGS)
+    if sampler == "cmaes" and find_spec("cmaes") is None:
+        how = printed_command("pip", "install", "cmaes")
+        raise ConfigError(f"hydra.sweeper.sampler=cmaes needs a package that is missing: {how}")
+    for key, rule in RULES.items():
+        if not rule.holds(sweeper[key]):
+            raise ConfigError(f"hydra.sweeper.{key} must be {rule.expected}, got {_shown(sweeper[key])}")
+    if sweeper["n_trials"] is None and sweeper["timeout_s"] is None and sampler != "grid":
+        raise ConfigError(
+            "the search would never end: give hydra.sweeper.n_trials=COUNT or hydra.sweeper.timeout_s=SECONDS"
+        )
+    objectives = _objectives(sweeper, figures)
+    if len(objectives) > 1 and pruning != "none":
+        raise ConfigError(
+            f"hydra.sweeper.pruning={pruning} stops what is poor in one figure, but hydra.sweeper.metric names "
+            f"{len(objectives)}; use hydra.sweeper.pruning=none, or one metric"
+        )
+    if len(objectives) > 1 and sampler == "cmaes":
+        raise ConfigError(
+            "hydra.sweeper.sampler=cmaes seeks one figure alone; for several use hydra.sweeper.sampler=tpe"
+        )
+    if pruning != "none" and objectives[0].metric in RESOURCES:
+        raise ConfigError(
+            f"hydra.sweeper.pruning={pruning} follows a figure of the validations, and {objectives[0].metric} is none; "
+            "use hydra.sweeper.pruning=none"
+        )
+    return Options(objectives=objectives, sampler=sampler, pruning=pruning, **{key: sweeper[key] for key in RULES})
+
+
+def _named(sweeper: Mapping[str, Any], key: str, choices: list[str]) -> str:
+    """One of a few names; YAML reads `none` as text but `null` as nothing."""
+    value = "none" if sweeper[key] is None and "none" in choices else sweeper[key]
+    if not one_of(*choices).holds(value):
+        raise ConfigError(
+            f"hydra.sweeper.{key}={_shown(value)}: there is no {key} {_shown(value)}"
+            f"{nearest(str(value), choices)} Choices: {', '.join(choices)}"
+        )
+    return str(value)
+
+
+def _objectives(sweeper: Mapping[str, Any], figures: Collection[str]) -> tuple[Objective, ...]:
+    metrics = sweeper["metric"] if isinstance(sweeper["metric"], list) else [sweeper["metric"]]
+    if not metrics:
+        raise ConfigError("hydra.sweeper.metric must name a figure, for example val/accuracy")
+    for metric in metrics:
+        _check_metric(metric, figures)
+    if len(set(metrics)) < len(metrics):
+        raise ConfigError(f"hydra.sweeper.metric names a figure twice: {', '.join(metrics)}")
+    given = sweeper["direction"]
+    if given == "auto":
+        given = ["auto"] * len(metrics)
+    directions = given if isinstance(given, list) else [given]
+    for direction in directions:
+        if not one_of("maximize", "minimize", "auto").holds(direction):
+            raise ConfigError(f"hydra.sweeper.direction must be maximize, minimize or auto, got {_shown(direction)}")
+    if len(directions) != len(metrics):
+        raise ConfigError(
+            f"hydra.sweeper.direction must have one entry for each of the {len(metrics)} metrics, got "
+            f"{len(directions)}: 'hydra.sweeper.direction=[maximize,minimize]'"
+        )
+    return tuple(
+        Objective(metric, _natural_direction(metric) if direction == "auto" else direction)
+        for metric, direction in zip(metrics, directions, strict=True)
+    )
+
+
+def _check_metric(metric: object, figures: Collection[str]) -> None:
+    if isinstance(metric, str) and metric.startswith("test"):
+        raise ConfigError(
+            f"hydra.sweeper.metric={metric}: a search chooses by what it looks at, and what was chosen by the test set "
+            f"says nothing of unseen images; use {metric.replace('test', 'val', 1)}"
+        )
+    known = [*figures, *RESOURCES]
+    if metric not in known:
+        raise ConfigError(
+            f"hydra.sweeper.metric={_shown(metric)}: there is no figure {_shown(metric)}{nearest(str(metric), known)} "
+            f"Figures: {', '.join(known)}"
+        )
+
+
+def _natural_direction(metric: str) -> Direction:
+    return "minimize" if metric in RESOURCES or metric.endswith("loss") else "maximize"
+
+
+def _shown(value: object) -> str:
+    return "null" if value is None else repr(value)

@@ -1,0 +1,64 @@
+"""What a search would do: its distributions, the trials that are certain beforehand, their number and their disk."""
+
+import logging
+from pathlib import Path
+
+import optuna
+
+from fmx.sweeps.disk import in_words
+from fmx.sweeps.search.options import Options
+from fmx.sweeps.search.samplers import make_sampler
+from fmx.sweeps.search.space import Space
+
+__all__ = ["preview"]
+
+log = logging.getLogger(__name__)
+
+
+def preview(sweep_dir: Path, options: Options, space: Space, *, num_begun: int, largest: int, kept: int) -> None:
+    """Say what would be drawn.
+
+    num_begun: trials that the study has already. largest: bytes of a trial's checkpoints, at most. kept: bytes of a
+    trial without them.
+    """
+    for key, described in space.description().items():
+        log.info("%s from %s", key, described)
+    total = options.n_trials
+    if options.sampler == "grid":
+        points = space.num_points(space.grid())
+        total = min(total or points, points)
+    certain = _certain(options, space, total)
+    seen: dict[tuple[str, ...], int] = {}
+    for number, drawn in enumerate(certain):
+        first = seen.setdefault(tuple(drawn), number)
+        same = f" · the same as trial {first}" if first != number else ""
+        if number >= num_begun:
+            log.info("trial %d: %s%s", number, " ".join(drawn), same)
+    num_equal = len(certain) - len(seen)
+    if total is None:
+        log.info("trials until %g s have passed", options.timeout_s or 0)
+        return
+    left = max(0, total - max(num_begun, len(certain)))
+    parts = [f"{total} trials by {options.sampler}"]
+    parts += [f"{num_begun} of them begun already"] if num_begun else []
+    parts += [f"{num_equal} equal to others"] if num_equal else []
+    parts += [f"{left} to be drawn by what comes out before"] if left else []
+    log.info("%s", ", ".join(parts))
+    log.info("at most %s · %s", in_words(total * (largest + kept), sweep_dir), sweep_dir)
+
+
+def _certain(options: Options, space: Space, total: int | None) -> list[list[str]]:
+    """The draws of the first trials, as far as they follow from the seed alone."""
+    count = total if options.sampler in {"grid", "random"} else min(options.startup, total or options.startup)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(directions=[each.direction for each in options.objectives])
+    drawn = []
+    for number in range(count or 0):
+        study.sampler = make_sampler(
+            options.sampler, space, seed=options.seed, number=number, startup=max(options.startup, number + 1)
+        )
+        trial = study.ask()
+        for key, distribution in space.distributions.items():
+            trial._suggest(key, distribution)  # noqa: SLF001 - as the search draws
+        drawn.append(space.overrides(trial.params))
+    return drawn

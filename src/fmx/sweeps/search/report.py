@@ -1,0 +1,58 @@
+"""What a search leaves beside its trials: search.json, search.md and search.html, and the checkpoints worth keeping."""
+
+from pathlib import Path
+
+from optuna.trial import TrialState
+
+from fmx.runs.record import write_json
+from fmx.sweeps.checkpoints import remove_checkpoints
+from fmx.sweeps.search.claims import exclusive
+from fmx.sweeps.search.html_page import html_page
+from fmx.sweeps.search.summary import Summary
+
+__all__ = ["keep_best", "write_page", "write_summary"]
+
+
+def write_summary(summary: Summary) -> None:
+    """Write search.json and search.md; other commands that share the study write them too, one at a time."""
+    with exclusive(summary.sweep_dir):
+        write_json(summary.sweep_dir / "search.json", summary.plain())
+        _write(summary.sweep_dir / "search.md", _markdown(summary))
+
+
+def write_page(summary: Summary) -> None:
+    """Write search.html."""
+    page = html_page(summary)
+    with exclusive(summary.sweep_dir):
+        _write(summary.sweep_dir / "search.html", page)
+
+
+def keep_best(summary: Summary, count: int | None) -> None:
+    """Delete the checkpoints of completed trials but the `count` best and those of the Pareto front; None keeps all."""
+    if count is None:
+        return
+    kept = {trial.number for trial in [*summary.ranked()[:count], *summary.best]}
+    for trial in summary.trials:
+        if trial.state == TrialState.COMPLETE and trial.number not in kept:
+            remove_checkpoints(summary.sweep_dir / str(trial.number))
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _markdown(summary: Summary) -> str:
+    lines = [f"# Search: {summary.options.goal}", "", f"{summary.headline()}, drawn by {summary.options.sampler}."]
+    for trial in summary.best:
+        figures = ", ".join(f"{name} {value:.6g}" for name, value in summary.named(trial.values).items())
+        lines += ["", f"Trial {trial.number}: {figures}", "", f"    {summary.command.of(trial.params)}"]
+    heads, rows = summary.table()
+    lines += ["", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    lines += [f"| {' | '.join(map(_escaped, row))} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")

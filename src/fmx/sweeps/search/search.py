@@ -1,0 +1,213 @@
+"""The story of a search: read what is sought, check it, run trials until there are enough, say what came out."""
+
+import logging
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fmx.config.check import check_names
+from fmx.config.rules import check_values
+from fmx.errors import ConfigError, TrainingError
+from fmx.process import dry_run
+from fmx.process.exits import BEFORE_ANY_JOB, advice
+from fmx.sweeps.ledger import LEDGER
+from fmx.sweeps.preparation import Preparation
+from fmx.sweeps.search.frozen_conf import CONF, frozen_context, warn_of_changes
+from fmx.sweeps.search.options import Options, read_options, require_optuna
+from fmx.training.check import check_parts
+
+if TYPE_CHECKING:
+    from fmx.sweeps.search.claims import Searcher
+    from fmx.sweeps.search.command import Command
+    from fmx.sweeps.search.space import Space
+
+__all__ = ["search"]
+
+log = logging.getLogger(__name__)
+
+
+def search(context: HydraContext, config: DictConfig, arguments: list[str]) -> None:
+    """Run a search to its end, or go on with the one in the sweep directory.
+
+    arguments: the command line's overrides. Raises ConfigError before the first trial for anything that is wrong,
+    TrainingError at the end where trials failed.
+    """
+    require_optuna()
+    from fmx.sweeps.search.claims import Searcher
+
+    with advice(lambda: BEFORE_ANY_JOB):
+        task = _prepare(context, config, arguments)
+        if dry_run.is_asked():
+            _preview(task)
+            return
+    task.sweep_dir.mkdir(parents=True, exist_ok=True)
+    with Searcher(task.sweep_dir) as searcher:
+        failed = _run(task, searcher)
+    if failed:
+        first = min(failed)
+        raise TrainingError(f"{len(failed)} trials failed, the first: #{first}: {failed[first]}")
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A search that has been checked."""
+
+    context: HydraContext
+    config: DictConfig
+    sweep_dir: Path
+    launcher: dict[str, Any]
+    options: Options
+    space: "Space"
+    fixed: dict[str, str]  # the overrides of every trial by key
+    configs: list[DictConfig]  # with every choice and both ends of every interval
+
+
+def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) -> _Task:
+    """Read and check everything; nothing is written yet."""
+    from fmx.sweeps.gate import check_sweep_dir
+    from fmx.sweeps.plan import check_multirun
+    from fmx.sweeps.search.space import read_space, split
+    from fmx.sweeps.search.workers import check_launcher
+    from fmx.sweeps.warm import warm_up
+
+    check_multirun(config)
+    sweep_dir = Path(str(config.hydra.sweep.dir)).resolve()  # outputs/latest may come to mean another one
+    if (sweep_dir / LEDGER).is_file():
+        raise ConfigError(f"{sweep_dir} holds a sweep that is no search: name another folder with hydra.sweep.dir=DIR")
+    check_sweep_dir(sweep_dir)
+    sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
+    launcher: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
+    check_launcher(launcher)
+    if (sweep_dir / CONF).is_dir():
+        warn_of_changes(config, sweep_dir)
+        context = frozen_context(context, config, sweep_dir)
+    constant, swept = split(sweeper["params"], arguments, context.config_loader)
+    fixed = {each.key_or_group: str(each.input_line) for each in constant}
+    composed = Composition(context, config, list(fixed.values()))
+    base = composed.config([])
+    options = read_options(sweeper, _figures(base))
+    space = read_space(swept, base)
+    if options.sampler == "grid":
+        space.grid()
+    configs = _every_choice(composed, options, space)
+    warm_up()
+    doing = f"checking the {len(configs)} configurations with every choice and both ends of every interval"
+    with Preparation(doing, len(configs), log.info) as preparation:
+        for each in configs:
+            check_parts(each, check_names(each))
+            preparation.advance()
+    return _Task(context, config, sweep_dir, launcher, options, space, fixed, configs)
+
+
+def _preview(task: _Task) -> None:
+    from fmx.sweeps.disk import REST_BYTES, checkpoint_bytes
+    from fmx.sweeps.search.preview import preview
+    from fmx.sweeps.search.study import num_begun
+
+    begun = num_begun(task.sweep_dir, task.options, task.space, fixed=task.fixed)
+    largest = max(map(checkpoint_bytes, task.configs))
+    preview(task.sweep_dir, task.options, task.space, num_begun=begun, largest=largest, kept=REST_BYTES)
+    log.info("dry run: nothing was started or written")
+
+
+def _run(task: _Task, searcher: "Searcher") -> dict[int, str]:
+    """Run trials until there are enough, and say what came out; returns the errors of those that failed."""
+    from fmx.sweeps.search.command import Command
+
+    command = Command(task.config, list(task.fixed.values()), task.space)
+    with advice(lambda: f"to go on: {command.to_go_on}"):
+        return _run_trials(task, searcher, command)
+
+
+def _run_trials(task: _Task, searcher: "Searcher", command: "Command") -> dict[int, str]:
+    from fmx.sweeps.plan import Plan
+    from fmx.sweeps.search.report import keep_best, write_page, write_summary
+    from fmx.sweeps.search.study import SharedStudy
+    from fmx.sweeps.search.summary import summarize
+    from fmx.sweeps.search.trials import Trials
+    from fmx.sweeps.search.workers import run_trials
+
+    options, space, sweep_dir = task.options, task.space, task.sweep_dir
+    context = frozen_context(task.context, task.config, sweep_dir)
+    study = SharedStudy(sweep_dir, options, space, searcher, fixed=task.fixed)
+    trials = Trials(study, Plan(context, task.config), options, space, list(task.fixed.values()))
+    log.info("search: %s by %s, %s · %s", ", ".join(space.distributions), options.sampler, options.goal, sweep_dir)
+    try:
+        running = run_trials(
+            trials.claimed(),
+            task.launcher,
+            sweep_dir,
+            num_trials=study.num_trials,
+            num_begun=study.num_begun,
+            labelled=trials.labelled,
+        )
+        with closing(running):  # so that what ends this loop lets the trials save their states
+            for ended in running:
+                trials.settle(ended)
+                write_summary(summarize(study.study, sweep_dir, options, command))
+    finally:
+        summary = summarize(study.study, sweep_dir, options, command)
+        write_summary(summary)
+        write_page(summary)
+        keep_best(summary, task.config.sweep.keep_checkpoints)
+    summary.print_best()
+    for line in summary.lines():
+        log.info("%s", line)
+    return trials.failed
+
+
+class Composition:
+    """Composes configurations from the overrides of every trial and others."""
+
+    def __init__(self, context: HydraContext, config: DictConfig, fixed: list[str]) -> None:
+        self._loader = context.config_loader
+        self._config = config
+        self.fixed = fixed
+
+    def config(self, overrides: list[str]) -> DictConfig:
+        """The composed configuration."""
+        return self._loader.load_sweep_config(self._config, [*self.fixed, *overrides])
+
+
+def _figures(base: DictConfig) -> list[str]:
+    """What a run logs at each validation."""
+    vectors = [name for name, node in base.metrics.items() if str(node.get("average")) in {"None", "none"}]
+    figures = ["val/loss", *(f"val/{name}" for name in base.metrics if name not in vectors)]
+    return [*figures, "train/loss", "train/accuracy"]
+
+
+def _every_choice(composed: Composition, options: Options, space: "Space") -> list[DictConfig]:
+    """The configurations with every choice and both ends of every interval: a typo in one stops the search.
+
+    Values are checked already, since that needs no heavy import; the rest is the caller's.
+    """
+    from fmx.sweeps.search.trials import pruning_overrides
+
+    if any(each.key == "seed" for each in space.parameters):
+        log.warning("the search draws the seed: the best one is luck. Fix it, and repeat the best with seed=1,2,3")
+    first = {each.key: each.corners()[0] for each in space.parameters}
+    points = [first] + [first | {each.key: value} for each in space.parameters for value in each.corners()[1:]]
+    configs = [composed.config([*space.overrides(point), *pruning_overrides(options)]) for point in points]
+    for config in configs:
+        ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        with suppress(OmegaConfBaseException):  # the whole check says better what is wrong
+            check_values(OmegaConf.to_container(ours, resolve=True))  # type: ignore[arg-type]
+        _check_validation(str(config.data.validation), options)
+    return configs
+
+
+def _check_validation(validation: str, options: Options) -> None:
+    """ConfigError where the figures that are sought are those of the test set, or of nothing."""
+    metrics = [each.metric for each in options.objectives if each.metric.startswith("val/")]
+    if metrics and validation == "test":
+        raise ConfigError(
+            f"data.validation=test makes {metrics[0]} a figure of the test set, which a search must not choose by; use "
+            "data.validation=COUNT"
+        )
+    if metrics and validation == "none":
+        raise ConfigError(f"data.validation=none leaves no {metrics[0]} to search by; use data.validation=COUNT")

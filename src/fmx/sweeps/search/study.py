@@ -1,0 +1,336 @@
+"""An Optuna study in a sweep directory, which several commands on several machines may work on at once."""
+
+import logging
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal._file import get_lock_file
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from fmx.errors import ConfigError, DataError
+from fmx.process.memory_bound import SPARE_BYTES, at_most_bytes
+from fmx.process.table import printable
+from fmx.runs.data_root import KEY
+from fmx.sweeps.ledger import JOURNAL
+from fmx.sweeps.search.claims import Searcher, exclusive
+from fmx.sweeps.search.options import Options
+from fmx.sweeps.search.samplers import make_pruner, make_sampler
+from fmx.sweeps.search.space import Space
+
+__all__ = ["ERROR", "JOURNAL", "Claim", "RunningTrial", "SharedStudy", "num_begun"]
+
+log = logging.getLogger(__name__)
+
+MAX_JOURNAL_BYTES = 2**27  # some hundred for each report of each trial
+MAX_TRIALS = 100_000
+MAX_STEPS = 2**53  # which a report may be of
+COPIES = 4  # of the journal's text: as it is read, and what it says as objects
+NAME = "search"
+SETTINGS = "search"  # the study's attribute that says what it searches
+OWNER = "owner"  # a trial's attribute: the command that runs it
+ERROR = "error"  # a trial's attribute: why it failed
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial that this command is to run: its number, its values by key, and whether another had begun it."""
+
+    number: int
+    values: Mapping[str, Any]
+    begun: bool
+
+
+class SharedStudy:
+    """The study of a sweep directory, with the trials that this command has claimed."""
+
+    def __init__(
+        self, sweep_dir: Path, options: Options, space: Space, searcher: Searcher, *, fixed: Mapping[str, str]
+    ) -> None:
+        """Open or begin the study; ConfigError where the directory's study searches something else.
+
+        fixed: the overrides of every trial, by key.
+        """
+        self.sweep_dir = sweep_dir
+        self._options = options
+        self._space = space
+        self._searcher = searcher
+        self._grid = space.num_points(space.grid()) if options.sampler == "grid" else math.inf
+        wanted = _settings(options, space, fixed)
+        with self._exclusively():
+            self.study = optuna.create_study(
+                storage=_storage(sweep_dir),
+                study_name=NAME,
+                directions=[each.direction for each in options.objectives],
+                load_if_exists=True,
+            )
+            known = self.study.user_attrs.get(SETTINGS)
+            if known is None:
+                self.study.set_user_attr(SETTINGS, wanted)
+            else:
+                _check_same(sweep_dir, known, wanted)
+            self._check_trials()
+        self.study.pruner = make_pruner(wanted)
+
+    def _check_trials(self) -> None:
+        """DataError where a trial has a value that the search cannot have drawn, or came to what no trial comes to.
+
+        Values become overrides.
+        """
+        trials = self.study.get_trials(deepcopy=False)
+        if len(trials) > MAX_TRIALS:
+            raise DataError(f"{self.sweep_dir / JOURNAL} has {len(trials):,} trials; a search may have {MAX_TRIALS:,}")
+        for trial in trials:
+            if not _is_plausible(trial, len(self._options.objectives)):
+                raise DataError(f"{self.sweep_dir / JOURNAL}: trial {trial.number} came to what no trial can come to")
+            for key, value in trial.params.items():
+                drawn = self._space.distributions.get(key)
+                if drawn is None or not _is_drawn(value, drawn):
+                    raise DataError(
+                        f"{self.sweep_dir / JOURNAL}: trial {trial.number} has {printable(key)}={printable(value)[:80]}"
+                        ", which this search cannot have drawn; name another folder with hydra.sweep.dir=DIR"
+                    )
+
+    @property
+    def num_trials(self) -> int | None:
+        """How many trials the study is to have; None where only time ends it."""
+        limit = min(self._options.n_trials or math.inf, self._grid)
+        return None if limit == math.inf else int(limit)
+
+    @property
+    def num_begun(self) -> int:
+        """How many trials have been begun, by whomever."""
+        return len(self.study.get_trials(deepcopy=False))
+
+    def claim(self) -> Claim | None:
+        """Claim a trial: one whose command is gone, else a new one; None once the study has all it was to have."""
+        with self._exclusively():
+            trials = self.study.get_trials(deepcopy=False)
+            for trial in trials:
+                owner, run_dir = trial.user_attrs.get(OWNER), self.sweep_dir / str(trial.number)
+                if trial.state == TrialState.RUNNING and not self._searcher.is_alive(owner, run_dir):
+                    return self._own(self._trial(trial), begun=True)
+            if self.num_trials is not None and len(trials) >= self.num_trials:
+                return None
+            self._use_sampler(len(trials))
+            return self._own(self.study.ask(), begun=False)
+
+    def _trial(self, trial: FrozenTrial) -> Trial:
+        self._use_sampler(trial.number)
+        return Trial(self.study, trial._trial_id)  # noqa: SLF001
+
+    def _own(self, trial: Trial, *, begun: bool) -> Claim:
+        """Draw the values; where a command was killed while it drew, what it had drawn stays."""
+        trial.set_user_attr(OWNER, self._searcher.name)
+        for key, distribution in self._space.distributions.items():
+            trial._suggest(key, distribution)  # noqa: SLF001 - what ask() does with its distributions
+        return Claim(trial.number, trial.params, begun)
+
+    def _use_sampler(self, number: int) -> None:
+        options = self._options
+        self.study.sampler = make_sampler(
+            options.sampler, self._space, seed=options.seed, number=number, startup=options.startup
+        )
+
+    def complete(self, number: int, values: Sequence[float]) -> None:
+        """Tell what a trial came to."""
+        self._tell(number, values=list(values))
+
+    def prune(self, number: int) -> None:
+        """Tell that a trial was stopped early."""
+        self._tell(number, state=TrialState.PRUNED)
+
+    def fail(self, number: int, error: str) -> None:
+        """Tell that a trial failed, and why."""
+        self._tell(number, state=TrialState.FAIL, error=error)
+
+    def _tell(self, number: int, *, error: str | None = None, **outcome: Any) -> None:
+        trial = self.study.get_trials(deepcopy=False)[number]
+        if trial.state != TrialState.RUNNING:
+            log.warning("#%d: another command has told what became of it: %s", number, trial.state.name)
+            return
+        if error is not None:
+            self.study._storage.set_trial_user_attr(trial._trial_id, ERROR, error)  # noqa: SLF001
+        self._use_sampler(number)  # cmaes looks at what is told
+        self.study.tell(number, **outcome)
+
+    @contextmanager
+    def _exclusively(self) -> Iterator[None]:
+        with exclusive(self.sweep_dir):
+            _mend(self.sweep_dir / JOURNAL)
+            yield
+
+
+def num_begun(sweep_dir: Path, options: Options, space: Space, *, fixed: Mapping[str, str]) -> int:
+    """How many trials a directory's study has; ConfigError where it searches something else. Nothing is written."""
+    if not (sweep_dir / JOURNAL).is_file():
+        return 0
+    study = optuna.load_study(study_name=NAME, storage=_storage(sweep_dir))
+    known = study.user_attrs.get(SETTINGS)
+    if known is not None:
+        _check_same(sweep_dir, known, _settings(options, space, fixed))
+    return len(study.get_trials(deepcopy=False))
+
+
+class RunningTrial:
+    """A trial as its own run sees it: a place to report to, which says when to stop."""
+
+    def __init__(self, study: Study, trial: FrozenTrial) -> None:
+        self._study = study
+        self._trial_id = trial._trial_id  # noqa: SLF001
+
+    @classmethod
+    def of_run(cls, run_dir: Path) -> "RunningTrial | None":
+        """The trial that a run directory belongs to; None where it is no trial of a search, or one that has ended."""
+        if not (run_dir.parent / JOURNAL).is_file() or not run_dir.name.isdecimal():
+            return None
+        study = optuna.load_study(study_name=NAME, storage=_storage(run_dir.parent))
+        study.pruner = make_pruner(study.user_attrs[SETTINGS])
+        trials = study.get_trials(deepcopy=False)
+        number = int(run_dir.name)
+        if number >= len(trials) or trials[number].state != TrialState.RUNNING:
+            return None
+        return cls(study, trials[number])
+
+    def report(self, step: int, value: float) -> bool:
+        """Report a figure after the `step`-th validation; returns whether the trial should stop."""
+        storage = self._study._storage  # noqa: SLF001
+        storage.set_trial_intermediate_value(self._trial_id, step, value)
+        return self._study.pruner.prune(self._study, storage.get_trial(self._trial_id))
+
+
+def _check_same(sweep_dir: Path, known: object, wanted: Mapping[str, Any]) -> None:
+    """ConfigError where the study in a directory searches something else; DataError where it does not say what."""
+    if not isinstance(known, Mapping) or not isinstance(known.get("override") or {}, Mapping):
+        raise DataError(f"{sweep_dir / JOURNAL} does not say what is searched as it should")
+    if _without_root(known) != wanted:
+        raise ConfigError(_difference(sweep_dir, known, wanted))
+
+
+def _is_plausible(trial: FrozenTrial, num_objectives: int) -> bool:
+    """Whether a trial, read from a file that may be anybody's, came to figures, and says as a text why it failed."""
+    values, reports = trial.values, trial.intermediate_values
+    if trial.state == TrialState.COMPLETE and (values is None or len(values) != num_objectives):
+        return False
+    figures = all(type(value) in {int, float} and math.isfinite(value) for value in values or [])
+    # A report may be NaN: a loss can be.
+    reported = all(0 <= step < MAX_STEPS and type(value) in {int, float} for step, value in reports.items())
+    return figures and reported and all(isinstance(trial.user_attrs.get(key, ""), str) for key in (OWNER, ERROR))
+
+
+def _is_drawn(value: object, drawn: BaseDistribution) -> bool:
+    if isinstance(drawn, CategoricalDistribution):
+        return value in drawn.choices
+    assert isinstance(drawn, IntDistribution | FloatDistribution)
+    return type(value) in {int, float} and drawn.low <= value <= drawn.high  # type: ignore[operator]
+
+
+def _storage(sweep_dir: Path) -> JournalStorage:
+    """Open the journal; DataError where it is none, or where reading it takes more than such a file does."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    journal = sweep_dir / JOURNAL
+    try:
+        with at_most_bytes(SPARE_BYTES + COPIES * _num_bytes(journal), f"the trials of {journal}"):
+            return JournalStorage(_Journal(str(journal)))
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        reason = str(error)[:200] or type(error).__name__
+        raise DataError(f"{journal} cannot be read as the trials of a search: {reason}") from error
+
+
+def _num_bytes(journal: Path) -> int:
+    """Its size, 0 where it is not there yet; DataError where it is beyond that of any search."""
+    size = journal.stat().st_size if journal.exists() else 0
+    if size > MAX_JOURNAL_BYTES:
+        raise DataError(
+            f"{journal} is larger than the {MAX_JOURNAL_BYTES:,} bytes that the trials of a search may take"
+        )
+    return size
+
+
+class _Journal(JournalFileBackend):
+    """Optuna's file; of a line that a full disk cut off nothing is left when the next one comes."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._journal = Path(path)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append lines to whole ones."""
+        _mend(self._journal)
+        super().append_logs(logs)
+
+
+def _settings(options: Options, space: Space, fixed: Mapping[str, str]) -> dict[str, Any]:
+    """What must be the same for all commands that share a study: everything but how long they go on."""
+    return {
+        "metric": [each.metric for each in options.objectives],
+        "direction": [each.direction for each in options.objectives],
+        "distribution": space.description(),
+        "override": {key: text for key, text in fixed.items() if key != KEY},  # where the data lies is not what it is
+        **{name: getattr(options, name) for name in ("sampler", "seed", "startup", "pruning", "warmup", "reduction")},
+    }
+
+
+def _without_root(known: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a study in which an earlier version may have counted data.root."""
+    overrides = known.get("override")
+    return (
+        {**known, "override": {key: text for key, text in overrides.items() if key != KEY}} if overrides else {**known}
+    )
+
+
+def _mend(journal: Path) -> None:
+    """Cut off a last line that was never written to its end, as a power cut leaves it: nobody could read on."""
+    _num_bytes(journal)
+    if not _is_torn(journal):
+        return
+    with get_lock_file(JournalFileSymlinkLock(str(journal))):  # runs append their reports meanwhile
+        if _is_torn(journal):
+            whole = journal.read_bytes().rfind(b"\n") + 1
+            os.truncate(journal, whole)
+
+
+def _is_torn(journal: Path) -> bool:
+    if not journal.is_file() or not journal.stat().st_size:
+        return False
+    with journal.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+def _difference(sweep_dir: Path, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Say what differs between the study in a directory and the one that is wanted."""
+    then, now = _flat(_without_root(known)), _flat(wanted)
+    key = next(key for key in [*now, *then] if then.get(key) != now.get(key))
+    was, is_now = (flat.get(key, "not given") for flat in (then, now))
+    return (
+        f"the search in {sweep_dir} is another one, so its trials do not compare: {key} was {was} and is {is_now} now. "
+        "Repeat its command, or name another folder with hydra.sweep.dir=DIR"
+    )
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= {str(key): str(child) for key, child in value.items()}
+        else:
+            flat[f"hydra.sweeper.{name}"] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return flat

@@ -1,0 +1,163 @@
+"""What a search has come to so far: its best configurations, and every trial."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from fmx.process.table import print_figures, printable
+from fmx.runs.settings import show
+from fmx.sweeps.search.command import Command
+from fmx.sweeps.search.options import Options
+from fmx.sweeps.search.study import ERROR
+
+__all__ = ["Summary", "summarize"]
+
+BEST = 10  # rows of the table at the end
+STATES = {
+    TrialState.COMPLETE: "completed",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The state of a study. best: one trial, or with several metrics all that no other trial beats in every one."""
+
+    sweep_dir: Path
+    study: Study
+    options: Options
+    trials: Sequence[FrozenTrial]
+    best: Sequence[FrozenTrial]
+    command: Command
+
+    def count(self, state: TrialState) -> int:
+        """How many trials are in a state."""
+        return sum(trial.state == state for trial in self.trials)
+
+    @property
+    def completed(self) -> list[FrozenTrial]:
+        """The trials that went to their end."""
+        return [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of trials by what became of them."""
+        return {name: self.count(state) for state, name in STATES.items() if state != TrialState.WAITING}
+
+    def named(self, values: Sequence[float] | None) -> dict[str, float]:
+        """A trial's values by metric."""
+        return {each.metric: value for each, value in zip(self.options.objectives, values or [], strict=False)}
+
+    def plain(self) -> dict[str, Any]:
+        """Everything as plain values, for search.json."""
+        options = self.options
+        return {
+            "metric": [each.metric for each in options.objectives],
+            "direction": [each.direction for each in options.objectives],
+            "sampler": options.sampler,
+            "pruning": options.pruning,
+            "command": self.command.to_go_on,
+            "trials": {"begun": len(self.trials), **self.counts},
+            "best": [
+                {
+                    "trial": trial.number,
+                    "run_dir": str(self.sweep_dir / str(trial.number)),
+                    "values": self.named(trial.values),
+                    "params": trial.params,
+                    "command": self.command.of(trial.params),
+                }
+                for trial in self.best
+            ],
+            "history": [self._plain(trial) for trial in self.trials],
+        }
+
+    def _plain(self, trial: FrozenTrial) -> dict[str, Any]:
+        return {
+            "trial": trial.number,
+            "state": STATES[trial.state],
+            "values": self.named(trial.values),
+            "params": trial.params,
+            "reports": {str(step): value for step, value in trial.intermediate_values.items()},
+            "seconds": round(trial.duration.total_seconds(), 3) if trial.duration else None,
+            "error": trial.user_attrs.get(ERROR),
+        }
+
+    def ranked(self) -> list[FrozenTrial]:
+        """The completed trials, best in the first metric first, then the others in the order of their numbers."""
+        sign = -1 if self.options.objectives[0].direction == "maximize" else 1
+        others = [trial for trial in self.trials if trial.state != TrialState.COMPLETE]
+        return sorted(self.completed, key=lambda trial: sign * (trial.values or [0.0])[0]) + others
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Headings and rows: number, state, values, parameters and error of each trial."""
+        metrics = [each.metric for each in self.options.objectives]
+        keys = list(dict.fromkeys(key for trial in self.trials for key in trial.params))
+        rows = []
+        for trial in self.ranked():
+            named = self.named(trial.values)
+            cells = [str(trial.number), STATES[trial.state]]
+            cells += [f"{named[metric]:.6g}" if named else "" for metric in metrics]
+            cells += [show(trial.params[key]) if key in trial.params else "" for key in keys]
+            rows.append([*cells, printable(self._note(trial))])
+        return ["trial", "state", *metrics, *keys, "note"], rows
+
+    def _note(self, trial: FrozenTrial) -> str:
+        """Why a trial has no values."""
+        if trial.state == TrialState.PRUNED and trial.intermediate_values:
+            step = max(trial.intermediate_values)
+            name = self.options.objectives[0].metric
+            return f"after validation {step}: {name} {trial.intermediate_values[step]:.6g}"
+        return str(trial.user_attrs.get(ERROR, ""))
+
+    def headline(self) -> str:
+        """The trials counted, in one line."""
+        counts = [f"{number} {name}" for name, number in self.counts.items() if number]
+        return f"{len(self.trials)} {'trial' if len(self.trials) == 1 else 'trials'}: {', '.join(counts) or 'none'}"
+
+    def print_best(self) -> None:
+        """Print the best completed trials in the first metric: their values and what was chosen."""
+        completed = [trial for trial in self.ranked() if trial.state == TrialState.COMPLETE]
+        if len(completed) < 2:  # noqa: PLR2004 - the best one is named anyway
+            return
+        metrics = [each.metric for each in self.options.objectives]
+        rows = []
+        for trial in completed[:BEST]:
+            chosen = " ".join(f"{key}={show(value)}" for key, value in trial.params.items())
+            rows.append([str(trial.number), *(f"{value:.6g}" for value in self.named(trial.values).values()), chosen])
+        print()
+        print_figures(["trial", *metrics, "chosen"], rows)
+        print()
+        sys.stdout.flush()
+
+    def lines(self) -> Iterator[str]:
+        """What is printed at the end."""
+        yield f"{self.headline()} · {self.options.goal}"
+        if not self.best:
+            yield f"no trial has been completed; {self.sweep_dir / 'search.md'} lists what became of them"
+            return
+        if len(self.options.objectives) > 1:
+            yield f"{len(self.best)} of them are best: no other trial beats one in every metric"
+        for trial in self.best:
+            figures = "  ".join(f"{name} {value:.6g}" for name, value in self.named(trial.values).items())
+            yield f"trial {trial.number}: {figures}"
+            yield f"  {self.command.of(trial.params)}"
+        yield f"{self.sweep_dir / 'search.html'}"
+
+
+def summarize(study: Study, sweep_dir: Path, options: Options, command: Command) -> Summary:
+    """Read a study."""
+    trials = study.get_trials(deepcopy=False)
+    completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    best: list[FrozenTrial] = []
+    if completed:
+        several = len(options.objectives) > 1
+        best = sorted(study.best_trials, key=lambda trial: trial.values) if several else [study.best_trial]
+    return Summary(sweep_dir, study, options, trials, best, command)

@@ -1,0 +1,32 @@
+"""What Hydra calls for `hydra/sweeper=search`."""
+
+import logging
+from typing import Any
+
+from hydra.core.utils import configure_log, setup_globals
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+__all__ = ["SearchSweeper"]
+
+
+class SearchSweeper(Sweeper):
+    """Runs a search over the distributions of a command line; conf/hydra/sweeper/search.yaml says what it takes."""
+
+    def __init__(self, **_: Any) -> None:
+        """Take any setting: they are all checked together, in plain words, before the first trial."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what the search needs; the task is run by name, in other processes."""
+        self.context = hydra_context
+        self.settings = config
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Search; raises ConfigError for wrong settings, TrainingError where trials failed."""
+        from fmx.sweeps.search.search import search
+
+        setup_globals()
+        configure_log(self.settings.hydra.hydra_logging, self.settings.hydra.verbose)
+        logging.getLogger("fmx").setLevel(logging.INFO)
+        search(self.context, self.settings, arguments)

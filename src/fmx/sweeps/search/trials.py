@@ -1,0 +1,112 @@
+"""The trials that one command runs: claimed as workers get free, told to the study when they have ended."""
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+from fmx.config.quoting import quoted
+from fmx.errors import ConfigError, DataError
+from fmx.runs.run_dir import LAST_WORDS_S, Run, is_under_way, open_run, wait_for_process
+from fmx.sweeps.job import Job
+from fmx.sweeps.plan import Plan
+from fmx.sweeps.pool import Ended
+from fmx.sweeps.search.figure import figure
+from fmx.sweeps.search.options import Options
+from fmx.sweeps.search.space import Space
+from fmx.sweeps.search.study import Claim, SharedStudy
+
+__all__ = ["Trials", "pruning_overrides"]
+
+log = logging.getLogger(__name__)
+
+
+def pruning_overrides(options: Options) -> list[str]:
+    """The callback that lets the search stop a run."""
+    if options.pruning == "none":
+        return []
+    monitor = options.objectives[0].metric
+    return [f"+callbacks.pruning={{_target_:fmx.sweeps.search.pruning.Pruning,monitor:{monitor}}}"]
+
+
+class Trials:
+    """Makes jobs of claimed trials, and tells the study what became of them.
+
+    fixed: the overrides of every trial. `failed` has the errors of this command's trials by number.
+    """
+
+    def __init__(self, study: SharedStudy, plan: Plan, options: Options, space: Space, fixed: list[str]) -> None:
+        self._study = study
+        self._plan = plan
+        self._options = options
+        self._space = space
+        self._fixed = fixed
+        self._began = time.monotonic()
+        self._values: dict[int, list[str]] = {}
+        self.failed: dict[int, str] = {}
+
+    def claimed(self) -> Iterator[tuple[Job, list[str]]]:
+        """Jobs with their arguments, for as long as there are trials to run and time to start them in."""
+        budget = self._options.timeout_s
+        while budget is None or time.monotonic() - self._began < budget:
+            claim = self._study.claim()
+            if claim is None:
+                return
+            arguments = self._begun(claim.number) if claim.begun else []
+            if arguments is None or (job := self._job(claim)) is None:
+                continue
+            yield job, arguments
+
+    def _begun(self, number: int) -> list[str] | None:
+        """The arguments that continue a trial of a command that is gone; None where its run had ended."""
+        run_dir = self._study.sweep_dir / str(number)
+        if not is_under_way(run_dir):
+            return []
+        wait_for_process(run_dir, LAST_WORDS_S)
+        return None if self._settle_from_record(number) else [f"resume={quoted(str(run_dir))}"]
+
+    def _job(self, claim: Claim) -> Job | None:
+        """The job of a trial; None, and the trial failed, where its values do not fit together."""
+        self._values[claim.number] = self._space.overrides(claim.values)
+        overrides = [*self._fixed, *self._values[claim.number], *pruning_overrides(self._options)]
+        try:
+            return self._plan.job(overrides, claim.number)
+        except ConfigError as error:  # each value was right by itself
+            log.warning("%s", error)
+            self._fail(claim.number, str(error))
+            return None
+
+    def labelled(self, job: Job) -> Job:
+        """The job as it is shown: by what the search chose."""
+        return replace(job, overrides=self._values[job.number])
+
+    def settle(self, ended: Ended) -> None:
+        """Tell the study how a run ended; one that was interrupted is left for the next command to continue."""
+        number = ended.job.number
+        if ended.status == "failed":
+            self._fail(number, ended.error or f"the run ended as {ended.cause}")
+        else:
+            self._settle_from_record(number)
+
+    def _settle_from_record(self, number: int) -> bool:
+        """Tell what run.json says of a trial whose run has ended by itself; returns whether it has."""
+        run = open_run(self._study.sweep_dir / str(number), finished=False)
+        if run.pruned:
+            self._study.prune(number)
+        elif run.status == "completed":
+            self._complete(number, run)
+        elif run.status == "failed":
+            self._fail(number, str(run.record.get("error")))
+        else:
+            return False
+        return True
+
+    def _complete(self, number: int, run: Run) -> None:
+        try:
+            self._study.complete(number, [figure(run, each.metric) for each in self._options.objectives])
+        except DataError as error:
+            self._fail(number, str(error))
+
+    def _fail(self, number: int, error: str) -> None:
+        self.failed[number] = error
+        self._study.fail(number, error)

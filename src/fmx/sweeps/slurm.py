@@ -1,0 +1,308 @@
+"""A sweep on a SLURM cluster: planned here, run there, with ledger and leaderboard kept true from here meanwhile."""
+
+import logging
+import re
+import signal
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
+
+from fmx.errors import ConfigError, DataError
+from fmx.process import dry_run
+from fmx.process.exits import BEFORE_ANY_JOB, Interrupted, advice
+from fmx.runs.run_dir import open_run
+from fmx.sweeps import slurm_queue as queue
+from fmx.sweeps.array_task import ArrayTask
+from fmx.sweeps.disk import disk_needed
+from fmx.sweeps.job import FROZEN_JOBS, Job
+from fmx.sweeps.ledger import Ledger
+from fmx.sweeps.local import Sweep, earlier_ledger
+from fmx.sweeps.plan import Plan
+from fmx.sweeps.pool import Cause, Ended, Started, complete_record, last_line
+from fmx.sweeps.settings import check_fail_fast
+
+__all__ = ["ClusterSweep", "launch"]
+
+log = logging.getLogger(__name__)
+COUNTS = {"array_parallelism": 1, "timeout_min": 1, "signal_before_end_s": 0, "max_requeues": 0}
+OPTIONAL_COUNTS = {"cpus_per_task": 1, "gpus_per_node": 0}
+PLAIN = re.compile(r"\w[\w.,:&|+*()\[\]@/-]*")  # a line of its own in a job's script cannot be hidden in it
+WITH_SUBMITIT = ["timeout_min", "mem_gb", "cpus_per_task", "partition", "account", "qos", "constraint"]
+
+
+def launch(
+    context: HydraContext, config: DictConfig, overrides: Sequence[Sequence[str]], settings: Mapping[str, Any]
+) -> list[Ended]:
+    """Plan a multirun's jobs, submit those that are neither done nor queued already, and wait for all.
+
+    Raises ConfigError before the first job where one cannot run or SLURM refuses, FmxError where one failed.
+    """
+    plain: dict[str, Any] = {
+        key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for key, value in settings.items()
+    }
+    check_settings(plain)
+    queue.check_installed()
+    sweep_dir = Path(str(config.hydra.sweep.dir)).resolve()
+    with advice(lambda: BEFORE_ANY_JOB):
+        ledger = earlier_ledger(sweep_dir)
+        known = {entry.fingerprint: entry.number for entry in ledger.entries.values()}
+        plan = Plan(context, config, here=False)
+        jobs = plan.jobs(overrides, known)
+        ledger.settings = {**plain, "launcher": "slurm", "keep_checkpoints": config.sweep.keep_checkpoints}
+        ledger.add([job for job in jobs if job.fingerprint not in known])
+        if dry_run.is_asked():
+            disk = disk_needed(plan.configs(jobs), keep=config.sweep.keep_checkpoints)
+            ClusterSweep(ledger).preview([job.number for job in jobs], num_equal=len(overrides) - len(jobs), disk=disk)
+            return []
+        plan.freeze(jobs)
+    return ClusterSweep(ledger).run_all([job.number for job in jobs])
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """ConfigError for a setting of the launcher that makes no sense."""
+    for key, least in {**COUNTS, **OPTIONAL_COUNTS}.items():
+        value = settings[key]
+        optional = key in OPTIONAL_COUNTS
+        if not (optional and value is None) and not (type(value) is int and value >= least):
+            or_null = " or null" if optional else ""
+            raise ConfigError(
+                f"hydra.launcher.{key} must be a whole number of at least {least}{or_null}, got {value!r}"
+            )
+    for key in ("mem_gb", "poll_s"):
+        value = settings[key]
+        if not (key == "mem_gb" and value is None) and not (type(value) in {int, float} and value > 0):
+            raise ConfigError(f"hydra.launcher.{key} must be a number greater than 0, got {value!r}")
+    check_fail_fast(settings)
+    if settings["signal_before_end_s"] >= 60 * settings["timeout_min"]:
+        raise ConfigError(
+            f"hydra.launcher.signal_before_end_s={settings['signal_before_end_s']} leaves no time to train in "
+            f"hydra.launcher.timeout_min={settings['timeout_min']}"
+        )
+    if not isinstance(settings["setup"], list):
+        raise ConfigError(f"hydra.launcher.setup must be a list of shell lines, got {settings['setup']!r}")
+    if not isinstance(settings["additional_parameters"] or {}, dict):
+        raise ConfigError(
+            "hydra.launcher.additional_parameters must map sbatch's long options to values, as in "
+            "'hydra.launcher.additional_parameters={mail-type: END}'"
+        )
+
+
+def check_foreign_settings(settings: Mapping[str, Any], path: Path, allow: Collection[str]) -> None:
+    """DataError for settings of an earlier sweep from which a job's script would be made; they may be anybody's."""
+    check_settings(settings)
+    for key in ("partition", "account", "qos", "constraint"):
+        if settings[key] is not None and not PLAIN.fullmatch(str(settings[key])):
+            raise DataError(
+                f"{path} has hydra.launcher.{key}={str(settings[key])[:80]!r}, which is no name on a cluster"
+            )
+    for key in ("setup", "additional_parameters"):
+        if settings[key] and "setup" not in allow:
+            raise DataError(
+                f"{path} has hydra.launcher.{key}={str(settings[key])[:200]!r}, which goes into each job's script. "
+                "If you trust it, add --allow setup"
+            )
+
+
+class ClusterSweep(Sweep):
+    """Runs the jobs of a ledger on the cluster; those that are queued or running there already are waited for."""
+
+    patience_s = 0.0  # what SLURM does not know of has ended
+
+    def __init__(self, ledger: Ledger, allow: Collection[str] = ()) -> None:
+        script = any(ledger.settings.get(key) for key in ("setup", "additional_parameters"))
+        super().__init__(ledger, {*allow, "setup"} if script else allow)
+        submitted = {entry.slurm_job for entry in ledger.entries.values() if entry.slurm_job}
+        states = queue.states(submitted)
+        if states is None:
+            raise DataError("SLURM does not answer, so nobody knows which jobs are still queued; try again (squeue)")
+        self._alive = {name for name, state in states.items() if state in {queue.PENDING, queue.RUNNING}}
+
+    def pool(self, jobs: Sequence[Job]) -> "ClusterPool":
+        """SLURM, seen as a pool of workers."""
+        alive = {job.number: name for job in jobs if (name := self._slurm_job(job)) in self._alive and name}
+        return ClusterPool(self.ledger.sweep_dir, self.ledger.settings, alive=alive, submitted=self._submitted)
+
+    def num_at_once(self, jobs: Sequence[Job]) -> int:
+        """How many jobs an array runs side by side."""
+        return min(int(self.ledger.settings["array_parallelism"]), max(1, len(jobs)))
+
+    def arguments(self, job: Job) -> list[str] | None:
+        """As on one machine, but what runs on another one is left alone."""
+        return [] if self._slurm_job(job) in self._alive else super().arguments(job)
+
+    def _slurm_job(self, job: Job) -> str | None:
+        return self.ledger.entries[job.number].slurm_job
+
+    def _submitted(self, job: Job, name: str) -> None:
+        self.ledger.note(job, slurm_job=name, status="waiting", cause=None, error=None)
+
+
+@dataclass
+class _Submitted:
+    job: Job
+    name: str  # SLURM's
+    began: float | None = None
+    ended: str | None = None  # SLURM's state, where it was seen to have ended once
+
+
+class ClusterPool:
+    """Jobs in SLURM's queue, with the methods of the local pool.
+
+    settings: of conf/hydra/launcher/slurm.yaml. alive: SLURM's name of the jobs, by number, that are in its queue
+    already. submitted: is told SLURM's name of each job. Leaving it ends no job: the cluster goes on by itself.
+    """
+
+    def __init__(
+        self,
+        sweep_dir: Path,
+        settings: Mapping[str, Any],
+        *,
+        alive: Mapping[int, str],
+        submitted: Callable[[Job, str], None],
+    ) -> None:
+        self._folder = sweep_dir / FROZEN_JOBS / "slurm"
+        self._settings = settings
+        self._alive = alive
+        self._note_submitted = submitted
+        self._jobs: list[_Submitted] = []
+        self._cancelled = self._deserted = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._jobs and not self._cancelled:
+            log.info("%d jobs go on without this command", len(self._jobs))
+
+    def run(self, jobs: Iterable[tuple[Job, list[str]]]) -> Iterator[Started | Ended | None]:
+        """Submit all jobs, and yield each start and end as SLURM tells them, and None whenever time has passed."""
+        try:
+            self._submit(list(jobs))
+            if self._alive:
+                log.info("%d of them were in SLURM's queue already", len(self._alive))
+            while self._jobs:
+                yield from self._look()
+                yield None
+                if self._jobs:
+                    time.sleep(self._settings["poll_s"])
+        except Interrupted as interrupted:
+            self._deserted = interrupted.signum != signal.SIGINT  # only a person at the keyboard means the jobs
+            raise
+
+    def stop(self, signum: int) -> Iterator[Ended]:  # noqa: ARG002 - scancel has its own
+        """Cancel all jobs, wait until those that run have saved their states, and yield how they ended."""
+        if self._deserted:
+            return
+        self._cancelled = True
+        queue.cancel([each.name for each in self._jobs])
+        while self._jobs:
+            yield from (event for event in self._look() if isinstance(event, Ended))
+            time.sleep(min(1.0, self._settings["poll_s"]))
+
+    def _submit(self, jobs: Sequence[tuple[Job, list[str]]]) -> None:
+        """One array for all jobs that need the same."""
+        alike: dict[tuple[tuple[str, Any], ...], list[tuple[Job, list[str]]]] = {}
+        for job, more in jobs:
+            if job.number in self._alive:
+                self._jobs.append(_Submitted(job, self._alive[job.number]))
+            else:
+                alike.setdefault(tuple(self._needs(job).items()), []).append((job, more))
+        for needs, group in alike.items():
+            tasks = [
+                ArrayTask(job.arguments, str(job.run_dir), str(job.log), bool(more), self._settings["max_requeues"])
+                for job, more in group
+            ]
+            # Noted one by one: where SLURM refuses the next thousand, those before it are in its queue.
+            names = queue.submit(tasks, self._folder, {**self._resources(), **dict(needs)})
+            for (job, _), name in zip(group, names, strict=True):
+                self._jobs.append(_Submitted(job, name))
+                self._note_submitted(job, name)
+
+    def _needs(self, job: Job) -> dict[str, Any]:
+        """What depends on the job: SLURM starts one task for each of its processes."""
+        per_node = job.processes // job.nodes
+        gpus = self._settings["gpus_per_node"]
+        if gpus is None and job.accelerator in {"gpu", "cuda"}:
+            gpus = per_node
+        return {"nodes": job.nodes, "ntasks_per_node": per_node, "gpus_per_node": gpus or None}
+
+    def _resources(self) -> dict[str, Any]:
+        settings = self._settings
+        srun = ["--kill-on-bad-exit=1", "--wait=0"]  # a process that fails ends the others; one that is done does not
+        if settings["cpus_per_task"] is not None:
+            srun.append(f"--cpus-per-task={settings['cpus_per_task']}")  # srun no longer takes it from sbatch
+        names = {"timeout_min": "time", "mem_gb": "mem"}
+        given = {names.get(key, key): settings[key] for key in WITH_SUBMITIT}
+        if given["mem"] is not None:
+            given["mem"] = f"{round(1024 * given['mem'])}M"
+        return given | {
+            "job_name": "fmx",
+            "array_parallelism": settings["array_parallelism"],
+            "signal_delay_s": settings["signal_before_end_s"],
+            "setup": settings["setup"] or None,
+            "additional_parameters": {"requeue": True, **(settings["additional_parameters"] or {})},
+            "srun_args": srun,
+        }
+
+    def _look(self) -> Iterator[Started | Ended]:
+        states = queue.states(each.name for each in self._jobs)
+        if states is None:
+            return  # SLURM's controller is away for a moment
+        for each in list(self._jobs):
+            state = states[each.name]
+            if state in {queue.PENDING, queue.RUNNING}:
+                each.ended = None
+                if state == queue.RUNNING and each.began is None:
+                    each.began = time.monotonic()
+                    yield Started(each.job)
+            elif each.ended is None and _status(each.job) != "completed":
+                each.ended = state  # looked at once more: a shared disk may show the job's files a moment later
+            else:
+                self._jobs.remove(each)
+                yield self._verdict(each, state)
+
+    def _verdict(self, each: _Submitted, state: str) -> Ended:
+        """How a job ended, from its own record; the record is completed where the job could not."""
+        job, seconds = each.job, 0.0 if each.began is None else time.monotonic() - each.began
+        try:
+            run = open_run(job.run_dir, finished=False)
+        except DataError:
+            record, status = {}, None
+        else:
+            record, status = run.record, run.status
+        if status == "completed":
+            return Ended(job, "completed", None, record.get("timing", {}).get("fit_s", seconds))
+        cause: Cause = "raised"
+        if self._cancelled and status != "failed":
+            cause, error = "interrupted", None
+        elif status == "failed":
+            error = record.get("error")
+        else:
+            cause = "killed"
+            error = f"SLURM ended its job {each.name} ({state.lower()})"
+            if not record:
+                error += f": {said}" if (said := last_line(job) or self._last_words(each)) else ""
+        if record or cause != "interrupted":
+            complete_record(job, record, "interrupted" if cause == "interrupted" else "failed", error)
+        return Ended(job, cause, error, seconds)
+
+    def _last_words(self, each: _Submitted) -> str | None:
+        """What SLURM or Python said where the job did not come as far as to say anything."""
+        lines = [
+            line.strip()
+            for path in sorted(self._folder.glob(f"{each.name}_*_log.err"))
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+        ]
+        return next((line for line in reversed(lines) if line), None)
+
+
+def _status(job: Job) -> str | None:
+    try:
+        return open_run(job.run_dir, finished=False).status
+    except DataError:
+        return None

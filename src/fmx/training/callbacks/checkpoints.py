@@ -1,0 +1,210 @@
+"""The two checkpoints of a run: best.ckpt, the best validation so far, and last.ckpt, from which training continues."""
+
+import io
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+
+from fmx.errors import ConfigError
+from fmx.training.classifier import Classifier, validates
+from fmx.training.random_state import random_state, restore_random_state
+
+__all__ = ["BestCheckpoint", "LastCheckpoint", "checkpoint_dir", "is_between_steps", "is_time_to_ask"]
+
+AT_MOST_EVERY_S = 1.0  # what is trained in less than that is soon trained again; writing it takes longer
+ASK_EVERY = 20  # optimizer steps between two questions to the other processes of a run: each makes all wait
+
+
+def checkpoint_dir(trainer: Trainer) -> Path:
+    """The folder of a run's checkpoints."""
+    return Path(trainer.default_root_dir) / "checkpoints"
+
+
+def is_between_steps(trainer: Trainer) -> bool:
+    """Whether nothing but the next training step follows this one: no validation, no gradient half summed up."""
+    loop = trainer.fit_loop.epoch_loop
+    if (loop.batch_idx + 1) % trainer.accumulate_grad_batches or loop.batch_progress.is_last_batch:
+        return False
+    every = trainer.val_check_batch
+    counted = loop.total_batch_idx if trainer.check_val_every_n_epoch is None else loop.batch_idx
+    return not isinstance(every, int) or (counted + 1) % every != 0
+
+
+def is_time_to_ask(trainer: Trainer) -> bool:
+    """Whether the processes of a run look up after this step: the same answer in each of them."""
+    taken = (trainer.fit_loop.epoch_loop.batch_idx + 1) // trainer.accumulate_grad_batches
+    return is_between_steps(trainer) and (trainer.world_size == 1 or taken % ASK_EVERY == 1)
+
+
+def _just_now(written: float, trainer: Trainer) -> bool:
+    """Whether a checkpoint need not be written again; never among several processes, which have to agree on it."""
+    return trainer.world_size == 1 and time.monotonic() - written < AT_MOST_EVERY_S
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps best.ckpt: the weights with the best `monitor` so far, the earlier one where two are equal.
+
+    mode: `max` or `min`. Where nothing is held out, best.ckpt is a newest epoch's, at the end the last one's.
+    """
+
+    def __init__(self, *, monitor: str, mode: str) -> None:
+        super().__init__(
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        )
+        self._written = -math.inf
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the folder, and whether there is a validation to choose by."""
+        self.dirpath = str(checkpoint_dir(trainer))
+        if not validates(trainer):
+            self.monitor = None
+        super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """ConfigError where training would end before its first validation."""
+        super().on_train_start(trainer, pl_module)
+        first, length = _batches_to_validation(trainer), _batches(trainer)
+        if self.monitor and first > length:
+            raise ConfigError(
+                f"trainer.val_check_interval={trainer.val_check_interval} leaves no validation to choose a checkpoint "
+                f"by in {length} training batches; validate more often, or train longer"
+            )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save where the validation was the best so far; without any, where the last time is a while ago."""
+        if self.monitor or not _just_now(self._written, trainer):
+            super().on_train_epoch_end(trainer, pl_module)
+            self._written = time.monotonic()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the last weights where there is no validation."""
+        if not self.monitor and not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+def _batches_to_validation(trainer: Trainer) -> int:
+    """The batches of a process before the first validation of a training."""
+    every, epochs = trainer.val_check_batch, trainer.check_val_every_n_epoch
+    inside = int(every) if isinstance(every, int) else 0  # a user's Trainer may validate by the clock
+    return inside if epochs is None else (epochs - 1) * int(trainer.num_training_batches) + inside
+
+
+def _batches(trainer: Trainer) -> int:
+    """The batches of a process in the whole training."""
+    an_epoch, summed = int(trainer.num_training_batches), trainer.accumulate_grad_batches
+    epochs, rest = divmod(int(trainer.estimated_stepping_batches), math.ceil(an_epoch / summed))
+    return epochs * an_epoch + rest * summed
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps last.ckpt, from which training goes on as if it had never stopped, and at the end of it the final weights.
+
+    It is written before each epoch but the first (unless it was in the second before), at the end, and whenever
+    `every_s` seconds have passed since the last time. Beside what Lightning keeps, it holds every random state of every
+    process.
+    """
+
+    filename = "last"
+
+    def __init__(self, *, every_s: float) -> None:
+        self.every_s = every_s
+        self.elapsed_before_s = 0.0  # in the parts of this run that ended early
+        self._at_epoch_start = False
+        self._finished = False
+        self.is_final = False  # whether last.ckpt holds the final state
+        self._states: list[dict[str, Any]] = []  # of every process
+        self._began = self._saved = time.monotonic()
+        self._written = -math.inf  # by this process
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock; where training had ended already, go straight to what comes after it."""
+        self._began = self._saved = time.monotonic()
+        if self._finished:
+            trainer.should_stop = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring the random states back, once nothing else will draw before the first step."""
+        if not self._states:
+            return
+        state = self._states[trainer.global_rank % len(self._states)]
+        self._states = []
+        restore_random_state(state["random"])
+        assert isinstance(pl_module, Classifier)
+        pl_module.tally.restore(state["tally"])
+        # Lightning does so when it makes the loaders, but a schedule that asks for their length makes them too early.
+        trainer.fit_loop._load_combined_loader_states()  # noqa: SLF001
+        trainer.fit_loop._restarting = False  # noqa: SLF001 - or a plateau schedule would miss the end of this epoch
+        if self._at_epoch_start:  # Lightning would take the epoch that is to begin for one that has ended
+            trainer.fit_loop.epoch_loop.restarting = False
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the state between two epochs."""
+        if trainer.current_epoch > 0 and not _just_now(self._written, trainer):
+            self.save(trainer, at_epoch_start=True)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save the state in the middle of an epoch where it is time to."""
+        if not is_time_to_ask(trainer):
+            return
+        due = time.monotonic() - self._saved >= self.every_s
+        if trainer.world_size > 1:
+            due = trainer.strategy.reduce_boolean_decision(due, all=False)
+        if due:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the final state."""
+        self._finished = True
+        self.save(trainer)
+        self.is_final = True
+
+    def save(self, trainer: Trainer, *, at_epoch_start: bool = False) -> None:
+        """Write last.ckpt; every process of a distributed run has to call it at the same step."""
+        assert isinstance(trainer.lightning_module, Classifier)
+        own = {"random": random_state(), "tally": trainer.lightning_module.tally.state()}
+        self._states = [own]
+        if trainer.world_size > 1:
+            self._states = _gathered(own, trainer.world_size)
+        self._at_epoch_start = at_epoch_start
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.save()  # what the curves have by now does not come again
+        trainer.save_checkpoint(checkpoint_dir(trainer) / f"{self.filename}.ckpt")
+        self._states = []
+        self._saved = self._written = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What training needs to go on from here; other checkpoints, such as best.ckpt, hold no random states."""
+        return {
+            "states": self._states,
+            "at_epoch_start": self._at_epoch_start,
+            "finished": self._finished,
+            "elapsed_s": self.elapsed_before_s + time.monotonic() - self._began,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep what was read until training starts."""
+        self._states = state_dict["states"]
+        self._at_epoch_start = state_dict["at_epoch_start"]
+        self._finished = state_dict["finished"]
+        self.elapsed_before_s = state_dict["elapsed_s"]
+
+
+def _gathered(own: dict[str, Any], world_size: int) -> list[dict[str, Any]]:
+    """Every process's state, in the order of their ranks; as bytes, since torch sends no tensors inside objects."""
+    buffer = io.BytesIO()
+    torch.save(own, buffer)
+    written = [b""] * world_size
+    torch.distributed.all_gather_object(written, buffer.getvalue())
+    return [torch.load(io.BytesIO(each), map_location="cpu", weights_only=True) for each in written]

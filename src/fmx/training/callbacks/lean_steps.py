@@ -1,0 +1,191 @@
+"""Training steps without Lightning's bookkeeping, wherever it has nothing to do at them."""
+
+import time
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.strategies import SingleDeviceStrategy
+from torch import Tensor
+
+from fmx.errors import TrainingError
+from fmx.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, is_between_steps
+from fmx.training.callbacks.history import History
+from fmx.training.callbacks.interruption import Interruption
+from fmx.training.callbacks.learning_rate import LearningRate
+from fmx.training.callbacks.progress import Progress
+from fmx.training.classifier import Batch, Classifier, Step, scales_gradients
+from fmx.training.step_graph import StepGraph, can_be_captured, fixed_parts
+
+__all__ = ["LeanSteps"]
+
+STEP_HOOKS = [
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+]
+# Callbacks to which it is the same whether they are called at each step or at one of several, if it is the last one
+# before a validation or the end of an epoch.
+PATIENT = (BestCheckpoint, History, LastCheckpoint, Interruption, LearningRate, Progress)
+
+
+class LeanSteps(Callback):
+    """Follows each of Lightning's training steps by more of them, for at most `at_most_s` seconds; 0 for none.
+
+    They compute what Lightning would, to the bit, and count as its own, but call no hook, which is most of what a small
+    network's step costs more than a plain loop's (benchmarks/overhead.py). Those at which something is due stay
+    Lightning's: an epoch's last, the one before a validation, those that log, the last of all. All do where another
+    callback, precision 16-mixed, a profiler, several processes or accumulated gradients need to see each step.
+    On a GPU they are replayed as one CUDA graph, where they are the same each time (`step_graph.py`).
+    """
+
+    def __init__(self, *, at_most_s: float) -> None:
+        self.at_most_s = at_most_s
+        self._training: _Training | None = None  # where there may be lean steps
+        self._interruptions: list[Interruption] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find out whether anybody needs to see each step, and who knows of signals."""
+        self._interruptions = [each for each in trainer.callbacks if isinstance(each, Interruption)]  # type: ignore[attr-defined]
+        if (
+            type(pl_module) is Classifier
+            and isinstance(trainer.strategy, SingleDeviceStrategy)
+            and type(trainer.profiler) is PassThroughProfiler  # type: ignore[attr-defined]
+            and not scales_gradients(trainer)
+            and not any(map(_needs_each_step, trainer.callbacks))  # type: ignore[attr-defined]
+        ):
+            self._training = _Training(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Train on the batches that come next."""
+        if self._training is None or trainer.should_stop or trainer.accumulate_grad_batches > 1:
+            return
+        if not is_between_steps(trainer) or not self._training.look_anew(trainer):
+            return
+        loop, fetcher, began = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher, time.monotonic()  # noqa: SLF001
+        assert fetcher is not None
+        place, first, taken, room = loop.batch_idx + 1, trainer.global_step, 0, _room(trainer)
+        served = fetcher.combined_loader._iterator  # noqa: SLF001
+        batches = served.iterators[0]  # type: ignore[union-attr] # a small network's step feels what is wrapped around
+        while taken < room and time.monotonic() - began < self.at_most_s and not self._asked_to_stop():
+            self._training(next(batches), Step(first + taken, trainer.current_epoch, place + taken))
+            taken += 1
+        served._idx += taken  # type: ignore[union-attr] # noqa: SLF001
+        fetcher.fetched += taken
+        fetcher.done = fetcher.fetched == fetcher.length
+        loop.batch_progress.increment_by(taken, is_last_batch=fetcher.done)
+        loop._batches_that_stepped += taken  # noqa: SLF001 - where the loggers' curves go on
+        loop.scheduler_progress.increment_by(taken * len(self._training.schedulers))
+        loop.automatic_optimization.optim_progress.optimizer.step.increment_by(taken)
+        loop.automatic_optimization.optim_progress.optimizer.zero_grad.increment_by(taken)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Free the memory of a step."""
+        self._training = None
+
+    def _asked_to_stop(self) -> bool:
+        return any(each.asked for each in self._interruptions)
+
+
+def _needs_each_step(callback: Callback) -> bool:
+    return not isinstance(callback, (LeanSteps, *PATIENT)) and any(
+        hook in vars(callback) or getattr(type(callback), hook) is not getattr(Callback, hook) for hook in STEP_HOOKS
+    )
+
+
+def _room(trainer: Trainer) -> int:
+    """How many steps may follow this one before a step at which Lightning has something to do."""
+    loop = trainer.fit_loop.epoch_loop
+    room = trainer.num_training_batches - 1 - (loop.batch_idx + 1)
+    if log_every := trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        room = min(room, _until(loop._batches_that_stepped + 1, log_every))  # noqa: SLF001
+    if isinstance(trainer.val_check_batch, int):
+        counted = loop.total_batch_idx if trainer.check_val_every_n_epoch is None else loop.batch_idx
+        room = min(room, _until(counted + 1, trainer.val_check_batch))
+    if trainer.max_steps != -1:
+        room = min(room, trainer.max_steps - 1 - trainer.global_step)
+    return int(room)
+
+
+def _until(position: int, every: int) -> int:
+    """How many positions from this one on, counted from 0, come before the last one of a group of `every`."""
+    return every - 1 - position % every
+
+
+class _Training:
+    """What Lightning's loops do with one batch, in their order."""
+
+    def __init__(self, trainer: Trainer, classifier: Classifier) -> None:
+        self.classifier = classifier
+        self.data = trainer.datamodule  # type: ignore[attr-defined]
+        self.device = classifier.device
+        self.precision = trainer.precision_plugin
+        self.clip = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
+        self.graph: StepGraph | None = None
+        self.captured: list[object] | None = None  # what the graph takes for fixed; None where steps are launched
+
+    def look_anew(self, trainer: Trainer) -> bool:
+        """Take over what a callback may have changed between two runs of lean steps; False where they cannot do it."""
+        configs = [config for config in trainer.lr_scheduler_configs if config.interval == "step"]
+        if len(trainer.optimizers) > 1 or any(config.frequency > 1 or config.reduce_on_plateau for config in configs):
+            return False
+        (self.optimizer,) = trainer.optimizers
+        self.schedulers = [config.scheduler for config in configs]
+        captures = self.device.type == "cuda" and can_be_captured(self.classifier, self.data)
+        fixed = fixed_parts(self.classifier, self.data) if captures else None
+        if fixed != self.captured:
+            self.graph, self.captured = None, fixed
+        return True
+
+    def __call__(self, batch: Batch, step: Step) -> None:
+        batch = self.data.on_before_batch_transfer(self.precision.convert_input(batch), 0)
+        batch = self.data.transfer_batch_to_device(batch, self.device, 0)
+        if self.graph is None and len(batch[0]) > 1 and self.captured is not None:
+            self._capture(batch)
+        fits = self.graph is not None and self.graph.fits(batch)
+        gradients_of = self._replayed if fits else self._computed
+
+        def closure() -> Tensor:
+            loss = gradients_of(batch, step)
+            self.classifier.on_before_optimizer_step(self.optimizer)
+            if self.clip[0] is not None:
+                self.classifier.configure_gradient_clipping(self.optimizer, *self.clip)
+            return loss.detach()
+
+        self.optimizer.step(closure)  # type: ignore[arg-type]
+        for scheduler in self.schedulers:
+            scheduler.step()
+
+    def _computed(self, batch: Batch, step: Step) -> Tensor:
+        batch = self.data.on_after_batch_transfer(batch, 0)
+        with self.precision.train_step_context():
+            loss = self.classifier.train_on(batch, step)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    def _replayed(self, batch: Batch, step: Step) -> Tensor:
+        assert self.graph is not None
+        loss, logits = self.graph(batch)
+        self.classifier.tally.add(step, loss, logits, batch[1])
+        return loss
+
+    def _capture(self, batch: Batch) -> None:
+        def loss_and_logits(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            batch = self.data.on_after_batch_transfer((images, labels), 0)
+            with self.precision.train_step_context():
+                return self.classifier.loss_and_logits(*batch)
+
+        parameters = [p for p in self.classifier.parameters() if p.requires_grad]
+        try:
+            self.graph = StepGraph(loss_and_logits, batch, parameters)
+        except RuntimeError as error:  # after which torch draws no more random numbers on this GPU
+            raise TrainingError(
+                "a training step cannot be captured as a CUDA graph; train with callbacks.lean_steps.at_most_s=0 "
+                f"instead. The reason: {error}"
+            ) from error

@@ -1,0 +1,43 @@
+"""The parts of a configuration, checked without any data: importing this brings nothing heavy."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from fmx.config.check import without_hydra
+from fmx.process.start import look_for_garbage
+
+__all__ = ["check_parts"]
+
+
+def check_parts(config: DictConfig, resolved: Mapping[str, Any], *, here: bool = True) -> None:
+    """Import the targets, bind their signatures, and make what needs no data.
+
+    resolved: what check_names returned. here: it will run on this machine, not on another one, which may have what this
+    one lacks.
+    """
+    from fmx.config.targets import check_accelerator, check_targets
+    from fmx.training.dry_run import check_data_class, rehearse
+
+    check_targets(resolved)
+    check_data_class(str(resolved["data"].get("_target_", "")))
+    if here:
+        check_accelerator(resolved["trainer"])
+    look_for_garbage()  # what is rehearsed goes again
+    earlier = None if resolved["resume"] is None else Path(config.hydra.run.dir)
+    bounded = OmegaConf.select(config, "hydra.callbacks.check.bounded")
+    if bounded and earlier is not None:
+        _check_fits(without_hydra(config), earlier)
+    rehearse(without_hydra(config), earlier=earlier, here=here, bounded=bool(bounded))
+
+
+def _check_fits(config: DictConfig, run_dir: Path) -> None:
+    """DataError where the weights of a run that goes on are not those of its newest checkpoint, if it has any."""
+    from fmx.runs.checkpoint_files import newest_checkpoint
+    from fmx.training.restore import check_fits
+
+    checkpoint, _, _ = newest_checkpoint(run_dir / "checkpoints")
+    if checkpoint is not None:
+        check_fits(config, checkpoint)

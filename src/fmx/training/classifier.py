@@ -1,0 +1,351 @@
+"""The LightningModule: a network, a loss, an optimizer, a schedule and metrics, logged leanly."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import OneCycleLR
+from torchmetrics import MeanMetric, Metric, MetricCollection
+
+from fmx.data.loader import Order
+from fmx.errors import ConfigError, TrainingError
+from fmx.training.counts import update
+from fmx.training.schedule import Schedule
+
+__all__ = ["Batch", "Classifier", "Step", "scales_gradients", "validates"]
+
+Batch = tuple[Tensor, Tensor]  # images float (B, C, H, W), labels int64 (B,)
+MANY = 8  # images that an error lists
+REMEDIES = (
+    "Try a smaller optim.lr, trainer.gradient_clip_val=1, trainer.precision=32-true or "
+    "'callbacks=[default,skip_nonfinite]'"
+)
+FLUSH_EVERY = 64  # training steps between two looks at the losses: each look makes the CPU wait for the GPU
+
+
+class Classifier(LightningModule):
+    """Trains a network that maps images (B, C, H, W) to logits (B, K).
+
+    optimizer: a partial that lacks its parameters. metrics: torchmetrics by name, updated with logits and labels.
+    Logs one row a validation: `train/loss`, `train/accuracy` since the last one, `val/loss` and each scalar metric.
+    Raises TrainingError, with the step and its images, once a loss or a gradient is not finite.
+    """
+
+    def __init__(
+        self,
+        *,
+        net: nn.Module,
+        loss: nn.Module,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        schedule: Schedule,
+        metrics: Mapping[str, Metric],
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.loss = loss
+        self.make_optimizer = optimizer
+        self.make_schedule = schedule
+        # Each counts for itself: torchmetrics would let those share their counts that agree on the first batch, as an
+        # accuracy of the five best classes and one of the best may.
+        self.val_metrics = MetricCollection(dict(metrics), compute_groups=False)
+        self.val_loss = MeanMetric(nan_strategy="disable")
+        self.tally = Tally(self.images_of, remedies=_remedies(loss))
+        self._watched: list[nn.Parameter] = []  # whose gradients are looked at
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images (B, C, H, W) to logits (B, K)."""
+        logits: Tensor = self.net(images)
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the batch's mean training loss, as its window of accumulated batches takes it."""
+        loss = self.train_on(batch, Step(self.global_step, self.current_epoch, batch_idx))
+        # Lightning divides by accumulate_grad_batches, but an epoch's last window may hold fewer.
+        summed, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
+        held = batches % summed
+        return loss * (summed / held) if held and batch_idx >= batches - held else loss
+
+    def train_on(self, batch: Batch, step: "Step") -> Tensor:
+        """Return the mean training loss of a step's batch, and note how it did."""
+        images, labels = batch
+        alone = len(images) == 1 and step.batch > 0  # what the last batch of an epoch may be
+        with _running_statistics(self.net) if alone else nullcontext():
+            loss, logits = self.loss_and_logits(images, labels)
+        self.tally.add(step, loss, logits, labels)
+        return loss
+
+    def loss_and_logits(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean loss of normalised images (B, C, H, W), and the logits (B, K) that it judges."""
+        logits = self.net(images)
+        return self.loss(logits, labels), logits
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Note the gradients, to be looked at with the losses."""
+        gradients = [p.grad for p in self._watched if p.grad is not None]
+        if gradients and not scales_gradients(self.trainer):
+            self.tally.add_gradients([grad if grad.dim() == 1 else grad.sum().view(1) for grad in gradients])
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip as Lightning would, who refuses to where an optimizer is fused, even if bf16-mixed scales nothing."""
+        if scales_gradients(self.trainer):
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val is not None:
+            clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
+            clip([p for group in optimizer.param_groups for p in group["params"]], gradient_clip_val)
+
+    def images_of(self, step: "Step") -> str:
+        """The positions in the training set of the images of a step, as far as this process served them."""
+        order = getattr(self.trainer.train_dataloader, "sampler", None)
+        if not isinstance(order, Order):
+            return ""
+        epoch, size = order.epoch, self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        order.set_epoch(step.epoch)
+        images = order.indices()[step.batch * size : (step.batch + 1) * size].tolist()
+        order.set_epoch(epoch)
+        return f": training images {', '.join(map(str, images[:MANY]))}{', …' if len(images) > MANY else ''}"
+
+    def on_validation_start(self) -> None:
+        """Make all processes validate the same network, that of the checkpoints: their running averages differ."""
+        if self.trainer.world_size > 1:
+            for buffer in self.net.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Take a validation batch into the figures."""
+        images, labels = batch
+        logits = self.net(images).float()
+        # Once for each image: MeanMetric forgets its weights where it does not look for NaN (torchmetrics 1.9).
+        self.val_loss.update(self.loss(logits, labels).expand(len(labels)))
+        update(self.val_metrics, logits, labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the row of this validation."""
+        row = {"val/loss": self.val_loss.compute()}
+        row |= {f"val/{name}": value for name, value in self.val_metrics.compute().items() if value.numel() == 1}
+        self.val_loss.reset()
+        self.val_metrics.reset()
+        self._log_row(row)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the training figures where no validation will."""
+        if not validates(self.trainer):
+            self._log_row({})
+
+    def _log_row(self, row: dict[str, Tensor]) -> None:
+        if self.trainer.sanity_checking:
+            return
+        self.log_dict(row | self.tally.means(self._summed_over_ranks), rank_zero_only=False)
+
+    def _summed_over_ranks(self, values: Tensor) -> Tensor:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            values = values.to(self.trainer.strategy.root_device)  # NCCL reduces nothing that lies in the CPU's memory
+        total: Tensor = self.trainer.strategy.reduce(values, reduce_op="sum")
+        return total
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
+        """Return logits float32 (B, K) and labels (B,) on the CPU."""
+        images, labels = batch
+        return self.net(images).float().cpu(), labels.cpu()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Look at losses and weights before a checkpoint is written: weights after a NaN must not replace good ones."""
+        self.tally.flush()
+        for name, weight in self.named_parameters():
+            if not weight.isfinite().all():
+                raise TrainingError(
+                    f"{name} has values that are not finite after step {self.global_step}; the checkpoints before it "
+                    f"are kept. {REMEDIES}"
+                )
+
+    def configure_optimizers(self) -> Any:
+        """Make the optimizer over what is not frozen, and its schedule for the length of this training."""
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        optimizer = self.make_optimizer(parameters)
+        # Biases, and what normalisation adds, sum up all that flows back through their layers: what is not finite there
+        # is not finite in them, and they are soon looked at. Where there are none, everything is.
+        self._watched = [p for p in parameters if p.dim() == 1] or parameters
+        total_steps = int(self.trainer.estimated_stepping_batches)  # which finds out how many batches there are
+        steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        epochs = math.ceil(total_steps / steps)  # fewer than max_epochs where max_steps ends the training
+        entries = self.make_schedule(optimizer, steps_per_epoch=steps, epochs=epochs, total_steps=total_steps)
+        for entry in entries:
+            length = total_steps if entry["interval"] == "step" else epochs
+            if isinstance(entry["scheduler"], OneCycleLR) and entry["scheduler"].total_steps < length:
+                raise ConfigError(
+                    f"the schedule ends after {entry['scheduler'].total_steps} of the training's {length} "
+                    f"{entry['interval']}s; schedule.scheduler.total_steps=null is as long as the training"
+                )
+            if "monitor" in entry:
+                entry["frequency"] = self.trainer.check_val_every_n_epoch or 1
+        return [optimizer], entries
+
+
+def validates(trainer: Trainer) -> bool:
+    """Whether a fit has any validation images; Lightning's own flag only says that it may have."""
+    return bool(trainer.datamodule.has_validation)  # type: ignore[attr-defined]
+
+
+def scales_gradients(trainer: Trainer) -> bool:
+    """Whether precision 16-mixed leaves out steps itself, until it has found a scale that suits the gradients."""
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
+
+
+def _remedies(loss: nn.Module) -> str:
+    """What to try against a loss that is not finite: torch's own have none for a batch in which no image counts."""
+    weight, ignored = getattr(loss, "weight", None), getattr(loss, "ignore_index", None)
+    leaves_out = (isinstance(weight, Tensor) and not weight.all()) or (isinstance(ignored, int) and ignored >= 0)
+    if not leaves_out or type(loss).__module__.startswith("fmx."):
+        return REMEDIES
+    return (
+        f"{type(loss).__name__} leaves some classes out (weight, ignore_index), and has no mean for a batch of those "
+        f"alone: a larger data.batch_size, or loss=cross_entropy with loss.weight, for which such a batch has the loss "
+        f"0. Else: {REMEDIES}"
+    )
+
+
+@contextmanager
+def _running_statistics(net: nn.Module) -> Iterator[None]:
+    """Let batch norm use its running mean and variance: one image alone may have no variance at all."""
+    norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
+
+
+class Step(NamedTuple):
+    """Where training is: optimizer steps before this one, and the epoch and the batch in it, each from 0."""
+
+    number: int
+    epoch: int
+    batch: int
+
+
+class Tally:
+    """Training loss and accuracy since the last look, kept on the device and summed up only every few steps.
+
+    images_of: what to say of the images of a step. remedies: what to try where a loss is not finite. tolerates: leave
+    out a step whose loss is not finite, for someone else sees to it.
+    """
+
+    def __init__(self, images_of: Callable[[Step], str] = lambda _: "", *, remedies: str = REMEDIES) -> None:
+        self._images_of = images_of
+        self._remedies = remedies
+        self.tolerates = False
+        self._waiting: list[tuple[Step, int]] = []  # steps and their images
+        self._notes: _Notes | None = None  # what is known of those steps
+        self.sums = [0.0, 0.0, 0.0]  # loss times images, right images, images
+        self.steps: list[tuple[int, float, float]] | None = None  # step, loss, accuracy; kept where a list is set
+
+    def add(self, step: Step, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Note one training step."""
+        if len(self._waiting) == FLUSH_EVERY:
+            self.flush()
+        if self._notes is None or self._notes.batch_size < len(labels):
+            self.flush()
+            self._notes = _Notes(len(labels), labels.device)
+        self._notes.add(len(self._waiting), loss.detach(), logits.detach(), labels)
+        self._waiting.append((step, len(labels)))
+
+    def add_gradients(self, vectors: Sequence[Tensor]) -> None:
+        """Note gradients (N,) of the last step, which should be finite."""
+        if self._notes is not None and self._waiting:
+            self._notes.add_gradients(len(self._waiting) - 1, vectors)
+
+    def _check(self, losses: Sequence[float], gradients: Sequence[float]) -> None:
+        """TrainingError for the first step whose loss, or else whose gradient, is not finite."""
+        for (step, _), loss, gradient in zip(self._waiting, losses, gradients, strict=True):
+            if math.isfinite(loss) and math.isfinite(gradient):
+                continue
+            what, value = ("gradient", gradient) if math.isfinite(loss) else ("loss", loss)
+            raise TrainingError(
+                f"the training {what} became {value} at step {step.number + 1} (epoch {step.epoch + 1}, batch "
+                f"{step.batch + 1}{self._images_of(step)}); the checkpoints before it are kept. {self._remedies}"
+            )
+
+    def flush(self) -> None:
+        """Sum up the waiting steps; TrainingError names the first whose loss or gradients are not finite."""
+        if not self._waiting or self._notes is None:
+            return
+        losses, gradients, right = self._notes.first(len(self._waiting))
+        if not self.tolerates:
+            self._check(losses, gradients)
+        self._notes.forget_gradients()
+        # One by one: the sum must not depend on when someone looked.
+        for (step, count), loss, hits in zip(self._waiting, losses, right, strict=True):
+            if not math.isfinite(loss):
+                continue
+            self.sums = [total + value for total, value in zip(self.sums, (loss * count, hits, count), strict=True)]
+            if self.steps is not None:
+                self.steps.append((step.number, loss, hits / count))
+        self._waiting = []
+
+    def state(self) -> dict[str, Any]:
+        """What was summed up since the last look, as plain values."""
+        self.flush()
+        return {"sums": self.sums, "steps": self.steps}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state that `state` returned."""
+        self.sums, self.steps = state["sums"], state["steps"]
+
+    def means(self, summed: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Return the mean loss and accuracy since the last call, and start anew; summed: a tensor's sum over ranks."""
+        self.flush()
+        loss, right, count = summed(torch.tensor(self.sums, dtype=torch.float64))
+        self.sums = [0.0, 0.0, 0.0]
+        return {"train/loss": (loss / count).float(), "train/accuracy": (right / count).float()} if count else {}
+
+
+class _Notes:
+    """What a Tally keeps of each step, in memory of its own on the device.
+
+    A tensor kept from each step would lie between those that the next steps could use again: the heap falls to pieces,
+    and a training on a CPU becomes slower and larger.
+    """
+
+    def __init__(self, batch_size: int, device: torch.device) -> None:
+        self.batch_size = batch_size
+        self.losses = torch.zeros(FLUSH_EVERY, device=device)
+        self.gradients = torch.zeros(FLUSH_EVERY, 0, device=device)
+        self.hits = torch.zeros(FLUSH_EVERY, batch_size, dtype=torch.bool, device=device)
+        self._places = list(zip(self.losses.unbind(), self.hits.unbind(), strict=True))
+        self._gradient_rows = self.gradients.unbind()
+
+    def add(self, place: int, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        kept, hits = self._places[place]
+        kept.copy_(loss)
+        if len(labels) < self.batch_size:
+            hits.zero_()
+            hits = hits[: len(labels)]
+        torch.eq(logits.argmax(1), labels, out=hits)
+
+    def add_gradients(self, place: int, vectors: Sequence[Tensor]) -> None:
+        size, width = sum(map(Tensor.numel, vectors)), self._gradient_rows[0].numel()
+        if size > width:
+            self.gradients = nn.functional.pad(self.gradients, (0, size - width))
+            self._gradient_rows = self.gradients.unbind()
+        row = self._gradient_rows[place]
+        # Copied as they are: to sum them up here, too, would be felt in a small network's step.
+        torch.cat([*vectors], out=row if size >= width else row[:size])
+
+    def forget_gradients(self) -> None:
+        self.gradients.zero_()
+
+    def first(self, steps: int) -> tuple[list[float], list[float], list[float]]:
+        """Losses, sums of gradients and right images of the first steps."""
+        parts = [self.losses[:steps], self.gradients[:steps].sum(1), self.hits[:steps].sum(1)]
+        losses, gradients, right = torch.stack(parts).cpu().double().tolist()  # Apple's GPUs have no float64
+        return losses, gradients, right

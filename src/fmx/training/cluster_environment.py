@@ -1,0 +1,74 @@
+"""What Lightning is told of who starts the processes of a run; it would believe whatever is left in the environment."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from lightning_fabric.plugins.environments import (  # type: ignore[attr-defined]
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
+from pytorch_lightning.utilities import rank_zero_only
+
+from fmx.process.distributed import is_first_process, started_by, torchrun_processes
+
+__all__ = ["cluster_environment"]
+
+
+def cluster_environment(trainer: Mapping[str, Any]) -> ClusterEnvironment:
+    """The environment for a `trainer` node, to be handed to Lightning's Trainer; sets this process's rank."""
+    # Lightning reads it from the environment when it is imported, and sets it anew only for distributed strategies.
+    rank_zero_only.rank = int(not is_first_process(trainer))  # type: ignore[attr-defined]
+    starter = started_by(trainer)
+    if starter == "torchrun":
+        return TorchElasticEnvironment()
+    if starter == "srun":
+        return SLURMEnvironment(auto_requeue=False)
+    if not torchrun_processes():  # else torch would wait for the store of an agent that is gone
+        os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)
+    return OwnProcesses(
+        local_rank=int(os.environ["LOCAL_RANK"]) if starter == "fmx" else 0,
+        node_rank=int(os.environ["NODE_RANK"]) if starter in {"fmx", "hand"} else 0,
+        joins=starter in {"fmx", "hand"},
+    )
+
+
+class OwnProcesses(LightningEnvironment):
+    """Lightning starts the other processes of this machine, unless this is one of them.
+
+    joins: whether MASTER_ADDR and MASTER_PORT are of this run, and not left over.
+    """
+
+    def __init__(self, *, local_rank: int, node_rank: int, joins: bool) -> None:
+        super().__init__()
+        self._local_rank = local_rank
+        self._node_rank = node_rank
+        self._joins = joins
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """Whether the others are started already."""
+        return self._local_rank > 0
+
+    @property
+    def main_address(self) -> str:
+        """Where the first process is."""
+        return super().main_address if self._joins else "127.0.0.1"
+
+    @property
+    def main_port(self) -> int:
+        """Where the first process listens."""
+        if not self._joins and self._main_port == -1:
+            self._main_port = find_free_network_port()
+        return super().main_port
+
+    def local_rank(self) -> int:
+        """The number of this process on its machine."""
+        return self._local_rank
+
+    def node_rank(self) -> int:
+        """The number of this machine."""
+        return self._node_rank

@@ -1,0 +1,246 @@
+"""What needs no data is made once before a run exists, so that values which a part refuses show at once."""
+
+import inspect
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from torch import nn
+from torch.optim import Optimizer
+from torchmetrics import Metric, MetricCollection
+
+from fmx.config.rules import is_number_list
+from fmx.config.suggest import nearest
+from fmx.config.targets import locate
+from fmx.data.module import names_of_classes, normalization
+from fmx.errors import ConfigError, FmxError
+from fmx.models.sizes import attempt
+from fmx.process.memory_bound import SPARE_BYTES, at_most_bytes
+from fmx.training.build import is_beyond_meta, lightnings_keys, make, meta_network, network_node
+from fmx.training.callbacks.history import History
+from fmx.training.cluster_environment import cluster_environment
+from fmx.training.counts import update
+
+__all__ = ["check_data_class", "rehearse"]
+
+STEPS_PER_EPOCH = 1009  # any will do that leaves a schedule room for its phases, none of which is a single step
+ENOUGH = 100  # images that a metric is tried on, one a class
+DIRECTIONS = {"loss": "min", "accuracy": "max", "macro_f1": "max"}
+
+
+def rehearse(config: DictConfig, *, earlier: Path | None = None, here: bool = True, bounded: bool = False) -> None:
+    """Raise ConfigError for parts that refuse their values or do not fit each other or the shape of the data.
+
+    earlier: the folder of the run that is resumed, if any. here: whether the run will compute on this machine.
+    bounded: raise DataError for parts that take more memory, or time, than those of any run.
+    """
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # before Hydra sets it
+    with warnings.catch_warnings(action="ignore"):  # they come again when the run makes the parts
+        _data(config.data)
+        with at_most_bytes(SPARE_BYTES, "its parts") if bounded else nullcontext():
+            callbacks = _parts(config, earlier)
+        known = here and config.trainer.precision != "auto"
+        elsewhere = {} if here else {"accelerator": "cpu", "devices": 1}  # this machine need not have what that one has
+        _made(
+            "trainer",
+            lightnings_keys(config.trainer),
+            Trainer,
+            precision=config.trainer.precision if known else "32-true",
+            **elsewhere,
+            logger=False,
+            plugins=[cluster_environment({})],
+            callbacks=[*callbacks.values()],
+        )
+
+
+def _parts(config: DictConfig, earlier: Path | None) -> dict[str, Callback]:
+    """Make all but the data and the trainer, which may reserve any memory for a GPU; returns the callbacks."""
+    _network(network_node(config, earlier), config.model.name, config.data)
+    for key in ("augment", "loss"):
+        _made(key, config[key], nn.Module)
+    metrics = {name: _made(f"metrics.{name}", node, Metric, MetricCollection) for name, node in config.metrics.items()}
+    callbacks = {str(name): _made(f"callbacks.{name}", node, Callback) for name, node in config.callbacks.items()}
+    figures = ["train/loss", "train/accuracy"]
+    if config.data.validation != "none":
+        figures += ["val/loss", *(f"val/{name}" for name in _numbers(metrics, config.data.num_classes))]
+    _callbacks(callbacks, figures, config.select)
+    _optimization(config, figures)
+    return callbacks
+
+
+def _data(data: DictConfig) -> None:
+    """Names and normalisation, which the datamodule would refuse once everything is loaded."""
+    if data._target_ != "fmx.data.module.ImageDataModule":
+        return
+    plain: Any = OmegaConf.to_container(data, resolve=True)
+    for key in ("mean", "std"):
+        if not is_number_list(plain[key]):
+            raise ConfigError(f"data.{key} must be a list of numbers, one a channel, got {plain[key]!r}")
+    names_of_classes(plain["class_names"], plain["translations"], plain["num_classes"])
+    normalization(plain["normalize"], plain["mean"], plain["std"], plain["in_channels"])
+
+
+def _made(key: str, node: Any, *kinds: type, **extra: Any) -> Any:
+    """Make one part and see that it is what the run needs."""
+    with _refusals(key, node):
+        try:
+            made = make(node, **extra)
+        except ConfigError as error:
+            raise ConfigError(f"{error}{_near_name(key, node)}") from error
+    if not isinstance(made, kinds):
+        out = f"; ~{key} leaves it out" if made is None else ""
+        raise ConfigError(
+            f"{key} must make a {kinds[0].__module__}.{kinds[0].__name__}, not {type(made).__name__}{out}"
+        )
+    return made
+
+
+def _near_name(key: str, node: Mapping[str, Any]) -> str:
+    """A hint for a mistyped key of a target that takes any, such as a metric."""
+    known = inspect.signature(locate(node["_target_"], key)).parameters
+    hints = [nearest(name, known) for name in node if not name.startswith("_") and name not in known]
+    return next((hint for hint in hints if hint != "."), "")
+
+
+@contextmanager
+def _refusals(key: str, node: Any) -> Iterator[None]:
+    """Say in one line which part refused its values."""
+    try:
+        yield
+    except FmxError:
+        raise
+    except Exception as error:
+        cause = list(_causes(error))[-1]
+        kind = "" if isinstance(cause, TypeError | ValueError) else f" ({type(cause).__name__})"
+        raise ConfigError(f"{key}: {node.get('_target_')} refuses its values{kind}: {_first_line(cause)}") from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _network(node: Mapping[str, Any], name: str, data: DictConfig) -> None:
+    """Send one image's shape through the network; a file of weights is read and compared, but not loaded."""
+    shape = (int(data.in_channels), int(data.image_size), int(data.image_size))
+    try:
+        logits = attempt(meta_network(node), shape)
+    except InstantiationException as error:
+        if is_beyond_meta(error):
+            return
+        with _refusals("model.net", node):
+            raise
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        if is_beyond_meta(error):
+            return
+        raise ConfigError(
+            f"model={name} cannot take images of shape {shape} (data.in_channels, data.image_size twice): "
+            f"{_first_line(error)}"
+        ) from error
+    given, wanted = tuple(getattr(logits, "shape", ())), (1, int(data.num_classes))
+    if given != wanted:
+        raise ConfigError(
+            f"model={name} must map one image to logits of shape {wanted}, a column for each of the "
+            f"data.num_classes, but gives {given or type(logits).__name__}"
+        )
+
+
+def _numbers(metrics: Mapping[str, Metric | MetricCollection], num_classes: int) -> Iterator[str]:
+    """The names of the metrics that are one number: those with a value a class are logged nowhere."""
+    images = min(num_classes, ENOUGH)
+    for name, metric in MetricCollection(dict(metrics)).items():
+        try:
+            collection = MetricCollection({name: metric})
+            update(collection, torch.eye(images, num_classes), torch.arange(images))
+            values = collection.compute()
+        except Exception as error:
+            if type(metric).__module__.startswith("torchmetrics."):
+                raise ConfigError(
+                    f"metrics.{name}: {type(metric).__name__} does not take logits (B, {num_classes}) and labels (B,): "
+                    f"{_first_line(error)}"
+                ) from error
+            yield name  # somebody's own, which may ask for more than this
+            continue
+        for key, value in values.items():
+            if not isinstance(value, torch.Tensor):
+                raise ConfigError(
+                    f"metrics.{key}: {type(metric).__name__} gives a {type(value).__name__} where history.csv and "
+                    "metrics.json take a number, or one for each class"
+                )
+            if value.numel() == 1:
+                yield key
+
+
+def _callbacks(callbacks: Mapping[str, Callback], figures: Sequence[str], select: str) -> None:
+    """A figure that no validation logs, or a checkpoint that no one keeps, would show only after hours of training."""
+    packages = {type(callback).__module__.partition(".")[0] for callback in callbacks.values()}
+    if not packages <= {"fmx", "pytorch_lightning"}:
+        return  # a user's own callback may log figures and keep checkpoints
+    validates = "val/loss" in figures
+    for name, callback in callbacks.items():
+        monitor = getattr(callback, "monitor", None)
+        if isinstance(callback, ModelCheckpoint) and not validates:
+            continue  # it keeps the newest weights then
+        if name == select == "best" and validates and str(monitor).startswith("train/"):
+            raise ConfigError(
+                f"callbacks.best.monitor={monitor} would choose the checkpoint by the images that it learns from; "
+                "monitor val/accuracy, or test the last one with select=last"
+            )
+        if monitor is not None and monitor not in figures:
+            raise ConfigError(
+                f"callbacks.{name}.monitor: there is no figure {monitor!r}{nearest(monitor, figures)} "
+                f"Figures: {', '.join(figures)}"
+            )
+        better, mode = DIRECTIONS.get(str(monitor).rpartition("/")[2]), getattr(callback, "mode", None)
+        if better and mode in {"min", "max"} and mode != better:
+            raise ConfigError(
+                f"callbacks.{name}.mode={mode} keeps the worst {monitor}: set callbacks.{name}.mode={better}"
+            )
+    if not any(isinstance(callback, History) for callback in callbacks.values()):
+        raise ConfigError("no callback writes history.csv, which every run leaves; add callbacks.history again")
+    kept = {getattr(callback, "filename", None) for callback in callbacks.values() if isinstance(callback, Checkpoint)}
+    wanted = select if validates else "last"
+    if wanted not in kept:
+        raise ConfigError(
+            f"select={select} tests {wanted}.ckpt, but no callback keeps it; add callbacks.{wanted} again"
+        )
+
+
+def _optimization(config: DictConfig, figures: Sequence[str]) -> None:
+    """Make optimizer and schedule for one weight."""
+    with _refusals("optim", config.optim):
+        optimizer = make(config.optim)([nn.Parameter(torch.zeros(1))])
+    if not isinstance(optimizer, Optimizer):
+        raise ConfigError(f"optim must make a torch.optim.Optimizer, not {type(optimizer).__name__}")
+    epochs = config.trainer.max_epochs
+    with _refusals("schedule", config.schedule):
+        entries = make(config.schedule)(
+            optimizer, steps_per_epoch=STEPS_PER_EPOCH, epochs=epochs, total_steps=STEPS_PER_EPOCH * epochs
+        )
+    for entry in entries:
+        with _refusals("schedule", config.schedule):  # some refuse their values at the first step
+            entry["scheduler"].step(*([1.0] if "monitor" in entry else []))
+        if entry.get("monitor", "train/loss") not in figures:
+            raise ConfigError(f"schedule: it follows {entry['monitor']}, which data.validation=none leaves out")
+
+
+def check_data_class(path: str) -> None:
+    """ConfigError where `data` names something else than a data module."""
+    from fmx.data.module import ImageDataModule
+
+    target = locate(path, "data")
+    if inspect.isclass(target) and not issubclass(target, ImageDataModule):
+        raise ConfigError(f"data: _target_ {path!r} is no fmx.data.module.ImageDataModule")

@@ -1,0 +1,108 @@
+"""Training: Lightning's fit, and the choice of the checkpoint that will be tested."""
+
+import logging
+import math
+from pathlib import Path
+
+from pytorch_lightning import seed_everything
+from torch.distributed import destroy_process_group, is_initialized
+
+from fmx.process.distributed import end_together
+from fmx.process.exits import Interrupted, expected, interruption
+from fmx.runs.checkpoint_files import load_checkpoint, newest_checkpoint
+from fmx.training.build import Experiment
+from fmx.training.callbacks.checkpoints import LastCheckpoint, checkpoint_dir
+from fmx.training.loggers import take_back
+
+__all__ = ["fit"]
+
+log = logging.getLogger(__name__)
+
+
+def fit(experiment: Experiment) -> Path:
+    """Train, record how it went, and return the checkpoint that `select` chooses."""
+    trainer, record = experiment.trainer, experiment.record
+    record.link_latest()
+    newest = _newest(experiment)
+    # Building must not change what training draws, and no two processes should draw the same.
+    seed_everything(experiment.seed + trainer.global_rank, workers=True, verbose=False)
+    with record.timed("fit_s"), end_together(trainer, record):
+        try:
+            trainer.fit(experiment.classifier, datamodule=experiment.data, ckpt_path=newest, weights_only=True)
+        except Interrupted as interrupted:
+            if interrupted.agreed and not record.writes:
+                raise SystemExit(0) from None  # the first process says so
+            raise
+        except Exception as error:
+            if not _is_whole(experiment, error):
+                raise
+            what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            log.warning("the training is whole, but what is called at its end failed (%s): going on to the test", what)
+            record.update(end_error=what)
+    if is_initialized():  # the ranks meet no more; what follows is the first one's work
+        destroy_process_group()
+    if not record.writes:
+        raise SystemExit(0)
+    name = experiment.select if experiment.data.has_validation else "last"
+    checkpoint = checkpoint_dir(trainer) / f"{name}.ckpt"
+    _record_fit(experiment, checkpoint)
+    return checkpoint
+
+
+def _is_whole(experiment: Experiment, error: Exception) -> bool:
+    """Whether an exception of somebody's logger or callback came after the final state was saved."""
+    trainer = experiment.trainer
+    if trainer.world_size > 1 or expected(error) is not None or interruption(error) is not None:
+        return False
+    kept = [each for each in trainer.callbacks if isinstance(each, LastCheckpoint)]  # type: ignore[attr-defined]
+    return bool(kept) and kept[0].is_final
+
+
+def _newest(experiment: Experiment) -> Path | None:
+    """The checkpoint to go on from; the curves of what came after it are taken back."""
+    if not experiment.resumes:
+        return None
+    newest, step, complaints = newest_checkpoint(checkpoint_dir(experiment.trainer))
+    for complaint in complaints:
+        log.warning("%s; going on from %s", complaint, newest)
+    log.info("going on after step %d", step) if newest else log.info("no checkpoint to go on from: starting anew")
+    if experiment.record.writes:
+        take_back(experiment.trainer.loggers, step)
+    return newest
+
+
+def _record_fit(experiment: Experiment, checkpoint: Path) -> None:
+    """Add to run.json how fast training was, and which epoch's weights were chosen by what."""
+    import pandas as pd  # training need not wait for it
+
+    trainer, history = experiment.trainer, pd.read_csv(experiment.run_dir / "history.csv")
+    state = load_checkpoint(checkpoint)
+    chosen = history[history["step"] <= state["global_step"]].iloc[-1]
+    by_validation = experiment.data.has_validation
+    metric = "val/accuracy" if by_validation else "train/loss"
+    if checkpoint.stem == "best" and by_validation:
+        metric = next(filter(None, (getattr(c, "monitor", None) for c in trainer.checkpoint_callbacks)))
+    # Of the steps that the rows tell of: an epoch may go on after its last validation.
+    seconds, steps = history["seconds"].sum(), history["step"].iloc[-1]
+    steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    epochs = steps / steps_per_epoch
+    before = [c.elapsed_before_s for c in trainer.callbacks if isinstance(c, LastCheckpoint)]  # type: ignore[attr-defined]
+    fit_s = experiment.record.contents["timing"]["fit_s"] + sum(before)
+    batches = trainer.num_training_batches * experiment.data.batch_size * trainer.world_size
+    images = epochs * min(batches, len(experiment.data.indices["train"]))
+    experiment.record.update(
+        best={
+            "epoch": int(chosen["epoch"]),
+            "step": int(state["global_step"]),
+            "metric": metric,
+            "value": float(chosen[metric]),
+            "checkpoint": f"checkpoints/{checkpoint.name}",
+        },
+        timing={
+            "fit_s": round(fit_s, 3),
+            "steps_per_epoch": steps_per_epoch,
+            "seconds_per_epoch": round(seconds / epochs, 4),
+            "images_per_s": round(images / seconds, 1),
+        },
+    )
+    log.info("%s: epoch %d, %s %.4f", checkpoint.name, chosen["epoch"], metric, chosen[metric])

@@ -1,0 +1,150 @@
+"""From a run directory back to objects: the classifier with a checkpoint's weights, and the data set."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from fmx.config.quoting import literal
+from fmx.config.trust import is_torchvision_builder
+from fmx.data.module import ImageDataModule
+from fmx.errors import ConfigError, DataError
+from fmx.process.cores import num_cores
+from fmx.process.memory_bound import SPARE_BYTES, at_most_bytes
+from fmx.runs.checkpoint_files import apply_weights, check_shapes, load_checkpoint
+from fmx.runs.run_dir import open_run
+from fmx.runs.trusted_config import PARTS
+from fmx.training.build import build_classifier, build_data, is_beyond_meta, meta_network
+from fmx.training.classifier import Classifier
+
+__all__ = ["check_fits", "restore_classifier", "restore_data"]
+
+COPIES = 4  # of the weights: made, drawn, laid out anew, and replaced by those of the checkpoint
+NO_AUGMENTATION = {"_target_": "torch.nn.Identity"}
+
+
+def restore_classifier(config: DictConfig, checkpoint: Path) -> Classifier:
+    """The run's classifier in eval mode with a checkpoint's weights, on the CPU.
+
+    DataError where its parts cannot be made, or the weights do not fit. The shapes are compared before there is memory
+    for the network; where they cannot be, the memory for all parts is bounded by the size of the checkpoint.
+    """
+    config = config.copy()
+    net: Any = OmegaConf.to_container(config.model.net, resolve=True)
+    config.model.net = OmegaConf.create(literal(_without_weights(net)))
+    state = load_checkpoint(checkpoint)["state_dict"]
+    with naming_version(config):
+        return _restored(config, state, checkpoint)
+
+
+def _restored(config: DictConfig, state: Mapping[str, Tensor], checkpoint: Path) -> Classifier:
+    weights = sum(tensor.untyped_storage().nbytes() for tensor in state.values())
+    _import_parts(config)
+    with at_most_bytes(SPARE_BYTES + COPIES * weights, f"its parts ({checkpoint})"):
+        check_shapes(_shapes(config), state, checkpoint)
+        with _makable("its parts"):
+            classifier = build_classifier(config)
+    apply_weights(classifier, state, checkpoint)
+    return classifier.eval()
+
+
+def _without_weights(node: Any) -> Any:
+    """A copy of a plain node whose networks are made without weights of their own: the checkpoint has them.
+
+    A download would be wasted, and lands where nobody asked for it. torchvision still takes its earlier word for one,
+    and a name in the place of an argument.
+    """
+    if isinstance(node, list):
+        return [_without_weights(child) for child in node]
+    if not isinstance(node, Mapping):
+        return node
+    copy = {key: _without_weights(child) for key, child in node.items()}
+    copy |= {key: None for key in ("weights", "weights_backbone") if key in copy}
+    if is_torchvision_builder(copy.get("_target_")):
+        for key in ("_args_", "pretrained", "pretrained_backbone"):
+            copy.pop(key, None)
+    return copy
+
+
+def check_fits(config: DictConfig, checkpoint: Path) -> None:
+    """DataError where the parts of a run would take more memory than its checkpoint tells of, or other weights."""
+    restore_classifier(config, checkpoint)
+
+
+def _import_parts(config: DictConfig) -> None:
+    """Import what the parts are made of, for which the bound of their memory has no room."""
+    from fmx.config.targets import check_keys
+
+    with _makable("its parts"):
+        check_keys({key: OmegaConf.to_container(config[key], resolve=True) for key in PARTS})
+
+
+def _shapes(config: DictConfig) -> dict[str, Tensor]:
+    """The weights of the run's network by their names in a checkpoint, without memory for them."""
+    try:
+        with _makable("its parts"):
+            net = meta_network(OmegaConf.to_container(config.model.net, resolve=True))  # type: ignore[arg-type]
+    except DataError as error:
+        if is_beyond_meta(error):  # some look at values while they are built, and the meta device has none
+            return {}
+        raise
+    weights = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+    if lazy := next((name for name, tensor in weights.items() if is_lazy(tensor)), None):
+        raise DataError(f"its parts: {lazy} has no shape before it has seen an image, so no weights can be put there")
+    return weights
+
+
+@contextmanager
+def _makable(what: str, config: DictConfig | None = None) -> Iterator[None]:
+    """Turn what a constructor says of values that it cannot take into a DataError.
+
+    config: of the run, so that another version of fmx that wrote it is named.
+    """
+    version = "" if config is None else _other_version(config)
+    try:
+        yield
+    except InstantiationException as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise DataError(
+            f"{what}: the run's configuration cannot be made: {str(cause).partition(chr(10))[0]}{version}"
+        ) from error
+    except ConfigError as error:
+        raise DataError(f"{error}{version}") from error
+
+
+@contextmanager
+def naming_version(config: DictConfig) -> Iterator[None]:
+    """Let a DataError of the block name the version of fmx that wrote a run, where it is another one."""
+    try:
+        yield
+    except DataError as error:
+        version = _other_version(config)
+        if not version or version in str(error):
+            raise
+        raise DataError(f"{error}{version}") from error
+
+
+def _other_version(config: DictConfig) -> str:
+    try:
+        return open_run(str(config.run_dir), finished=False).other_version
+    except DataError:
+        return ""
+
+
+def restore_data(config: DictConfig) -> ImageDataModule:
+    """The run's data set, split as it was then.
+
+    Its images are looked at as they are, so the augmentation is not made, which could take any memory.
+    """
+    config = config.copy()
+    config.augment = OmegaConf.create(NO_AUGMENTATION)
+    config.data.num_workers = min(config.data.num_workers, num_cores())
+    with _makable("data", config):
+        return build_data(config)
