@@ -32,10 +32,11 @@ run: setup  ## the default run on Fashion-MNIST (make run ARGS='model=dilated op
 test: setup  ## the tests; FMX_DATA_ROOT=DIR adds those on the real data
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-check: setup  ## formatting, lint, types and tests
+check: setup  ## formatting, lint, types, the order of imports, and tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 tensorboard: setup  ## look at all runs in the browser, from this machine alone

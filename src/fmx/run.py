@@ -5,26 +5,32 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from fmx import __version__
 from fmx.commands.command_line import arranged, resumed_sweep
 from fmx.commands.completion import complete, is_query
 from fmx.commands.verbs import verbs_in_help
 from fmx.config.conf_dir import CONF_DIR
 from fmx.config.quick_hydra import compose_once, list_groups_from_one_copy, list_whole_members_only, own_files_first
 from fmx.config.typed_values import check_typed, with_texts_quoted
+from fmx.errors import ConfigError
 from fmx.process import dry_run
 from fmx.process.exits import BEFORE_ANY_JOB, advice, plain_exits
 from fmx.process.start import as_command, is_own_process
+from fmx.process.version import __version__
 from fmx.runs.composition import register_resolvers
 from fmx.runs.resume import retyped
 
-__all__ = ["command", "main", "run"]
+if TYPE_CHECKING:
+    from fmx.inference.opened_run import Run
+
+__all__ = ["command", "main", "run", "train"]
 
 _started = time.time()
+_run_dirs: list[Path] = []  # of this process's runs: Hydra hands on nothing that a run returns
 register_resolvers()
 OmegaConf.register_new_resolver("verbs", verbs_in_help, replace=True, use_cache=False)  # of --help
 
@@ -38,6 +44,7 @@ def run(cfg: DictConfig) -> float:
     from fmx.training.fit import fit
 
     with recording(cfg, started=_started) as record:
+        _run_dirs.append(record.run_dir)
         experiment = build(cfg, record)
         checkpoint = fit(experiment)
         scores = test(experiment, checkpoint)
@@ -93,6 +100,28 @@ def main() -> None:
             check_typed(arguments)
             _compose_and_run(with_texts_quoted(retyped(arranged(arguments))))
         sys.stdout.flush()  # here, where a reader that has seen enough is nothing wrong
+
+
+def train(*overrides: str, config_dir: str | Path | None = None) -> "Run":
+    """Train in this process as the command line does, and open the run; see `fmx.train`."""
+    from fmx.inference.opened_run import open_run
+    from fmx.process.exits import raised_errors
+
+    given = list(overrides)
+    if not all(isinstance(each, str) for each in given):
+        raise ConfigError(f"overrides are texts, as on the command line: got {given!r}")
+    if options := [each for each in given if each.startswith("-")]:
+        raise ConfigError(f"fmx.train takes overrides alone, and trains one run: {options[0]} is for the command line")
+    with raised_errors():
+        global _started  # noqa: PLW0603 - of this run
+        _started = time.time()
+        _run_dirs.clear()
+        dry_run.ask(asked=False)
+        arguments = given if config_dir is None else ["--config-dir", str(config_dir), *given]
+        sys.argv[:] = ["fmx.train", *arguments]
+        check_typed(given)
+        _compose_and_run(with_texts_quoted(retyped(arranged(arguments))))
+        return open_run(_run_dirs[-1])
 
 
 def command() -> None:

@@ -17,7 +17,7 @@ from fmx.data.passed_over import UNREAD, PassedOver
 from fmx.errors import ConfigError, DataError
 from fmx.inference.export.signature import Signature
 
-__all__ = ["Invert", "Picture", "find_pictures", "prepare"]
+__all__ = ["Invert", "Picture", "find_pictures", "prepare", "prepare_image"]
 
 Invert = Literal["auto", "yes", "no"]
 MIDDLE = 127  # of the brightnesses 0..255: what is above is bright
@@ -97,32 +97,33 @@ def prepare(path: Path, signature: Signature, invert: Invert) -> Picture:
         )
     if not path.is_file():
         raise DataError(f"{path}: not a file" if path.exists() else f"{path}: there is no such file")
-    if invert == "auto" and not signature.light_on_dark:
-        invert = "no"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd metadata; what matters raises
-            return _prepare(path, signature, invert)
+            with Image.open(path, formats=FORMATS) as image:
+                return Picture(path, *prepare_image(image, signature, invert))
     except UnidentifiedImageError:
         raise DataError(f"{path}: no image of a known kind") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise DataError(f"{path}: cannot be read as an image: {error}") from error
 
 
-def _prepare(path: Path, signature: Signature, invert: Invert) -> Picture:
+def prepare_image(image: Image.Image, signature: Signature, invert: Invert) -> tuple[NDArray[np.uint8], bool]:
+    """Bring an image to the channels and the size of a model, as `prepare` does: uint8 (C, S, S), and if inverted."""
+    if invert == "auto" and not signature.light_on_dark:
+        invert = "no"
     mode, side = MODES[signature.in_channels], signature.image_size
-    pixels = _read(path, mode, side, invert, stretch=signature.fit == "stretch")
+    pixels = _pixels(image, mode, side, invert, stretch=signature.fit == "stretch")
     inverted = invert == "yes" or (invert == "auto" and _has_bright_border(pixels))
     if inverted:
         pixels = 255 - pixels
-    return Picture(path, _padded(pixels, side), inverted)
+    return _padded(pixels, side), inverted
 
 
-def _read(path: Path, mode: str, side: int, invert: Invert, *, stretch: bool) -> NDArray[np.uint8]:
-    """Decode a picture to uint8 (C, H, W), both sides of which, or the longer one, are `side`."""
-    with Image.open(path, formats=FORMATS) as image:
-        check_size(image)
-        picture = resized(image, mode, side, stretch=stretch)
+def _pixels(image: Image.Image, mode: str, side: int, invert: Invert, *, stretch: bool) -> NDArray[np.uint8]:
+    """Decode an image to uint8 (C, H, W), both sides of which, or the longer one, are `side`."""
+    check_size(image)
+    picture = resized(image, mode, side, stretch=stretch)
     white = picture.mode == "RGBA" and (invert == "yes" or (invert == "auto" and _is_dark(picture)))
     return pixels_of(picture, mode, "white" if white else "black")
 

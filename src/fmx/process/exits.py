@@ -30,6 +30,7 @@ __all__ = [
     "noted",
     "plain_exits",
     "plain_message",
+    "raised_errors",
 ]
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what asks a process to save its state and end
@@ -79,11 +80,40 @@ def plain_exits() -> Iterator[None]:
 
 
 @contextmanager
-def _plain_errors() -> Iterator[None]:
+def raised_errors() -> Iterator[None]:
+    """Raise every expected error as the FmxError that it is, and an interruption as KeyboardInterrupt.
+
+    For callers in Python: the process gets back what the block changed in it.
+    """
+    from fmx.process.process_state import process_state_kept
+
+    with process_state_kept(), _signals_caught(), _hydras_errors() as wants_traceback:
+        try:
+            yield
+        except (Interrupted, Pruned, Refusal, Exception) as raised:
+            if interruption(raised) is not None:
+                raise KeyboardInterrupt(*_notes(raised)) from None
+            error = expected(raised)
+            if error is None:
+                raise
+            raise type(error)(plain_message(error)) from (raised if wants_traceback else None)
+
+
+@contextmanager
+def _signals_caught() -> Iterator[None]:
     global _noted  # noqa: PLW0603 - a signal comes to the process
     _noted = None
     before = _catch_signals()
-    with _hydras_errors() as wants_traceback:
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler or signal.SIG_DFL)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    with _signals_caught(), _hydras_errors() as wants_traceback:
         try:
             _check_working_folder()
             with _flushing():
@@ -107,9 +137,6 @@ def _plain_errors() -> Iterator[None]:
                 traceback.print_exception(raised)
             sys.stderr.write(f"{_of_stdout(raised) or plain_message(error)}\n")
             sys.exit(error.exit_code)
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler or signal.SIG_DFL)
 
 
 @contextmanager

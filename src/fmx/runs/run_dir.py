@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fmx import __version__
 from fmx.config.bounded_files import read_if_whole, read_json, read_yaml, within
 from fmx.config.from_environment import Place, opened, references
 from fmx.config.quoting import literal
 from fmx.config.renamed_targets import with_present_names
 from fmx.errors import DataError
 from fmx.process.lock import is_claimed
+from fmx.process.version import __version__
 from fmx.runs.data_root import at_root, present_root
 
 __all__ = [

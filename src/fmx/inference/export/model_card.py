@@ -7,10 +7,10 @@ import re
 from importlib import metadata
 from typing import Any
 
-from fmx import __version__
 from fmx.config.printed_command import printed_command
 from fmx.inference.export.signature import Signature
 from fmx.process.table import printable
+from fmx.process.version import __version__
 from fmx.runs.command_again import command_again
 from fmx.runs.run_dir import Run
 

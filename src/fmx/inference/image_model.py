@@ -1,0 +1,81 @@
+"""A trained network that takes images as they come: uint8 tensors and arrays, PIL images, paths."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from fmx.errors import ConfigError
+from fmx.inference.export.signature import Signature
+from fmx.inference.images import Invert, prepare, prepare_image
+
+__all__ = ["ImageModel", "pixels_of"]
+
+STACK, COLOUR_STACK = 3, 4  # dimensions of (N, H, W) and (N, C, H, W)
+
+
+class ImageModel(nn.Module):
+    """Maps uint8 images (N, C, H, W) or (N, H, W), or PIL images, to logits (N, K); on the device of its weights."""
+
+    def __init__(self, signature: Signature, net: nn.Module) -> None:
+        super().__init__()
+        self.signature = signature
+        self.normalize = signature.normalization()
+        self.net = net
+
+    def forward(self, images: Any) -> Tensor:
+        """Return the logits; ConfigError for arrays of another type or size."""
+        if isinstance(images, Tensor):
+            _check(tuple(images.shape), str(images.dtype).removeprefix("torch."), self.signature)
+            pixels = images.unsqueeze(1) if images.ndim == STACK else images
+        else:
+            pixels = torch.from_numpy(pixels_of(images, self.signature, "auto"))
+        device = next((parameter.device for parameter in self.net.parameters()), torch.device("cpu"))
+        logits: Tensor = self.net(self.normalize(pixels.to(device)))
+        return logits
+
+
+def pixels_of(images: Any, signature: Signature, invert: Invert) -> NDArray[np.uint8]:
+    """Images of any kind as uint8 (N, C, S, S), the size of a model; see `Run.predict`."""
+    if isinstance(images, Tensor):
+        images = images.numpy(force=True)
+    if isinstance(images, np.ndarray):
+        _check(images.shape, str(images.dtype), signature)
+        whole: NDArray[np.uint8] = images[:, None] if images.ndim == STACK else images
+        if invert == "yes":
+            whole = np.bitwise_not(whole)  # 255 - whole
+        return whole
+    each = [images] if isinstance(images, str | Path | Image.Image) or not isinstance(images, Iterable) else images
+    pixels: list[NDArray[np.uint8]] = [_of_one(image, signature, invert) for image in each]
+    size = (0, signature.in_channels, signature.image_size, signature.image_size)
+    return np.stack(pixels) if pixels else np.empty(size, np.uint8)
+
+
+def _of_one(image: Any, signature: Signature, invert: Invert) -> NDArray[np.uint8]:
+    """One image as uint8 (C, S, S)."""
+    if isinstance(image, str | Path):
+        return prepare(Path(image), signature, invert).pixels
+    if isinstance(image, Image.Image):
+        return prepare_image(image, signature, invert)[0]
+    if isinstance(image, np.ndarray | Tensor):
+        (pixels,) = pixels_of(image[None], signature, invert)
+        return np.asarray(pixels, np.uint8)
+    raise ConfigError(f"an image must be a PIL image, a path or an array of uint8, got {type(image).__name__}")
+
+
+def _check(shape: tuple[int, ...], dtype: str, signature: Signature) -> None:
+    """ConfigError for an array that is none of the model's images."""
+    side, channels = signature.image_size, signature.in_channels
+    if dtype != "uint8":
+        raise ConfigError(f"images must be uint8 with values 0 to 255, got {dtype}: load_model(raw=True) takes floats")
+    fits = len(shape) == COLOUR_STACK and shape[1:] == (channels, side, side)
+    if not fits and not (channels == 1 and len(shape) == STACK and shape[1:] == (side, side)):
+        stacks = f"(N, {channels}, {side}, {side})" + (f" or (N, {side}, {side})" if channels == 1 else "")
+        raise ConfigError(
+            f"images must be {stacks}, got {shape}; PIL images and paths of any size are brought to that size"
+        )

@@ -1,0 +1,125 @@
+"""A finished run as an object: its metrics, its history, its network, and what that says of images."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmx.errors import ConfigError, DataError
+from fmx.runs import run_dir
+from fmx.runs.predictions import StoredPredictions, read_predictions
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from PIL import Image
+    from torch import nn
+
+    from fmx.inference.export.signature import Signature
+    from fmx.inference.images import Invert
+
+    Images = NDArray[np.uint8] | Image.Image | str | Path | Sequence[Image.Image | str | Path | NDArray[np.uint8]]
+
+__all__ = ["Prediction", "Run", "open_run"]
+
+AT_ONCE = 256  # images
+
+
+class Prediction(NamedTuple):
+    """What a model says of N images: the most probable class of each, and the probabilities of all K classes."""
+
+    names: list[str]  # N
+    probabilities: NDArray[np.float64]  # (N, K)
+    class_names: list[str]  # K
+
+
+@dataclass(frozen=True, repr=False)
+class Run(run_dir.Run):
+    """One finished run, read from its directory when it is asked.
+
+    path, status; record: run.json; metrics: metrics.json, such as metrics["test"]["accuracy"]; config: the whole
+    configuration as it was resolved.
+    """
+
+    allow: tuple[str, ...] = ()  # packages whose code the run may name
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def history(self) -> "pd.DataFrame":
+        """history.csv, one row per validation: epoch, step, lr, train/loss, train/accuracy, val/loss, ..., seconds."""
+        import pandas as pd
+
+        path = self.path / "history.csv"
+        try:
+            return pd.read_csv(path)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read: {error}") from error
+
+    @property
+    def predictions(self) -> StoredPredictions:
+        """What the tested checkpoint says of the test set: labels (N,), logits float32 (N, K), indices (N,)."""
+        return read_predictions(self.path)
+
+    @property
+    def figures(self) -> dict[str, Path]:
+        """The PNG files of the run by their names, such as figures["confusion_matrix"]."""
+        return {path.stem: path for path in sorted((self.path / "figures").glob("*.png"))}
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes, in the order of the logits."""
+        return list(self._signature.class_names)
+
+    @property
+    def _signature(self) -> "Signature":
+        from fmx.inference.export.signature import signature_of
+        from fmx.runs.trusted_config import trusted_config
+
+        return signature_of(trusted_config(self, self.allow), normalize="inside")
+
+    def load_model(self, checkpoint: str | None = None, *, raw: bool = False) -> "nn.Module":
+        """The trained network in eval mode on the CPU, which maps images to logits (N, K).
+
+        It takes uint8 tensors or arrays (N, C, H, W) or (N, H, W) and PIL images, and normalises them itself. raw: the
+        bare network, which takes normalised float32 (N, C, H, W). checkpoint: best, last or a file; None is the one
+        that the run's metrics are of. Raises DataError for weights that do not fit, and for a run that names code
+        that is not trusted.
+        """
+        from fmx.inference.image_model import ImageModel
+        from fmx.inference.restore import restore_classifier
+        from fmx.runs.trusted_config import trusted_config
+
+        net = restore_classifier(trusted_config(self, self.allow), self.checkpoint(checkpoint or self.tested)).net
+        return net if raw else ImageModel(self._signature, net).eval()
+
+    def predict(self, images: "Images", *, checkpoint: str | None = None, invert: "Invert" = "auto") -> Prediction:
+        """Say what the model sees in images.
+
+        images: uint8 (N, H, W) or (N, C, H, W); a PIL image, the path of one, or a sequence of such. Arrays of the
+        model's own size are taken as they are, all else as `fmx predict` takes a picture. invert: light for dark;
+        auto decides by the border of a picture. Raises DataError for what is no image, ConfigError for other arrays.
+        """
+        import torch
+
+        from fmx.inference.image_model import pixels_of
+
+        pixels = pixels_of(images, self._signature, invert)
+        if not len(pixels):
+            raise ConfigError("there are no images to predict")
+        model = self.load_model(checkpoint)
+        with torch.inference_mode():
+            starts = range(0, len(pixels), AT_ONCE)
+            logits = [model(torch.from_numpy(pixels[first : first + AT_ONCE])) for first in starts]
+        probabilities = torch.cat(logits).double().softmax(dim=1).numpy()
+        names = self.class_names
+        return Prediction([names[number] for number in probabilities.argmax(axis=1)], probabilities, names)
+
+
+def open_run(path: str | Path, *, allow: Collection[str] = ()) -> Run:
+    """Open the directory of a finished run; DataError where it is none."""
+    run = run_dir.open_run(path)
+    return Run(path=run.path, record=run.record, status=run.status, allow=tuple(allow))

@@ -1,0 +1,162 @@
+"""fmx from Python: the lines that a script or a notebook has, run in a process of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+SCRIPT = """
+import json, logging, os, random, signal, sys
+import fmx
+heavy = [name for name in ("hydra", "numpy", "pandas", "torch") if name in sys.modules]
+assert not heavy, heavy
+
+def state():
+    return (os.getcwd(), [*sys.argv], dict(os.environ), random.getstate(), signal.getsignal(signal.SIGINT),
+            [*logging.getLogger().handlers], logging.getLogger("fmx").level)
+
+random.seed(7)
+before = state()
+run = fmx.train("model=mlp", "data=digits", "trainer.max_epochs=2", "hydra.run.dir=first")
+changed = [(was, now) for was, now in zip(before, state()) if was != now]
+assert not changed, changed
+again = fmx.train("model=lenet", "data=digits", "trainer.max_epochs=1", "seed=2", "hydra.run.dir=second")
+changed = [(was, now) for was, now in zip(before, state()) if was != now]
+assert not changed, changed
+
+import numpy as np
+import torch
+from PIL import Image
+
+assert isinstance(run, fmx.Run) and run.status == "completed" and repr(run) == f"Run({str(run.path)!r})"
+assert 0.5 < run.metrics["test"]["accuracy"] <= 1
+assert list(run.history["epoch"]) == [1, 2] and run.history["val/loss"].notna().all()
+assert run.predictions.logits.shape == (len(run.predictions.labels), 10) == (360, 10)
+assert run.config.model.name == "mlp" and run.config.trainer.max_epochs == 2
+with Image.open(run.figures["confusion_matrix"]) as figure:
+    assert figure.width > 100
+assert fmx.open_run("second").config.seed == 2
+
+from hydra.utils import instantiate
+test = instantiate(run.config.data.test)
+images, labels = test.images.numpy(), test.labels.numpy()
+names, probabilities, classes = run.predict(images)
+assert classes == run.class_names and probabilities.shape == (360, 10) and np.allclose(probabilities.sum(1), 1)
+right = np.mean([name == classes[label] for name, label in zip(names, labels)])
+assert abs(right - run.metrics["test"]["accuracy"]) < 1e-6, "what the run says of its test set is what its metrics say"
+flat = images[:, 0]
+assert run.predict(flat).names == names
+pictures = [Image.fromarray(image) for image in flat[:20]]
+assert run.predict(pictures).names == names[:20]
+pictures[3].save("3.png")
+assert run.predict("3.png").names == run.predict([pictures[3]]).names == [names[3]]
+
+net = run.load_model()
+assert isinstance(net, torch.nn.Module) and not net.training
+with torch.inference_mode():
+    assert torch.equal(net(torch.from_numpy(images)), net(images)) and net(pictures).shape == (20, 10)
+    bare = run.load_model(raw=True)
+    normalised = net.normalize(torch.from_numpy(images))
+    assert normalised.dtype == torch.float32 and torch.equal(bare(normalised), net(images))
+    stored = torch.from_numpy(run.predictions.logits)
+    assert torch.allclose(net(images), stored[np.argsort(run.predictions.indices)], atol=1e-4)
+
+def refused(kind, what, *arguments):
+    try:
+        what(*arguments)
+    except kind as error:
+        return str(error)
+    raise AssertionError(arguments)
+
+small = np.zeros((1, 8, 8), np.uint8)
+assert "(N, 1, 28, 28) or (N, 28, 28), got (1, 8, 8)" in refused(fmx.ConfigError, run.predict, small)
+assert "uint8" in refused(fmx.ConfigError, net, torch.zeros(1, 1, 28, 28))
+assert "no images" in refused(fmx.ConfigError, run.predict, [])
+assert "no such file" in refused(fmx.DataError, run.predict, "nowhere.png")
+assert "did you mean 'lenet'" in refused(fmx.ConfigError, fmx.train, "model=lenett")
+assert "optim.lr" in refused(fmx.ConfigError, fmx.train, "model=mlp", "data=digits", "lr=0.1")
+assert "trains one run" in refused(fmx.ConfigError, fmx.train, "-m", "seed=1,2")
+assert "holds a run already" in refused(fmx.ConfigError, fmx.train, "data=digits", "hydra.run.dir=first")
+assert "is not a run directory" in refused(fmx.DataError, fmx.open_run, "nowhere")
+assert state()[0] == before[0] and state()[4] == before[4]
+
+table = fmx.open_runs("first", "second")
+assert list(table["model"]) == ["mlp", "lenet"] and list(table["seed"]) == [1, 2]
+assert list(table["test_accuracy"]) == [each.metrics["test"]["accuracy"] for each in (run, again)]
+board = table.leaderboard()
+assert list(board["rank"]) == [1, 2] and set(board["model"]) == {"mlp", "lenet"} and list(board["n"]) == [1, 1]
+assert len(table[table.seed == 2].leaderboard()) == 1
+print("all lines hold")
+"""
+
+
+def test_what_a_script_types(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "all lines hold"
+
+
+def test_ctrl_c_saves_the_state_and_is_a_keyboard_interrupt(tmp_path):
+    (tmp_path / "script.py").write_text(
+        "import fmx\n"
+        "try:\n"
+        "    fmx.train('model=mlp', 'data=digits', 'trainer.max_epochs=100000', 'hydra.run.dir=run')\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "script.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    end = time.monotonic() + 200
+    while not (tmp_path / "run/history.csv").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    said, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors
+    assert said.splitlines()[-1] == "interrupted", said
+    assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "interrupted"
+    assert (tmp_path / "run/checkpoints/last.ckpt").is_file()
+
+
+def test_a_foreign_run_runs_no_code(command, tmp_path):
+    done = command("model=mlp", "data=digits", "trainer=smoke", "hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    resolved = tmp_path / "run/.hydra/resolved.yaml"
+    resolved.write_text(resolved.read_text().replace("fmx.models.mlp.MLP", "os.system"))
+    program = "import fmx; fmx.open_run('run').load_model()"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "fmx.errors.DataError: " in done.stderr.splitlines()[-1]
+    assert "os.system" in done.stderr.splitlines()[-1]
+
+
+NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_runs(tmp_path, path):
+    notebook = nbformat.read(path, as_version=4)
+    assert not [cell for cell in notebook.cells if cell.cell_type == "code" and cell.outputs], (
+        "commit it without outputs"
+    )
+    os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
+    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}})
+    client.execute()
+    errors = [out for cell in notebook.cells for out in cell.get("outputs", []) if out.output_type == "error"]
+    assert not errors
