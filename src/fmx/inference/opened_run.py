@@ -90,8 +90,8 @@ class Run(run_dir.Run):
         that is not trusted.
         """
         from fmx.inference.image_model import ImageModel
-        from fmx.inference.restore import restore_classifier
         from fmx.runs.trusted_config import trusted_config
+        from fmx.training.restore import restore_classifier
 
         net = restore_classifier(trusted_config(self, self.allow), self.checkpoint(checkpoint or self.tested)).net
         return net if raw else ImageModel(self._signature, net).eval()

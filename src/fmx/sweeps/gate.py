@@ -17,8 +17,8 @@ from fmx.config.frozen import DEFAULTS, REFERENCES, check_same, origin, stored_o
 from fmx.config.layout import GROUPS, ROOT_KEYS
 from fmx.config.printed_command import printed_command
 from fmx.config.quoting import literal
-from fmx.config.trust import TRUSTED, check_paths, check_processes, check_sizes, check_trusted, strange_mirrors
 from fmx.config.renamed_targets import with_present_names
+from fmx.config.trust import TRUSTED, check_paths, check_processes, check_sizes, check_trusted, strange_mirrors
 from fmx.errors import DataError
 from fmx.process import dry_run
 from fmx.process.own_files import check_own_files

@@ -14,14 +14,14 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write, ListConfig, flag_override
+from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from fmx.config.bounded_files import MAX_YAML_BYTES, read_bytes, read_yaml
 from fmx.config.conf_dir import CONF_DIR
 from fmx.config.expansion import check_expansion
-from fmx.config.trust import TRUSTED, check_paths, check_processes, check_sizes, check_trusted, strange_mirrors
 from fmx.config.renamed_targets import present_name
+from fmx.config.trust import TRUSTED, check_paths, check_processes, check_sizes, check_trusted, strange_mirrors
 from fmx.errors import DataError
 from fmx.process.memory_bound import at_most_bytes
 from fmx.runs.composition import register_resolvers
