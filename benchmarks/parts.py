@@ -46,11 +46,11 @@ def measure(overrides: list[str], *, rounds: int, device: str) -> dict[str, list
 
     from fmx.run import main as fmx_main
     from fmx.training.callbacks.lean_steps import LeanSteps
-    from fmx.training.classifier import Classifier, Tally
+    from fmx.training.classifier import Classifier, TrainMetrics
 
     parts: Mapping[str, tuple[type, str] | None] = {
         "everything": None,
-        "loss, accuracy and gradients of each step": (Tally, "add"),
+        "loss, accuracy and gradients of each step": (TrainMetrics, "add"),
         "gradients alone": (Classifier, "on_before_optimizer_step"),
         "steps without Lightning": (LeanSteps, "on_train_batch_end"),
         "checkpoints": (Trainer, "save_checkpoint"),

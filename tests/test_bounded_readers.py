@@ -36,14 +36,14 @@ GIB = 2**30
 def refused(read, folder: Path, *, at_most: int = 128 * MIB) -> None:
     """`read` raises DataError in a process that takes no more memory than that, and does so in seconds."""
 
-    def attempt(_: int) -> str:
+    def infer_output(_: int) -> str:
         try:
             read()
         except DataError as error:
             return str(error)
         return "loaded"
 
-    seen = mutants.read_all(attempt, range(1), folder, address_bytes=at_most + 256 * MIB)
+    seen = mutants.read_all(infer_output, range(1), folder, address_bytes=at_most + 256 * MIB)
     assert (seen.wrong, seen.died) == ([], [])
     assert list(seen.counts) != ["loaded"]
     assert seen.peak_bytes < at_most

@@ -147,7 +147,7 @@ class Fake(Dataset):
 
 def test_a_torchvision_data_set_runs_by_yaml_alone(command, tmp_path):
     fake = (
-        "{_target_: fmx.data.collected.collect, in_channels: 1, image_size: 12, dataset: {_target_: "
+        "{_target_: fmx.data.in_memory.in_memory, in_channels: 1, image_size: 12, dataset: {_target_: "
         "torchvision.datasets.FakeData, size: 40, image_size: [3, 20, 16], num_classes: 2, random_offset: SEED}}"
     )
     path = tmp_path / "my" / "data" / "noise.yaml"

@@ -31,7 +31,7 @@ from fmx.runs.checkpoint_files import CheckpointFiles
 from fmx.runs.run_dir import open_run
 from fmx.runs.trusted_config import trusted_config
 from fmx.sweeps.search import frozen_conf
-from fmx.sweeps.search.claims import Searcher
+from fmx.sweeps.search.heartbeat import Searcher
 from fmx.sweeps.search.options import Objective, Options
 from fmx.sweeps.search.space import Parameter, Space
 from fmx.sweeps.search.study import SharedStudy

@@ -63,7 +63,7 @@ class Idx:
             outside = changed and self.packed and seed % 3
             (self.folder / f"{name}{suffix}").write_bytes(mutants.mutant([data], seed) if outside else data)
         files = ({"name": name, "md5": None, "gz_md5": None} for name in self.files)
-        return attempt(lambda: check_arrays(load_idx(
+        return infer_output(lambda: check_arrays(load_idx(
             folder=str(self.folder), images=next(files), labels=next(files), image_size=4, num_classes=3,
             mirrors=[], instead=[],
         )))  # fmt: skip
@@ -90,7 +90,9 @@ class Csv:
 
     def __call__(self, seed: int) -> str:
         self.path.write_bytes(mutants.mutant(self.corpus, seed))
-        return attempt(lambda: check_arrays(load_csv(file=str(self.path), image_size=4, num_classes=3, instead=[])))
+        return infer_output(
+            lambda: check_arrays(load_csv(file=str(self.path), image_size=4, num_classes=3, instead=[]))
+        )
 
 
 class Pictures:
@@ -117,8 +119,10 @@ class Pictures:
         path = self.folder / "a" / f"x.{kind}"
         path.write_bytes(mended_png(data) if kind == "png" and seed % 3 else data)
         words = {
-            attempt(lambda: ImageFolder(folder=str(self.folder), class_names=["a"], image_size=8, in_channels=3)[0]),
-            attempt(lambda: prepare(path, self.signature, "auto")),
+            infer_output(
+                lambda: ImageFolder(folder=str(self.folder), class_names=["a"], image_size=8, in_channels=3)[0]
+            ),
+            infer_output(lambda: prepare(path, self.signature, "auto")),
         }
         path.unlink()
         return " and ".join(sorted(words))
@@ -182,7 +186,7 @@ class Checkpoint:
             assert total <= 2 * self.path.stat().st_size
             load_weights(self.net, self.path)
 
-        return attempt(read)
+        return infer_output(read)
 
 
 def rezipped(corpus: list[bytes], seed: int) -> bytes:
@@ -217,7 +221,7 @@ class RunDirectory:
         return word
 
     def read(self) -> str:
-        return attempt(self.tables)
+        return infer_output(self.tables)
 
     def tables(self) -> None:
         outcome(open_run(self.run), "x")
@@ -235,7 +239,7 @@ class RestoredRun(RunDirectory):
         self.whole = {name: (self.run / name).read_bytes() for name in self.files}
 
     def read(self) -> str:
-        return " and ".join(sorted({attempt(self.tables), attempt(self.restore)}))
+        return " and ".join(sorted({infer_output(self.tables), infer_output(self.restore)}))
 
     def restore(self) -> None:
         run = open_run(self.run)
@@ -260,7 +264,7 @@ class Onnx:
             shape = [2, *facts["inputs"][0][2][1:]]
         except Exception:  # noqa: BLE001 - the worker passes any on as a line, which becomes a DataError
             return "error"
-        signature = attempt(lambda: Signature.from_texts(facts["texts"], self.path))
+        signature = infer_output(lambda: Signature.from_texts(facts["texts"], self.path))
         try:
             session.run(None, {facts["inputs"][0][0]: np.zeros(shape, np.uint8)})
         except Exception:  # noqa: BLE001 - likewise
@@ -268,7 +272,7 @@ class Onnx:
         return signature
 
 
-def attempt(read) -> str:
+def infer_output(read) -> str:
     """`loaded` or `refused`; all other exceptions pass."""
     try:
         read()

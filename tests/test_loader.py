@@ -5,15 +5,15 @@ import torch
 from PIL import Image
 
 from fmx.data.arrays import ImageArrays
-from fmx.data.loader import ArrayLoader, Order
+from fmx.data.loader import ArrayLoader, EpochSampler
 from fmx.data.module import Normalize
 
 ARRAYS = ImageArrays(images=torch.arange(23, dtype=torch.uint8).view(23, 1, 1, 1), labels=torch.arange(23))
 
 
-def order(size=23, **changes) -> Order:
+def order(size=23, **changes) -> EpochSampler:
     plain = {"shuffle": True, "seed": 1, "rank": 0, "world_size": 1, "equal_shares": True}
-    return Order(torch.arange(size), **(plain | changes))
+    return EpochSampler(torch.arange(size), **(plain | changes))
 
 
 def test_an_epoch_visits_every_image_once_in_an_order_of_its_own():

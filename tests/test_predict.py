@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from scipy.special import softmax
 
-from fmx.data.collected import collect
 from fmx.data.digits import load_digits
 from fmx.data.folder import ImageFolder
 from fmx.data.idx import load_idx
+from fmx.data.in_memory import in_memory
 from fmx.errors import ConfigError, DataError
 from fmx.inference.export.signature import Signature
 from fmx.inference.images import find_pictures, prepare
@@ -153,7 +153,7 @@ def test_where_training_stretched_pictures_they_are_stretched_as_it_did(tmp_path
     pairs = [(Image.open(tmp_path / file), 0) for file in folder.files]
     assert len(pairs) == 4
     assert torch.equal(
-        collect(dataset=pairs, in_channels=3, image_size=SIDE).images, torch.stack([x for x, _ in folder])
+        in_memory(dataset=pairs, in_channels=3, image_size=SIDE).images, torch.stack([x for x, _ in folder])
     )
     for k, name in enumerate(["a.jpg", "b.png", "c.jpg", "d.png"]):
         pixels = seen(tmp_path / "cat" / name, in_channels=3, fit="stretch", light_on_dark=False)

@@ -19,9 +19,9 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from chromium import chromium_page
-from fmx.process.lock import claim
+from fmx.process.lock import lock_folder
 from fmx.sweeps.search import claims
-from fmx.sweeps.search.claims import Searcher
+from fmx.sweeps.search.heartbeat import Searcher
 from fmx.sweeps.search.html_page import html_page
 from fmx.sweeps.search.options import Objective, Options
 from fmx.sweeps.search.space import Parameter, Space
@@ -549,7 +549,7 @@ def test_without_optuna_it_says_what_to_install(cold_command, tmp_path):
 OTHER_COMMAND = """
 import sys
 from pathlib import Path
-from fmx.sweeps.search.claims import Searcher
+from fmx.sweeps.search.heartbeat import Searcher
 with Searcher(Path(sys.argv[1])) as other:
     print(other.is_alive(sys.argv[2], Path(sys.argv[3])))
 """
@@ -583,7 +583,7 @@ def test_a_command_keeps_its_trials_whatever_happens_to_its_file(tmp_path, monke
         os.utime(file, (0, 0))
         wait_for(lambda: file.stat().st_mtime > 0)
     assert alive(searcher.name, run_dir) == "False", "it has ended"
-    claim(run_dir)
+    lock_folder(run_dir)
     assert alive(searcher.name, run_dir) == "True", "but a process of it works on"
     assert alive("another-machine-1-abc", run_dir) == "True", "wherever"
     assert alive("another-machine-1-abc", run_dir.with_name("1")) == "False"

@@ -22,7 +22,7 @@ from fmx.process.exits import BEFORE_ANY_JOB, advice, plain_exits
 from fmx.process.start import as_command, is_own_process
 from fmx.process.version import __version__
 from fmx.runs.composition import register_resolvers
-from fmx.runs.resume import retyped
+from fmx.runs.resume import expand_resume
 
 if TYPE_CHECKING:
     from fmx.inference.opened_run import Run
@@ -98,7 +98,7 @@ def main() -> None:
             print(f"fmx {__version__}")
         else:
             check_typed(arguments)
-            _compose_and_run(with_texts_quoted(retyped(arranged(arguments))))
+            _compose_and_run(with_texts_quoted(expand_resume(arranged(arguments))))
         sys.stdout.flush()  # here, where a reader that has seen enough is nothing wrong
 
 
@@ -120,7 +120,7 @@ def train(*overrides: str, config_dir: str | Path | None = None) -> "Run":
         arguments = given if config_dir is None else ["--config-dir", str(config_dir), *given]
         sys.argv[:] = ["fmx.train", *arguments]
         check_typed(given)
-        _compose_and_run(with_texts_quoted(retyped(arranged(arguments))))
+        _compose_and_run(with_texts_quoted(expand_resume(arranged(arguments))))
         return open_run(_run_dirs[-1])
 
 

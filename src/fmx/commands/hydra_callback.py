@@ -20,7 +20,7 @@ from fmx.errors import ConfigError, DataError, Refusal
 from fmx.process import dry_run
 from fmx.process.distributed import agrees, check_started, is_first_process
 from fmx.process.exits import expected, interruption
-from fmx.process.lock import claim
+from fmx.process.lock import lock_folder
 from fmx.runs.resume import check_same_run
 from fmx.runs.run_dir import open_run
 from fmx.training.check import check_parts
@@ -61,7 +61,7 @@ class Check(Callback):
             _refusing(lambda: _preview(config))
             raise SystemExit(0)
         if is_first_process(config.trainer):
-            _refusing(lambda: claim(Path(config.hydra.run.dir)))
+            _refusing(lambda: lock_folder(Path(config.hydra.run.dir)))
         else:
             with read_write(config.hydra):
                 config.hydra.output_subdir = None  # the first process writes it

@@ -26,7 +26,7 @@ mode. No data set is needed.
 
 A picture becomes what the model was trained on: grey or colour; its longer side the model's size, centred on
 a square of its border's colour (stretched instead where training did so: data=image_folder, or pictures that
-fmx.data.collected read); the camera's orientation is applied, nothing is cropped, so crop it first if the
+fmx.data.in_memory read); the camera's orientation is applied, nothing is cropped, so crop it first if the
 thing is small in it. Fashion-MNIST shows light things on black: for such models --invert auto inverts a
 picture if more than two thirds of its border are bright, and puts what is dark on a transparent ground on
 white first. A grey picture of the model's own size with a dark border passes unchanged. Files that cannot be
@@ -44,7 +44,7 @@ MAX_TILES = 96
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ClassifiedPicture:
     """A picture, its classes from the most probable down, and their probabilities."""
 
     picture: "Picture"
@@ -130,7 +130,7 @@ def _verdicts(
     logits: "Logits",
     args: argparse.Namespace,
     problems: list[str],
-) -> Iterator[Verdict]:
+) -> Iterator[ClassifiedPicture]:
     """Predict the files a chunk at a time; a file that cannot be read becomes a problem."""
     import numpy as np
     from scipy.special import softmax
@@ -149,10 +149,10 @@ def _verdicts(
         probs = softmax(logits(np.stack([p.pixels for p in pictures])).astype(np.float64), axis=1)
         order = np.argsort(-probs, axis=1, kind="stable")[:, : args.top]
         for picture, row, classes in zip(pictures, probs, order, strict=True):
-            yield Verdict(picture, classes.tolist(), row[classes].tolist())
+            yield ClassifiedPicture(picture, classes.tolist(), row[classes].tolist())
 
 
-def _print(verdicts: Sequence[Verdict], signature: "Signature") -> None:
+def _print(verdicts: Sequence[ClassifiedPicture], signature: "Signature") -> None:
     from fmx.process.table import print_table
 
     inverts = any(verdict.picture.inverted for verdict in verdicts)
@@ -167,7 +167,7 @@ def _print(verdicts: Sequence[Verdict], signature: "Signature") -> None:
     print_table(columns, rows, num_left=len(columns))
 
 
-def _write_csv(verdicts: Sequence[Verdict], signature: "Signature", args: argparse.Namespace) -> None:
+def _write_csv(verdicts: Sequence[ClassifiedPicture], signature: "Signature", args: argparse.Namespace) -> None:
     from fmx.runs.new_file import new_file
 
     ranks = range(1, len(verdicts[0].classes) + 1)
@@ -189,7 +189,7 @@ def _write_csv(verdicts: Sequence[Verdict], signature: "Signature", args: argpar
             writer.writerow(says)
 
 
-def _draw(verdicts: Sequence[Verdict], signature: "Signature", args: argparse.Namespace) -> None:
+def _draw(verdicts: Sequence[ClassifiedPicture], signature: "Signature", args: argparse.Namespace) -> None:
     """Draw the first pictures as the model saw them, with file name, class and probability."""
     from fmx.reporting.figures.fonts import drawable
     from fmx.reporting.figures.image_grid import Caption, Tile, image_grid

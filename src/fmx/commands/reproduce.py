@@ -250,9 +250,9 @@ def _weights(first: "Run", second: "Run", name: str) -> Iterator[str]:
     was, now = (load_checkpoint(run.checkpoint(name))["state_dict"] for run in (first, second))
     if was.keys() != now.keys():
         yield f"{name}.ckpt: other weights: {', '.join(sorted(was.keys() ^ now.keys()))}"
-    elif apart := [key for key in was if not was[key].equal(now[key])]:
-        furthest = max(float((was[key] - now[key]).abs().max()) for key in apart)
-        yield f"{name}.ckpt: {len(apart)} of {len(was)} weights, by up to {furthest:.3g}"
+    elif differing := [key for key in was if not was[key].equal(now[key])]:
+        furthest = max(float((was[key] - now[key]).abs().max()) for key in differing)
+        yield f"{name}.ckpt: {len(differing)} of {len(was)} weights, by up to {furthest:.3g}"
 
 
 if __name__ == "__main__":

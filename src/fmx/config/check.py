@@ -9,7 +9,7 @@ from omegaconf.errors import InterpolationKeyError
 from fmx.config.conf_dir import CONF_DIR
 from fmx.config.hydra_errors import likely_keys
 from fmx.config.layout import GROUPS, MODEL_KEYS, REPORTED, ROOT_KEYS
-from fmx.config.quoting import as_typed, literal
+from fmx.config.quoting import as_typed, escape_interpolations
 from fmx.config.rules import check_values
 from fmx.errors import ConfigError
 
@@ -109,7 +109,9 @@ def _check_root(config: Mapping[str, Any]) -> None:
         if key == "experiment":
             raise ConfigError("an experiment file needs the first line `# @package _global_`")
         if key not in ROOT_KEYS:
-            known = OmegaConf.create(literal({name: child for name, child in config.items() if name in ROOT_KEYS}))
+            known = OmegaConf.create(
+                escape_interpolations({name: child for name, child in config.items() if name in ROOT_KEYS})
+            )
             likely = likely_keys(key, key, ROOT_KEYS, known)
             raise ConfigError(
                 f"the configuration has no key {key!r}{likely} Keys: {', '.join(ROOT_KEYS)} "

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fmx.config.expansion import ENVIRONMENT, check_expansion
-from fmx.config.quoting import literal
+from fmx.config.quoting import escape_interpolations
 from fmx.errors import DataError
 
 __all__ = [
@@ -160,7 +160,7 @@ def opened(stored: dict[str, Any], source: Path) -> dict[str, Any]:
     have the digest. source: what errors name.
     """
     found = references(stored)
-    live = literal(stored)
+    live = escape_interpolations(stored)
     for place, text in found.items():
         if REPEATABLE.fullmatch(reference := reference_of(text)):
             live = _with(live, place, reference)

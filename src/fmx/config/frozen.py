@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fmx.config.expansion import check_expansion
 from fmx.config.from_environment import Place, references, sealed, why_not, with_references
-from fmx.config.quoting import as_typed, literal
+from fmx.config.quoting import as_typed, escape_interpolations
 from fmx.errors import DataError, Refusal
 
 __all__ = [
@@ -132,7 +132,7 @@ class Origin(Callback):
     def __init__(self, facts: str) -> None:
         told = json.loads(facts)
         self.overrides: list[str] = told["overrides"]  # which nothing resolves: see as_typed
-        self.choices: dict[str, Any] = literal(told["choices"])
+        self.choices: dict[str, Any] = escape_interpolations(told["choices"])
         self.stored = stored_of(told)
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
@@ -172,5 +172,5 @@ def _move(node: Any, run_dir: str) -> Any:
     if isinstance(node, list):
         return [_move(child, run_dir) for child in node]
     if isinstance(node, str) and (node == run_dir or node.startswith(f"{run_dir}/")):
-        return "${run_dir}" + literal(node.removeprefix(run_dir))
-    return literal(node)  # resolved once, never again
+        return "${run_dir}" + escape_interpolations(node.removeprefix(run_dir))
+    return escape_interpolations(node)  # resolved once, never again

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-__all__ = ["as_typed", "literal", "override", "quoted", "text_of"]
+__all__ = ["as_typed", "escape_interpolations", "override", "quoted", "text_of"]
 
 
 def quoted(text: str) -> str:
@@ -44,12 +44,12 @@ def override(key: str, path: Path) -> str:
     return f"{key}={text if re.fullmatch(r'[A-Za-z0-9_./+-]+', text) else quoted(text)}"
 
 
-def literal(node: Any, *, times: int = 1) -> Any:
+def escape_interpolations(node: Any, *, times: int = 1) -> Any:
     """A plain node in which OmegaConf finds nothing to resolve, however often (`times`) it looks: `${x}` is text."""
     if isinstance(node, Mapping):
-        return {key: literal(child, times=times) for key, child in node.items()}
+        return {key: escape_interpolations(child, times=times) for key, child in node.items()}
     if isinstance(node, list):
-        return [literal(child, times=times) for child in node]
+        return [escape_interpolations(child, times=times) for child in node]
     if isinstance(node, str):
         for _ in range(times):  # from the first backslash of a row on, or a long row would take quadratic time
             node = re.sub(r"(?<!\\)(\\*)\$\{", r"\1\1\\${", node)

@@ -9,8 +9,10 @@ __all__ = ["present_name", "with_first_names", "with_present_names"]
 MOVED = {
     "fmx.augment": "fmx.data.augment",
     "fmx.callbacks": "fmx.training.callbacks",
+    "fmx.callbacks.interruption.Interruption": "fmx.training.callbacks.save_on_signal.SaveOnSignal",
     "fmx.callbacks.pruning": "fmx.sweeps.search.pruning",
     "fmx.check": "fmx.commands.hydra_callback",
+    "fmx.data.collected.collect": "fmx.data.in_memory.in_memory",
     "fmx.datamodule": "fmx.data.module",
     "fmx.frozen": "fmx.config.frozen",
     "fmx.losses": "fmx.training.losses",

@@ -51,7 +51,7 @@ SCHEDULERS = Kind("learning-rate schedulers", "torch.optim.lr_scheduler.LRSchedu
 SOURCES = Kind(
     "fmx's own data sources",
     names=frozenset({
-        "fmx.data.collected.collect",
+        "fmx.data.in_memory.in_memory",
         "fmx.data.csv_images.load_csv",
         "fmx.data.digits.load_digits",
         "fmx.data.folder.ImageFolder",

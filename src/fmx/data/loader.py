@@ -10,12 +10,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from fmx.data.arrays import ImageArrays
 from fmx.data.draws import Draws, Turn
 
-__all__ = ["ArrayLoader", "ImageLoader", "Order", "image_loader"]
+__all__ = ["ArrayLoader", "EpochSampler", "ImageLoader", "image_loader"]
 
 Batch = tuple[Tensor, Tensor]  # images uint8 (B, C, H, W), labels int64 (B,)
 
 
-class Order(Sampler[Turn]):
+class EpochSampler(Sampler[Turn]):
     """The order in which one epoch visits the images: a function of seed, epoch and rank alone.
 
     indices: int64 (M,), the images that take part. Every rank draws the same permutation and takes its own share of
@@ -65,7 +65,7 @@ class Order(Sampler[Turn]):
 class Place:
     """Where an iteration stands, in batches, so that a later one can go on there: Lightning saves and loads it."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: EpochSampler) -> None:
         self._order = order
         self._start = self._served = 0
         self._epoch = -1  # of the batches that were served
@@ -100,7 +100,7 @@ class ArrayLoader:
     batch_sampler = None  # Lightning looks here too
 
     def __init__(
-        self, arrays: ImageArrays, order: Order, *, batch_size: int, drop_last: bool, device: torch.device
+        self, arrays: ImageArrays, order: EpochSampler, *, batch_size: int, drop_last: bool, device: torch.device
     ) -> None:
         self.images = arrays.images.to(device)
         self.labels = arrays.labels.to(device)
@@ -138,14 +138,14 @@ class ImageLoader(DataLoader[tuple[Tensor, int]]):
     Yields images uint8 (B, C, H, W) and labels int64 (B,).
     """
 
-    def __init__(self, source: Dataset[tuple[Tensor, int]], order: Order, **options: Any) -> None:
+    def __init__(self, source: Dataset[tuple[Tensor, int]], order: EpochSampler, **options: Any) -> None:
         super().__init__(source, sampler=order, generator=torch.Generator().manual_seed(order.seed), **options)
         self.place = Place(order)
         self.state_dict, self.load_state_dict = self.place.state_dict, self.place.load_state_dict
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         order, batch_size = self.sampler, self.batch_size
-        assert isinstance(order, Order)
+        assert isinstance(order, EpochSampler)
         assert batch_size is not None
         order.first = self.place.begin() * batch_size
         for batch in super().__iter__():
@@ -155,7 +155,7 @@ class ImageLoader(DataLoader[tuple[Tensor, int]]):
 
 def image_loader(
     source: ImageArrays | Dataset[tuple[Tensor, int]],
-    order: Order,
+    order: EpochSampler,
     *,
     batch_size: int,
     drop_last: bool,

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from fmx.data.arrays import ImageArrays
 from fmx.data.draws import Draws, Turn
 from fmx.data.folder import ImageFolder
-from fmx.data.loader import ArrayLoader, Order, image_loader
+from fmx.data.loader import ArrayLoader, EpochSampler, image_loader
 from fmx.data.split import split_validation
 from fmx.errors import ConfigError, DataError, FmxError
 
@@ -194,7 +194,9 @@ class ImageDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> Loader:
         """The whole of `predict_part` in order, whatever the number of processes that trained."""
-        order = Order(self.indices[self.predict_part], shuffle=False, seed=0, rank=0, world_size=1, equal_shares=False)
+        order = EpochSampler(
+            self.indices[self.predict_part], shuffle=False, seed=0, rank=0, world_size=1, equal_shares=False
+        )
         return self._loader(self.predict_part, order, device=self._device(), goes_on=False)
 
     def transfer_batch_to_device(
@@ -221,9 +223,9 @@ class ImageDataModule(LightningDataModule):
         self.augment.to(device)
         return device
 
-    def _order(self, part: Part, *, shuffle: bool) -> Order:
+    def _order(self, part: Part, *, shuffle: bool) -> EpochSampler:
         assert self.trainer is not None
-        return Order(
+        return EpochSampler(
             self.indices[part],
             shuffle=shuffle,
             seed=self.seed,
@@ -232,7 +234,7 @@ class ImageDataModule(LightningDataModule):
             equal_shares=part == "train",
         )
 
-    def _loader(self, part: Part, order: Order, *, device: torch.device, goes_on: bool = True) -> Loader:
+    def _loader(self, part: Part, order: EpochSampler, *, device: torch.device, goes_on: bool = True) -> Loader:
         training = part == "train"
         return image_loader(
             self.sources[part],

@@ -81,7 +81,7 @@ def _below(folder: Path, problems: list[str], notes: list[str]) -> Iterator[Path
 def prepare(path: Path, signature: Signature, invert: Invert) -> Picture:
     """Read a picture and bring it to the channels and the size of a model; DataError where it cannot be read.
 
-    Where the training pictures were stretched (data.folder, data.collected), this one is, exactly as they
+    Where the training pictures were stretched (data.folder, data.in_memory), this one is, exactly as they
     were. Else its longer side becomes `image_size` (bilinear with antialiasing), and it is centred on a ground of the
     median colour of its border. Grey is the luminance (ITU-R 601). The camera's orientation is applied, 16
     bits keep their upper 8, of several frames the first counts, and nothing is cropped.

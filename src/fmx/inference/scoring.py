@@ -14,7 +14,7 @@ from fmx.data.module import ImageDataModule, Part
 from fmx.runs.checkpoint_files import load_weights
 from fmx.runs.predictions import read_predictions
 from fmx.training.build import Experiment
-from fmx.training.callbacks.collected import Collected
+from fmx.training.callbacks.collect_predictions import CollectPredictions
 from fmx.training.classifier import Classifier
 from fmx.training.cluster_environment import cluster_environment
 from fmx.training.counts import plain_figures
@@ -88,7 +88,7 @@ def predict(
         enable_model_summary=False,
         use_distributed_sampler=False,
         limit_predict_batches=limit,
-        callbacks=[collected := Collected(len(data.indices[part]))],
+        callbacks=[collected := CollectPredictions(len(data.indices[part]))],
     )
     data.predict_part = part
     trainer.predict(classifier, datamodule=data, return_predictions=False)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-__all__ = ["attempt", "flattened_size", "output_shape", "positive", "positive_list"]
+__all__ = ["flattened_size", "infer_output", "output_shape", "positive", "positive_list"]
 
 EASY = 2_000_000_000  # multiplications at most, were each weight used at each pixel: some hundredths of a second
 LARGEST_TRIED = 512  # pixels; no image size beyond it is searched for a too deep network
@@ -33,7 +33,7 @@ def positive_list(name: str, values: Sequence[int], count: int | None = None) ->
     return values
 
 
-def attempt(net: nn.Module, shape: tuple[int, int, int]) -> Any:
+def infer_output(net: nn.Module, shape: tuple[int, int, int]) -> Any:
     """What a copy of `net` makes of one image of a shape (channels, height, width), for the shape of that.
 
     The meta device computes nothing, but needs torch's compiler to be imported: seconds. So a small network is given
@@ -54,7 +54,7 @@ def output_shape(net: nn.Module, in_channels: int, image_size: int) -> torch.Siz
 
     RuntimeError: the image is too small for a kernel or a pooling window.
     """
-    output: torch.Tensor = attempt(net, (in_channels, image_size, image_size))
+    output: torch.Tensor = infer_output(net, (in_channels, image_size, image_size))
     return output.shape
 
 

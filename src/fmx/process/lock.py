@@ -11,7 +11,7 @@ from pathlib import Path
 from fmx.errors import ConfigError
 from fmx.process.own_files import check_own_files
 
-__all__ = ["claim", "is_claimed", "one_at_a_time", "released"]
+__all__ = ["is_locked", "lock_folder", "one_at_a_time", "released"]
 
 LOCK = ".lock"
 ATTEMPTS, PAUSE_S = 5, 0.05  # someone who only looks whether a run is alive holds the lock for an instant
@@ -19,7 +19,7 @@ WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP}  # what some file systems answer
 _held: dict[Path, int] = {}
 
 
-def claim(folder: Path, *, key: str = "hydra.run.dir") -> None:
+def lock_folder(folder: Path, *, key: str = "hydra.run.dir") -> None:
     """Hold the directory of a run or a sweep until this process ends; ConfigError where another one holds it.
 
     DataError where a link in it leads what is written there elsewhere. key: what names another folder on the command
@@ -60,7 +60,7 @@ def released() -> Iterator[None]:
             os.close(_held.pop(folder))
 
 
-def is_claimed(run_dir: Path) -> bool | None:
+def is_locked(run_dir: Path) -> bool | None:
     """Whether a living process holds a run directory; None where that cannot be told."""
     if run_dir.resolve() in _held:
         return True

@@ -53,9 +53,9 @@ def _subfolders(folder: str) -> list[str]:
 
 def _run_home(resume: str | None, fresh: str, *, _root_: DictConfig) -> str:
     """The folder of a run: the one that `resume` names, or a fresh one."""
-    from fmx.runs.resume import home
+    from fmx.runs.resume import find_run_dir
 
-    return home(resume, fresh, _root_)
+    return find_run_dir(resume, fresh, _root_)
 
 
 def compose_config(overrides: list[str], *, config_dir: str | None = None) -> DictConfig:

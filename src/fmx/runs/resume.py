@@ -12,20 +12,20 @@ from fmx.config.bounded_files import read_if_whole
 from fmx.config.from_environment import Place, check_opened, is_sealed, opened, references, sealed, why_not
 from fmx.config.frozen import freeze, relocated
 from fmx.config.printed_command import printed_command
-from fmx.config.quoting import literal, override, quoted, text_of
+from fmx.config.quoting import escape_interpolations, override, quoted, text_of
 from fmx.config.renamed_targets import with_first_names
 from fmx.errors import ConfigError, DataError
 from fmx.runs.data_root import KEY, at_root, told_root, without_root
 from fmx.runs.record import config_fingerprint, present_fingerprint
 from fmx.runs.run_dir import Run, instant, open_run
 
-__all__ = ["check_same_run", "home", "retyped"]
+__all__ = ["check_same_run", "expand_resume", "find_run_dir"]
 
 MANY = 8  # differing keys; more are only counted
 NOT_THE_RUN = {"run_dir", "resume", "sweep.keep_checkpoints"}  # where it is and how it was started, not what it is
 
 
-def home(resume: str | None, fresh: str, config: DictConfig) -> str:
+def find_run_dir(resume: str | None, fresh: str, config: DictConfig) -> str:
     """The folder of a run: the one that it continues, or a fresh one.
 
     resume: null, a run directory, or `auto`: the newest interrupted run beside `fresh` with the same configuration.
@@ -103,7 +103,7 @@ def _shown(key: str, was: object, now: object, stored: Mapping[Place, str]) -> s
     return why_not(place, stored) if place and is_sealed(now) else f"{key} was {was!r}, is {now!r}"
 
 
-def retyped(arguments: list[str]) -> list[str]:
+def expand_resume(arguments: list[str]) -> list[str]:
     """The command line, with a run's own configuration where `resume=RUN` stands alone, or with data.root=DIR.
 
     It is composed from what the gate has let through of the run's files, never from its overrides: an override can
@@ -149,7 +149,9 @@ def _as_it_was(path: Path, roots: list[str]) -> list[str]:
         how = f"type the whole command that began the run (run.json has it) with {word}"
         raise DataError(f"{said} If you trust it, {how}") from None
     if roots:
-        config.data = literal(at_root(OmegaConf.to_container(config.data, resolve=True), told_root(roots[0])))
+        config.data = escape_interpolations(
+            at_root(OmegaConf.to_container(config.data, resolve=True), told_root(roots[0]))
+        )
     check_opened(OmegaConf.to_container(as_recorded, resolve=True), run.path)
     check_paths(config, run.path)
     check_processes(config, run.path)

@@ -16,10 +16,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fmx.config.bounded_files import read_if_whole, read_json, read_yaml, within
 from fmx.config.from_environment import Place, opened, references
-from fmx.config.quoting import literal
+from fmx.config.quoting import escape_interpolations
 from fmx.config.renamed_targets import with_present_names
 from fmx.errors import DataError
-from fmx.process.lock import is_claimed
+from fmx.process.lock import is_locked
 from fmx.process.version import __version__
 from fmx.runs.data_root import at_root, present_root
 
@@ -59,7 +59,7 @@ class Run:
             values = with_present_names(read_yaml(path))
             values = _moved(values, str(values.get("run_dir") or ""), str(self.path)) | {"run_dir": str(self.path)}
             values["data"] = self._found_from_here(values.get("data"))
-            config = OmegaConf.create(literal(opened(values, path)))
+            config = OmegaConf.create(escape_interpolations(opened(values, path)))
         except (OmegaConfBaseException, ValueError) as error:
             raise DataError(f"{path} is no configuration of a run: {str(error).partition(chr(10))[0]}") from error
         assert isinstance(config, DictConfig)
@@ -227,7 +227,7 @@ def _status(record: dict[str, Any], run_dir: Path) -> str:
     status = str(record.get("status"))
     if status != "running":
         return status
-    alive = is_claimed(run_dir)
+    alive = is_locked(run_dir)
     if alive is None:  # no lock to ask
         alive = record.get("host") != socket.gethostname() or _is_alive(record.get("pid"))
     return status if alive else "interrupted"

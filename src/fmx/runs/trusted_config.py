@@ -8,7 +8,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fmx.config.from_environment import check_opened
 from fmx.config.layout import GROUPS, ROOT_KEYS
-from fmx.config.quoting import literal
+from fmx.config.quoting import escape_interpolations
 from fmx.config.trust import check_sizes, check_trusted, without_strange_mirrors
 from fmx.errors import DataError
 from fmx.runs.data_root import at_root, told_root
@@ -27,7 +27,7 @@ def trusted_config(run: Run, allow: Iterable[str] = (), *, root: str | None = No
     """
     config = checked_config(run.config, run, allow)
     if root is not None:
-        config.data = literal(at_root(OmegaConf.to_container(config.data, resolve=True), told_root(root)))
+        config.data = escape_interpolations(at_root(OmegaConf.to_container(config.data, resolve=True), told_root(root)))
     return config
 
 
@@ -49,5 +49,5 @@ def checked_config(config: DictConfig, run: Run, allow: Iterable[str] = ()) -> D
     check_opened(plain, run.path, (*PARTS, "data"))
     check_sizes(plain["data"], run.path)
     config = config.copy()
-    config.data = OmegaConf.create(literal(without_strange_mirrors(plain["data"])))
+    config.data = OmegaConf.create(escape_interpolations(without_strange_mirrors(plain["data"])))
     return config

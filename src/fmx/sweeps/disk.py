@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.filesize import decimal
 
 from fmx.runs.composition import register_resolvers
-from fmx.sweeps.warm import apart
+from fmx.sweeps.warm import in_subprocess
 
 __all__ = ["checkpoint_bytes", "disk_needed", "in_words"]
 
@@ -20,7 +20,7 @@ REST_BYTES = (
 
 def disk_needed(configs: Sequence[DictConfig], *, keep: int | None = None) -> int:
     """The bytes that the runs of composed configurations leave; keep: how many of them keep their checkpoints."""
-    checkpoints = sorted(apart(_of_all, list(configs)), reverse=True)
+    checkpoints = sorted(in_subprocess(_of_all, list(configs)), reverse=True)
     return sum(checkpoints[:keep]) + REST_BYTES * len(configs)
 
 

@@ -16,7 +16,7 @@ from fmx.config.from_environment import REPEATABLE, Place, check_set, references
 from fmx.config.frozen import DEFAULTS, REFERENCES, check_same, origin, stored_of, write_frozen
 from fmx.config.layout import GROUPS, ROOT_KEYS
 from fmx.config.printed_command import printed_command
-from fmx.config.quoting import literal
+from fmx.config.quoting import escape_interpolations
 from fmx.config.renamed_targets import with_present_names
 from fmx.config.trust import TRUSTED, check_paths, check_processes, check_sizes, check_trusted, strange_mirrors
 from fmx.errors import DataError
@@ -69,7 +69,7 @@ def pass_job(job: Job, allow: Collection[str], root: str | None = None) -> str:
     started_in = within(master, "hydra", "runtime", "cwd")
     root = root or present_root(config["data"], within(master, "data", "root"), started_in)
     if root is not None:
-        plain["data"] = at_root(plain["data"], literal(root))
+        plain["data"] = at_root(plain["data"], escape_interpolations(root))
     if not dry_run.is_asked():
         write_frozen(path, plain, hydra)
     return config_fingerprint(config)

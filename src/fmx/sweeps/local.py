@@ -13,7 +13,7 @@ from fmx.config.printed_command import printed_command
 from fmx.errors import ConfigError, DataError, FmxError
 from fmx.process import dry_run
 from fmx.process.exits import Interrupted, advice
-from fmx.process.lock import claim, is_claimed
+from fmx.process.lock import is_locked, lock_folder
 from fmx.reporting.best_rows import print_best
 from fmx.reporting.leaderboard import leaderboard
 from fmx.reporting.leaderboard_files import write_leaderboard
@@ -52,8 +52,8 @@ def earlier_ledger(sweep_dir: Path) -> Ledger:
 
 def _claim_unless_dry(sweep_dir: Path) -> None:
     if not dry_run.is_asked():
-        claim(sweep_dir, key="hydra.sweep.dir")
-    elif is_claimed(sweep_dir):
+        lock_folder(sweep_dir, key="hydra.sweep.dir")
+    elif is_locked(sweep_dir):
         raise ConfigError(f"another process is at work in {sweep_dir}: a dry run would tell what is not true any more")
 
 

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from fmx.process.cores import memory_limit, num_cores
-from fmx.sweeps.warm import apart
+from fmx.sweeps.warm import in_subprocess
 
 __all__ = ["Share", "shares"]
 
@@ -64,7 +64,7 @@ def _memory_bytes() -> int:
 @cache
 def _gpus() -> list[str]:
     """The GPUs by the names that CUDA_VISIBLE_DEVICES takes."""
-    count = apart(_num_gpus)
+    count = in_subprocess(_num_gpus)
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return visible[:count] or [str(index) for index in range(count)]
 

@@ -15,13 +15,13 @@ from fmx.config.frozen import freeze_job
 from fmx.config.hydra_errors import translate
 from fmx.errors import ConfigError, DataError, FmxError
 from fmx.process.distributed import check_no_torchrun, num_processes
-from fmx.process.lock import claim
+from fmx.process.lock import lock_folder
 from fmx.runs.composition import register_resolvers
 from fmx.runs.record import config_fingerprint, present_fingerprint
 from fmx.sweeps.checkpoints import check_can_rank
 from fmx.sweeps.job import FROZEN_JOBS, Job
 from fmx.sweeps.preparation import Preparation
-from fmx.sweeps.warm import apart
+from fmx.sweeps.warm import in_subprocess
 from fmx.training.check import check_parts
 
 __all__ = ["Plan", "check_multirun"]
@@ -82,7 +82,7 @@ class Plan:
 
     def freeze(self, jobs: Sequence[Job]) -> None:
         """Make the sweep directory, and write each job there as a configuration of its own."""
-        claim(self.sweep_dir, key="hydra.sweep.dir")
+        lock_folder(self.sweep_dir, key="hydra.sweep.dir")
         OmegaConf.save(self._config, self.sweep_dir / "multirun.yaml")  # which Hydra writes before any check
         for job in jobs:
             self._freeze(job)
@@ -131,7 +131,7 @@ class Plan:
         unknown = [each for told, each in new.items() if told not in self._checked]
         if unknown:
             parts = [(each.config, each.resolved) for each in unknown]
-            refused = apart(_first_refused, parts) if self._here else _first_refused(parts, here=False)
+            refused = in_subprocess(_first_refused, parts) if self._here else _first_refused(parts, here=False)
             if refused:
                 position, why = refused
                 raise ConfigError(_of_job(unknown[position].position, unknown[position].overrides, why))

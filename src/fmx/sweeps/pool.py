@@ -136,7 +136,7 @@ class Pool:
             _kill_group(running)  # what it started, if it was killed itself
             code, pid = running.process.exitcode, running.process.pid
             running.process.close()
-            yield _verdict(running, pid, code if code is not None else 1)
+            yield _ended(running, pid, code if code is not None else 1)
 
     def _watch_the_clock(self) -> None:
         now = time.monotonic()
@@ -169,7 +169,7 @@ def _kill_group(running: _Running) -> None:
         os.killpg(running.process.pid or -1, signal.SIGKILL)
 
 
-def _verdict(running: _Running, pid: int | None, code: int) -> Ended:
+def _ended(running: _Running, pid: int | None, code: int) -> Ended:
     """How a job ended, from its exit code and its own record; the record is completed where the job could not."""
     job, seconds = running.job, time.monotonic() - running.began
     pruned = False

@@ -17,7 +17,7 @@ from multiprocessing.context import ForkServerContext
 from types import ModuleType
 from typing import ParamSpec, TypeVar
 
-__all__ = ["apart", "context", "let_sigterm_through", "warm_up", "without_main"]
+__all__ = ["context", "in_subprocess", "let_sigterm_through", "warm_up", "without_main"]
 
 # What every run imports sooner or later; a job that needs more imports it itself.
 PRELOADED = [
@@ -70,7 +70,7 @@ def warm_up() -> None:
     context()
 
 
-def apart(function: Callable[Given, Result], *arguments: Given.args, **named: Given.kwargs) -> Result:
+def in_subprocess(function: Callable[Given, Result], *arguments: Given.args, **named: Given.kwargs) -> Result:
     """Call a function of a module in a process of its own, which ends with this one; what it raises is raised here."""
     warm = context()
     theirs, ours = warm.Pipe(duplex=False)

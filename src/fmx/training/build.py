@@ -18,7 +18,7 @@ from pytorch_lightning.loggers import Logger
 from torch import nn
 
 from fmx.config.from_environment import sealed
-from fmx.config.quoting import literal
+from fmx.config.quoting import escape_interpolations
 from fmx.config.targets import locate
 from fmx.data.module import ImageDataModule
 from fmx.errors import ConfigError, FmxError
@@ -110,7 +110,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
         select=cfg.select,
         seed=cfg.seed,
         resumes=cfg.resume is not None,
-        hparams=_hparams(OmegaConf.create(literal(stored)), record.contents["overrides"]),
+        hparams=_hparams(OmegaConf.create(escape_interpolations(stored)), record.contents["overrides"]),
         yaml=OmegaConf.to_yaml(OmegaConf.create(stored)),
     )
 
@@ -163,7 +163,7 @@ def make(node: Any, **extra: Any) -> Any:
     """
     plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
     try:
-        return instantiate(literal(plain, times=2), _convert_="all", **extra)
+        return instantiate(escape_interpolations(plain, times=2), _convert_="all", **extra)
     except InstantiationException as error:
         cause = error.__cause__
         while isinstance(cause, InstantiationException) and cause.__cause__ is not None:

@@ -19,7 +19,7 @@ def check_parts(config: DictConfig, resolved: Mapping[str, Any], *, here: bool =
     one lacks.
     """
     from fmx.config.targets import check_accelerator, check_targets
-    from fmx.training.dry_run import check_data_class, rehearse
+    from fmx.training.dry_run import check_data_class, dry_run_parts
 
     check_targets(resolved)
     check_data_class(str(resolved["data"].get("_target_", "")))
@@ -30,7 +30,7 @@ def check_parts(config: DictConfig, resolved: Mapping[str, Any], *, here: bool =
     bounded = OmegaConf.select(config, "hydra.callbacks.check.bounded")
     if bounded and earlier is not None:
         _check_fits(without_hydra(config), earlier)
-    rehearse(without_hydra(config), earlier=earlier, here=here, bounded=bool(bounded))
+    dry_run_parts(without_hydra(config), earlier=earlier, here=here, bounded=bool(bounded))
 
 
 def _check_fits(config: DictConfig, run_dir: Path) -> None:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
-from fmx.data.loader import Order
+from fmx.data.loader import EpochSampler
 from fmx.errors import ConfigError, TrainingError
 from fmx.training.counts import update
 from fmx.training.schedule import Schedule
@@ -56,7 +56,7 @@ class Classifier(LightningModule):
         # accuracy of the five best classes and one of the best may.
         self.val_metrics = MetricCollection(dict(metrics), compute_groups=False)
         self.val_loss = MeanMetric(nan_strategy="disable")
-        self.tally = Tally(self.images_of, remedies=_remedies(loss))
+        self.tally = TrainMetrics(self.images_of, remedies=_remedies(loss))
         self._watched: list[nn.Parameter] = []  # whose gradients are looked at
 
     def forward(self, images: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ class Classifier(LightningModule):
     def images_of(self, step: "Step") -> str:
         """The positions in the training set of the images of a step, as far as this process served them."""
         order = getattr(self.trainer.train_dataloader, "sampler", None)
-        if not isinstance(order, Order):
+        if not isinstance(order, EpochSampler):
             return ""
         epoch, size = order.epoch, self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
         order.set_epoch(step.epoch)
@@ -233,7 +233,7 @@ class Step(NamedTuple):
     batch: int
 
 
-class Tally:
+class TrainMetrics:
     """Training loss and accuracy since the last look, kept on the device and summed up only every few steps.
 
     images_of: what to say of the images of a step. remedies: what to try where a loss is not finite. tolerates: leave

@@ -22,21 +22,21 @@ from fmx.config.suggest import nearest
 from fmx.config.targets import locate
 from fmx.data.module import names_of_classes, normalization
 from fmx.errors import ConfigError, FmxError
-from fmx.models.sizes import attempt
+from fmx.models.sizes import infer_output
 from fmx.process.memory_bound import SPARE_BYTES, at_most_bytes
 from fmx.training.build import is_beyond_meta, lightnings_keys, make, meta_network, network_node
 from fmx.training.callbacks.history import History
 from fmx.training.cluster_environment import cluster_environment
 from fmx.training.counts import update
 
-__all__ = ["check_data_class", "rehearse"]
+__all__ = ["check_data_class", "dry_run_parts"]
 
 STEPS_PER_EPOCH = 1009  # any will do that leaves a schedule room for its phases, none of which is a single step
 ENOUGH = 100  # images that a metric is tried on, one a class
 DIRECTIONS = {"loss": "min", "accuracy": "max", "macro_f1": "max"}
 
 
-def rehearse(config: DictConfig, *, earlier: Path | None = None, here: bool = True, bounded: bool = False) -> None:
+def dry_run_parts(config: DictConfig, *, earlier: Path | None = None, here: bool = True, bounded: bool = False) -> None:
     """Raise ConfigError for parts that refuse their values or do not fit each other or the shape of the data.
 
     earlier: the folder of the run that is resumed, if any. here: whether the run will compute on this machine.
@@ -137,7 +137,7 @@ def _network(node: Mapping[str, Any], name: str, data: DictConfig) -> None:
     """Send one image's shape through the network; a file of weights is read and compared, but not loaded."""
     shape = (int(data.in_channels), int(data.image_size), int(data.image_size))
     try:
-        logits = attempt(meta_network(node), shape)
+        logits = infer_output(meta_network(node), shape)
     except InstantiationException as error:
         if is_beyond_meta(error):
             return

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from fmx.config.quoting import literal
+from fmx.config.quoting import escape_interpolations
 from fmx.config.trust import is_torchvision_builder
 from fmx.data.module import ImageDataModule
 from fmx.errors import ConfigError, DataError
@@ -36,7 +36,7 @@ def restore_classifier(config: DictConfig, checkpoint: Path) -> Classifier:
     """
     config = config.copy()
     net: Any = OmegaConf.to_container(config.model.net, resolve=True)
-    config.model.net = OmegaConf.create(literal(_without_weights(net)))
+    config.model.net = OmegaConf.create(escape_interpolations(_without_weights(net)))
     state = load_checkpoint(checkpoint)["state_dict"]
     with naming_version(config):
         return _restored(config, state, checkpoint)

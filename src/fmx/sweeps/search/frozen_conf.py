@@ -25,7 +25,7 @@ from fmx.config.trust import TRUSTED, check_paths, check_processes, check_sizes,
 from fmx.errors import DataError
 from fmx.process.memory_bound import at_most_bytes
 from fmx.runs.composition import register_resolvers
-from fmx.sweeps.search.claims import exclusive
+from fmx.sweeps.search.heartbeat import exclusive
 
 __all__ = ["CONF", "frozen_context", "warn_of_changes"]
 

@@ -6,7 +6,7 @@ from optuna.trial import TrialState
 
 from fmx.runs.record import write_json
 from fmx.sweeps.checkpoints import remove_checkpoints
-from fmx.sweeps.search.claims import exclusive
+from fmx.sweeps.search.heartbeat import exclusive
 from fmx.sweeps.search.html_page import html_page
 from fmx.sweeps.search.summary import Summary
 

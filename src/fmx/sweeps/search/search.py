@@ -22,8 +22,8 @@ from fmx.sweeps.search.options import Options, read_options, require_optuna
 from fmx.training.check import check_parts
 
 if TYPE_CHECKING:
-    from fmx.sweeps.search.claims import Searcher
     from fmx.sweeps.search.command import Command
+    from fmx.sweeps.search.heartbeat import Searcher
     from fmx.sweeps.search.space import Space
 
 __all__ = ["search"]
@@ -38,7 +38,7 @@ def search(context: HydraContext, config: DictConfig, arguments: list[str]) -> N
     TrainingError at the end where trials failed.
     """
     require_optuna()
-    from fmx.sweeps.search.claims import Searcher
+    from fmx.sweeps.search.heartbeat import Searcher
 
     with advice(lambda: BEFORE_ANY_JOB):
         task = _prepare(context, config, arguments)

@@ -22,12 +22,12 @@ from fmx.process.memory_bound import SPARE_BYTES, at_most_bytes
 from fmx.process.table import printable
 from fmx.runs.data_root import KEY
 from fmx.sweeps.ledger import JOURNAL
-from fmx.sweeps.search.claims import Searcher, exclusive
+from fmx.sweeps.search.heartbeat import Searcher, exclusive
 from fmx.sweeps.search.options import Options
 from fmx.sweeps.search.samplers import make_pruner, make_sampler
 from fmx.sweeps.search.space import Space
 
-__all__ = ["ERROR", "JOURNAL", "Claim", "RunningTrial", "SharedStudy", "num_begun"]
+__all__ = ["ERROR", "JOURNAL", "AssignedTrial", "RunningTrial", "SharedStudy", "num_begun"]
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ ERROR = "error"  # a trial's attribute: why it failed
 
 
 @dataclass(frozen=True)
-class Claim:
+class AssignedTrial:
     """A trial that this command is to run: its number, its values by key, and whether another had begun it."""
 
     number: int
@@ -111,7 +111,7 @@ class SharedStudy:
         """How many trials have been begun, by whomever."""
         return len(self.study.get_trials(deepcopy=False))
 
-    def claim(self) -> Claim | None:
+    def claim(self) -> AssignedTrial | None:
         """Claim a trial: one whose command is gone, else a new one; None once the study has all it was to have."""
         with self._exclusively():
             trials = self.study.get_trials(deepcopy=False)
@@ -128,12 +128,12 @@ class SharedStudy:
         self._use_sampler(trial.number)
         return Trial(self.study, trial._trial_id)  # noqa: SLF001
 
-    def _own(self, trial: Trial, *, begun: bool) -> Claim:
+    def _own(self, trial: Trial, *, begun: bool) -> AssignedTrial:
         """Draw the values; where a command was killed while it drew, what it had drawn stays."""
         trial.set_user_attr(OWNER, self._searcher.name)
         for key, distribution in self._space.distributions.items():
             trial._suggest(key, distribution)  # noqa: SLF001 - what ask() does with its distributions
-        return Claim(trial.number, trial.params, begun)
+        return AssignedTrial(trial.number, trial.params, begun)
 
     def _use_sampler(self, number: int) -> None:
         options = self._options

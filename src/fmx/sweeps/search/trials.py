@@ -11,10 +11,10 @@ from fmx.runs.run_dir import LAST_WORDS_S, Run, is_under_way, open_run, wait_for
 from fmx.sweeps.job import Job
 from fmx.sweeps.plan import Plan
 from fmx.sweeps.pool import Ended
-from fmx.sweeps.search.figure import figure
+from fmx.sweeps.search.metric import read_metric
 from fmx.sweeps.search.options import Options
 from fmx.sweeps.search.space import Space
-from fmx.sweeps.search.study import Claim, SharedStudy
+from fmx.sweeps.search.study import AssignedTrial, SharedStudy
 
 __all__ = ["Trials", "pruning_overrides"]
 
@@ -65,7 +65,7 @@ class Trials:
         wait_for_process(run_dir, LAST_WORDS_S)
         return None if self._settle_from_record(number) else [f"resume={quoted(str(run_dir))}"]
 
-    def _job(self, claim: Claim) -> Job | None:
+    def _job(self, claim: AssignedTrial) -> Job | None:
         """The job of a trial; None, and the trial failed, where its values do not fit together."""
         self._values[claim.number] = self._space.overrides(claim.values)
         overrides = [*self._fixed, *self._values[claim.number], *pruning_overrides(self._options)]
@@ -103,7 +103,7 @@ class Trials:
 
     def _complete(self, number: int, run: Run) -> None:
         try:
-            self._study.complete(number, [figure(run, each.metric) for each in self._options.objectives])
+            self._study.complete(number, [read_metric(run, each.metric) for each in self._options.objectives])
         except DataError as error:
             self._fail(number, str(error))
 

@@ -15,7 +15,7 @@ from fmx.sweeps.display import Display
 from fmx.sweeps.job import Job
 from fmx.sweeps.machine import shares
 from fmx.sweeps.pool import Ended, Pool, Started
-from fmx.sweeps.search.claims import exclusive
+from fmx.sweeps.search.heartbeat import exclusive
 from fmx.sweeps.settings import check_settings
 
 __all__ = ["check_launcher", "run_trials"]

@@ -11,9 +11,9 @@ from torch import Tensor
 from fmx.errors import TrainingError
 from fmx.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, is_between_steps
 from fmx.training.callbacks.history import History
-from fmx.training.callbacks.interruption import Interruption
 from fmx.training.callbacks.learning_rate import LearningRate
 from fmx.training.callbacks.progress import Progress
+from fmx.training.callbacks.save_on_signal import SaveOnSignal
 from fmx.training.classifier import Batch, Classifier, Step, scales_gradients
 from fmx.training.step_graph import StepGraph, can_be_captured, fixed_parts
 
@@ -29,7 +29,7 @@ STEP_HOOKS = [
 ]
 # Callbacks to which it is the same whether they are called at each step or at one of several, if it is the last one
 # before a validation or the end of an epoch.
-PATIENT = (BestCheckpoint, History, LastCheckpoint, Interruption, LearningRate, Progress)
+PATIENT = (BestCheckpoint, History, LastCheckpoint, SaveOnSignal, LearningRate, Progress)
 
 
 class LeanSteps(Callback):
@@ -45,11 +45,11 @@ class LeanSteps(Callback):
     def __init__(self, *, at_most_s: float) -> None:
         self.at_most_s = at_most_s
         self._training: _Training | None = None  # where there may be lean steps
-        self._interruptions: list[Interruption] = []
+        self._interruptions: list[SaveOnSignal] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find out whether anybody needs to see each step, and who knows of signals."""
-        self._interruptions = [each for each in trainer.callbacks if isinstance(each, Interruption)]  # type: ignore[attr-defined]
+        self._interruptions = [each for each in trainer.callbacks if isinstance(each, SaveOnSignal)]  # type: ignore[attr-defined]
         if (
             type(pl_module) is Classifier
             and isinstance(trainer.strategy, SingleDeviceStrategy)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Self
 
-from fmx.process.lock import is_claimed
+from fmx.process.lock import is_locked
 
 __all__ = ["Searcher", "exclusive"]
 
@@ -105,7 +105,7 @@ class Searcher:
             fresh = self._touch() - path.stat().st_mtime < DEAD_AFTER_S
         except FileNotFoundError:
             fresh = False
-        return fresh or bool(is_claimed(run_dir))
+        return fresh or bool(is_locked(run_dir))
 
 
 def _can_lock(path: Path) -> bool:

@@ -12,12 +12,12 @@ from pytorch_lightning.callbacks import Checkpoint
 from fmx.process.exits import STOPPING, Interrupted, leave_closed_terminal, leave_echo, noted
 from fmx.training.callbacks.checkpoints import LastCheckpoint, is_time_to_ask
 
-__all__ = ["Interruption"]
+__all__ = ["SaveOnSignal"]
 
 log = logging.getLogger(__name__)
 
 
-class Interruption(Checkpoint):
+class SaveOnSignal(Checkpoint):
     """Saves last.ckpt at the next step after such a signal and raises Interrupted; a second signal ends at once.
 
     A Checkpoint, so that Lightning calls it after all others: what they did in this step has to be saved as well.

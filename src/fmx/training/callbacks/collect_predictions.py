@@ -5,10 +5,10 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-__all__ = ["Collected"]
+__all__ = ["CollectPredictions"]
 
 
-class Collected(Callback):
+class CollectPredictions(Callback):
     """Writes what each batch's predict_step returns, tensors of as many rows as the batch has images, into `arrays`.
 
     images: how many there may be; `count` of them were predicted. Kept batch by batch, the tensors would lie between

@@ -8,12 +8,12 @@ from fmx.config.bounded_files import read_bytes
 from fmx.errors import DataError
 from fmx.runs.run_dir import Run
 
-__all__ = ["figure"]
+__all__ = ["read_metric"]
 
 MAX_BYTES = 16_000_000  # some hundred a validation
 
 
-def figure(run: Run, metric: str) -> float:
+def read_metric(run: Run, metric: str) -> float:
     """A figure of a completed run's chosen checkpoint: of its validation or training, `params`, or `seconds`.
 
     `seconds` are those of training. Raises DataError where the run has no such figure, or one that is no number.

@@ -11,7 +11,7 @@ from fmx.data.arrays import ImageArrays
 from fmx.data.folder import MODES, pixels_of, resized
 from fmx.errors import DataError
 
-__all__ = ["collect"]
+__all__ = ["in_memory"]
 
 
 class Pairs(Protocol):
@@ -21,7 +21,7 @@ class Pairs(Protocol):
     def __getitem__(self, index: int, /) -> Sequence[Any]: ...
 
 
-def collect(*, dataset: Pairs, in_channels: int, image_size: int) -> ImageArrays:
+def in_memory(*, dataset: Pairs, in_channels: int, image_size: int) -> ImageArrays:
     """Read every (picture, label) of a map-style dataset: PIL images, or uint8 tensors (C, H, W).
 
     A PIL image becomes grey or RGB and is stretched to image_size as ImageFolder does it.
