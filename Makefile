@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo run test check tensorboard bench recipes clean
+.PHONY: help setup demo run test check docs tensorboard bench recipes clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -42,11 +42,15 @@ check: setup  ## formatting, lint, types, the order of imports, and tests
 tensorboard: setup  ## look at all runs in the browser, from this machine alone
 	$(BIN)/fmx tensorboard
 
-bench: setup  ## measure what the README claims
+docs: setup  ## write the generated pages and build the site into site/
+	$(BIN)/python docs/generate.py
+	$(BIN)/python -m mkdocs build --strict
+
+bench: setup  ## measure what docs/benchmarks.md claims
 	$(BIN)/python benchmarks/run_all.py
 
-recipes: setup  ## the published recipes, three seeds each, and the README's table of them
+recipes: setup  ## the published recipes, three seeds each, and the table of them in docs/recipes.md
 	$(BIN)/python benchmarks/recipes.py
 
 clean:  ## remove .venv and caches; outputs/ stays
-	rm -rf $(VENV) dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) dist site .pytest_cache .ruff_cache .mypy_cache

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from readme_table import write_table
+from page_table import write_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "outputs" / "default"

@@ -8,7 +8,7 @@ other side: the third row of fashion-mnist_test.csv (label 2, pixels 7 to 9: 14,
 fashion-mnist_train.csv (label 6, pixels 778 and 779: 30, 43) is official *test* image 44. So those files seem to divide
 the same 70,000 images anew (they are not at hand here; the rows are as printed in notebooks). This script prints where
 it finds the three, then runs the recipe on the official division, on new random ones (seeded, written as CSV files),
-and in float32, and writes the README's table. Needs `make recipes` first. --table only writes the table, of the runs
+and in float32, and writes the table in docs/. Needs `make recipes` first. --table only writes the table, of the runs
 that are complete.
 """
 
@@ -26,7 +26,7 @@ import pandas as pd
 
 from fmx.runs.composition import compose_config
 from fmx.training.build import make
-from readme_table import write_table
+from page_table import write_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "outputs" / "recipes"

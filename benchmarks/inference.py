@@ -23,8 +23,8 @@ from fmx.inference.scoring import predict
 from fmx.runs.composition import compose_config
 from fmx.training.build import build_classifier, build_data
 from machine import describe, in_words
+from page_table import write_table
 from process import timed
-from readme_table import write_table
 from result_file import load, save
 
 BATCHES = {1: 1000, 32: 9984, 1024: 10_000}  # batch size: images that it is timed on

@@ -21,7 +21,7 @@ from extracted_data import extracted
 from fmx.runs.composition import compose_config
 from fmx.training.build import build_data
 from machine import describe, in_words
-from readme_table import write_table
+from page_table import write_table
 from result_file import load, save
 
 AUGMENT = {"none": 60, "flip": None, "crop_flip": None, "erasing": 500}  # target for 60,000 images, milliseconds

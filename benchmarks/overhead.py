@@ -22,8 +22,8 @@ from chosen import chosen
 from claim import AssignedTrial, at_most
 from extracted_data import extracted
 from machine import describe, in_words
+from page_table import write_table
 from process import ACCELERATORS
-from readme_table import write_table
 from result_file import load, measured_before, save
 
 CASES = {  # name: overrides, target for fmx / plain loop

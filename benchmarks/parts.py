@@ -18,7 +18,7 @@ from alternate import median
 from extracted_data import extracted
 from machine import describe, in_words
 from overhead import CASES
-from readme_table import write_table
+from page_table import write_table
 from result_file import load, save
 
 NAMES = ["lenet, batch 256", "mlp, batch 32"]

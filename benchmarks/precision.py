@@ -16,8 +16,8 @@ from chosen import chosen
 from claim import AssignedTrial
 from extracted_data import extracted
 from machine import describe, in_words
+from page_table import write_table
 from process import fmx_run
-from readme_table import write_table
 from result_file import load, measured_before, save
 from time_to_accuracy import interval
 

@@ -1,4 +1,4 @@
-"""Run every published recipe with three seeds on the real data and write the README's table of them.
+"""Run every published recipe with three seeds on the real data and write the table in docs/ of them.
 
     python benchmarks/recipes.py [--seeds 1,2,3] [--only three_conv_adam,lenet_mnist] [--table]
 
@@ -16,7 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from readme_table import write_table
+from page_table import write_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "outputs" / "recipes"

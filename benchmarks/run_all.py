@@ -1,8 +1,8 @@
-"""Run the benchmarks of README's table of targets with few rounds: less than 30 minutes on two cores with AMX.
+"""Run the benchmarks of table in docs/ of targets with few rounds: less than 30 minutes on two cores with AMX.
 
     python benchmarks/run_all.py [--device cuda]
 
-Each writes its JSON file of this kind of machine, and its table of README.md, which shows CPUs with AMX; run one by
+Each writes its JSON file of this kind of machine, and its table of docs/, which show CPUs with AMX; run one by
 itself, with --help, for more rounds.
 """
 

@@ -19,8 +19,8 @@ from typing import Any
 from alternate import alternate, median
 from claim import AssignedTrial, at_most
 from machine import describe, in_words
+from page_table import write_table
 from process import fmx_run
-from readme_table import write_table
 from result_file import KINDS, of_kind, save
 
 NUM_TRAIN, NUM_VAL, NUM_TEST = 4_000, 2_000, 10_000

@@ -2,7 +2,7 @@
 
     python benchmarks/screenshots.py
 
-Needs Debian's chromium. Writes benchmarks/screenshots/tensorboard.png and report.png.
+Needs Debian's chromium. Writes docs/screenshots/tensorboard.png and report.png.
 """
 
 import re
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SHOTS = Path(__file__).with_name("screenshots")
+SHOTS = ROOT / "docs/screenshots"
 sys.path.insert(0, str(ROOT / "tests"))
 
 from chromium import chromium_page  # noqa: E402

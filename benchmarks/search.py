@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from readme_table import write_table
+from page_table import write_table
 
 ROOT = Path(__file__).resolve().parents[1]
 SEARCHES = ROOT / "outputs" / "benchmarks" / "search"

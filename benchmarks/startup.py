@@ -17,8 +17,8 @@ from alternate import alternate, median, ratio
 from claim import AssignedTrial, at_most
 from extracted_data import extracted
 from machine import describe, in_words
+from page_table import write_table
 from process import timed
-from readme_table import write_table
 from result_file import load, save
 
 HERE = Path(__file__).parent

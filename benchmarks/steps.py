@@ -26,7 +26,7 @@ from fmx.runs.composition import compose_config
 from fmx.training.build import build_classifier, build_data
 from fmx.training.hardware import ask_for_gpus_once, keep_freed_memory, resolve_precision
 from machine import describe, in_words
-from readme_table import write_table
+from page_table import write_table
 from result_file import load, measured_before, save
 
 RECIPES = ["three_conv_adam", "dropout_cnn_adam", "dilated_adam", "avgpool_adam", "lenet_mnist", "mlp_sgd", "fast"]

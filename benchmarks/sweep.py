@@ -18,7 +18,7 @@ from typing import Any
 
 from alternate import alternate
 from machine import describe, in_words
-from readme_table import write_table
+from page_table import write_table
 from result_file import load, save
 
 HERE = Path(__file__).parent

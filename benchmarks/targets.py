@@ -1,4 +1,4 @@
-"""README.md's table of targets: every target, and what each kind of machine measured of it.
+"""the table of targets in docs/benchmarks.md: every target, and what each kind of machine measured of it.
 
     python benchmarks/targets.py
 
@@ -16,7 +16,7 @@ import time_to_accuracy
 import vs_tutorial
 from claim import AssignedTrial
 from machine import in_words
-from readme_table import write_table
+from page_table import write_table
 from result_file import KINDS, of_kind
 
 SOURCES: list[Any] = [vs_tutorial, overhead, startup, time_to_accuracy, precision, memory, loader]

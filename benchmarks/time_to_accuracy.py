@@ -27,8 +27,8 @@ from chosen import chosen
 from claim import AssignedTrial, at_least, at_most
 from extracted_data import extracted
 from machine import describe, in_words
+from page_table import write_table
 from process import ACCELERATORS, fmx_run, read_run, timed
-from readme_table import write_table
 from result_file import load, measured_before, save
 
 TUTORIAL = Path(__file__).with_name("tutorials") / "three_conv.py"

@@ -4,7 +4,7 @@
 
 The two sides take turns, a new seed each round; both evaluate after each epoch. fmx runs with everything on. A few
 epochs show the speed; the published lengths are those of `make recipes`. --only keeps the other rows as they are, and
---table only writes the README's table again.
+--table only writes the table in docs/ again.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from chosen import chosen
 from claim import AssignedTrial, at_least
 from extracted_data import extracted
 from machine import describe, in_words
+from page_table import write_table
 from process import fmx_run, timed
-from readme_table import write_table
 from result_file import load, measured_before, save
 
 TUTORIALS = Path(__file__).with_name("tutorials")

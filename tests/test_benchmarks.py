@@ -1,4 +1,4 @@
-"""The README's tables are what the benchmarks' result files say."""
+"""The tables in docs/ are what the benchmarks' result files say."""
 
 import shutil
 import subprocess
@@ -16,17 +16,18 @@ for name in sys.argv[1:]:
 
 
 def test_tables_are_those_of_the_result_files(tmp_path):
-    """Of each result of the kind of machine that README.md shows, and the table of targets over all kinds."""
+    """Of each result of the kind of machine that docs/ show, and the table of targets over all kinds."""
     shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    pages = sorted((tmp_path / "docs").glob("*.md"))
+    texts = {page: page.read_text(encoding="utf-8") for page in pages}
     names = sorted({path.stem for path in (ROOT / "benchmarks/results/amx").glob("*.json")} | {"scoring"})
     assert len(names) > 8
-    marked = text
     for name in [*names, "targets"]:
-        before, start, rest = marked.partition(f"<!-- {name} -->\n")
+        (page,) = [each for each in pages if f"<!-- {name} -->\n" in texts[each]]
+        before, start, rest = page.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
         table, end, after = rest.partition(f"<!-- /{name} -->")
         assert "|" in table, name
-        marked = before + start + end + after
-    (tmp_path / "README.md").write_text(marked, encoding="utf-8")
+        page.write_text(before + start + end + after, encoding="utf-8")
     subprocess.run([sys.executable, "-c", WRITE_EACH, *names, "targets"], cwd=tmp_path, check=True)
-    assert (tmp_path / "README.md").read_text(encoding="utf-8") == text
+    assert {page: page.read_text(encoding="utf-8") for page in pages} == texts
