@@ -17,7 +17,7 @@ from optuna.distributions import FloatDistribution
 from PIL import Image
 
 from fmx import __main__ as cli
-from fmx.commands.reproduce import results
+from fmx.commands.reproduce import result_differences
 from fmx.config.bounded_files import read_yaml
 from fmx.config.expansion import check_expansion
 from fmx.config.frozen import freeze
@@ -756,7 +756,7 @@ def test_a_history_of_any_number_of_columns(finished, cwd):
     run = shutil.copytree(finished, cwd / "foreign")
     (run / "history.csv").write_text("epoch,seconds\n" + "," * 15_000_000)
     with pytest.raises(DataError, match="more than 10,000 columns"):
-        next(results(open_run(run), open_run(run)))
+        next(result_differences(open_run(run), open_run(run)))
 
 
 @pytest.mark.parametrize("shape", ["list in itself", "lists in lists"])

@@ -32,7 +32,7 @@ def state():
         "python": random.getstate(), "numpy": str(numpy.random.get_state()), "torch": torch.get_rng_state().tolist(),
         "deterministic": torch.are_deterministic_algorithms_enabled(), "threads": torch.get_num_threads(),
         "hydra": (GlobalHydra.instance().is_initialized(), ConfigLoaderImpl.load_configuration),
-        "put off": [name for name, module in sys.modules.items() if type(module).__name__ == "_PutOff"],
+        "put off": [name for name, module in sys.modules.items() if type(module).__name__ == "_DeferredModule"],
         "locks": [each for each in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{each}")
                   and os.readlink(f"/proc/self/fd/{each}").endswith(("/.lock", "run.log"))],
     }

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fmx.commands.reproduce import _metrics as figures_that_differ
+from fmx.commands.reproduce import _metric_differences as figures_that_differ
 
 
 @pytest.fixture

@@ -281,9 +281,9 @@ def test_the_compiler_is_imported_by_runs_that_compile_alone(cold_command, tmp_p
 
 ASK = """
 import sys
-from fmx.process.lean_imports import put_off_imports
+from fmx.process.lean_imports import defer_imports
 
-put_off_imports()
+defer_imports()
 import torch, torchmetrics, torchvision
 from pytorch_lightning import Trainer
 from lightning_fabric.wrappers import OptimizedModule

@@ -2,7 +2,7 @@
 
 import sys
 
-from fmx.commands.verbs import MORE_VERBS, VERBS, _module
+from fmx.commands.verbs import MORE_VERBS, VERBS, verb_module
 
 __all__ = ["main"]
 
@@ -32,7 +32,7 @@ def main() -> None:
         from fmx.process.start import as_command
 
         sys.argv[1:] = words[1:]
-        as_command(_module(words[0]).main)
+        as_command(verb_module(words[0]).main)
         return
     if words[:1] == ["run"]:
         words = words[1:]
@@ -58,19 +58,19 @@ def _refuse(word: str) -> None:
 
 
 def _meant(word: str) -> str:
-    from fmx.config.key_names import is_key, meant, member_named
+    from fmx.config.key_names import choices_named, is_key, suggest_keys
     from fmx.config.suggest import nearest
 
     for command, words in KNOWN_AS.items():
         if word.lower() in words:
             return f": type {command}."
-    if found := member_named(word):
+    if found := choices_named(word):
         return f"; did you mean {' or '.join(found)}?"
     key, colon, value = word.partition(":")
-    if colon and value and (keys := [key] if is_key(key) else meant(key)):
+    if colon and value and (keys := [key] if is_key(key) else suggest_keys(key)):
         return f"; did you mean {_setting(keys[0], value)}?"
     said = nearest(word, [*MORE_VERBS, *VERBS], cutoff=0.6)
-    if said == "." and (keys := [word] if is_key(word) else meant(word)):
+    if said == "." and (keys := [word] if is_key(word) else suggest_keys(word)):
         return f"; did you mean {_setting(keys[0], 'VALUE')} (without spaces)?"
     return said
 

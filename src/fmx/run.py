@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from fmx.commands.command_line import arranged, resumed_sweep
+from fmx.commands.command_line import in_hydra_order, resumed_sweep
 from fmx.commands.completion import complete, is_query
 from fmx.commands.verbs import verbs_in_help
 from fmx.config.conf_dir import CONF_DIR
 from fmx.config.quick_hydra import compose_once, list_groups_from_one_copy, list_whole_members_only, own_files_first
-from fmx.config.typed_values import check_typed, with_texts_quoted
+from fmx.config.typed_values import check_typed, quote_texts
 from fmx.errors import ConfigError
 from fmx.process import dry_run
 from fmx.process.exits import BEFORE_ANY_JOB, advice, plain_exits
@@ -98,7 +98,7 @@ def main() -> None:
             print(f"fmx {__version__}")
         else:
             check_typed(arguments)
-            _compose_and_run(with_texts_quoted(expand_resume(arranged(arguments))))
+            _compose_and_run(quote_texts(expand_resume(in_hydra_order(arguments))))
         sys.stdout.flush()  # here, where a reader that has seen enough is nothing wrong
 
 
@@ -120,7 +120,7 @@ def train(*overrides: str, config_dir: str | Path | None = None) -> "Run":
         arguments = given if config_dir is None else ["--config-dir", str(config_dir), *given]
         sys.argv[:] = ["fmx.train", *arguments]
         check_typed(given)
-        _compose_and_run(with_texts_quoted(expand_resume(arranged(arguments))))
+        _compose_and_run(quote_texts(expand_resume(in_hydra_order(arguments))))
         return open_run(_run_dirs[-1])
 
 

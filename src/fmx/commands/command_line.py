@@ -12,7 +12,7 @@ from fmx.config.suggest import nearest
 from fmx.errors import ConfigError
 from fmx.runs.data_root import KEY, told_root
 
-__all__ = ["OWN_OPTIONS", "RESUME_SWEEP", "arranged", "options", "resumed_sweep"]
+__all__ = ["OWN_OPTIONS", "RESUME_SWEEP", "in_hydra_order", "options", "resumed_sweep"]
 
 RESUME_SWEEP = "--resume-sweep"
 OWN_OPTIONS = [RESUME_SWEEP, "--dry-run"]
@@ -20,7 +20,7 @@ INFO = ["--info", "-i"]
 INFO_CHOICES = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
 
 
-def arranged(arguments: list[str]) -> list[str]:
+def in_hydra_order(arguments: list[str]) -> list[str]:
     """The command line as Hydra reads it, which wants the overrides side by side.
 
     Raises ConfigError for an option that does not exist or lacks its value.
@@ -89,12 +89,12 @@ def _refuse_option(word: str, parser: argparse.ArgumentParser) -> NoReturn:
     if near := re.search(r"'(.+)'", nearest(name, known, cutoff=0.75)):
         raise ConfigError(f"there is no option {name!r}; did you mean {near[1]!r}?")
     from fmx.config.conf_dir import CONF_DIR
-    from fmx.config.key_names import is_key, meant
+    from fmx.config.key_names import is_key, suggest_keys
     from fmx.runs.composition import compose_config
 
     bare = name.lstrip("-")
     groups = [entry.name for entry in CONF_DIR.iterdir() if entry.is_dir()]
-    keys = [bare] if bare in groups or is_key(bare) else meant(bare, compose_config([]))
+    keys = [bare] if bare in groups or is_key(bare) else suggest_keys(bare, compose_config([]))
     if keys:
         key, with_, member = keys[0].partition(" with ")
         word = printed_command(key.strip("'") if "=" in key else f"{key}={value or 'VALUE'}")

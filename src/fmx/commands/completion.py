@@ -51,12 +51,12 @@ def complete(arguments: list[str]) -> list[str] | None:
     return ["--shell-completion", f"query={shell}", *folders]
 
 
-Hydras = tuple[list[str], list[str]]  # the overrides before the word, and the options that Hydra itself needs
+HydraArguments = tuple[list[str], list[str]]  # the overrides before the word, and the options that Hydra itself needs
 
 
 def _candidates(  # noqa: PLR0911 - one case after the other
     typed: list[str], word: str, *, files: bool
-) -> tuple[list[str], Hydras | None]:
+) -> tuple[list[str], HydraArguments | None]:
     """What fmx offers for a word after those that were typed, and what Hydra needs to offer more."""
     from fmx.commands.verbs import MORE_VERBS, VERBS
 
@@ -66,7 +66,7 @@ def _candidates(  # noqa: PLR0911 - one case after the other
     if not typed:
         first = [*MORE_VERBS, *VERBS]
     elif typed[0] in VERBS:
-        return [*_of_verb(typed[0], typed[1:], word, files=files)], None
+        return [*_verb_candidates(typed[0], typed[1:], word, files=files)], None
     elif typed[0] == "run":
         typed = typed[1:]
     before = typed[-1] if typed else ""
@@ -81,10 +81,10 @@ def _candidates(  # noqa: PLR0911 - one case after the other
     if word.startswith("resume="):
         folders = _folders(word.removeprefix("resume="), ["outputs/runs"], files=files)
         return ["resume=auto", *(f"resume={each}" for each in folders)], None
-    return first, _hydras(typed)
+    return first, _hydra_arguments(typed)
 
 
-def _of_verb(verb: str, typed: list[str], word: str, *, files: bool) -> Iterator[str]:
+def _verb_candidates(verb: str, typed: list[str], word: str, *, files: bool) -> Iterator[str]:
     from fmx.commands.verbs import parser_of
 
     parser = parser_of(verb)
@@ -124,11 +124,11 @@ def _files(word: str) -> list[str]:
     return [word[: len(word) - len(start)] + name for name in names]
 
 
-def _hydras(typed: list[str]) -> Hydras:
+def _hydra_arguments(typed: list[str]) -> HydraArguments:
     parser = get_args_parser()
-    parser.error = _give_up  # type: ignore[method-assign]
+    parser.error = _raise_config_error  # type: ignore[method-assign]
     try:
-        known, _ = parser.parse_known_intermixed_args([each for each in map(_unquoted, typed) if each])
+        known, _ = parser.parse_known_intermixed_args([each for each in map(_shell_unquoted, typed) if each])
     except ConfigError:
         return [each for each in typed if not each.startswith("-")], []
     overrides = [*(["--multirun"] if known.multirun else []), *known.overrides]
@@ -137,12 +137,12 @@ def _hydras(typed: list[str]) -> Hydras:
     return overrides, folders
 
 
-def _unquoted(word: str) -> str:
+def _shell_unquoted(word: str) -> str:
     try:
         return "".join(shlex.split(word))
     except ValueError:
         return word
 
 
-def _give_up(message: str) -> NoReturn:
+def _raise_config_error(message: str) -> NoReturn:
     raise ConfigError(message)

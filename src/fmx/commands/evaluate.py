@@ -37,7 +37,7 @@ examples:
   fmx evaluate outputs/latest --data fashion_mnist_csv --set data.root=kaggle
 """
 ON_TEST = "†"
-FIGURES = ["accuracy", "loss", "macro_f1"]
+METRICS = ["accuracy", "loss", "macro_f1"]
 
 
 def main() -> None:
@@ -142,7 +142,7 @@ def _print(evaluations: Sequence["Evaluation"]) -> None:
         )
         print(printable(only.verdict))
     elif evaluations:
-        figures = ["val accuracy", *(f"test {name}" for name in FIGURES)]
+        figures = ["val accuracy", *(f"test {name}" for name in METRICS)]
         columns = ["run", "data", "checkpoint", "figures", *figures]
         print_table(columns, [_row(e) for e in evaluations], num_left=4)
     if any(evaluation.validated_on_test for evaluation in evaluations):
@@ -160,7 +160,7 @@ def _row(evaluation: "Evaluation") -> list[str]:
         _checkpoint(evaluation),
         {True: "identical", False: "differ", None: "new"}[evaluation.identical],
         figures["val"].get("accuracy", "") + (ON_TEST if evaluation.validated_on_test else ""),
-        *(figures["test"].get(name, "") for name in FIGURES),
+        *(figures["test"].get(name, "") for name in METRICS),
     ]
 
 
@@ -196,7 +196,7 @@ def _write_csv(evaluations: Sequence["Evaluation"], args: argparse.Namespace) ->
     """A row a run; the figures with all digits."""
     from fmx.runs.new_file import new_file
 
-    parts = [(part, name) for part in ("val", "test") for name in FIGURES]
+    parts = [(part, name) for part in ("val", "test") for name in METRICS]
     with (
         new_file(args.csv, force=args.force) as temporary,
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,

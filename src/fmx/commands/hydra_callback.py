@@ -12,20 +12,20 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from fmx.config.check import check_names
-from fmx.config.from_environment import sealed
+from fmx.config.from_environment import to_stored
 from fmx.config.printed_command import printed_command
 from fmx.config.quoting import as_typed
-from fmx.config.shadowing import say_what_is_shadowed
+from fmx.config.shadowing import print_shadowed_files
 from fmx.errors import ConfigError, DataError, Refusal
 from fmx.process import dry_run
-from fmx.process.distributed import agrees, check_started, is_first_process
-from fmx.process.exits import expected, interruption
+from fmx.process.distributed import can_agree, check_started, is_first_process
+from fmx.process.exits import expected_error, interruption
 from fmx.process.lock import lock_folder
 from fmx.runs.resume import check_same_run
 from fmx.runs.run_dir import open_run
 from fmx.training.check import check_parts
 
-__all__ = ["OF_A_MULTIRUN", "PLUGINS", "Check", "check"]
+__all__ = ["MULTIRUN_KEYS", "PLUGINS", "Check", "check"]
 
 
 class Check(Callback):
@@ -42,9 +42,9 @@ class Check(Callback):
         from fmx.commands.plugins import use_plugins
 
         use_plugins(config)
-        _refusing(lambda: _check_hydras_folder(config.hydra))
-        _refusing(lambda: _check_sweep_folder(config.hydra))
-        say_what_is_shadowed(config)
+        _refuse_errors(lambda: _check_hydras_folder(config.hydra))
+        _refuse_errors(lambda: _check_sweep_folder(config.hydra))
+        print_shadowed_files(config)
         launches = str(config.hydra.launcher._target_).startswith("fmx.")
         searches = str(config.hydra.sweeper._target_).startswith("fmx.sweeps.search.")
         if dry_run.is_asked() and not (launches or searches):
@@ -52,16 +52,16 @@ class Check(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Check one run's configuration, then hold its run directory, before Hydra writes anything there."""
-        _refusing(lambda: _check_mode(config.hydra))
-        _refusing(lambda: check(config, alone=True))
+        _refuse_errors(lambda: _check_mode(config.hydra))
+        _refuse_errors(lambda: check(config, alone=True))
         if is_first_process(config.trainer):
-            _refusing(lambda: _check_hydras_folder(config.hydra))  # the others are told by whoever started them
-            say_what_is_shadowed(config)
+            _refuse_errors(lambda: _check_hydras_folder(config.hydra))  # the others are told by whoever started them
+            print_shadowed_files(config)
         if dry_run.is_asked():
-            _refusing(lambda: _preview(config))
+            _refuse_errors(lambda: _preview(config))
             raise SystemExit(0)
         if is_first_process(config.trainer):
-            _refusing(lambda: lock_folder(Path(config.hydra.run.dir)))
+            _refuse_errors(lambda: lock_folder(Path(config.hydra.run.dir)))
         else:
             with read_write(config.hydra):
                 config.hydra.output_subdir = None  # the first process writes it
@@ -69,7 +69,7 @@ class Check(Callback):
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Check each job of a sweep, for which Hydra calls nothing earlier."""
         if config.hydra.mode == RunMode.MULTIRUN:
-            _refusing(lambda: check(config))
+            _refuse_errors(lambda: check(config))
 
 
 def _preview(config: DictConfig) -> None:
@@ -85,7 +85,7 @@ def _preview(config: DictConfig) -> None:
 
 def _check_mode(hydra: DictConfig) -> None:
     """ConfigError for words of the command line that only a multirun would obey; a file may serve both."""
-    for_multiruns = (*OF_A_MULTIRUN, *(f"hydra/{group}=" for group in PLUGINS if "mode" in hydra[group]))
+    for_multiruns = (*MULTIRUN_KEYS, *(f"hydra/{group}=" for group in PLUGINS if "mode" in hydra[group]))
     overrides = as_typed(hydra.overrides.hydra) + as_typed(hydra.overrides.task)
     typed = [text for text in overrides if text.lstrip("+~").startswith(for_multiruns)]
     if typed:
@@ -117,13 +117,13 @@ def _check_sweep_folder(hydra: DictConfig) -> None:
             raise ConfigError(f"hydra.sweep.{key} is empty: give it a folder, or leave it out")
 
 
-def _refusing(step: Callable[[], None]) -> None:
+def _refuse_errors(step: Callable[[], None]) -> None:
     try:
         step()
     except Exception as error:
         if (code := interruption(error)) is not None:
             raise SystemExit(code) from error
-        plain = expected(error)
+        plain = expected_error(error)
         if plain is None:  # a bug of ours, or of somebody's part: Hydra would warn of it, and begin the run unchecked
             traceback.print_exc()
             raise SystemExit(1) from error
@@ -136,25 +136,25 @@ def check(config: DictConfig, *, alone: bool = False) -> None:
     Names and values come first and need no heavy import; then the parts. alone: no part of a sweep, so that its folder
     is asked as well.
     """
-    with _naming_version(config):
+    with _name_version(config):
         resolved = check_names(config)
     if alone:
         given = any(str(each).startswith("hydra.run.dir=") for each in config.hydra.overrides.hydra)
-        named = given or (agrees() if resolved["resume"] is None else resolved["resume"] != "auto")
+        named = given or (can_agree() if resolved["resume"] is None else resolved["resume"] != "auto")
         check_started(resolved["trainer"], names_folder=named)
         if is_first_process(resolved["trainer"]):
-            check_same_run(sealed(config), Path(config.hydra.run.dir), resolved["resume"])
-    with _naming_version(config):
+            check_same_run(to_stored(config), Path(config.hydra.run.dir), resolved["resume"])
+    with _name_version(config):
         check_parts(config, resolved)
 
 
 @contextmanager
-def _naming_version(config: DictConfig) -> Iterator[None]:
+def _name_version(config: DictConfig) -> Iterator[None]:
     """Where a run goes on that another version of fmx wrote, let a refusal name that version."""
     try:
         yield
     except Exception as error:
-        plain, version = expected(error), _version_of(config)
+        plain, version = expected_error(error), _version_of(config)
         if plain is None or not version or version in str(plain):
             raise
         raise type(plain)(f"{plain}{version}") from error
@@ -171,4 +171,4 @@ def _version_of(config: DictConfig) -> str:
 PLUGINS = ["launcher", "sweeper"]  # one that has a `mode` is for multiruns alone
 
 
-OF_A_MULTIRUN = ("hydra.launcher.", "hydra.sweeper.", "hydra.sweep.", "sweep.")
+MULTIRUN_KEYS = ("hydra.launcher.", "hydra.sweeper.", "hydra.sweep.", "sweep.")

@@ -95,16 +95,16 @@ def predict(args: argparse.Namespace) -> int:
         refuse_existing(path, force=args.force)
     files, problems, notes = find_pictures(args.images)
     signature, logits = _open(args)
-    verdicts = list(_verdicts(files, signature, logits, args, problems)) if files else []
+    results = list(_classify(files, signature, logits, args, problems)) if files else []
     for problem in [*notes, *problems]:
         print(f"left out: {printable(problem)}", file=sys.stderr)
-    if not verdicts:
+    if not results:
         raise DataError("there are no pictures to predict")
-    _print(verdicts, signature)
+    _print(results, signature)
     if args.csv is not None:
-        _write_csv(verdicts, signature, args)
+        _write_csv(results, signature, args)
     if args.grid is not None:
-        _draw(verdicts, signature, args)
+        _draw(results, signature, args)
     return 1 if problems else 0
 
 
@@ -124,7 +124,7 @@ def _open(args: argparse.Namespace) -> "tuple[Signature, Logits]":
     return open_trained(args.model, checkpoint=args.checkpoint, allow=args.allow)
 
 
-def _verdicts(
+def _classify(
     files: Sequence[Path],
     signature: "Signature",
     logits: "Logits",
@@ -152,25 +152,25 @@ def _verdicts(
             yield ClassifiedPicture(picture, classes.tolist(), row[classes].tolist())
 
 
-def _print(verdicts: Sequence[ClassifiedPicture], signature: "Signature") -> None:
+def _print(results: Sequence[ClassifiedPicture], signature: "Signature") -> None:
     from fmx.process.table import print_table
 
-    inverts = any(verdict.picture.inverted for verdict in verdicts)
+    inverts = any(result.picture.inverted for result in results)
     rows = []
-    for verdict in verdicts:
-        row = [str(verdict.picture.path)]
-        for label, prob in zip(verdict.classes, verdict.probs, strict=True):
+    for result in results:
+        row = [str(result.picture.path)]
+        for label, prob in zip(result.classes, result.probs, strict=True):
             row.append(f"{100 * prob:5.1f} % {signature.class_names[label]}")
-        rows.append(row + (["yes" if verdict.picture.inverted else ""] if inverts else []))
-    ranks = [f"class {rank}" for rank in range(1, len(verdicts[0].classes) + 1)]
+        rows.append(row + (["yes" if result.picture.inverted else ""] if inverts else []))
+    ranks = [f"class {rank}" for rank in range(1, len(results[0].classes) + 1)]
     columns = ["image", *ranks, *(["inverted"] if inverts else [])]
     print_table(columns, rows, num_left=len(columns))
 
 
-def _write_csv(verdicts: Sequence[ClassifiedPicture], signature: "Signature", args: argparse.Namespace) -> None:
+def _write_csv(results: Sequence[ClassifiedPicture], signature: "Signature", args: argparse.Namespace) -> None:
     from fmx.runs.new_file import new_file
 
-    ranks = range(1, len(verdicts[0].classes) + 1)
+    ranks = range(1, len(results[0].classes) + 1)
     header = [
         "image",
         "inverted",
@@ -182,14 +182,14 @@ def _write_csv(verdicts: Sequence[ClassifiedPicture], signature: "Signature", ar
     ):
         writer = csv.writer(file)
         writer.writerow(header)
-        for verdict in verdicts:
-            says: list[Any] = [str(verdict.picture.path), "yes" if verdict.picture.inverted else "no"]
-            for label, prob in zip(verdict.classes, verdict.probs, strict=True):
+        for result in results:
+            says: list[Any] = [str(result.picture.path), "yes" if result.picture.inverted else "no"]
+            for label, prob in zip(result.classes, result.probs, strict=True):
                 says += [signature.class_names[label], repr(prob)]
             writer.writerow(says)
 
 
-def _draw(verdicts: Sequence[ClassifiedPicture], signature: "Signature", args: argparse.Namespace) -> None:
+def _draw(results: Sequence[ClassifiedPicture], signature: "Signature", args: argparse.Namespace) -> None:
     """Draw the first pictures as the model saw them, with file name, class and probability."""
     from fmx.reporting.figures.fonts import drawable
     from fmx.reporting.figures.image_grid import Caption, Tile, image_grid
@@ -197,7 +197,7 @@ def _draw(verdicts: Sequence[ClassifiedPicture], signature: "Signature", args: a
     from fmx.reporting.figures.palette import BLUE, GREY
     from fmx.runs.new_file import new_file
 
-    shown = verdicts[:MAX_TILES]
+    shown = results[:MAX_TILES]
     names = drawable(signature.class_names, signature.english_names)
     lettering = Lettering([*names, *(v.picture.path.name for v in shown)])
     tiles = [
@@ -211,7 +211,7 @@ def _draw(verdicts: Sequence[ClassifiedPicture], signature: "Signature", args: a
         )
         for v, file in zip(shown, lettering.names[len(names) :], strict=True)
     ]
-    title = f"{len(shown)} of {len(verdicts):,} pictures" if len(shown) < len(verdicts) else f"{len(shown)} pictures"
+    title = f"{len(shown)} of {len(results):,} pictures" if len(shown) < len(results) else f"{len(shown)} pictures"
     figure = image_grid(tiles, lettering, title=title, subtitle=f"as {signature.model} saw them, and what it says")
     with new_file(args.grid, force=args.force) as temporary:
         figure.savefig(temporary, format="png")

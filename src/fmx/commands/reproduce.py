@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fmx.commands.verb_parser import VerbParser
 from fmx.config.bounded_files import read_bytes
 from fmx.errors import ConfigError, DataError
-from fmx.process.distributed import alone
+from fmx.process.distributed import environment_without_ranks
 from fmx.process.exits import plain_exits
 from fmx.process.start import as_command
 
@@ -68,7 +68,7 @@ def reproduce(path: str, folder: Path | None, allow: list[str], *, root: str | N
     """
     from omegaconf import OmegaConf
 
-    from fmx.config.from_environment import check_opened
+    from fmx.config.from_environment import check_resolved
     from fmx.config.frozen import freeze
     from fmx.config.quoting import quoted
     from fmx.config.trust import check_paths, check_processes
@@ -81,27 +81,27 @@ def reproduce(path: str, folder: Path | None, allow: list[str], *, root: str | N
     folder = folder or first.path.parent / f"{stamp()}_again"
     if folder.exists():
         raise ConfigError(f"{folder} exists; name another folder with --dir")
-    for line in edits(first):
+    for line in config_edits(first):
         print(f"edited    {printable(line)}")
     config = trusted_config(first, allow, root=root)
-    check_opened(OmegaConf.to_container(config, resolve=True), first.path)
+    check_resolved(OmegaConf.to_container(config, resolve=True), first.path)
     check_paths(config, first.path)
     check_processes(config, first.path)
     _check_results(first, config)
     with tempfile.TemporaryDirectory() as frozen:
-        arguments = freeze(config, Path(frozen), **_origin(first))
+        arguments = freeze(config, Path(frozen), **_recorded_origin(first))
         # A run that was continued says so in its configuration; this one starts anew.
         arguments += ["resume=null", f"hydra.run.dir={quoted(str(folder.resolve()))}"]
         code = subprocess.run(
-            [sys.executable, *_as_safe_path(), "-m", "fmx.run", *arguments], env=_as_many_threads(first), check=False
+            [sys.executable, *_safe_path_option(), "-m", "fmx.run", *arguments], env=_same_threads(first), check=False
         ).returncode
     if code:
         version = first.other_version
         raise DataError(f"the second run failed with exit code {code}; it is in {folder}{version}")
     second = open_run(folder)
-    for line in surroundings(first.record, second.record):
+    for line in environment_differences(first.record, second.record):
         print(f"differs   {printable(line)}")
-    differences = list(results(first, second))
+    differences = list(result_differences(first, second))
     for line in differences:
         print(f"DIFFERENT {printable(line)}")
     if not differences:
@@ -109,13 +109,13 @@ def reproduce(path: str, folder: Path | None, allow: list[str], *, root: str | N
     return int(bool(differences))
 
 
-def _as_safe_path() -> list[str]:
+def _safe_path_option() -> list[str]:
     """Python's option that the folder we are in is no library, unless it is one to this process already."""
     here = {"", str(Path.cwd()), os.path.realpath(".")}
     return [] if here & set(sys.path) else ["-P"]
 
 
-def _origin(run: "Run") -> dict[str, Any]:
+def _recorded_origin(run: "Run") -> dict[str, Any]:
     """What the second run's records take from the first one's, as far as they say it."""
     from fmx.config.bounded_files import read_yaml
     from fmx.runs.settings import read_settings
@@ -131,11 +131,11 @@ def _origin(run: "Run") -> dict[str, Any]:
     }
 
 
-def _as_many_threads(run: "Run") -> dict[str, str]:
+def _same_threads(run: "Run") -> dict[str, str]:
     """The environment, with as many threads as the run had: sums over other shares differ in their last digits."""
     threads = _mapping(run.record, "device").get("threads")
     known = isinstance(threads, int) and 0 < threads <= (os.cpu_count() or 1)
-    return alone() | ({"OMP_NUM_THREADS": str(threads)} if known else {})
+    return environment_without_ranks() | ({"OMP_NUM_THREADS": str(threads)} if known else {})
 
 
 def _check_results(run: "Run", config: "DictConfig") -> None:
@@ -144,13 +144,13 @@ def _check_results(run: "Run", config: "DictConfig") -> None:
     from fmx.training.restore import check_fits
 
     assert isinstance(run.metrics, dict)
-    _history_of(run)
+    _read_history(run)
     Predictions.load(run.path / "predictions.npz")
     for name in ("best", "last"):
         check_fits(config, run.checkpoint(name))
 
 
-def edits(run: "Run") -> Iterator[str]:
+def config_edits(run: "Run") -> Iterator[str]:
     """What was changed in the run's configuration after it ran, as far as its own files tell."""
     from fmx.config.bounded_files import read_yaml
     from fmx.runs.record import is_fingerprint
@@ -171,7 +171,7 @@ def edits(run: "Run") -> Iterator[str]:
         yield ".hydra/ was changed after the run: its configuration is not the one that run.json has the fingerprint of"
 
 
-def surroundings(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:
+def environment_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:
     """What differs between two records: commit, versions, data, device, the file of weights at the start."""
     for part in ("git", "versions", "data", "device", "weights"):
         before, after = _mapping(first, part), _mapping(second, part)
@@ -187,16 +187,16 @@ def _mapping(record: Mapping[str, Any], part: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def results(first: "Run", second: "Run") -> Iterator[str]:
+def result_differences(first: "Run", second: "Run") -> Iterator[str]:
     """What came out differently, and by how much."""
-    yield from _history(first, second)
-    yield from _metrics(first, second)
-    yield from _predictions(first, second)
+    yield from _history_differences(first, second)
+    yield from _metric_differences(first, second)
+    yield from _prediction_differences(first, second)
     for name in ("best", "last"):
-        yield from _weights(first, second, name)
+        yield from _weight_differences(first, second, name)
 
 
-def _history_of(run: "Run") -> "pd.DataFrame":
+def _read_history(run: "Run") -> "pd.DataFrame":
     """history.csv without its seconds; DataError where it is missing, damaged, or larger than 16 MB."""
     import pandas as pd
 
@@ -210,8 +210,8 @@ def _history_of(run: "Run") -> "pd.DataFrame":
         raise DataError(f"{path} cannot be read: {str(error).strip()}") from error
 
 
-def _history(first: "Run", second: "Run") -> Iterator[str]:
-    was, now = _history_of(first), _history_of(second)
+def _history_differences(first: "Run", second: "Run") -> Iterator[str]:
+    was, now = _read_history(first), _read_history(second)
     if first.record.get("format") != second.record.get("format"):
         was, now = (each.drop(columns="lr", errors="ignore") for each in (was, now))  # once it was the next step's
     if was.shape != now.shape:
@@ -224,7 +224,7 @@ def _history(first: "Run", second: "Run") -> Iterator[str]:
         yield f"history.csv: from row {row + 1} (epoch {was['epoch'][row]}) on: {amounts}"
 
 
-def _metrics(first: "Run", second: "Run") -> Iterator[str]:
+def _metric_differences(first: "Run", second: "Run") -> Iterator[str]:
     for part in ("val", "test"):
         was, now = first.metrics.get(part) or {}, second.metrics.get(part) or {}
         for name, value in was.items():
@@ -232,7 +232,7 @@ def _metrics(first: "Run", second: "Run") -> Iterator[str]:
                 yield f"metrics.json: {part} {name} {value:.6g} is {now.get(name, float('nan')):.6g} now"
 
 
-def _predictions(first: "Run", second: "Run") -> Iterator[str]:
+def _prediction_differences(first: "Run", second: "Run") -> Iterator[str]:
     from fmx.inference.scoring import Predictions
 
     was, now = (Predictions.load(run.path / "predictions.npz") for run in (first, second))
@@ -244,7 +244,7 @@ def _predictions(first: "Run", second: "Run") -> Iterator[str]:
         yield f"predictions.npz: logits by up to {largest:.3g}, {sides} of {len(was.labels)} images named otherwise"
 
 
-def _weights(first: "Run", second: "Run", name: str) -> Iterator[str]:
+def _weight_differences(first: "Run", second: "Run", name: str) -> Iterator[str]:
     from fmx.runs.checkpoint_files import load_checkpoint
 
     was, now = (load_checkpoint(run.checkpoint(name))["state_dict"] for run in (first, second))

@@ -79,7 +79,7 @@ def serve(folders: Sequence[str], *, host: str, port: int, more: Sequence[str] =
             f"`{printed_command('fmx', 'data=digits')}`, or name another folder"
         )
     with tempfile.TemporaryDirectory(prefix="fmx-tensorboard-") as folder:
-        links = _Links(Path(folder), runs)
+        links = _RunLinks(Path(folder), runs)
         links.update(found)
         print(f"{len(found)} run{'s' if len(found) > 1 else ''}; starting TensorBoard …", flush=True)
         url = _launch(["--logdir", folder, "--host", host, "--port", str(port), *more])
@@ -92,7 +92,7 @@ def serve(folders: Sequence[str], *, host: str, port: int, more: Sequence[str] =
                 raise
 
 
-class _Links:
+class _RunLinks:
     """A folder of links to the folders with event files, one a run: TensorBoard's projector wants a single folder."""
 
     def __init__(self, folder: Path, runs: Callable[[], dict[str, Path]]) -> None:

@@ -6,7 +6,7 @@ import sys
 from typing import Any, NoReturn
 
 from fmx.config.printed_command import printed_command
-from fmx.process.narrow_output import degrading
+from fmx.process.narrow_output import ascii_fallback
 
 __all__ = ["VerbParser"]
 
@@ -34,7 +34,7 @@ class VerbParser(argparse.ArgumentParser):
 
         if said := empty_argument(sys.argv[1:] if args is None else list(args)):
             self.error(said)
-        with degrading():  # --help
+        with ascii_fallback():  # --help
             return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:

@@ -31,10 +31,10 @@ MORE_VERBS = RUN | ABOUT
 
 def parser_of(verb: str) -> Any:
     """The parser of a verb's command line."""
-    return _module(verb).make_parser()
+    return verb_module(verb).make_parser()
 
 
-def _module(verb: str) -> Any:
+def verb_module(verb: str) -> Any:
     return importlib.import_module(f"fmx.commands.{verb}")
 
 

@@ -17,7 +17,7 @@ MAX_YAML_BYTES = 1_000_000
 MAX_DEPTH = 40
 MAX_INTERPOLATIONS = 5_000  # OmegaConf parses a text that has one; conf/ comes to some hundred
 # What steers a terminal, or turns around how a line reads; YAML can write them as escapes.
-STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 MAX_SCALAR = 10_000  # characters of an unquoted number: those in base 60 take quadratic time
 NUMBER = re.compile(r"[-+0-9_:.]+")
 
@@ -63,8 +63,8 @@ def read_yaml(path: Path) -> dict[Any, Any]:
         raise DataError(f"{path} cannot be read as a configuration: {' '.join(str(error).split())[:300]}") from error
     if not _is_plain(values):
         raise DataError(f"{path} holds more than plain values")
-    if steering := next(filter(None, map(STEERING.search, _texts(values))), None):
-        raise DataError(f"{path} holds the character {steering[0]!a}, which no configuration has")
+    if found := next(filter(None, map(CONTROL_CHARACTERS.search, _texts(values))), None):
+        raise DataError(f"{path} holds the character {found[0]!a}, which no configuration has")
     if contents.count(b"${") > MAX_INTERPOLATIONS:
         raise DataError(f"{path} cannot be read as a configuration: it has more than {MAX_INTERPOLATIONS:,} '${{'")
     if not isinstance(values, dict):
@@ -72,7 +72,7 @@ def read_yaml(path: Path) -> dict[Any, Any]:
     return values
 
 
-def read_if_whole(path: Path) -> dict[Any, Any]:
+def read_yaml_or_empty(path: Path) -> dict[Any, Any]:
     """A file of .hydra/, empty where it is missing or was cut off: Hydra writes them anew at each start."""
     try:
         return read_yaml(path)
@@ -80,7 +80,7 @@ def read_if_whole(path: Path) -> dict[Any, Any]:
         return {}
 
 
-def within(node: Any, *keys: str) -> Any:
+def get_nested(node: Any, *keys: str) -> Any:
     """What a plain node has at a place; None where it has no such place."""
     for key in keys:
         node = node.get(key) if isinstance(node, dict) else None

@@ -31,17 +31,17 @@ def check_names(config: DictConfig) -> dict[str, Any]:
         check_keys(plain)  # a mistyped key is the likely reason why an interpolation leads nowhere
         raise
     check_values(resolved)
-    _check_typed_name(config, resolved)
-    for key, instead in NOT_THE_TRAINERS.items():
+    _check_model_name(config, resolved)
+    for key, instead in NOT_TRAINER_KEYS.items():
         if key in resolved["trainer"]:
             raise ConfigError(f"trainer.{key} would be without effect: {instead}")
-    _check_without_effect(resolved, as_typed(config.hydra.overrides.task) if "hydra" in config else [])
+    _check_ineffective(resolved, as_typed(config.hydra.overrides.task) if "hydra" in config else [])
     _check_validations(resolved["trainer"], resolved["data"], resolved["schedule"])
     _check_clipping(resolved["trainer"], resolved["optim"])
     return dict(resolved)
 
 
-def _check_typed_name(config: DictConfig, resolved: Mapping[str, Any]) -> None:
+def _check_model_name(config: DictConfig, resolved: Mapping[str, Any]) -> None:
     """Whether a typed name calls a model what another one is called: tables would show what was never trained."""
     if "hydra" not in config or resolved["resume"] is not None:
         return
@@ -51,7 +51,7 @@ def _check_typed_name(config: DictConfig, resolved: Mapping[str, Any]) -> None:
         raise ConfigError(f"model.name={name} would only give {chosen} another name: model={name} chooses {name}")
 
 
-def _check_without_effect(resolved: Mapping[str, Any], typed: Sequence[str]) -> None:
+def _check_ineffective(resolved: Mapping[str, Any], typed: Sequence[str]) -> None:
     """ConfigError for a value that something else in the same configuration makes meaningless."""
     trainer, data = resolved["trainer"], resolved["data"]
     least, most = trainer.get("min_epochs"), trainer.get("max_epochs")
@@ -117,7 +117,7 @@ def _check_root(config: Mapping[str, Any]) -> None:
                 f"the configuration has no key {key!r}{likely} Keys: {', '.join(ROOT_KEYS)} "
                 "(values of your own go into vars: +vars.NAME=VALUE)"
             )
-    if config.get("run_dir", FOLLOWS_HYDRA) != FOLLOWS_HYDRA:
+    if config.get("run_dir", RUN_DIR) != RUN_DIR:
         raise ConfigError("run_dir follows hydra.run.dir: type hydra.run.dir=DIR (in a sweep, hydra.sweep.dir=DIR)")
     for key in ROOT_KEYS:
         if key not in config and key not in {"sweep", "vars"}:
@@ -155,8 +155,8 @@ def _check_model_keys(model: Mapping[str, Any]) -> None:
         raise ConfigError("model.net must hold the network's _target_ and its arguments")
 
 
-FOLLOWS_HYDRA = "${run_dir:}"
-NOT_THE_TRAINERS = {
+RUN_DIR = "${run_dir:}"
+NOT_TRAINER_KEYS = {
     "callbacks": "a run's callbacks are the members of callbacks",
     "logger": "a run's loggers are the members of logger; logger=none has none",
     "plugins": "fmx sets them",

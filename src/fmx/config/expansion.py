@@ -25,7 +25,7 @@ def check_expansion(config: Mapping[Any, Any], group: str, source: Path) -> None
     stands, and as a thousand characters more.
     """
     try:
-        _Sizes(source).of(config.get(group), group, (config,))
+        _Sizes(source).size_of(config.get(group), group, (config,))
     except RecursionError:
         raise DataError(f"{source} cannot be resolved: its interpolations refer to one another too often") from None
 
@@ -40,10 +40,10 @@ class _Sizes:
         self.source = source
         self.known: dict[tuple[int, int], int] = {}  # by the node and its container: equal texts may be one object
 
-    def of(self, node: Any, place: str, chain: Chain) -> int:
+    def size_of(self, node: Any, place: str, chain: Chain) -> int:
         if isinstance(node, Mapping | list):
             items = node.items() if isinstance(node, Mapping) else enumerate(node)
-            size = 1 + sum(self.of(child, f"{place}.{name}", (*chain, node)) for name, child in items)
+            size = 1 + sum(self.size_of(child, f"{place}.{name}", (*chain, node)) for name, child in items)
         elif isinstance(node, str):
             text = ESCAPED.sub("", node)
             if "${" in RESOLVER.sub("", REFERENCE.sub("", text)):
@@ -51,14 +51,16 @@ class _Sizes:
                     f"{self.source}: {place} is an interpolation that a run's data may not have: {node[:200]!r}"
                 )
             size = 1 + len(node)
-            size += sum(REFERENCE_COST + self._referred(dots, key, chain) for dots, key in REFERENCE.findall(text))
+            size += sum(
+                REFERENCE_COST + self._reference_size(dots, key, chain) for dots, key in REFERENCE.findall(text)
+            )
         else:
             size = 1
         if size > MAX_CHARACTERS:
             raise DataError(f"{self.source} cannot be resolved: the interpolations of {place} grow beyond measure")
         return size
 
-    def _referred(self, dots: str, key: str, chain: Chain) -> int:
+    def _reference_size(self, dots: str, key: str, chain: Chain) -> int:
         """What a reference comes to: one dot before the key is the container it stands in, two that one's own."""
         if len(dots) > len(chain):
             return 1  # it leads nowhere, which resolving says better
@@ -66,7 +68,7 @@ class _Sizes:
         where = id(node), id(chain[-1])
         if where not in self.known:
             self.known[where] = 0  # what refers to itself is refused when it is resolved
-            self.known[where] = self.of(node, key, chain)
+            self.known[where] = self.size_of(node, key, chain)
         return self.known[where]
 
 

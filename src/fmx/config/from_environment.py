@@ -25,19 +25,19 @@ from fmx.errors import DataError
 __all__ = [
     "REPEATABLE",
     "Place",
-    "check_opened",
-    "check_set",
-    "is_sealed",
-    "opened",
+    "check_resolved",
+    "check_variables_set",
+    "from_stored",
+    "is_reference",
     "reference_of",
     "references",
-    "sealed",
+    "to_stored",
     "variables",
-    "why_not",
+    "why_unresolved",
     "with_references",
 ]
 
-SEALED = re.compile(r"(?s)(.*\$\{.*) \(digest [0-9a-f]{16}\)")
+STORED_REFERENCE = re.compile(r"(?s)(.*\$\{.*) \(digest [0-9a-f]{16}\)")
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 VARIABLE = re.compile(r"oc\.env:\s*(\w+)")
 REPEATABLE = re.compile(rf"(?:[^$]*(?:\$\{{[\w.]+\}}|{ENVIRONMENT}))+[^$]*")  # what needs no code of anybody's
@@ -46,7 +46,7 @@ SHORT = 4  # characters that a text may have by chance
 Place = tuple[str | int, ...]
 
 
-class _Watched(ChainMap[str, str]):
+class _RecordingEnviron(ChainMap[str, str]):
     """The environment, and which of its variables were read."""
 
     def __init__(self, environment: Any) -> None:
@@ -60,10 +60,10 @@ class _Watched(ChainMap[str, str]):
 
 
 @contextmanager
-def _watching() -> Iterator[set[str]]:
+def _record_reads() -> Iterator[set[str]]:
     """The names of the variables that are set and read meanwhile, by a resolver of OmegaConf's or of anybody's."""
     before = os.environ
-    watched = _Watched(before)
+    watched = _RecordingEnviron(before)
     os.environ = watched  # type: ignore[assignment]  # noqa: B003 - the same variables, looked at
     try:
         yield watched.read
@@ -71,42 +71,42 @@ def _watching() -> Iterator[set[str]]:
         os.environ = before  # noqa: B003
 
 
-def sealed(config: DictConfig) -> dict[str, Any]:
+def to_stored(config: DictConfig) -> dict[str, Any]:
     """A configuration without its hydra node as plain values to be stored: resolved but for the environment's.
 
     Such a value is the text that was written in its place, with a digest of what it came to.
     """
     if "hydra" in config:
         config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    with _watching() as read:
+    with _record_reads() as read:
         plain: Any = OmegaConf.to_container(config, resolve=True)
-    if names := read - _of_places(config):
+    if names := read - _location_variables(config):
         written: Any = OmegaConf.to_container(config, resolve=False)
-        plain = _sealed(written, config, plain, names)
+        plain = _store(written, config, plain, names)
     return dict(plain)
 
 
-def _of_places(config: DictConfig) -> set[str]:
+def _location_variables(config: DictConfig) -> set[str]:
     """The variables that say where the run and its data lie."""
-    with _watching() as read:
+    with _record_reads() as read:
         for key in ("run_dir", "data.root"):
             OmegaConf.select(config, key)
     return read
 
 
-def _sealed(written: Any, node: Any, plain: Any, names: Collection[str]) -> Any:
+def _store(written: Any, node: Any, plain: Any, names: Collection[str]) -> Any:
     if isinstance(written, Mapping):
-        return {key: _sealed_child(written, node, plain, key, names) for key in written}
-    return [_sealed_child(written, node, plain, index, names) for index in range(len(written))]
+        return {key: _store_child(written, node, plain, key, names) for key in written}
+    return [_store_child(written, node, plain, index, names) for index in range(len(written))]
 
 
-def _sealed_child(written: Any, node: Any, plain: Any, key: Any, names: Collection[str]) -> Any:
+def _store_child(written: Any, node: Any, plain: Any, key: Any, names: Collection[str]) -> Any:
     text, value = written[key], plain[key]
     if isinstance(text, Mapping | list):
-        return _sealed(text, node[key], value, names)
+        return _store(text, node[key], value, names)
     if not isinstance(text, str) or "${" not in text:
         return value
-    with _watching() as read:
+    with _record_reads() as read:
         child = node[key]
         if OmegaConf.is_config(child):
             OmegaConf.to_container(child, resolve=True)
@@ -122,14 +122,14 @@ def _slow_hash(salt: str, text: str) -> str:
     return hashlib.pbkdf2_hmac("sha256", text.encode(), salt.encode(), ROUNDS, dklen=8).hex()
 
 
-def is_sealed(value: object) -> bool:
+def is_reference(value: object) -> bool:
     """Whether a stored value is a reference to the environment."""
-    return isinstance(value, str) and SEALED.fullmatch(value) is not None
+    return isinstance(value, str) and STORED_REFERENCE.fullmatch(value) is not None
 
 
 def reference_of(value: str) -> str:
     """What was written in the place of a value that is stored as a reference."""
-    found = SEALED.fullmatch(value)
+    found = STORED_REFERENCE.fullmatch(value)
     return found[1] if found else value
 
 
@@ -142,7 +142,7 @@ def _references(node: Any, place: Place) -> Iterator[tuple[Place, str]]:
     if isinstance(node, Mapping | list):
         for key, child in node.items() if isinstance(node, Mapping) else enumerate(node):
             yield from _references(child, (*place, key))
-    elif is_sealed(node):
+    elif is_reference(node):
         yield place, node
 
 
@@ -153,7 +153,7 @@ def with_references(plain: Any, stored: Mapping[Place, str]) -> Any:
     return plain
 
 
-def opened(stored: dict[str, Any], source: Path) -> dict[str, Any]:
+def from_stored(stored: dict[str, Any], source: Path) -> dict[str, Any]:
     """A stored configuration with the values that the environment still says; what it says otherwise stays a reference.
 
     The files may be anybody's: no resolver but `oc.env`, or `oc.decode` of that, is asked, and what comes of it must
@@ -191,7 +191,7 @@ def _with(node: Any, place: Place, value: Any) -> Any:
     return copy
 
 
-def check_opened(config: Any, source: Path, groups: Iterable[str] | None = None) -> None:
+def check_resolved(config: Any, source: Path, groups: Iterable[str] | None = None) -> None:
     """DataError for the first value that the environment does not say any more, with the variable to set.
 
     groups: those that are needed; None for all.
@@ -200,18 +200,18 @@ def check_opened(config: Any, source: Path, groups: Iterable[str] | None = None)
     found = references(config)
     for place in found:
         if wanted is None or place[0] in wanted:
-            raise DataError(f"{source}: {why_not(place, found)}")
+            raise DataError(f"{source}: {why_unresolved(place, found)}")
 
 
-def check_set(stored: Mapping[Place, str], source: Path) -> None:
+def check_variables_set(stored: Mapping[Place, str], source: Path) -> None:
     """DataError for the first reference whose variable is not set at all, and has no default."""
     for place, text in stored.items():
         missing = [name for name in re.findall(r"oc\.env:\s*(\w+)\s*\}", text) if name not in os.environ]
         if missing:
-            raise DataError(f"{source}: {why_not(place, stored)}")
+            raise DataError(f"{source}: {why_unresolved(place, stored)}")
 
 
-def why_not(place: Place, stored: Mapping[Place, str]) -> str:
+def why_unresolved(place: Place, stored: Mapping[Place, str]) -> str:
     """Why a value that is stored as a reference cannot be had: a variable that is missing, or is another."""
     key, text = ".".join(map(str, place)), stored[place]
     names = _variables_of(text, {".".join(map(str, other)): each for other, each in stored.items()})
@@ -233,6 +233,6 @@ def _variables_of(text: str, stored: Mapping[str, str]) -> list[str]:
 
 def variables(config: DictConfig) -> dict[str, str]:
     """What the variables that a configuration reads say, by name, but for those that say where things lie."""
-    with _watching() as read:
+    with _record_reads() as read:
         OmegaConf.to_container(config, resolve=True)
-    return {name: os.environ[name] for name in read - _of_places(config) if len(os.environ[name]) >= SHORT}
+    return {name: os.environ[name] for name in read - _location_variables(config) if len(os.environ[name]) >= SHORT}

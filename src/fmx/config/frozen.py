@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from fmx.config.expansion import check_expansion
-from fmx.config.from_environment import Place, references, sealed, why_not, with_references
+from fmx.config.from_environment import Place, references, to_stored, why_unresolved, with_references
 from fmx.config.quoting import as_typed, escape_interpolations
 from fmx.errors import DataError, Refusal
 
@@ -56,7 +56,7 @@ def freeze(
     """
     plain: Any = OmegaConf.to_container(config, resolve=True)
     moved = relocated(plain)
-    following = _as_written(moved, written)
+    following = _restore_references(moved, written)
     if _resolved(following) != _resolved(moved):  # somebody has changed one of the two since
         following = moved
     hydra = HYDRA | {"callbacks": {**HYDRA["callbacks"], "origin": origin(overrides, choices)}}
@@ -65,14 +65,14 @@ def freeze(
     return ["--config-dir", str(folder), "--config-name", FROZEN]
 
 
-def _as_written(resolved: Any, written: Any) -> Any:
+def _restore_references(resolved: Any, written: Any) -> Any:
     """A node with every value that was written with `${another.key}` in it written so again."""
     if isinstance(written, str) and REFERENCES.fullmatch(written):
         return written
     if isinstance(resolved, Mapping) and isinstance(written, Mapping):
-        return {key: _as_written(child, written.get(key)) for key, child in resolved.items()}
+        return {key: _restore_references(child, written.get(key)) for key, child in resolved.items()}
     if isinstance(resolved, list) and isinstance(written, list) and len(resolved) == len(written):
-        return [_as_written(*pair) for pair in zip(resolved, written, strict=True)]
+        return [_restore_references(*pair) for pair in zip(resolved, written, strict=True)]
     return resolved
 
 
@@ -116,8 +116,8 @@ def freeze_job(config: DictConfig, path: Path) -> None:
     ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     written: Any = OmegaConf.to_container(ours, resolve=False)
     resolved: Any = OmegaConf.to_container(ours, resolve=True)
-    stored = references(sealed(ours))
-    plain = with_references(_as_written(relocated(resolved), written), stored)
+    stored = references(to_stored(ours))
+    plain = with_references(_restore_references(relocated(resolved), written), stored)
     plain["run_dir"] = written["run_dir"]
     hydra: Any = OmegaConf.to_container(OmegaConf.masked_copy(config.hydra, ["job", "callbacks"]), resolve=False)
     job = {key: hydra["job"][key] for key in ("name", "num", "chdir", "env_set", "env_copy") if key in hydra["job"]}
@@ -142,7 +142,7 @@ class Origin(Callback):
             config.hydra.runtime.choices = self.choices
         if self.stored:
             try:
-                check_same(self.stored, references(sealed(config)), "this job")
+                check_same(self.stored, references(to_stored(config)), "this job")
             except DataError as error:  # Hydra would warn of it, and begin the run
                 raise Refusal(error) from None
 
@@ -156,21 +156,21 @@ def check_same(then: Mapping[Place, str], now: Mapping[Place, str], what: str) -
     """DataError for the first value of a job that the environment said then, and does not now."""
     for place, text in then.items():
         if now.get(place) != text:
-            raise DataError(f"{what}: {why_not(place, then)}")
+            raise DataError(f"{what}: {why_unresolved(place, then)}")
 
 
 def relocated(config: Mapping[str, Any]) -> dict[str, Any]:
     """A plain, resolved configuration with every path below its run_dir written from `${run_dir}` on."""
-    moved: dict[str, Any] = _move(config, str(config.get("run_dir")))
+    moved: dict[str, Any] = _relocate(config, str(config.get("run_dir")))
     return moved
 
 
-def _move(node: Any, run_dir: str) -> Any:
+def _relocate(node: Any, run_dir: str) -> Any:
     """The node with every path below the old run directory below the new one; other text stays as it is."""
     if isinstance(node, Mapping):
-        return {key: _move(child, run_dir) for key, child in node.items()}
+        return {key: _relocate(child, run_dir) for key, child in node.items()}
     if isinstance(node, list):
-        return [_move(child, run_dir) for child in node]
+        return [_relocate(child, run_dir) for child in node]
     if isinstance(node, str) and (node == run_dir or node.startswith(f"{run_dir}/")):
         return "${run_dir}" + escape_interpolations(node.removeprefix(run_dir))
     return escape_interpolations(node)  # resolved once, never again

@@ -40,9 +40,9 @@ def likely_keys(key: str, last: str, siblings: Iterable[str], node: Container | 
     names = list(siblings)
     if key.startswith("hydra.") or difflib.get_close_matches(last, names, n=1, cutoff=VERY_CLOSE):
         return nearest(last, names)
-    from fmx.config.key_names import meant  # which reads all of conf/
+    from fmx.config.key_names import suggest_keys  # which reads all of conf/
 
-    found = meant(key, node._get_root() if node is not None else None)  # noqa: SLF001 - a node does not know it otherwise
+    found = suggest_keys(key, node._get_root() if node is not None else None)  # noqa: SLF001 - a node does not know it otherwise
     said = [name if "'" in name else repr(name) for name in found]
     return f"; did you mean {' or '.join(said)}?" if said else nearest(last, names, cutoff=CLOSE)
 

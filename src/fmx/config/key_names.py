@@ -13,7 +13,7 @@ from fmx.config.bounded_files import read_yaml
 from fmx.config.conf_dir import CONF_DIR
 from fmx.errors import DataError
 
-__all__ = ["is_key", "meant", "member_named", "members", "nearest_member"]
+__all__ = ["choices_named", "is_key", "members", "nearest_member", "suggest_keys"]
 
 # What other programs and the tutorials call it, lower case and with underscores.
 KNOWN_AS = {
@@ -76,7 +76,7 @@ LETTERS = 3  # that a part of a name has at least which says something
 CLOSE = 0.8  # of difflib; below, two words have little in common
 
 
-def meant(key: str, config: Container | None = None) -> list[str]:
+def suggest_keys(key: str, config: Container | None = None) -> list[str]:
     """The full names that a key may have meant, likeliest first; none where nothing is like it.
 
     config: the composed configuration, whose keys come before those of members that it did not choose; these are
@@ -88,19 +88,19 @@ def meant(key: str, config: Container | None = None) -> list[str]:
     elsewhere = {name: member for name, member in _keys_of_members().items() if name not in set(here)}
     group, dot, rest = key.partition(".")
     last = key.rpartition(".")[2]
-    if found := _named(key, f"{SYNONYMS.get(group, group)}.{rest}" if dot else "", {*here, *elsewhere}):
-        return _told(found, elsewhere)
+    if found := _exact_names(key, f"{SYNONYMS.get(group, group)}.{rest}" if dot else "", {*here, *elsewhere}):
+        return _with_members(found, elsewhere)
     for keys in (here, [*elsewhere]):
         same = [name for name in keys if name.rpartition(".")[2].lower() == last and name != key]
         if same:
             same.sort(key=lambda name: (name.partition(".")[0] != group, name.count("."), name))
-            return _told(same[:MANY], elsewhere)
+            return _with_members(same[:MANY], elsewhere)
     names = {name.rpartition(".")[2]: name for name in [*elsewhere, *reversed(here), *_groups()]}
     close = difflib.get_close_matches(last, [*SYNONYMS, *names], n=1, cutoff=CLOSE)
-    return _told([SYNONYMS.get(close[0]) or names[close[0]]], elsewhere) if close else []
+    return _with_members([SYNONYMS.get(close[0]) or names[close[0]]], elsewhere) if close else []
 
 
-def _named(key: str, renamed: str, keys: set[str]) -> list[str]:
+def _exact_names(key: str, renamed: str, keys: set[str]) -> list[str]:
     """What a key, or the one that its group's name here makes of it, names exactly or by another program's word."""
     last = key.rpartition(".")[2]
     if key in keys or renamed in keys:
@@ -111,18 +111,18 @@ def _named(key: str, renamed: str, keys: set[str]) -> list[str]:
         return [key]
     if last in SYNONYMS:
         return [SYNONYMS[last]]
-    return member_named(key)[:MANY]
+    return choices_named(key)[:MANY]
 
 
-def member_named(name: str) -> list[str]:
+def choices_named(name: str) -> list[str]:
     """`GROUP=NAME`, as a shell takes it, for every group that has such a member."""
-    return [_chosen(group, member) for group, member in _members() if member == name]
+    return [_choice(group, member) for group, member in _members() if member == name]
 
 
 def nearest_member(group: str, name: str, members: Iterable[str]) -> str | None:
     """The member of a group that a name which is none may have meant: in other letters, or by a library's name."""
-    plain = {_squashed(member): member for member in members}
-    typed = _squashed(name)
+    plain = {_normalized(member): member for member in members}
+    typed = _normalized(name)
     if (known := MEMBERS_KNOWN_AS.get(group, {}).get(typed)) in plain.values():
         return known
     within = [each for each in plain if len(each) >= LETTERS and each in typed]  # CosineAnnealingLR, CrossEntropyLoss
@@ -137,7 +137,7 @@ def members(group: str) -> list[str]:
     return [member for each, member in _members() if each == group]
 
 
-def _squashed(name: str) -> str:
+def _normalized(name: str) -> str:
     return re.sub(r"[\W_]", "", name).lower()
 
 
@@ -145,13 +145,13 @@ def _groups() -> set[str]:
     return {group for group, _ in _members()} - {"hydra"}
 
 
-def _chosen(group: str, member: str) -> str:
+def _choice(group: str, member: str) -> str:
     """How a command chooses a member; callbacks come beside those that every run has."""
     beside = group == "callbacks" and member != "default"
     return f"'callbacks=[default,{member}]'" if beside else f"{group}={member}"
 
 
-def _told(keys: list[str], elsewhere: Mapping[str, str]) -> list[str]:
+def _with_members(keys: list[str], elsewhere: Mapping[str, str]) -> list[str]:
     return [f"{key} with {elsewhere[key]}" if key in elsewhere else key for key in keys]
 
 
@@ -173,7 +173,7 @@ def _keys_of_members() -> dict[str, str]:
         except DataError:  # composition says what is wrong with it
             continue
         for key, _ in _leaves(values):
-            having[f"{group}.{key}"].append(_chosen(group, name))
+            having[f"{group}.{key}"].append(_choice(group, name))
     return {key: " or ".join(members[:MANY]) for key, members in having.items()}
 
 

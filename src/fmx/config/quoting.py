@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-__all__ = ["as_typed", "escape_interpolations", "override", "quoted", "text_of"]
+__all__ = ["as_typed", "escape_interpolations", "override", "quoted", "unquoted"]
 
 
 def quoted(text: str) -> str:
@@ -25,7 +25,7 @@ def as_typed(overrides: Any) -> list[str]:
     return [str(each) for each in plain]
 
 
-def text_of(word: str) -> str:
+def unquoted(word: str) -> str:
     """The text that a value on a command line is, where it may be quoted for Hydra."""
     if len(word) < 2 or word[0] not in "'\"" or word[-1] != word[0]:  # noqa: PLR2004 - a pair of quotes
         return word

@@ -9,10 +9,10 @@ from omegaconf import DictConfig
 
 from fmx.config.conf_dir import CONF_DIR
 
-__all__ = ["say_what_is_shadowed"]
+__all__ = ["print_shadowed_files"]
 
 
-def say_what_is_shadowed(config: DictConfig) -> None:
+def print_shadowed_files(config: DictConfig) -> None:
     """One line to stderr for each of a user's files that is used in place of one of the same name in conf/."""
     words = {*re.findall(r"[\w-]+", " ".join([*map(str, config.hydra.runtime.choices.values()), *sys.argv[1:]]))}
     folders = [

@@ -20,12 +20,13 @@ __all__ = [
     "check_processes",
     "check_sizes",
     "check_trusted",
+    "foreign_mirrors",
     "is_torchvision_builder",
-    "strange_mirrors",
-    "without_strange_mirrors",
+    "without_foreign_mirrors",
 ]
 
-FIGURE = re.compile(r"\{[^{}:!]*(?::0?\d*(?:\.\d+)?[defgEFG%]?)?\}")  # of a file name: its number, and nothing else
+# In a file name, a metric formatted as a number: `{epoch}`, `{val_loss:.2f}`.
+PLACEHOLDER = re.compile(r"\{[^{}:!]*(?::0?\d*(?:\.\d+)?[defgEFG%]?)?\}")
 MAX_CLASSES = 100_000
 MIN_PROCESSES = 16  # that a run may start on any machine
 MAX_NUMBERS = 2**28  # of an image: 4,096 pixels square with 16 channels
@@ -34,7 +35,7 @@ TRUSTED = ("fmx", "torch", "torchvision", "torchmetrics", "pytorch_lightning")
 
 @dataclass(frozen=True)
 class Kind:
-    """What one place of a configuration takes: classes below `base` that `homes` define, and what `names` lists.
+    """What one place of a configuration takes: classes below `base` that `modules` define, and what `names` lists.
 
     A trusted package is full of functions that load code, fetch files or write anywhere; a class of the right kind
     from the right part of it does what such a part does, and nothing else.
@@ -42,7 +43,7 @@ class Kind:
 
     what: str
     base: str | None = None
-    homes: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
     names: frozenset[str] = field(default_factory=frozenset)
 
 
@@ -133,7 +134,7 @@ def _check_kind(place: str, name: str, source: Path) -> None:
     except ConfigError as error:
         raise DataError(f"{source}: {error}") from error
     if not _is_class(target, kind) and not (kind is NETWORKS and _is_torchvision_builder(target)):
-        raise _misplaced(place, name, source, f"it takes {kind.what} of {', '.join(kind.homes)}")
+        raise _misplaced(place, name, source, f"it takes {kind.what} of {', '.join(kind.modules)}")
 
 
 def _misplaced(place: str, name: str, source: Path, reason: str) -> DataError:
@@ -144,12 +145,13 @@ def _misplaced(place: str, name: str, source: Path, reason: str) -> DataError:
 
 
 def _is_class(target: object, kind: Kind) -> bool:
-    """Whether a target is a class below the kind's base, wherever its name led through, and defined in its homes."""
+    """Whether a target is a class below the kind's base, wherever its name led through, and defined in its modules."""
     assert kind.base is not None
     module, _, name = kind.base.rpartition(".")
     base = getattr(import_module(module), name)
     home = f"{getattr(target, '__module__', '')}."
-    return inspect.isclass(target) and issubclass(target, base) and home.startswith(tuple(f"{h}." for h in kind.homes))
+    allowed = tuple(f"{name}." for name in kind.modules)
+    return inspect.isclass(target) and issubclass(target, base) and home.startswith(allowed)
 
 
 def is_torchvision_builder(name: object) -> bool:
@@ -233,23 +235,23 @@ def check_paths(config: DictConfig, source: Path) -> None:
         for place, value in _texts(OmegaConf.to_container(config[group], resolve=True), group):
             rest = value.removeprefix(str(config.run_dir))
             within = Path("/", value).resolve().is_relative_to(home)
-            if _may_climb(rest) or (_names_place(place, value) and not within):
+            if _may_escape(rest) or (_is_location(place, value) and not within):
                 raise DataError(
                     f"{source} would write to {value!r} ({place}), which is not in its own folder; "
                     "if you trust the run, change that in its .hydra/resolved.yaml"
                 )
 
 
-def _may_climb(text: str) -> bool:
+def _may_escape(text: str) -> bool:
     """Whether a text leads out of the folder that it is put in, also once figures have been filled in.
 
     The name of a figure stands in a file's name as well (`{epoch}` becomes `epoch=3`), and a fill or a character code
     comes to any character.
     """
-    return bool({"{", "}"} & {*FIGURE.sub("", text)}) or ".." in re.split(r"[/{}:=]", text)
+    return bool({"{", "}"} & {*PLACEHOLDER.sub("", text)}) or ".." in re.split(r"[/{}:=]", text)
 
 
-def _names_place(place: str, text: str) -> bool:
+def _is_location(place: str, text: str) -> bool:
     """Whether a text of a configuration says where files go: by its key, or by what it looks like.
 
     An argument without a name may be a folder, and an empty folder is the one that the command is typed in.
@@ -267,28 +269,28 @@ def _texts(node: Any, place: str) -> Iterator[tuple[str, str]]:
             yield from _texts(child, f"{place}.{name}")
 
 
-def without_strange_mirrors(node: Any) -> Any:
+def without_foreign_mirrors(node: Any) -> Any:
     """A copy of a plain `data` node in which files are fetched from fmx's own mirrors alone, and under plain names."""
     if isinstance(node, list):
-        return [without_strange_mirrors(child) for child in node]
+        return [without_foreign_mirrors(child) for child in node]
     if not isinstance(node, Mapping):
         return node
-    copy = {key: without_strange_mirrors(child) for key, child in node.items()}
+    copy = {key: without_foreign_mirrors(child) for key, child in node.items()}
     if "mirrors" in copy:
         named, known = copy["mirrors"], _own_mirrors()
         copy["mirrors"] = [mirror for mirror in named if mirror in known] if isinstance(named, list) else []
     return copy
 
 
-def strange_mirrors(node: Any) -> list[str]:
+def foreign_mirrors(node: Any) -> list[str]:
     """The mirrors in a plain `data` node that are none of fmx's own."""
     if isinstance(node, list):
-        return [mirror for child in node for mirror in strange_mirrors(child)]
+        return [mirror for child in node for mirror in foreign_mirrors(child)]
     if not isinstance(node, Mapping):
         return []
     named, known = node.get("mirrors", []), _own_mirrors() if "mirrors" in node else set()
     strange = [str(each) for each in (named if isinstance(named, list) else [named]) if each not in known]
-    return strange + [mirror for child in node.values() for mirror in strange_mirrors(child)]
+    return strange + [mirror for child in node.values() for mirror in foreign_mirrors(child)]
 
 
 def _own_mirrors() -> set[str]:

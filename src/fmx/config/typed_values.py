@@ -14,7 +14,7 @@ from fmx.config.printed_command import printed_command
 from fmx.config.quoting import quoted
 from fmx.errors import ConfigError
 
-__all__ = ["check_typed", "with_texts_quoted"]
+__all__ = ["check_typed", "quote_texts"]
 
 OVERRIDE = re.compile(r"(?P<key>\+{0,2}[\w./@-]+)=(?P<value>.*)", re.DOTALL)
 # What Hydra's grammar takes for a number or a truth value; null stays what it is.
@@ -49,15 +49,15 @@ def _is_unknown(name: str) -> bool:
     return not given and "." not in name and not is_key(name) and not (CONF_DIR / name).is_dir()
 
 
-def with_texts_quoted(arguments: Sequence[str]) -> list[str]:
+def quote_texts(arguments: Sequence[str]) -> list[str]:
     """The arguments with quotes around names and paths that Hydra would take for something else, or could not read.
 
     `hydra.run.dir=2024_01_15` is no number of 20240115, and `resume=/home/jörg/runs/3` is a path.
     """
-    return [_with_text_quoted(word) for word in arguments]
+    return [_quote_text(word) for word in arguments]
 
 
-def _with_text_quoted(word: str) -> str:
+def _quote_text(word: str) -> str:
     found = OVERRIDE.fullmatch(word)
     if found is None or not _is_text(found["key"].lstrip("+")):
         return word

@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
 __all__ = [
-    "agreed",
-    "agrees",
-    "alone",
+    "agree_on",
+    "can_agree",
     "check_no_torchrun",
     "check_started",
-    "drop_what_is_no_rank",
+    "drop_invalid_ranks",
     "end_together",
+    "environment_without_ranks",
     "is_first_process",
+    "launcher_hint",
     "num_processes",
-    "of_several",
     "started_by",
     "torchrun_processes",
 ]
@@ -41,10 +41,10 @@ PAUSE_S = 0.1  # between two looks at the others; Lightning looks every 5 s, and
 PARENT = "FMX_PARENT"  # the process that started the others of its machine
 PATIENCE_S = 3.0  # how long after a broken connection the process that broke it may take to end
 ANSWER_S = 3.0  # how long the store of torchrun's agent may take to answer
-AT_IMPORT = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # Lightning reads them as whole numbers
+READ_AT_IMPORT = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # Lightning reads them as whole numbers
 SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 TASKS = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
-OF_A_PROCESS = (  # and whatever starts with one of these, of what launchers set for each process that they start
+PER_PROCESS = (  # and whatever starts with one of these, of what launchers set for each process that they start
     *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
     *("GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_", "OMPI_COMM_", "PMI_"),
     *("PMIX_", "SLURM_STEP", "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"),
@@ -87,7 +87,7 @@ def is_first_process(trainer: Mapping[str, Any]) -> bool:
     return starter != "fmx" and _number(names.get(starter, "")) == 0
 
 
-def of_several(trainer: Mapping[str, Any]) -> str | None:
+def launcher_hint(trainer: Mapping[str, Any]) -> str | None:
     """What to tell of a single run that may be one of several by somebody's mistake; None where nothing hints at it."""
     if num_processes(trainer) > 1 or started_by(trainer) != "nobody":
         return None
@@ -123,9 +123,9 @@ def check_started(trainer: Mapping[str, Any], *, names_folder: bool) -> None:
         raise ConfigError("the processes of this run are started one by one: tell all of them hydra.run.dir=DIR")
     if starter == "hand":
         _check_by_hand(nodes)
-        _check_left_over(["LOCAL_RANK"], [name for name in SIZES if _number(name) not in {0, processes}])
+        _check_stray_variables(["LOCAL_RANK"], [name for name in SIZES if _number(name) not in {0, processes}])
     elif starter == "nobody":
-        _check_left_over(["LOCAL_RANK", "RANK"], [name for name in SIZES if _number(name) > 1])
+        _check_stray_variables(["LOCAL_RANK", "RANK"], [name for name in SIZES if _number(name) > 1])
 
 
 def check_no_torchrun() -> None:
@@ -163,7 +163,7 @@ def _check_by_hand(nodes: int) -> None:
         raise ConfigError(f"MASTER_PORT must be a number, got {os.environ['MASTER_PORT']!r}")
 
 
-def _check_left_over(ranks: Sequence[str], sizes: Sequence[str]) -> None:
+def _check_stray_variables(ranks: Sequence[str], sizes: Sequence[str]) -> None:
     """Nothing that is known started this process as one of several, but something says that it is one."""
     told = [name for name in ranks if _number(name) > 0] + list(sizes)
     if told:
@@ -198,14 +198,14 @@ def _agent_has_store() -> bool:
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
-def agrees() -> bool:
+def can_agree() -> bool:
     """Whether torchrun started several processes, which can agree on a text."""
     return torchrun_processes() > 1 and _agent_has_store()
 
 
-def agreed(text: str) -> str:
+def agree_on(text: str) -> str:
     """The text that the first of torchrun's processes proposed; the text itself where there are no others."""
-    if not agrees():
+    if not can_agree():
         return text
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
@@ -215,14 +215,14 @@ def agreed(text: str) -> str:
     return proposed.decode()
 
 
-def alone() -> dict[str, str]:
+def environment_without_ranks() -> dict[str, str]:
     """The environment of a process that nobody but this one starts."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(OF_A_PROCESS)}
+    return {name: value for name, value in os.environ.items() if not name.startswith(PER_PROCESS)}
 
 
-def drop_what_is_no_rank() -> None:
+def drop_invalid_ranks() -> None:
     """Before Lightning is imported, which would fail at a variable that somebody else called RANK, for example."""
-    for name in AT_IMPORT:
+    for name in READ_AT_IMPORT:
         if not os.environ.get(name, "0").isdigit():
             del os.environ[name]
 
@@ -240,7 +240,7 @@ def _number(name: str) -> int:
     return int(value) if value.isdigit() else 0
 
 
-class Ending(Protocol):
+class EndRecorder(Protocol):
     """What keeps the record of a run."""
 
     def end(self, status: str, error: str | None) -> str | None:
@@ -248,7 +248,7 @@ class Ending(Protocol):
 
 
 @contextmanager
-def end_together(trainer: "Trainer", record: Ending) -> Iterator[None]:
+def end_together(trainer: "Trainer", record: EndRecorder) -> Iterator[None]:
     """While the processes of a run train together: when one dies, end the others, and say so in the record.
 
     srun does this for its own tasks, with --kill-on-bad-exit; here it is done for those that Lightning starts.
@@ -259,12 +259,12 @@ def end_together(trainer: "Trainer", record: Ending) -> Iterator[None]:
     if not isinstance(launcher, _SubprocessScriptLauncher):
         yield
         return
-    watch: _Watch
+    watch: _WatchThread
     if trainer.local_rank == 0:
         os.environ[PARENT] = str(os.getpid())  # what it starts must know even if this process is gone by then
-        watch = _Children(launcher, record)
+        watch = _ChildrenWatch(launcher, record)
     else:
-        watch = _Parent()
+        watch = _ParentWatch()
     watch.start()
     try:
         yield
@@ -280,7 +280,7 @@ def end_together(trainer: "Trainer", record: Ending) -> Iterator[None]:
         os.environ.pop(PARENT, None)
 
 
-class _Watch(threading.Thread, ABC):
+class _WatchThread(threading.Thread, ABC):
     """Looks at other processes until it is told to stop."""
 
     def __init__(self) -> None:
@@ -299,7 +299,7 @@ class _Watch(threading.Thread, ABC):
         """Act where something has ended."""
 
 
-class _Parent(_Watch):
+class _ParentWatch(_WatchThread):
     """Ends this process once the one that started it is gone."""
 
     def __init__(self) -> None:
@@ -311,10 +311,10 @@ class _Parent(_Watch):
             os._exit(1)
 
 
-class _Children(_Watch):
+class _ChildrenWatch(_WatchThread):
     """Ends this process and those that it started once one of them has failed."""
 
-    def __init__(self, launcher: "_SubprocessScriptLauncher", record: Ending) -> None:
+    def __init__(self, launcher: "_SubprocessScriptLauncher", record: EndRecorder) -> None:
         super().__init__()
         self._launcher = launcher
         self._record = record

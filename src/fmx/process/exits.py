@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from fmx.errors import FmxError, Refusal, chain
-from fmx.process.narrow_output import degrading
+from fmx.process.narrow_output import ascii_fallback
 from fmx.process.start import is_own_process
 
 __all__ = [
@@ -23,11 +23,11 @@ __all__ = [
     "Interrupted",
     "Pruned",
     "advice",
-    "expected",
+    "expected_error",
     "interruption",
+    "last_signal",
     "leave_closed_terminal",
-    "leave_echo",
-    "noted",
+    "overwrite_echo",
     "plain_exits",
     "plain_message",
     "raised_errors",
@@ -35,9 +35,9 @@ __all__ = [
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what asks a process to save its state and end
 BEFORE_ANY_JOB = "interrupted before the first job: type the same command to start again"
-_noted: int | None = None
+_last_signal: int | None = None
 FULL_ERROR = "HYDRA_FULL_ERROR"
-OURS = "FMX_PLAIN_ERRORS"  # beside it: it was set here
+SET_BY_FMX = "FMX_PLAIN_ERRORS"  # beside it: it was set here
 UNWRITABLE = {errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.ENOSPC, errno.EROFS}
 INACCESSIBLE = {errno.EACCES, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM, errno.ESTALE}
 
@@ -72,10 +72,10 @@ def plain_exits() -> Iterator[None]:
     if is_own_process():
         kept: AbstractContextManager[None] = nullcontext()
     else:
-        from fmx.process.process_state import process_state_kept
+        from fmx.process.process_state import preserve_process_state
 
-        kept = process_state_kept()
-    with kept, degrading(), _plain_errors():
+        kept = preserve_process_state()
+    with kept, ascii_fallback(), _plain_errors():
         yield
 
 
@@ -85,25 +85,25 @@ def raised_errors() -> Iterator[None]:
 
     For callers in Python: the process gets back what the block changed in it.
     """
-    from fmx.process.process_state import process_state_kept
+    from fmx.process.process_state import preserve_process_state
 
-    with process_state_kept(), _signals_caught(), _hydras_errors() as wants_traceback:
+    with preserve_process_state(), _catch_signals(), _hydra_raises() as wants_traceback:
         try:
             yield
         except (Interrupted, Pruned, Refusal, Exception) as raised:
             if interruption(raised) is not None:
                 raise KeyboardInterrupt(*_notes(raised)) from None
-            error = expected(raised)
+            error = expected_error(raised)
             if error is None:
                 raise
             raise type(error)(plain_message(error)) from (raised if wants_traceback else None)
 
 
 @contextmanager
-def _signals_caught() -> Iterator[None]:
-    global _noted  # noqa: PLW0603 - a signal comes to the process
-    _noted = None
-    before = _catch_signals()
+def _catch_signals() -> Iterator[None]:
+    global _last_signal  # noqa: PLW0603 - a signal comes to the process
+    _last_signal = None
+    before = _install_handlers()
     try:
         yield
     finally:
@@ -113,13 +113,13 @@ def _signals_caught() -> Iterator[None]:
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    with _signals_caught(), _hydras_errors() as wants_traceback:
+    with _catch_signals(), _hydra_raises() as wants_traceback:
         try:
             _check_working_folder()
-            with _flushing():
+            with _flush_stdout():
                 yield
         except (Interrupted, KeyboardInterrupt) as interrupted:
-            _say_advice(interrupted)
+            _print_advice(interrupted)
             sys.exit(interruption(interrupted))
         except Pruned:
             sys.exit(0)
@@ -128,19 +128,19 @@ def _plain_errors() -> Iterator[None]:
             sys.exit(0)
         except (Refusal, Exception) as raised:
             if (code := interruption(raised)) is not None:
-                _say_advice(raised)
+                _print_advice(raised)
                 sys.exit(code)
-            error = expected(raised)
+            error = expected_error(raised)
             if error is None:
                 raise
             if wants_traceback:
                 traceback.print_exception(raised)
-            sys.stderr.write(f"{_of_stdout(raised) or plain_message(error)}\n")
+            sys.stderr.write(f"{_stdout_error(raised) or plain_message(error)}\n")
             sys.exit(error.exit_code)
 
 
 @contextmanager
-def _flushing() -> Iterator[None]:
+def _flush_stdout() -> Iterator[None]:
     """Flush standard output at the end, while it is known what to say where that fails."""
     try:
         yield
@@ -159,7 +159,7 @@ def _check_working_folder() -> None:
         raise FmxError(f"{where} was removed, and a command needs a folder to work in: cd to another one") from error
 
 
-def _of_stdout(raised: BaseException) -> str | None:
+def _stdout_error(raised: BaseException) -> str | None:
     """What to say where standard output takes no more, as on a full disk; what waits to be written goes nowhere then.
 
     An error that names a file is of that file.
@@ -182,17 +182,17 @@ def _of_stdout(raised: BaseException) -> str | None:
 
 
 @contextmanager
-def _hydras_errors() -> Iterator[bool]:
+def _hydra_raises() -> Iterator[bool]:
     """Let Hydra raise its errors; yields whether a person asked for tracebacks.
 
     What this process starts inherits the variable, and must know that nobody asked for it.
     """
-    names = (FULL_ERROR, OURS)
+    names = (FULL_ERROR, SET_BY_FMX)
     inherited = {name: os.environ.get(name) for name in names}
-    wants_traceback = inherited[FULL_ERROR] not in {None, "", "0"} and inherited[OURS] is None
+    wants_traceback = inherited[FULL_ERROR] not in {None, "", "0"} and inherited[SET_BY_FMX] is None
     os.environ[FULL_ERROR] = "1"
     if not wants_traceback:
-        os.environ[OURS] = "1"
+        os.environ[SET_BY_FMX] = "1"
     try:
         yield wants_traceback
     finally:
@@ -203,7 +203,7 @@ def _hydras_errors() -> Iterator[bool]:
                 os.environ[name] = value
 
 
-def _catch_signals() -> dict[signal.Signals, Any]:
+def _install_handlers() -> dict[signal.Signals, Any]:
     """Have SIGTERM, SIGHUP and Ctrl-C raise Interrupted; returns the handlers before. Only the main thread may."""
     if threading.current_thread() is not threading.main_thread():
         return {}
@@ -247,7 +247,7 @@ def advice(how: Callable[[], str]) -> Iterator[None]:
         raise
 
 
-def _say_advice(raised: BaseException) -> None:
+def _print_advice(raised: BaseException) -> None:
     lines = next(filter(None, map(_notes, chain(raised))), [])
     with suppress(OSError):  # the terminal may be gone
         sys.stdout.flush()
@@ -260,23 +260,23 @@ def _notes(raised: BaseException) -> list[str]:
 
 
 def _interrupt(signum: int, _: FrameType | None) -> None:
-    global _noted  # noqa: PLW0603
-    _noted = signum
-    leave_echo(signum)
+    global _last_signal  # noqa: PLW0603
+    _last_signal = signum
+    overwrite_echo(signum)
     leave_closed_terminal(signum)
     raise Interrupted(signum)  # for SIGINT too: at a KeyboardInterrupt, Lightning would end the process with 1
 
 
-def leave_echo(signum: int) -> None:
+def overwrite_echo(signum: int) -> None:
     """Let what is printed next stand in the place of the `^C` that a terminal shows."""
     if signum == signal.SIGINT and os.isatty(2):
         with suppress(OSError):
             os.write(2, b"\r")
 
 
-def noted() -> int | None:
+def last_signal() -> int | None:
     """The signal that came: what it raised is lost where it came while Python freed an object."""
-    return _noted
+    return _last_signal
 
 
 def interruption(raised: BaseException) -> int | None:
@@ -296,7 +296,7 @@ def plain_message(error: FmxError) -> str:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in words)
 
 
-def expected(raised: BaseException) -> FmxError | None:
+def expected_error(raised: BaseException) -> FmxError | None:
     """The plain error that stands behind an exception, or None where it is a bug."""
     if isinstance(raised, Refusal):
         return raised.error
@@ -304,7 +304,7 @@ def expected(raised: BaseException) -> FmxError | None:
         return raised
     if isinstance(raised, RuntimeError) and str(raised).startswith("Symlink loop"):  # of Path.resolve
         loop = raised.__context__
-        return expected(loop) if isinstance(loop, OSError) else FmxError(f"cannot access a folder: {raised}")
+        return expected_error(loop) if isinstance(loop, OSError) else FmxError(f"cannot access a folder: {raised}")
     if isinstance(raised, OSError) and raised.errno in UNWRITABLE | INACCESSIBLE:
         return FmxError(f"cannot {_what_failed(raised)} {raised.filename or 'the run directory'}: {raised.strerror}")
     from fmx.config.hydra_errors import translate

@@ -43,14 +43,14 @@ class LiveArea:
 
     def __enter__(self) -> Self:
         if self.is_shown:
-            with _signals_wait():
+            with _defer_signals():
                 self._open()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._redirected:
             atexit.unregister(self.__exit__)
-            with _signals_wait():
+            with _defer_signals():
                 self._close()
 
     def _open(self) -> None:
@@ -96,9 +96,9 @@ class LiveArea:
             self._file.close()
         self._redirected = {}
 
-    def _fitted(self) -> "_Fitted":
+    def _fitted(self) -> "_FittedLines":
         self._fit()
-        return _Fitted(self._lines)
+        return _FittedLines(self._lines)
 
     def _fit(self) -> None:
         """Rich asks descriptors 0 to 2 for the size, which may all be no terminal by now."""
@@ -139,7 +139,7 @@ class LiveArea:
         self._console.print(self._decoder.decode_line(line.rstrip("\r")), soft_wrap=True)
 
 
-class _Fitted:
+class _FittedLines:
     """As many of the lines as fit on the terminal, the last ones first."""
 
     def __init__(self, lines: Callable[[], Sequence[Text]]) -> None:
@@ -168,7 +168,7 @@ def _is_interactive(stream: TextIO) -> bool:
 
 
 @contextmanager
-def _signals_wait() -> Iterator[None]:
+def _defer_signals() -> Iterator[None]:
     """Let the signals that stop a process come after the block: half a change would leave the terminal no cursor."""
     if threading.current_thread() is not threading.main_thread():
         yield

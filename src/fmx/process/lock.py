@@ -11,7 +11,7 @@ from pathlib import Path
 from fmx.errors import ConfigError
 from fmx.process.own_files import check_own_files
 
-__all__ = ["is_locked", "lock_folder", "one_at_a_time", "released"]
+__all__ = ["is_locked", "lock_folder", "one_at_a_time", "release_locks"]
 
 LOCK = ".lock"
 ATTEMPTS, PAUSE_S = 5, 0.05  # someone who only looks whether a run is alive holds the lock for an instant
@@ -50,7 +50,7 @@ def lock_folder(folder: Path, *, key: str = "hydra.run.dir") -> None:
 
 
 @contextmanager
-def released() -> Iterator[None]:
+def release_locks() -> Iterator[None]:
     """Give up, at the end, what was claimed meanwhile, where the process itself goes on."""
     before = {*_held}
     try:

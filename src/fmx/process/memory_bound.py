@@ -15,7 +15,7 @@ __all__ = ["SPARE_BYTES", "at_most_bytes"]
 SPARE_BYTES = 256 << 20  # for Python's own objects, and what a part imports while it is made
 THREAD_BYTES = 80 << 20  # of address space that a thread's stack and the arena of its allocator reserve
 BYTES_PER_S = 16 << 20  # that are made, at the least
-AGAIN_S = 1.0  # until it is said once more, to what takes an exception for a refusal and goes on
+REPEAT_S = 1.0  # until it is said once more, to what takes an exception for a refusal and goes on
 PAGES_IN_USE = Path("/proc/self/statm")  # Linux alone: elsewhere there is no such bound
 
 
@@ -26,9 +26,9 @@ def at_most_bytes(num_bytes: int, what: str) -> Iterator[None]:
     It bounds addresses, so what is reserved counts before it is touched; and the processor's time, at a second for each
     16 MiB. what: names it in the message.
     """
-    before = _limited(num_bytes)
+    before = _set_limit(num_bytes)
     try:
-        with _at_most_s(num_bytes / BYTES_PER_S, what):
+        with _at_most_seconds(num_bytes / BYTES_PER_S, what):
             yield
     except BaseException as error:
         if before is not None and _is_lack_of_memory(error):
@@ -41,7 +41,7 @@ def at_most_bytes(num_bytes: int, what: str) -> Iterator[None]:
             resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def _limited(num_bytes: int) -> tuple[int, int] | None:
+def _set_limit(num_bytes: int) -> tuple[int, int] | None:
     """Set the limit, and return the one before; None where this system has none."""
     with suppress(ImportError, OSError, ValueError):
         import resource
@@ -57,7 +57,7 @@ def _limited(num_bytes: int) -> tuple[int, int] | None:
 
 
 @contextmanager
-def _at_most_s(seconds: float, what: str) -> Iterator[None]:
+def _at_most_seconds(seconds: float, what: str) -> Iterator[None]:
     """Raise DataError once so much of the processor's time has gone by; only the main thread can."""
     error = DataError(f"{what} would take more time than the run can have had: {seconds:.0f} s of a processor")
     late = False
@@ -71,7 +71,7 @@ def _at_most_s(seconds: float, what: str) -> Iterator[None]:
         yield
         return
     before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds, AGAIN_S)
+    signal.setitimer(signal.ITIMER_PROF, seconds, REPEAT_S)
     try:
         yield
     except BaseException:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
 
-__all__ = ["degrading"]
+__all__ = ["ascii_fallback"]
 
 HANDLER = "fmx.degrade"
-INSTEAD = {
+REPLACEMENTS = {
     "×": "x", "·": "-", "±": "+/-", "–": "-", "—": "-", "−": "-", "…": "...", "→": "->", "←": "<-", "≤": "<=",
     "≥": ">=", "≈": "~", "²": "2", "│": "|", "┃": "|", "─": "-", "━": "-", "█": "#", "▲": "^", "▼": "v", "‘": "'",
     "’": "'", "“": '"', "”": '"', "•": "*", "✓": "+", "✗": "x",
@@ -18,9 +18,9 @@ INSTEAD = {
 
 
 @contextmanager
-def degrading() -> Iterator[None]:
+def ascii_fallback() -> Iterator[None]:
     """Meanwhile, let the standard streams write something like it where their encoding lacks a character."""
-    codecs.register_error(HANDLER, _instead)
+    codecs.register_error(HANDLER, _replace)
     before = []
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper) and stream.errors in {"strict", "backslashreplace"}:
@@ -33,16 +33,16 @@ def degrading() -> Iterator[None]:
             stream.reconfigure(errors=errors)
 
 
-def _instead(error: UnicodeError) -> tuple[str, int]:
+def _replace(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return "".join(map(_plain, error.object[error.start : error.end])), error.end
+    return "".join(map(_to_ascii, error.object[error.start : error.end])), error.end
 
 
-def _plain(character: str) -> str:
+def _to_ascii(character: str) -> str:
     """ASCII for a character: by the table, without its accents, or as the number that it has."""
-    if character in INSTEAD:
-        return INSTEAD[character]
+    if character in REPLACEMENTS:
+        return REPLACEMENTS[character]
     if unicodedata.combining(character):
         return ""
     bare = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()

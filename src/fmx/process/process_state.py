@@ -12,13 +12,13 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
-from fmx.process.lock import released
+from fmx.process.lock import release_locks
 
-__all__ = ["process_state_kept"]
+__all__ = ["preserve_process_state"]
 
 
 @contextmanager
-def process_state_kept() -> Iterator[None]:
+def preserve_process_state() -> Iterator[None]:
     """Give back, at the end, what a run takes for its own.
 
     Environment, arguments, import path and working directory; loggers; filters of warnings; random states; torch's
@@ -31,11 +31,11 @@ def process_state_kept() -> Iterator[None]:
         undo.callback(_restore_environment, dict(os.environ))
         undo.callback(os.chdir, os.getcwd())  # noqa: PTH109 - as it is named, links and all
         undo.enter_context(warnings.catch_warnings())
-        undo.enter_context(released())
-        undo.enter_context(_loggers_kept())
-        undo.enter_context(_random_states_kept())
-        undo.enter_context(_torch_kept())
-        undo.enter_context(_hydra_kept())
+        undo.enter_context(release_locks())
+        undo.enter_context(_preserve_loggers())
+        undo.enter_context(_preserve_random_states())
+        undo.enter_context(_preserve_torch())
+        undo.enter_context(_preserve_hydra())
         yield
 
 
@@ -52,7 +52,7 @@ def _restore_environment(before: dict[str, str]) -> None:
 
 
 @contextmanager
-def _loggers_kept() -> Iterator[None]:
+def _preserve_loggers() -> Iterator[None]:
     """Levels and handlers of all loggers; what the run added, its run.log, is closed."""
     loggers = {"": logging.getLogger(), **_named_loggers()}
     before = {name: (logger.level, logger.propagate, [*logger.handlers]) for name, logger in loggers.items()}
@@ -78,7 +78,7 @@ def _named_loggers() -> dict[str, logging.Logger]:
 
 
 @contextmanager
-def _random_states_kept() -> Iterator[None]:
+def _preserve_random_states() -> Iterator[None]:
     """The generators of Python, NumPy and torch; one that the run brings in is seeded anew, as at its import."""
     python, numpy, torch = random.getstate(), sys.modules.get("numpy"), sys.modules.get("torch")
     legacy = numpy.random.get_state() if numpy else None
@@ -97,7 +97,7 @@ def _random_states_kept() -> Iterator[None]:
 
 
 @contextmanager
-def _torch_kept() -> Iterator[None]:
+def _preserve_torch() -> Iterator[None]:
     before = _torch_switches(sys.modules["torch"]) if "torch" in sys.modules else None
     try:
         yield
@@ -125,7 +125,7 @@ def _torch_switches(torch: Any) -> tuple[bool, bool, bool, bool, int | None]:
 
 
 @contextmanager
-def _hydra_kept() -> Iterator[None]:
+def _preserve_hydra() -> Iterator[None]:
     """Hydra refuses to begin where `hydra.initialize` was called before."""
     initialized, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
     GlobalHydra.instance().clear()

@@ -16,13 +16,13 @@ from pathlib import Path
 from types import FrameType
 
 from fmx.process.cores import limit_threads
-from fmx.process.distributed import drop_what_is_no_rank
-from fmx.process.lean_imports import put_off_imports
+from fmx.process.distributed import drop_invalid_ranks
+from fmx.process.lean_imports import defer_imports
 
-__all__ = ["as_command", "is_own_process", "leave", "look_for_garbage", "start_lean"]
+__all__ = ["as_command", "exit_now", "is_own_process", "resume_garbage_collection", "start_lean"]
 
-USUAL = gc.get_threshold()
-SELDOM = (100_000, 10, 10)  # new objects before Python looks through them, and how often before it looks through more
+DEFAULT_THRESHOLDS = gc.get_threshold()
+RARE_THRESHOLDS = (100_000, 10, 10)
 # How often an OpenMP thread that has nothing to do looks for work before it sleeps; read when torch is imported. GNU's
 # own 300,000 keep a core from other processes that share it, for which the step itself has to wait then.
 SPINS = "60000"
@@ -39,7 +39,7 @@ def as_command(main: Callable[[], None]) -> None:
     """
     if not is_own_process():
         if _started_for_this(sys._getframe(1)):  # noqa: SLF001 - who called is all that tells
-            _start_again_in_utf_8()
+            _restart_in_utf_8()
             start_lean()
         else:
             main()
@@ -49,8 +49,8 @@ def as_command(main: Callable[[], None]) -> None:
     except SystemExit as stop:
         if isinstance(stop.code, str):
             raise
-        leave(stop.code or 0)
-    leave()
+        exit_now(stop.code or 0)
+    exit_now()
 
 
 def is_own_process() -> bool:
@@ -72,7 +72,7 @@ def _started_for_this(frame: FrameType | None) -> bool:
     return True
 
 
-def _start_again_in_utf_8() -> None:
+def _restart_in_utf_8() -> None:
     """In an ASCII locale, let Python take names of files and arguments as UTF-8, as it does by itself unless forbidden.
 
     It would decode them to halves of characters, which no file in UTF-8 can hold. What is printed stays ASCII.
@@ -89,21 +89,21 @@ def start_lean() -> None:
     _own = True
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     limit_threads()
-    drop_what_is_no_rank()
-    put_off_imports()
-    gc.set_threshold(*SELDOM)
+    drop_invalid_ranks()
+    defer_imports()
+    gc.set_threshold(*RARE_THRESHOLDS)
 
 
-def look_for_garbage() -> None:
+def resume_garbage_collection() -> None:
     """As usual from here on, but never again among what there is by now; nothing in a process that goes on."""
     if _own:
         gc.freeze()
-        gc.set_threshold(*USUAL)
+        gc.set_threshold(*DEFAULT_THRESHOLDS)
         # Where the process ends as Python does after all: extension modules would complain of what is left over.
         atexit.register(gc.unfreeze)
 
 
-def leave(code: int = 0) -> None:
+def exit_now(code: int = 0) -> None:
     """End the process that has done its work, at once: to free the modules one by one would take it seconds.
 
     What Python does before that is done here as well: other threads, such as those of a logger, and executors come to

@@ -57,7 +57,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: Collecti
     return table
 
 
-def print_figures(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_metrics(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table on stdout, the same on a terminal as in a pipe: a line a row, figures first, a text at its end.
 
     Where the terminal folds a line, it folds the text: no column needs more room than it has.

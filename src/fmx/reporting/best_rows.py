@@ -1,6 +1,6 @@
 """The top of a leaderboard, as a sweep ends with it: narrow enough for a terminal of 80 columns."""
 
-from fmx.process.table import print_figures
+from fmx.process.table import print_metrics
 from fmx.reporting.intervals import Spread
 from fmx.reporting.leaderboard import Leaderboard
 
@@ -21,7 +21,7 @@ def print_best(board: Leaderboard, *, most: int) -> None:
         figures = [_percent(row.val_accuracy, mark), _percent(row.test_accuracy, mark)]
         rows.append(["–" if row.rank is None else str(row.rank), str(len(row.runs)), *figures, label])
     print()
-    print_figures(HEADINGS, rows)
+    print_metrics(HEADINGS, rows)
     if len(board.rows) > most:
         print(f"the best {most} of {len(board.rows)} configurations; all are in the leaderboard:")
     if any(row.on_test for row in board.rows[:most]):

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from fmx.config.conf_dir import CONF_DIR
 from fmx.config.quoting import quoted
 from fmx.errors import DataError
-from fmx.process.distributed import agreed
+from fmx.process.distributed import agree_on
 
 __all__ = ["compose_config", "register_resolvers", "stamp"]
 
@@ -23,7 +23,7 @@ def stamp() -> str:
 
     The processes that torchrun started get the same.
     """
-    return agreed(f"{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(3)}")
+    return agree_on(f"{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(3)}")
 
 
 def _run_dir() -> str:

@@ -19,14 +19,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from fmx.config.bounded_files import read_json, read_yaml
-from fmx.config.from_environment import sealed, variables
+from fmx.config.from_environment import to_stored, variables
 from fmx.config.frozen import relocated
 from fmx.config.printed_command import printed_command
 from fmx.config.quoting import as_typed, override
 from fmx.config.renamed_targets import with_first_names
 from fmx.errors import DataError, FmxError, Refusal
 from fmx.process.distributed import is_first_process, num_processes
-from fmx.process.exits import Interrupted, Pruned, expected, interruption, plain_message
+from fmx.process.exits import Interrupted, Pruned, expected_error, interruption, plain_message
 from fmx.process.lock import one_at_a_time
 from fmx.runs.data_root import without_root
 from fmx.runs.run_dir import open_run
@@ -225,7 +225,7 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
         if interruption(error) is not None:
             record.end("interrupted", None)
             raise
-        plain = expected(error)
+        plain = expected_error(error)
         if isinstance(error, FileNotFoundError) and _is_below(error.filename, run_dir):
             plain = FmxError(f"{error.filename} was removed while the run went on")
         record.end("failed", plain_message(plain) if plain else f"{type(error).__name__}: {error}")
@@ -244,7 +244,7 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
 def _begun(cfg: DictConfig, *, started: float) -> Record:
     """The record of a run that begins or goes on."""
     run_dir = Path(cfg.run_dir)
-    stored = sealed(cfg)
+    stored = to_stored(cfg)
     trainer: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
     record = Record(run_dir, writes=is_first_process(trainer), shared=num_processes(trainer) > 1)
     record.variables = variables(cfg)

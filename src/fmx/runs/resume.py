@@ -8,11 +8,19 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from fmx.config.bounded_files import read_if_whole
-from fmx.config.from_environment import Place, check_opened, is_sealed, opened, references, sealed, why_not
+from fmx.config.bounded_files import read_yaml_or_empty
+from fmx.config.from_environment import (
+    Place,
+    check_resolved,
+    from_stored,
+    is_reference,
+    references,
+    to_stored,
+    why_unresolved,
+)
 from fmx.config.frozen import freeze, relocated
 from fmx.config.printed_command import printed_command
-from fmx.config.quoting import escape_interpolations, override, quoted, text_of
+from fmx.config.quoting import escape_interpolations, override, quoted, unquoted
 from fmx.config.renamed_targets import with_first_names
 from fmx.errors import ConfigError, DataError
 from fmx.runs.data_root import KEY, at_root, told_root, without_root
@@ -34,7 +42,7 @@ def find_run_dir(resume: str | None, fresh: str, config: DictConfig) -> str:
         return fresh
     if resume != "auto":
         return str(Path(resume).resolve())
-    wanted = config_fingerprint(sealed(config))
+    wanted = config_fingerprint(to_stored(config))
     if wanted not in _homes:  # asked again once the run goes on, and is no interrupted one any more
         found = [
             run
@@ -86,7 +94,7 @@ def check_same_run(config: Mapping[str, Any], run_dir: Path, resume: str | None)
         raise ConfigError(f"resume={resume}: {run_dir} is complete; there is nothing to continue")
     stored = references(then)
     if not stored:  # of a version that stored what the environment said
-        config = opened(dict(config), run_dir)
+        config = from_stored(dict(config), run_dir)
     was, now = (flat(with_first_names(without_root(relocated(each)))) for each in (then, config))
     differing = [key for key in {**was, **now} if was.get(key) != now.get(key) and key not in NOT_THE_RUN]
     if differing:
@@ -100,7 +108,7 @@ def check_same_run(config: Mapping[str, Any], run_dir: Path, resume: str | None)
 
 def _shown(key: str, was: object, now: object, stored: Mapping[Place, str]) -> str:
     place = next((place for place in stored if ".".join(map(str, place)) == key), None)
-    return why_not(place, stored) if place and is_sealed(now) else f"{key} was {was!r}, is {now!r}"
+    return why_unresolved(place, stored) if place and is_reference(now) else f"{key} was {was!r}, is {now!r}"
 
 
 def expand_resume(arguments: list[str]) -> list[str]:
@@ -114,7 +122,7 @@ def expand_resume(arguments: list[str]) -> list[str]:
     rest = [argument for argument in arguments if argument not in roots]
     if len(rest) != 1 or len(roots) > 1 or not rest[0].startswith("resume=") or rest[0] in NOT_A_PATH:
         return arguments
-    path = Path(text_of(rest[0].removeprefix("resume=")))
+    path = Path(unquoted(rest[0].removeprefix("resume=")))
     if not (path / "run.json").is_file():
         return arguments  # the check says what is wrong
     home = quoted(str(path.resolve()))
@@ -152,7 +160,7 @@ def _as_it_was(path: Path, roots: list[str]) -> list[str]:
         config.data = escape_interpolations(
             at_root(OmegaConf.to_container(config.data, resolve=True), told_root(roots[0]))
         )
-    check_opened(OmegaConf.to_container(as_recorded, resolve=True), run.path)
+    check_resolved(OmegaConf.to_container(as_recorded, resolve=True), run.path)
     check_paths(config, run.path)
     check_processes(config, run.path)
     check_own_files(run.path)
@@ -164,7 +172,7 @@ def _as_it_was(path: Path, roots: list[str]) -> list[str]:
     arguments = freeze(
         config,
         Path(folder.name),
-        written=read_if_whole(written),
+        written=read_yaml_or_empty(written),
         overrides=recorded,
         choices=_choices(run.path),
         stored=run.from_environment,
@@ -180,7 +188,7 @@ def _check_mirrors(run: Run, recorded: DictConfig, config: DictConfig) -> None:
 
 def _choices(run_dir: Path) -> dict[str, str]:
     """The member that was chosen of each group."""
-    node: Any = read_if_whole(run_dir / ".hydra" / "hydra.yaml")
+    node: Any = read_yaml_or_empty(run_dir / ".hydra" / "hydra.yaml")
     for key in ("hydra", "runtime", "choices"):
         node = node.get(key) if isinstance(node, dict) else None
     return {str(group): str(name) for group, name in node.items()} if isinstance(node, dict) else {}

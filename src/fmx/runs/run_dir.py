@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fmx.config.bounded_files import read_if_whole, read_json, read_yaml, within
-from fmx.config.from_environment import Place, opened, references
+from fmx.config.bounded_files import get_nested, read_json, read_yaml, read_yaml_or_empty
+from fmx.config.from_environment import Place, from_stored, references
 from fmx.config.quoting import escape_interpolations
 from fmx.config.renamed_targets import with_present_names
 from fmx.errors import DataError
@@ -59,7 +59,7 @@ class Run:
             values = with_present_names(read_yaml(path))
             values = _moved(values, str(values.get("run_dir") or ""), str(self.path)) | {"run_dir": str(self.path)}
             values["data"] = self._found_from_here(values.get("data"))
-            config = OmegaConf.create(escape_interpolations(opened(values, path)))
+            config = OmegaConf.create(escape_interpolations(from_stored(values, path)))
         except (OmegaConfBaseException, ValueError) as error:
             raise DataError(f"{path} is no configuration of a run: {str(error).partition(chr(10))[0]}") from error
         assert isinstance(config, DictConfig)
@@ -72,9 +72,9 @@ class Run:
 
     def _found_from_here(self, data: Any) -> Any:
         """A `data` node whose root is where the data lies by now, seen from where this process is."""
-        hydra, written = (read_if_whole(self.path / ".hydra" / name) for name in ("hydra.yaml", "config.yaml"))
-        started_in = within(hydra, "hydra", "runtime", "cwd")
-        root = present_root(data, within(written, "data", "root"), started_in)
+        hydra, written = (read_yaml_or_empty(self.path / ".hydra" / name) for name in ("hydra.yaml", "config.yaml"))
+        started_in = get_nested(hydra, "hydra", "runtime", "cwd")
+        root = present_root(data, get_nested(written, "data", "root"), started_in)
         return data if root is None else at_root(data, root)
 
     @property
@@ -127,7 +127,7 @@ class Run:
     def _why_none(self) -> str:
         """Why a completed run has no checkpoints, where its sweep keeps those of the best runs alone."""
         told = (self.path.parent / "multirun.yaml", self.path / ".hydra" / "resolved.yaml")  # the newest command first
-        counts = [within(read_if_whole(path), "sweep", "keep_checkpoints") for path in told]
+        counts = [get_nested(read_yaml_or_empty(path), "sweep", "keep_checkpoints") for path in told]
         count = next((each for each in counts if isinstance(each, int)), None)
         if self.status != FINISHED or count is None:
             return ""
@@ -169,7 +169,7 @@ def check_latest(path: Path) -> None:
         homes = [folder.parent / name for name in ("runs", "sweeps")]
         if folder.name != "latest" or folder.is_symlink() or not any(home.is_dir() for home in homes):
             continue
-        then = read_if_whole(run / ".hydra" / "resolved.yaml").get("run_dir")
+        then = read_yaml_or_empty(run / ".hydra" / "resolved.yaml").get("run_dir")
         if then is not None and Path(str(then)).parts[-2 if run != folder else -1] != "latest":
             raise DataError(
                 f"{folder} is no link to the newest run, but a copy of {then}, as after `cp -rL`: name a run or sweep "

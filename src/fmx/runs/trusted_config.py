@@ -6,10 +6,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fmx.config.from_environment import check_opened
+from fmx.config.from_environment import check_resolved
 from fmx.config.layout import GROUPS, ROOT_KEYS
 from fmx.config.quoting import escape_interpolations
-from fmx.config.trust import check_sizes, check_trusted, without_strange_mirrors
+from fmx.config.trust import check_sizes, check_trusted, without_foreign_mirrors
 from fmx.errors import DataError
 from fmx.runs.data_root import at_root, told_root
 from fmx.runs.run_dir import Run
@@ -46,8 +46,8 @@ def checked_config(config: DictConfig, run: Run, allow: Iterable[str] = ()) -> D
     if strange := sorted(map(str, plain.keys() - {*ROOT_KEYS})):
         raise DataError(f"{run.path} holds no configuration of a run: it has the key {strange[0]!r}{run.other_version}")
     check_trusted(plain, run.path, allow)
-    check_opened(plain, run.path, (*PARTS, "data"))
+    check_resolved(plain, run.path, (*PARTS, "data"))
     check_sizes(plain["data"], run.path)
     config = config.copy()
-    config.data = OmegaConf.create(escape_interpolations(without_strange_mirrors(plain["data"])))
+    config.data = OmegaConf.create(escape_interpolations(without_foreign_mirrors(plain["data"])))
     return config

@@ -40,7 +40,7 @@ class ArrayTask:
         threads = os.environ.get("SLURM_CPUS_PER_TASK")
         if threads:
             os.environ.setdefault("OMP_NUM_THREADS", threads)
-        from fmx.process.start import leave
+        from fmx.process.start import exit_now
 
         sys.argv = ["fmx.run", *self.arguments, *self._more_arguments()]
         try:
@@ -51,11 +51,11 @@ class ArrayTask:
                 self._requeue()
             if isinstance(ended.code, str):
                 raise
-            leave(ended.code or 0)
+            exit_now(ended.code or 0)
         except Exception:  # noqa: BLE001 - as Python ends, but at once: nothing is freed, so no library complains
             traceback.print_exc()
-            leave(1)
-        leave()
+            exit_now(1)
+        exit_now()
 
     @property
     def _rank(self) -> int:

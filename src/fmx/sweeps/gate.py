@@ -10,15 +10,15 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fmx.config.bounded_files import read_if_whole, read_yaml, within
+from fmx.config.bounded_files import get_nested, read_yaml, read_yaml_or_empty
 from fmx.config.expansion import check_expansion
-from fmx.config.from_environment import REPEATABLE, Place, check_set, references, sealed
+from fmx.config.from_environment import REPEATABLE, Place, check_variables_set, references, to_stored
 from fmx.config.frozen import DEFAULTS, REFERENCES, check_same, origin, stored_of, write_frozen
 from fmx.config.layout import GROUPS, ROOT_KEYS
 from fmx.config.printed_command import printed_command
 from fmx.config.quoting import escape_interpolations
 from fmx.config.renamed_targets import with_present_names
-from fmx.config.trust import TRUSTED, check_paths, check_processes, check_sizes, check_trusted, strange_mirrors
+from fmx.config.trust import TRUSTED, check_paths, check_processes, check_sizes, check_trusted, foreign_mirrors
 from fmx.errors import DataError
 from fmx.process import dry_run
 from fmx.process.own_files import check_own_files
@@ -65,9 +65,9 @@ def pass_job(job: Job, allow: Collection[str], root: str | None = None) -> str:
     hydra = _hydra(plain.pop("hydra", None), path, job, allow)
     stored = stored_of(json.loads(hydra["callbacks"].get("origin", {}).get("facts", "{}")))
     config = _check_config(plain, path, job, allow, stored)
-    master = read_if_whole(job.sweep_dir / "multirun.yaml")
-    started_in = within(master, "hydra", "runtime", "cwd")
-    root = root or present_root(config["data"], within(master, "data", "root"), started_in)
+    master = read_yaml_or_empty(job.sweep_dir / "multirun.yaml")
+    started_in = get_nested(master, "hydra", "runtime", "cwd")
+    root = root or present_root(config["data"], get_nested(master, "data", "root"), started_in)
     if root is not None:
         plain["data"] = at_root(plain["data"], escape_interpolations(root))
     if not dry_run.is_asked():
@@ -105,15 +105,15 @@ def _check_config(
             check_expansion(ours, str(key), path)
     try:
         config = OmegaConf.create(ours)
-        check_set(stored, path)
+        check_variables_set(stored, path)
         resolved: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        stores = sealed(config)
+        stores = to_stored(config)
     except (OmegaConfBaseException, ValueError) as error:
         raise DataError(f"{path} cannot be resolved: {str(error).partition(chr(10))[0]}") from error
     check_same(stored, references(stores), str(path))
     check_trusted(resolved, path, allow)
     check_sizes(resolved["data"], path)
-    for mirror in strange_mirrors(resolved["data"]):
+    for mirror in foreign_mirrors(resolved["data"]):
         if mirror not in allow:
             raise DataError(
                 f"{path} would fetch images from {mirror!r}, where fmx fetches none. If you trust that place, add "

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fmx.config.bounded_files import read_json
 from fmx.config.check import check_names
-from fmx.config.from_environment import sealed
+from fmx.config.from_environment import to_stored
 from fmx.config.frozen import freeze_job
 from fmx.config.hydra_errors import translate
 from fmx.errors import ConfigError, DataError, FmxError
@@ -116,7 +116,7 @@ class Plan:
             _set_number(config, position)
             resolved = check_names(config)
             _check_of_a_sweep(resolved, here=self._here)
-            return _Composed(position, list(overrides), config, resolved, config_fingerprint(sealed(config)))
+            return _Composed(position, list(overrides), config, resolved, config_fingerprint(to_stored(config)))
         except Exception as error:
             plain = _plain(error)
             if plain is None:

@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Literal, Protocol, Self
 
 from fmx.errors import DataError
-from fmx.process.exits import STOPPING, Interrupted, noted
+from fmx.process.exits import STOPPING, Interrupted, last_signal
 from fmx.runs.record import write_json
 from fmx.runs.run_dir import open_run
 from fmx.sweeps.job import Job
@@ -104,7 +104,7 @@ class Pool:
             yield from self._ended()
             self._watch_the_clock()
             yield None
-            if (signum := noted()) is not None:  # what it raised was lost
+            if (signum := last_signal()) is not None:  # what it raised was lost
                 raise Interrupted(signum)
 
     def stop(self, signum: int) -> Iterator[Ended]:

@@ -12,7 +12,7 @@ from io import TextIOWrapper
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from fmx.process.distributed import alone
+from fmx.process.distributed import environment_without_ranks
 from fmx.sweeps.warm import let_sigterm_through
 
 __all__ = ["work"]
@@ -35,7 +35,8 @@ def work(arguments: Sequence[str], log: Path, threads: int, env: Mapping[str, st
     for stream in (sys.stdout, sys.stderr):  # which were for a terminal; the log is UTF-8 like every file
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(encoding="utf-8")
-    for name in os.environ.keys() - alone().keys():  # the sweep's process may be one of several; this one is not
+    # The sweep's own process may be one of several; this one is not.
+    for name in os.environ.keys() - environment_without_ranks().keys():
         del os.environ[name]
     os.environ.update({**env, "OMP_NUM_THREADS": str(threads), "PYTHONIOENCODING": "utf-8"})
     import torch

@@ -17,13 +17,13 @@ from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
-from fmx.config.from_environment import sealed
+from fmx.config.from_environment import to_stored
 from fmx.config.quoting import escape_interpolations
 from fmx.config.targets import locate
 from fmx.data.module import ImageDataModule
 from fmx.errors import ConfigError, FmxError
 from fmx.process.cores import share_threads
-from fmx.process.distributed import num_processes, of_several
+from fmx.process.distributed import launcher_hint, num_processes
 from fmx.runs.checkpoint_files import BEFORE, NEWEST, CheckpointFiles
 from fmx.runs.record import Record
 from fmx.training.charts import with_shared_charts
@@ -100,7 +100,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     _say_processes(record, cfg.trainer)
     if cfg.resume is None or not _has_checkpoint(record.run_dir):
         _tell_origin(record, classifier.net)
-    stored = sealed(cfg)
+    stored = to_stored(cfg)
     return Experiment(
         run_dir=record.run_dir,
         record=record,
@@ -301,7 +301,7 @@ def _say_processes(record: Record, trainer: DictConfig) -> None:
     processes, device = num_processes(trainer), record.contents["device"]["accelerator"]
     if not record.writes:
         return
-    if (hint := of_several(trainer)) is not None:
+    if (hint := launcher_hint(trainer)) is not None:
         log.info("%s", hint)
     if processes > 1 and trainer.accelerator == "auto" and device == "cpu":
         log.warning("torch sees no GPU: %d processes train on the CPU (trainer.accelerator=gpu insists)", processes)

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from fmx.config.check import without_hydra
-from fmx.process.start import look_for_garbage
+from fmx.process.start import resume_garbage_collection
 
 __all__ = ["check_parts"]
 
@@ -25,7 +25,7 @@ def check_parts(config: DictConfig, resolved: Mapping[str, Any], *, here: bool =
     check_data_class(str(resolved["data"].get("_target_", "")))
     if here:
         check_accelerator(resolved["trainer"])
-    look_for_garbage()  # what is rehearsed goes again
+    resume_garbage_collection()  # what is rehearsed goes again
     earlier = None if resolved["resume"] is None else Path(config.hydra.run.dir)
     bounded = OmegaConf.select(config, "hydra.callbacks.check.bounded")
     if bounded and earlier is not None:

@@ -8,7 +8,7 @@ from pytorch_lightning import seed_everything
 from torch.distributed import destroy_process_group, is_initialized
 
 from fmx.process.distributed import end_together
-from fmx.process.exits import Interrupted, expected, interruption
+from fmx.process.exits import Interrupted, expected_error, interruption
 from fmx.runs.checkpoint_files import load_checkpoint, newest_checkpoint
 from fmx.training.build import Experiment
 from fmx.training.callbacks.checkpoints import LastCheckpoint, checkpoint_dir
@@ -52,7 +52,7 @@ def fit(experiment: Experiment) -> Path:
 def _is_whole(experiment: Experiment, error: Exception) -> bool:
     """Whether an exception of somebody's logger or callback came after the final state was saved."""
     trainer = experiment.trainer
-    if trainer.world_size > 1 or expected(error) is not None or interruption(error) is not None:
+    if trainer.world_size > 1 or expected_error(error) is not None or interruption(error) is not None:
         return False
     kept = [each for each in trainer.callbacks if isinstance(each, LastCheckpoint)]  # type: ignore[attr-defined]
     return bool(kept) and kept[0].is_final

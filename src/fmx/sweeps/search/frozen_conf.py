@@ -21,7 +21,7 @@ from fmx.config.bounded_files import MAX_YAML_BYTES, read_bytes, read_yaml
 from fmx.config.conf_dir import CONF_DIR
 from fmx.config.expansion import check_expansion
 from fmx.config.renamed_targets import present_name
-from fmx.config.trust import TRUSTED, check_paths, check_processes, check_sizes, check_trusted, strange_mirrors
+from fmx.config.trust import TRUSTED, check_paths, check_processes, check_sizes, check_trusted, foreign_mirrors
 from fmx.errors import DataError
 from fmx.process.memory_bound import at_most_bytes
 from fmx.runs.composition import register_resolvers
@@ -161,8 +161,8 @@ class _GatedLoader(ConfigLoaderImpl):
             return  # the check of every configuration says better what is wrong, and makes nothing before
         check_trusted(resolved, self._folder, self._allow)
         check_sizes(resolved["data"], self._folder)
-        known = strange_mirrors(OmegaConf.to_container(own.data, resolve=True))
-        if strange := [mirror for mirror in strange_mirrors(resolved["data"]) if mirror not in known]:
+        known = foreign_mirrors(OmegaConf.to_container(own.data, resolve=True))
+        if strange := [mirror for mirror in foreign_mirrors(resolved["data"]) if mirror not in known]:
             raise DataError(f"{self._folder} would fetch images from {strange[0]!r}, where fmx fetches none")
         check_paths(made, self._folder)
         check_processes(resolved, self._folder)

@@ -9,7 +9,7 @@ from typing import Any
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from fmx.process.table import print_figures, printable
+from fmx.process.table import print_metrics, printable
 from fmx.runs.settings import show
 from fmx.sweeps.search.command import Command
 from fmx.sweeps.search.options import Options
@@ -133,7 +133,7 @@ class Summary:
             chosen = " ".join(f"{key}={show(value)}" for key, value in trial.params.items())
             rows.append([str(trial.number), *(f"{value:.6g}" for value in self.named(trial.values).values()), chosen])
         print()
-        print_figures(["trial", *metrics, "chosen"], rows)
+        print_metrics(["trial", *metrics, "chosen"], rows)
         print()
         sys.stdout.flush()
 

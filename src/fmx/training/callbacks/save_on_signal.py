@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
-from fmx.process.exits import STOPPING, Interrupted, leave_closed_terminal, leave_echo, noted
+from fmx.process.exits import STOPPING, Interrupted, last_signal, leave_closed_terminal, overwrite_echo
 from fmx.training.callbacks.checkpoints import LastCheckpoint, is_time_to_ask
 
 __all__ = ["SaveOnSignal"]
@@ -38,7 +38,7 @@ class SaveOnSignal(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen from the first step on: Lightning has set its own handlers by now."""
-        self._signum = noted()
+        self._signum = last_signal()
         for number in self._earlier:
             signal.signal(number, self._note)
 
@@ -75,7 +75,7 @@ class SaveOnSignal(Checkpoint):
         self._restore()
 
     def _note(self, signum: int, _: FrameType | None) -> None:
-        leave_echo(signum)
+        overwrite_echo(signum)
         if self._signum is not None:
             self._restore()
             raise Interrupted(signum)
