@@ -1,4 +1,4 @@
-"""One job of a sweep on a SLURM node: begun or gone on with, and queued again when its time is up."""
+"""One job of a sweep on a SLURM node: starts or resumes the run, and requeues itself at its time limit."""
 
 import json
 import os
@@ -18,41 +18,41 @@ TERMINATED = 143
 
 @dataclass
 class ArrayTask:
-    """What submitit calls in each process of a job; plain values, since it is pickled.
+    """What submitit calls in each process of a job; holds plain values, since it is pickled.
 
-    arguments: of `python -m fmx.run`. log: takes what it prints. goes_on: whether an earlier job left an interrupted
-    run. max_requeues: when its time is up.
+    arguments: of `python -m fmx.run`. log: the file for its output. resumes: whether an earlier job left an interrupted
+    run. max_requeues: how often a job is requeued at its time limit.
     """
 
     arguments: list[str]
     run_dir: str
     log: str
-    goes_on: bool
+    resumes: bool
     max_requeues: int
     _out_of_time: bool = field(default=False, init=False)
 
     def __call__(self) -> None:
-        """Run the job, and end the process with its exit code; nobody reads what submitit would write after it."""
-        self._listen()
+        """Run the job and exit with its code, before submitit writes a result that nobody reads."""
+        self._install_signal_handlers()
         if self._status() == "completed":
-            return  # queued again after its end, by a node that failed or by hand
-        self._redirect()
+            return  # requeued after its end, by a node failure or by hand
+        self._redirect_output()
         threads = os.environ.get("SLURM_CPUS_PER_TASK")
         if threads:
             os.environ.setdefault("OMP_NUM_THREADS", threads)
         from fmx.process.start import exit_now
 
-        sys.argv = ["fmx.run", *self.arguments, *self._more_arguments()]
+        sys.argv = ["fmx.run", *self.arguments, *self._extra_arguments()]
         try:
-            import_module("fmx.run").main()  # what runs a single run stands above what runs many
+            import_module("fmx.run").main()  # fmx.run is on a higher layer than fmx.sweeps
         except SystemExit as ended:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM may repeat it, and all is saved
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM may send it again; the state is saved
             if ended.code == TERMINATED and self._out_of_time:
                 self._requeue()
             if isinstance(ended.code, str):
                 raise
             exit_now(ended.code or 0)
-        except Exception:  # noqa: BLE001 - as Python ends, but at once: nothing is freed, so no library complains
+        except Exception:  # noqa: BLE001 - exits as Python would, but without a teardown, in which libraries complain
             traceback.print_exc()
             exit_now(1)
         exit_now()
@@ -65,15 +65,15 @@ class ArrayTask:
     def _restarts(self) -> int:
         return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
-    def _listen(self) -> None:
-        """SLURM sends SIGTERM to what it preempts, requeues or cancels, and submitit's signal before the time limit."""
+    def _install_signal_handlers(self) -> None:
+        """Handle SIGTERM (preempted, requeued or cancelled) and submitit's signal before the time limit."""
         from submitit import JobEnvironment
 
-        signal.signal(signal.SIGTERM, _end)  # fmx.run has handlers of its own as soon as it is imported
+        signal.signal(signal.SIGTERM, _exit_on_signal)  # until fmx.run installs its own handlers
         signal.signal(signal.SIGCONT, signal.SIG_DFL)
-        signal.signal(JobEnvironment._usr_sig(), self._time_is_up)  # noqa: SLF001 - a cluster may have set another one
+        signal.signal(JobEnvironment._usr_sig(), self._on_time_limit)  # noqa: SLF001 - a cluster may configure another signal
 
-    def _time_is_up(self, *_: object) -> None:
+    def _on_time_limit(self, *_: object) -> None:
         self._out_of_time = True
         signal.raise_signal(signal.SIGTERM)
 
@@ -83,18 +83,18 @@ class ArrayTask:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _more_arguments(self) -> list[str]:
-        """The other processes of a distributed run begin when the first may have written already, or not yet."""
+    def _extra_arguments(self) -> list[str]:
+        """The arguments for this rank; only rank 0 looks at the run directory, since it may write there first."""
         from fmx.config.quoting import quoted
         from fmx.runs.run_dir import is_under_way
 
-        more = [] if self._rank == 0 else ["hydra.output_subdir=null"]
-        again = self.goes_on or self._restarts > 0
-        if again and (self._rank > 0 or is_under_way(Path(self.run_dir))):
-            more.append(f"resume={quoted(self.run_dir)}")
-        return more
+        extra = [] if self._rank == 0 else ["hydra.output_subdir=null"]
+        is_restart = self.resumes or self._restarts > 0
+        if is_restart and (self._rank > 0 or is_under_way(Path(self.run_dir))):
+            extra.append(f"resume={quoted(self.run_dir)}")
+        return extra
 
-    def _redirect(self) -> None:
+    def _redirect_output(self) -> None:
         output = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         for descriptor in (1, 2):
             os.dup2(output, descriptor)
@@ -108,5 +108,5 @@ class ArrayTask:
         subprocess.run(["scontrol", "requeue", name], check=True, timeout=60)
 
 
-def _end(signum: int, _: FrameType | None) -> None:
+def _exit_on_signal(signum: int, _: FrameType | None) -> None:
     sys.exit(128 + signum)

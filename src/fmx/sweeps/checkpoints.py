@@ -1,4 +1,4 @@
-"""Disk space: of a sweep's completed runs, only the best keep their checkpoints where the user wants it so."""
+"""sweep.keep_checkpoints: delete the checkpoints of all completed runs of a sweep except the best."""
 
 import json
 import logging
@@ -18,9 +18,9 @@ FILES = ("*.ckpt", "SHA256SUMS")
 
 
 def check_can_rank(count: int | None, configs: Iterable[Mapping[str, Any]]) -> None:
-    """ConfigError where the best of some jobs cannot be told, so that others would be deleted by chance.
+    """ConfigError where jobs cannot be ranked, so that sweep.keep_checkpoints would delete by chance.
 
-    count: sweep.keep_checkpoints. configs: of the jobs, resolved.
+    count: sweep.keep_checkpoints. configs: the resolved configurations of the jobs.
     """
     validations = set[str]()
     for config in configs:
@@ -48,10 +48,10 @@ def check_can_rank(count: int | None, configs: Iterable[Mapping[str, Any]]) -> N
 
 
 def keep_best(ledger: "Ledger", count: int | None) -> None:
-    """Delete the checkpoints of all completed jobs but the `count` best of each data set; None keeps all.
+    """Delete the checkpoints of all completed jobs except the `count` best of each data set; None keeps all.
 
-    The best have the highest validation accuracy; among equals, the lowest validation loss, then the lowest number.
-    A job that is not completed keeps its own: it needs them to go on. So does one whose figures cannot be read.
+    Jobs are ranked by validation accuracy, then by validation loss, then by number. A job that has not completed keeps
+    its checkpoints, since it resumes from them. So does one whose metrics cannot be read.
     """
     if count is None:
         return
@@ -77,7 +77,7 @@ def keep_best(ledger: "Ledger", count: int | None) -> None:
 
 
 def remove_checkpoints(run_dir: Path) -> None:
-    """Delete a run's checkpoints, and nothing that somebody else has put beside them."""
+    """Delete a run's checkpoints and their checksums, and no other file of the folder."""
     for pattern in FILES:
         for path in (run_dir / "checkpoints").glob(pattern):
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""`--resume-sweep`: the jobs of an earlier sweep that did not complete."""
+"""`--resume-sweep`: run the jobs of an earlier sweep that did not complete."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -7,7 +7,7 @@ from fmx.errors import ConfigError, DataError
 from fmx.process import dry_run
 from fmx.runs.run_dir import check_latest
 from fmx.sweeps.ledger import LEDGER, Ledger
-from fmx.sweeps.local import Sweep, _claim_unless_dry, _passed
+from fmx.sweeps.local import Sweep, checked_fingerprint, lock_unless_dry_run
 from fmx.sweeps.pool import Ended
 from fmx.sweeps.settings import MAX_WORKERS, check_settings
 from fmx.sweeps.warm import warm_up
@@ -16,25 +16,25 @@ __all__ = ["check_earlier_settings", "continue_sweep"]
 
 
 def continue_sweep(sweep_dir: Path, allow: Collection[str] = (), root: str | None = None) -> list[Ended]:
-    """Run the jobs of an earlier sweep that did not complete, as they were frozen then.
+    """Run the jobs of an earlier sweep that did not complete, from their frozen configurations.
 
-    allow: what the user trusts beside fmx's own parts, as the gate has it. DataError for what else the sweep names.
-    root: where the data lies now, where somebody says so.
+    allow: packages that the user trusts besides fmx's own, as in gate.check_job; DataError for any other.
+    root: the present folder of the data, if it has moved.
     """
     from fmx.sweeps.gate import check_sweep_dir
 
     check_latest(sweep_dir)
-    sweep_dir = sweep_dir.resolve()  # outputs/latest may come to mean another one
-    if (sweep_dir / LEDGER).is_file():  # else reading it says what is wrong
+    sweep_dir = sweep_dir.resolve()  # outputs/latest may point elsewhere later
+    if (sweep_dir / LEDGER).is_file():  # otherwise Ledger.read says what is wrong
         check_sweep_dir(sweep_dir)
-        _claim_unless_dry(sweep_dir)
+        lock_unless_dry_run(sweep_dir)
     ledger = Ledger.read(sweep_dir)
     on_cluster = ledger.settings.get("launcher") == "slurm"
     check_earlier_settings(ledger, allow)
     for entry in ledger.entries.values():
         if entry.status != "completed":
-            present = _passed(ledger.job(entry), allow, root)
-            if entry.status == "waiting":  # it may have been begun when the place of the data counted in fingerprints
+            present = checked_fingerprint(ledger.job(entry), allow, root)
+            if entry.status == "waiting":  # earlier versions counted data.root in fingerprints
                 entry.fingerprint = present
                 entry.status = ledger.status(entry)
     if on_cluster:
@@ -52,9 +52,9 @@ def continue_sweep(sweep_dir: Path, allow: Collection[str] = (), root: str | Non
 
 
 def check_earlier_settings(ledger: Ledger, allow: Collection[str]) -> None:
-    """DataError where the settings that a sweep was begun with make no sense, or would run lines of a shell."""
+    """DataError for settings of an earlier sweep that are invalid, or that hold shell lines the user does not trust."""
     settings, path = ledger.settings, ledger.sweep_dir / LEDGER
-    settings.setdefault("fail_fast", False)  # a ledger may be older than the key
+    settings.setdefault("fail_fast", False)  # absent from ledgers of earlier versions
     keep = settings.get("keep_checkpoints")
     if keep is not None and (type(keep) is not int or keep < 0):
         raise DataError(f"{path}: sweep.keep_checkpoints must be a whole number of at least 0 or null, got {keep!r}")

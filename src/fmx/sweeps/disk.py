@@ -1,4 +1,4 @@
-"""How much disk runs will take: an estimate, from their networks and optimizers."""
+"""Estimate how much disk space runs will take, from their networks and optimizers."""
 
 import shutil
 from collections.abc import Sequence
@@ -13,28 +13,26 @@ from fmx.sweeps.warm import in_subprocess
 
 __all__ = ["checkpoint_bytes", "disk_needed", "in_words"]
 
-REST_BYTES = (
-    3_000_000  # figures, predictions, curves and records of a run: 1.5 MB of the digits, 3.0 MB of Fashion-MNIST
-)
+REST_BYTES = 3_000_000  # of a run, besides its checkpoints: 1.5 MB for digits, 3.0 MB for Fashion-MNIST
 
 
 def disk_needed(configs: Sequence[DictConfig], *, keep: int | None = None) -> int:
-    """The bytes that the runs of composed configurations leave; keep: how many of them keep their checkpoints."""
-    checkpoints = sorted(in_subprocess(_of_all, list(configs)), reverse=True)
+    """Estimate the bytes that runs write; keep: how many of them keep their checkpoints, None for all."""
+    checkpoints = sorted(in_subprocess(_all_checkpoint_bytes, list(configs)), reverse=True)
     return sum(checkpoints[:keep]) + REST_BYTES * len(configs)
 
 
 def in_words(size: int, folder: Path) -> str:
-    """What a size means for the disk on which a folder is, or will be."""
-    there = next(each for each in (folder, *folder.parents) if each.is_dir())
-    free = shutil.disk_usage(there).free
+    """Describe a size in bytes, and the free space of the disk on which a folder is or will be."""
+    existing = next(each for each in (folder, *folder.parents) if each.is_dir())
+    free = shutil.disk_usage(existing).free
     return f"about {decimal(size)} of disk, of which {'only ' if free < size else ''}{decimal(free)} are free"
 
 
 def checkpoint_bytes(config: DictConfig) -> int:
-    """The bytes of best.ckpt and last.ckpt together: weights, and what the optimizer keeps of each.
+    """Estimate the bytes of best.ckpt and last.ckpt together: weights and optimizer state.
 
-    Without those of a network that looks at values while it is built.
+    0 for a network that cannot be built on the meta device.
     """
     import torch
 
@@ -42,7 +40,7 @@ def checkpoint_bytes(config: DictConfig) -> int:
 
     try:
         net: Any = meta_network(OmegaConf.to_container(config.model.net, resolve=True))  # type: ignore[arg-type]
-    except Exception:  # noqa: BLE001 - the check has passed it, so it can be built in earnest
+    except Exception:  # noqa: BLE001 - the configuration is checked, so it can be built elsewhere
         return 0
     weights = sum(each.numel() * each.element_size() for each in net.state_dict().values())
     trained = sum(each.numel() * each.element_size() for each in net.parameters() if each.requires_grad)
@@ -51,16 +49,16 @@ def checkpoint_bytes(config: DictConfig) -> int:
     optimizer: Any = make(config.optim)([weight])
     try:
         optimizer.step()
-    except TypeError:  # one that asks for a closure
+    except TypeError:  # the optimizer needs a closure, as LBFGS does
         optimizer.step(weight.sum)
-    kept = sum(
+    num_state_tensors = sum(
         isinstance(each, torch.Tensor) and each.shape == weight.shape for each in optimizer.state[weight].values()
     )
     averaged = any("WeightAveraging" in str(each.get("_target_")) for each in config.callbacks.values())
-    return 2 * int(weights * (2 if averaged else 1) + kept * trained)
+    return 2 * int(weights * (2 if averaged else 1) + num_state_tensors * trained)
 
 
-def _of_all(configs: Sequence[DictConfig]) -> list[int]:
+def _all_checkpoint_bytes(configs: Sequence[DictConfig]) -> list[int]:
     register_resolvers()
     known: dict[str, int] = {}
     sizes = []

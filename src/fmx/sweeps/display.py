@@ -1,4 +1,4 @@
-"""What a person sees of a sweep: live lines at the bottom of a terminal, and a line a job above them and elsewhere."""
+"""Progress of a sweep: one log line per finished job, and live lines at the bottom of a terminal."""
 
 import sys
 import time
@@ -18,11 +18,11 @@ from fmx.sweeps.pool import Ended
 
 __all__ = ["Display", "shared_overrides", "validation_accuracy"]
 
-SHOWN = 12  # running jobs; more are only counted
+SHOWN = 12  # running jobs with a line of their own; the others are counted
 
 
 def validation_accuracy(run_dir: Path) -> float | None:
-    """The accuracy that a finished run was chosen by; None where it cannot be read or nothing was held out."""
+    """The validation accuracy of a finished run; None without a validation set, or where it cannot be read."""
     try:
         value = read_json(run_dir / "metrics.json")["val"]["accuracy"]
     except (DataError, KeyError, TypeError):
@@ -31,7 +31,7 @@ def validation_accuracy(run_dir: Path) -> float | None:
 
 
 def shared_overrides(jobs: Iterable[Iterable[str]]) -> set[str]:
-    """The overrides that several jobs have in common, which tell none from the others."""
+    """The overrides that all of several jobs share; the empty set for a single job."""
     each = [set(overrides) for overrides in jobs]
     return reduce(set.__and__, each) if len(each) > 1 else set()
 
@@ -39,7 +39,7 @@ def shared_overrides(jobs: Iterable[Iterable[str]]) -> set[str]:
 class Display:
     """Counts jobs and shows them.
 
-    num_jobs: of this sweep; None where that is not known. shared: overrides that all jobs have, which are not shown.
+    num_jobs: of this sweep; None where it is unknown. shared: overrides of all jobs, which are not shown.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Display:
         num_jobs: int | None,
         num_done: int,
         num_workers: int,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
         *,
         shared: Iterable[str] = (),
     ) -> None:
@@ -55,7 +55,7 @@ class Display:
         self.counts = {"completed": num_done, "failed": 0, "interrupted": 0, "pruned": 0}
         self.best: tuple[float, Job] | None = None
         self._num_workers = num_workers
-        self._say = say
+        self._log = log
         self._shared = set(shared)
         self._seconds: list[float] = []
         self._running: dict[int, tuple[Job, float]] = {}
@@ -69,32 +69,32 @@ class Display:
         self._area.__exit__(*raised)
 
     def started(self, job: Job) -> None:
-        """Show a job that has begun."""
+        """Show a job that has started."""
         self._running[job.number] = (job, time.monotonic())
 
     def ended(self, ended: Ended) -> None:
         """Show how a job ended."""
         self._running.pop(ended.job.number, None)
         self.counts[ended.status] += 1
-        said = ended.error or ended.status
+        result = ended.error or ended.status
         if ended.status == "completed":
             self._seconds.append(ended.seconds)
             accuracy = validation_accuracy(ended.job.run_dir)
-            said = "completed" if accuracy is None else f"val {accuracy:.2%}"
+            result = "completed" if accuracy is None else f"val {accuracy:.2%}"
             if accuracy is not None and (self.best is None or accuracy > self.best[0]):
                 self.best = (accuracy, ended.job)
         of = f"/{self.num_jobs}" if self.num_jobs else ""
         mark = {"failed": "FAILED: ", "interrupted": "interrupted: "}.get(ended.status, "")
-        said = f"{mark}{said}" if said != ended.status else said
+        result = f"{mark}{result}" if result != ended.status else result
         counted = f"[{sum(self.counts.values())}{of}]"
-        self._say(f"{counted} #{ended.job.number} {self.label(ended.job)}: {said} ({ended.seconds:.0f} s)")
+        self._log(f"{counted} #{ended.job.number} {self.label(ended.job)}: {result} ({ended.seconds:.0f} s)")
 
     def label(self, job: Job) -> str:
-        """What tells a job from the others."""
+        """The overrides that distinguish a job from the others."""
         return " ".join(each for each in filter_overrides(job.overrides) if each not in self._shared) or job.label
 
     def _lines(self) -> list[Text]:
-        """A row a running job, cut at the terminal's edge, and the summary, folded there."""
+        """One line per running job, cut at the terminal's edge, and the summary, wrapped there."""
         running, now = list(self._running.values()), time.monotonic()
         rows = [
             Text(f"#{job.number:<4} {now - began:>5.0f} s  {self.label(job)}", no_wrap=True, overflow="ellipsis")

@@ -1,4 +1,4 @@
-"""What a sweep directory says, before any of it is run: it may come from elsewhere."""
+"""Check a sweep directory before any of its jobs runs: it may come from an untrusted source."""
 
 import json
 import re
@@ -26,7 +26,7 @@ from fmx.runs.data_root import at_root, present_root
 from fmx.runs.record import config_fingerprint
 from fmx.sweeps.job import FROZEN_JOBS, Job
 
-__all__ = ["check_jobs_folder", "check_sweep_dir", "packages_of", "pass_job"]
+__all__ = ["check_job", "check_jobs_folder", "check_sweep_dir", "packages_of"]
 
 JOB_FILE = re.compile(r"\d+\.(yaml(\.part)?|log)")
 TARGET = re.compile(r"_target_: ['\"]?(\w+)")
@@ -37,32 +37,31 @@ ESCAPED = re.compile(r"(?<!\\)(?:\\\\)*\\\$\{")
 
 
 def check_sweep_dir(sweep_dir: Path) -> None:
-    """DataError where a sweep directory holds links that lead out of it, or files that Hydra would take for parts."""
+    """DataError for links that lead out of a sweep directory, and for files that Hydra would compose from."""
     check_own_files(sweep_dir)
     check_jobs_folder(sweep_dir)
 
 
 def check_jobs_folder(sweep_dir: Path) -> None:
-    """DataError where the folder of frozen jobs holds anything else: Hydra looks there first, for every group."""
+    """DataError for foreign files among the frozen jobs: Hydra searches their folder first for every config group."""
     folder = sweep_dir / FROZEN_JOBS
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if not (path.is_dir() if path.name == "slurm" else JOB_FILE.fullmatch(path.name) and path.is_file()):
             raise DataError(f"{path} is neither a job of this sweep nor its log: remove it")
 
 
-def pass_job(job: Job, allow: Collection[str], root: str | None = None) -> str:
-    """Read a job's frozen configuration as data, check all that it names, and write anew what has passed.
+def check_job(job: Job, allow: Collection[str], root: str | None = None) -> str:
+    """Read a job's frozen configuration as data, check it, rewrite the file, and return the fingerprint.
 
-    root: where the data lies now, where somebody says so. Returns the configuration's fingerprint.
-
-    allow: packages that the user trusts with anything, beside fmx's own; `hydra` for what is told to Hydra itself, and
-    addresses that images may be fetched from. DataError for the first thing that is not trusted.
+    allow: packages that the user trusts besides fmx's own, `hydra` for settings of Hydra itself, and addresses that
+    images may be downloaded from. root: the present folder of the data, if it has moved. DataError for the first thing
+    that is not trusted.
     """
     path = job.sweep_dir / FROZEN_JOBS / f"{job.number}.yaml"
     plain = with_present_names(read_yaml(path))
     if plain.pop("defaults", None) != DEFAULTS:
         raise DataError(f"{path} is no frozen job: its defaults are not those of one")
-    hydra = _hydra(plain.pop("hydra", None), path, job, allow)
+    hydra = _check_hydra(plain.pop("hydra", None), path, job, allow)
     stored = stored_of(json.loads(hydra["callbacks"].get("origin", {}).get("facts", "{}")))
     config = _check_config(plain, path, job, allow, stored)
     master = read_yaml_or_empty(job.sweep_dir / "multirun.yaml")
@@ -76,7 +75,7 @@ def pass_job(job: Job, allow: Collection[str], root: str | None = None) -> str:
 
 
 def packages_of(jobs: Iterable[Job]) -> set[str]:
-    """The packages, beside fmx's own, that frozen jobs of a sweep name, which is this process's or has passed."""
+    """The packages besides fmx's own that frozen jobs name; the jobs are this process's own, or checked."""
     found = set[str]()
     for job in jobs:
         with suppress(OSError):
@@ -89,7 +88,7 @@ def _check_config(
 ) -> dict[str, Any]:
     """Check all keys and values; returns them as a run stores them.
 
-    stored: what the job has of the environment.
+    stored: the values that the job has from environment variables, by their place.
     """
     if plain.get("run_dir") != RUN_DIR:
         raise DataError(f"{path} is no frozen job: its run_dir is not {RUN_DIR}")
@@ -125,9 +124,9 @@ def _check_config(
 
 
 def _check_texts(node: Any, place: Place, path: Path, stored: Mapping[Place, str]) -> None:
-    """DataError for an interpolation that is more than a reference to another key, or to the environment of then.
+    """DataError for an interpolation other than a reference to a key, or to a recorded environment variable.
 
-    Freezing leaves no other, and who wrote the job knew what the environment says.
+    Freezing a job leaves no others.
     """
     if isinstance(node, Mapping | list):
         for name, child in node.items() if isinstance(node, Mapping) else enumerate(node):
@@ -140,15 +139,15 @@ def _check_texts(node: Any, place: Place, path: Path, stored: Mapping[Place, str
         )
 
 
-def _hydra(node: Any, path: Path, job: Job, allow: Collection[str]) -> dict[str, Any]:
-    """What Hydra itself is told: the job's name and number, and callbacks, which it makes before any check."""
+def _check_hydra(node: Any, path: Path, job: Job, allow: Collection[str]) -> dict[str, Any]:
+    """The checked settings of Hydra itself: the job's name and number, and callbacks, which run before other checks."""
     if not isinstance(node, dict) or node.keys() - {"job", "callbacks"}:
         raise DataError(f"{path} is no frozen job: it tells Hydra more than its job and its callbacks")
-    told, callbacks = node.get("job") or {}, node.get("callbacks") or {}
-    if not isinstance(told, dict) or not isinstance(callbacks, dict):
+    settings, callbacks = node.get("job") or {}, node.get("callbacks") or {}
+    if not isinstance(settings, dict) or not isinstance(callbacks, dict):
         raise DataError(f"{path} is no frozen job: hydra.job and hydra.callbacks must be mappings")
     passed: dict[str, Any] = {"name": "run", "num": job.number}
-    for key, value in told.items():
+    for key, value in settings.items():
         if key in passed or not value:
             continue
         if key not in {"chdir", "env_set", "env_copy"} or "hydra" not in allow:
@@ -156,16 +155,16 @@ def _hydra(node: Any, path: Path, job: Job, allow: Collection[str]) -> dict[str,
                 f"{path} sets hydra.job.{key}, which reaches all that it starts. If you trust it, add --allow hydra"
             )
         passed[key] = value
-    return {"job": passed, "callbacks": _callbacks(callbacks, path, allow)}
+    return {"job": passed, "callbacks": _check_callbacks(callbacks, path, allow)}
 
 
-def _callbacks(callbacks: Mapping[Any, Any], path: Path, allow: Collection[str]) -> dict[str, Any]:
+def _check_callbacks(callbacks: Mapping[Any, Any], path: Path, allow: Collection[str]) -> dict[str, Any]:
     passed: dict[str, Any] = {"check": CHECK}
     for name, node in callbacks.items():
         if name == "check" and node in (CHECK, CHECK | {"bounded": False}, {"_target_": CHECK["_target_"]}):
             continue
         if name == "origin" and isinstance(node, dict) and node.get("_target_") == ORIGIN:
-            passed["origin"] = _origin(node, path)
+            passed["origin"] = _check_origin(node, path)
             continue
         packages = {str(target).partition(".")[0] for target in _targets(node)}
         if not isinstance(name, str) or not packages or packages - {*allow}:
@@ -188,20 +187,20 @@ def _targets(node: Any) -> Iterable[Any]:
             yield from _targets(child)
 
 
-def _origin(node: Mapping[str, Any], path: Path) -> dict[str, str]:
-    """The callback that says who chose what, from its text, or from the two nodes that earlier versions wrote."""
+def _check_origin(node: Mapping[str, Any], path: Path) -> dict[str, str]:
+    """The callback that records overrides and choices, from its JSON text, or from the nodes of earlier versions."""
     try:
-        told = json.loads(node["facts"]) if "facts" in node else node
-        overrides, choices = told["overrides"], told["choices"]
+        facts = json.loads(node["facts"]) if "facts" in node else node
+        overrides, choices = facts["overrides"], facts["choices"]
         chosen = [text for each in choices.values() for text in (each if isinstance(each, list) else [each])]
-        stored = stored_of(told)
-        plain = (
+        stored = stored_of(facts)
+        valid = (
             all(isinstance(each, str) for each in stored.values())
             and isinstance(overrides, list)
             and all(isinstance(each, str | None) for each in [*overrides, *chosen])
         )
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
-        plain = False
-    if not plain:
+        valid = False
+    if not valid:
         raise DataError(f"{path} is no frozen job: it does not say who chose what as it should")
     return origin(overrides, choices, stored)

@@ -1,4 +1,4 @@
-"""One run of a sweep, as a command line that runs exactly it."""
+"""One job of a sweep, and the command line that runs it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,43 +9,43 @@ from fmx.config.quoting import quoted
 
 __all__ = ["FROZEN_JOBS", "Job"]
 
-FROZEN_JOBS = "jobs"  # the folder of the frozen configurations and of what the jobs print, in the sweep directory
+FROZEN_JOBS = "jobs"  # folder in the sweep directory: frozen configurations and the jobs' logs
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a sweep. `arguments` make `python -m fmx.run` run exactly it, whatever conf/ says by then."""
+    """One job of a sweep. It runs from a frozen configuration, so later changes in conf/ do not affect it."""
 
     number: int
     overrides: list[str]
     sweep_dir: Path
     fingerprint: str  # of the resolved configuration, seed included
-    processes: int = 1  # that train together
-    nodes: int = 1  # on how many machines
+    processes: int = 1  # of one distributed training
+    nodes: int = 1  # machines
     accelerator: str = "cpu"
 
     @property
     def on_gpu(self) -> bool:
-        """Whether it may compute on a GPU."""
+        """Whether the job may use a GPU."""
         return self.accelerator != "cpu"
 
     @property
     def run_dir(self) -> Path:
-        """Where the run is."""
+        """The run directory."""
         return self.sweep_dir / str(self.number)
 
     @property
     def label(self) -> str:
-        """What tells it from the others."""
+        """The overrides that identify the job."""
         return " ".join(filter_overrides(self.overrides)) or "(defaults)"
 
     @property
     def log(self) -> Path:
-        """What the job prints."""
+        """The file with the job's output."""
         return self.sweep_dir / FROZEN_JOBS / f"{self.number}.log"
 
     @property
     def arguments(self) -> list[str]:
-        """The command line of this job alone, without `resume`."""
+        """The arguments of `python -m fmx.run` for this job, without `resume`."""
         frozen = ["--config-dir", str(self.sweep_dir / FROZEN_JOBS), "--config-name", str(self.number)]
         return [*frozen, f"hydra.run.dir={quoted(str(self.run_dir))}"]

@@ -1,4 +1,4 @@
-"""A sweep on this machine, from its command line to its jobs."""
+"""Launch a sweep on this machine: plan, freeze and run its jobs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,9 +21,9 @@ __all__ = ["launch"]
 def launch(
     context: HydraContext, config: DictConfig, overrides: Sequence[Sequence[str]], settings: Mapping[str, Any]
 ) -> list[Ended]:
-    """Plan and run a multirun's jobs; those that an earlier sweep in the same directory completed are not run again.
+    """Plan and run a multirun's jobs, except those that an earlier sweep in the same directory completed.
 
-    Raises ConfigError before the first job where one cannot run, FmxError at the end where one failed.
+    ConfigError before the first job if one cannot run, FmxError at the end if one failed.
     """
     check_settings(settings)
     sweep_dir = Path(str(config.hydra.sweep.dir)).resolve()

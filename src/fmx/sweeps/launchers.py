@@ -1,4 +1,4 @@
-"""What Hydra calls for `hydra/launcher=local` and `hydra/launcher=slurm`: their neighbours do the work."""
+"""Hydra's launcher plugins for `hydra/launcher=local` and `hydra/launcher=slurm`."""
 
 import logging
 from abc import abstractmethod
@@ -25,16 +25,16 @@ class _SweepLauncher(Launcher):
         self.settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what launch needs; the task is run by name, in other processes."""
+        """Keep what launch needs; jobs run in other processes, so the task function is not used."""
         self.context = hydra_context
         self.config = config
 
     @abstractmethod
     def run(self, job_overrides: Sequence[Sequence[str]]) -> "list[Ended]":
-        """Run the jobs; FmxError where one cannot run, or failed."""
+        """Run the jobs; FmxError if one cannot run, or failed."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; Refusal where one cannot run, or failed."""
+        """Run the jobs; Refusal if one cannot run, or failed."""
         from fmx.sweeps.display import validation_accuracy
 
         setup_globals()
@@ -55,7 +55,7 @@ class _SweepLauncher(Launcher):
 
 
 class LocalLauncher(_SweepLauncher):
-    """hydra/launcher=local: side by side on this machine; see conf/hydra/launcher/local.yaml."""
+    """hydra/launcher=local: runs jobs in parallel on this machine; see conf/hydra/launcher/local.yaml."""
 
     def run(self, job_overrides: Sequence[Sequence[str]]) -> "list[Ended]":
         """Run the jobs here."""
@@ -68,7 +68,7 @@ class LocalLauncher(_SweepLauncher):
 
 
 class SlurmLauncher(_SweepLauncher):
-    """hydra/launcher=slurm: as arrays of SLURM jobs; see conf/hydra/launcher/slurm.yaml."""
+    """hydra/launcher=slurm: submits jobs as SLURM arrays; see conf/hydra/launcher/slurm.yaml."""
 
     def run(self, job_overrides: Sequence[Sequence[str]]) -> "list[Ended]":
         """Submit the jobs and wait for them."""

@@ -1,4 +1,4 @@
-"""sweep.json: what a sweep consists of and what became of each job, so that it can be gone on with."""
+"""sweep.json: the jobs of a sweep and their status, from which the sweep can be resumed."""
 
 import re
 import time
@@ -17,15 +17,15 @@ from fmx.sweeps.job import Job
 __all__ = ["JOURNAL", "LEDGER", "Entry", "Ledger"]
 
 LEDGER = "sweep.json"
-MAX_BYTES = 256_000_000  # a job takes some hundred
-SLURM_JOB = re.compile(r"\d+(_\d+)?")  # as squeue takes it, and nothing that looks like an option
+MAX_BYTES = 256_000_000  # a job takes a few hundred
+SLURM_JOB = re.compile(r"\d+(_\d+)?")  # as squeue accepts it; never an option
 MAX_PROCESSES = 100_000
-JOURNAL = "study.journal"  # of a search, in whose place there is no ledger
+JOURNAL = "study.journal"  # Optuna's, which a search has instead of a ledger
 
 
 @dataclass
 class Entry:
-    """One job and its fate."""
+    """One job and its status."""
 
     number: int
     overrides: list[str]
@@ -37,11 +37,11 @@ class Entry:
     cause: str | None = None  # as in Ended
     error: str | None = None
     seconds: float | None = None
-    slurm_job: str | None = None  # under which name SLURM has or had it
+    slurm_job: str | None = None  # SLURM's job ID
 
 
 def _entry(plain: dict[str, Any]) -> Entry:
-    """An entry as it was written; ValueError or TypeError where it is none. Texts become what a terminal can show."""
+    """Read an entry and make its texts printable; ValueError or TypeError where it is invalid."""
     entry = Entry(**plain)
     counts = (entry.number, entry.processes, entry.nodes)
     if any(type(count) is not int for count in counts) or entry.number < 0:
@@ -58,7 +58,7 @@ def _entry(plain: dict[str, Any]) -> Entry:
 
 
 class Ledger:
-    """The entries of one sweep, written anew at each change; whatever process reads it sees a whole file."""
+    """The entries of one sweep; the file is replaced atomically at each change."""
 
     def __init__(self, sweep_dir: Path, settings: dict[str, Any]) -> None:
         self.sweep_dir = sweep_dir
@@ -67,11 +67,11 @@ class Ledger:
 
     @classmethod
     def read(cls, sweep_dir: Path) -> "Ledger":
-        """The ledger of an earlier sweep, each job's status as its run directory has it; DataError where it is none."""
+        """Read the ledger of a sweep, with each job's status from its run directory; DataError if there is none."""
         path = sweep_dir / LEDGER
         if not path.exists():
             search = sweep_dir / "search.json"
-            hint = f"; {search} says the command that goes on with this search" if search.is_file() else ""
+            hint = f"; {search} has the command that resumes this search" if search.is_file() else ""
             raise DataError(f"{sweep_dir} is no sweep of fmx: it has no {LEDGER}{hint}")
         contents = read_json(path, at_most=MAX_BYTES)
         try:
@@ -85,7 +85,7 @@ class Ledger:
         return ledger
 
     def status(self, entry: Entry) -> str:
-        """What has become of an entry's job, as its run directory has it now."""
+        """The present status of an entry's job, from its run directory."""
         try:
             run = open_run(self.sweep_dir / str(entry.number), finished=False)
         except DataError:
@@ -106,21 +106,21 @@ class Ledger:
         )
 
     def add(self, jobs: Sequence[Job]) -> None:
-        """Take in new jobs."""
+        """Add jobs."""
         for job in jobs:
             plain = asdict(job)
             del plain["sweep_dir"]
             entry = self.entries[job.number] = Entry(**plain)
             entry.status = self.status(entry)  # another launcher may have run it already
 
-    def note(self, job: Job, **fields: Any) -> None:
+    def update(self, job: Job, **fields: Any) -> None:
         """Set an entry's fields and write the ledger."""
         for name, value in fields.items():
             setattr(self.entries[job.number], name, value)
         self.write()
 
     def write(self) -> None:
-        """Write the file."""
+        """Write sweep.json."""
         self.sweep_dir.mkdir(parents=True, exist_ok=True)
         jobs = [asdict(entry) for _, entry in sorted(self.entries.items())]
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,4 +1,4 @@
-"""A sweep on this machine: plan, run what is not done yet, keep ledger and leaderboard true, say how it went."""
+"""Run the jobs of a sweep on this machine, and keep its ledger and leaderboard up to date."""
 
 import logging
 import signal
@@ -27,17 +27,17 @@ from fmx.sweeps.machine import Share, shares
 from fmx.sweeps.plan import refuse_another_run
 from fmx.sweeps.pool import Ended, Pool, Started, Workers
 
-__all__ = ["Sweep", "earlier_ledger"]
+__all__ = ["Sweep", "checked_fingerprint", "earlier_ledger", "lock_unless_dry_run"]
 
 log = logging.getLogger(__name__)
 BEST = 10  # rows of the table at the end
-LEADERBOARD_SHARE = 20  # writing the leaderboard may take one part of so many of the time
+LEADERBOARD_SHARE = 20  # writing the leaderboard takes at most 1/20 of the time
 
 
 def earlier_ledger(sweep_dir: Path) -> Ledger:
-    """The ledger of the sweep that a directory holds, which is then this process's alone; an empty one where none is.
+    """Lock a sweep directory and read its ledger; an empty ledger if there is none.
 
-    ConfigError where another process is at work on it. A dry run only looks.
+    ConfigError if another process holds the lock. A dry run takes no lock.
     """
     if (sweep_dir / JOURNAL).is_file():
         raise ConfigError(f"{sweep_dir} holds a search: name another folder with hydra.sweep.dir=DIR")
@@ -46,23 +46,24 @@ def earlier_ledger(sweep_dir: Path) -> Ledger:
     check_jobs_folder(sweep_dir)
     if not (sweep_dir / LEDGER).is_file():
         return Ledger(sweep_dir, {})
-    _claim_unless_dry(sweep_dir)
+    lock_unless_dry_run(sweep_dir)
     return Ledger.read(sweep_dir)
 
 
-def _claim_unless_dry(sweep_dir: Path) -> None:
+def lock_unless_dry_run(sweep_dir: Path) -> None:
+    """Lock a sweep directory; ConfigError if another process holds the lock. A dry run takes none."""
     if not dry_run.is_asked():
         lock_folder(sweep_dir, key="hydra.sweep.dir")
     elif is_locked(sweep_dir):
         raise ConfigError(f"another process is at work in {sweep_dir}: a dry run would tell what is not true any more")
 
 
-def _passed(job: Job, allow: Collection[str], root: str | None) -> str:
-    """The fingerprint of a job that may run; a refusal names the version of fmx that wrote the sweep."""
-    from fmx.sweeps.gate import pass_job
+def checked_fingerprint(job: Job, allow: Collection[str], root: str | None) -> str:
+    """Check a frozen job and return its fingerprint; a refusal names the version of fmx that wrote the sweep."""
+    from fmx.sweeps.gate import check_job
 
     try:
-        return pass_job(job, allow, root)
+        return check_job(job, allow, root)
     except DataError as error:
         versions = []
         for record in job.sweep_dir.glob("[0-9]*/run.json"):
@@ -72,25 +73,25 @@ def _passed(job: Job, allow: Collection[str], root: str | None) -> str:
 
 
 class Sweep:
-    """Runs the jobs of a ledger. allow: what the user trusts in it, as the gate has it."""
+    """Runs the jobs of a ledger. allow: packages that the user trusts, as in gate.check_job."""
 
-    patience_s = LAST_WORDS_S
+    wait_s = LAST_WORDS_S
 
     def __init__(self, ledger: Ledger, allow: Collection[str] = ()) -> None:
         self.ledger = ledger
         self.allow = allow
         self._leaderboard_due = False
-        self._leaderboard_wait = 0.0  # until when the last one's cost is made up for
+        self._leaderboard_wait_until = 0.0  # no new leaderboard before this time
 
     def run_all(self, numbers: Sequence[int]) -> list[Ended]:
-        """Run what is not completed of the given jobs; FmxError at the end where one failed."""
+        """Run those of the given jobs that have not completed; FmxError at the end if one failed."""
         with advice(lambda: f"to go on: {self._command_to_go_on}"):
             return self._run_all(numbers)
 
     def preview(self, numbers: Sequence[int], *, num_equal: int = 0, disk: int | None = None) -> None:
-        """Say what `run_all` would do.
+        """Log what `run_all` would do.
 
-        num_equal: jobs that were left out since they are the same as others. disk: bytes that all will take.
+        num_equal: jobs left out as duplicates. disk: bytes that all jobs will take.
         """
         entries = [self.ledger.entries[number] for number in numbers]
         to_run = [self.ledger.job(entry) for entry in entries if entry.status != "completed"]
@@ -104,11 +105,11 @@ class Sweep:
             )
         for entry in entries:
             begun = (self.ledger.job(entry).run_dir / "run.json").is_file()
-            how = " · done already" if entry.status == "completed" else " · goes on" if begun else ""
+            how = " · done already" if entry.status == "completed" else " · resumes" if begun else ""
             log.info("#%d %s%s", entry.number, display.label(self.ledger.job(entry)), how)
         equal = f" (and {num_equal} equal to others)" if num_equal else ""
         done = len(entries) - len(to_run)
-        at_once = f", {self.num_at_once(to_run)} at a time" if to_run else ""
+        at_once = f", {self.num_parallel(to_run)} at a time" if to_run else ""
         log.info(
             "%s%s%s%s", _counted(len(entries), "job"), equal, f", {done} of them done already" if done else "", at_once
         )
@@ -119,7 +120,7 @@ class Sweep:
 
     @property
     def _command_to_go_on(self) -> str:
-        """What to type, with the trust that the jobs of this sweep have had already."""
+        """The command that resumes this sweep, with --allow for all packages that its jobs name."""
         from fmx.sweeps.gate import packages_of
 
         trusted = {*self.allow, *packages_of(self.ledger.job(each) for each in self.ledger.entries.values())}
@@ -131,9 +132,9 @@ class Sweep:
         to_run = [self.ledger.job(entry) for entry in entries if entry.status != "completed"]
         for job in to_run:
             refuse_another_run(job.run_dir, job.fingerprint)
-        self.ledger.write()  # from here on --resume-sweep can go on
+        self.ledger.write()  # from here on --resume-sweep works
         num_done = len(entries) - len(to_run)
-        num_workers = self.num_at_once(to_run)
+        num_workers = self.num_parallel(to_run)
         log.info(
             "%s%s, %d at a time · %s",
             _counted(len(entries), "job"),
@@ -143,13 +144,13 @@ class Sweep:
         )
         shared = shared_overrides(entry.overrides for entry in self.ledger.entries.values())
         ended = list(self.run(to_run, Display(len(entries), num_done, num_workers, log.info, shared=shared)))
-        self._say_result(ended, len(entries))
+        self._report_result(ended, len(entries))
         return ended
 
     def run(self, jobs: Iterable[Job], display: Display) -> Iterator[Ended]:
-        """Run jobs, asked for one by one as workers become free, and yield each as it ends.
+        """Run jobs, taken one by one as workers become free, and yield each as it ends.
 
-        Ctrl-C and SIGTERM end the running ones, with their states saved, before they go on to the caller.
+        Ctrl-C and SIGTERM first let the running jobs save their states and end, then propagate.
         """
         settings = self.ledger.settings
         known = jobs if isinstance(jobs, Sequence) else []
@@ -158,14 +159,16 @@ class Sweep:
             try:
                 for event in pool.run(self._with_arguments(jobs)):
                     if isinstance(event, Started):
-                        self.ledger.note(event.job, status="running", cause=None, error=None, seconds=None)
+                        self.ledger.update(event.job, status="running", cause=None, error=None, seconds=None)
                         display.started(event.job)
                     elif isinstance(event, Ended):
-                        self._note(event, display)
+                        self._record_end(event, display)
                         yield event
-                        if event.status == "failed" and settings.get("fail_fast"):  # a ledger may be older than the key
+                        if event.status == "failed" and settings.get(
+                            "fail_fast"
+                        ):  # absent from ledgers of earlier versions
                             for stopped in pool.stop(signal.SIGTERM):
-                                self._note(stopped, display)
+                                self._record_end(stopped, display)
                                 yield stopped
                             break
                     else:
@@ -173,22 +176,22 @@ class Sweep:
             except (KeyboardInterrupt, Interrupted):
                 log.warning("stopping: the running jobs save their states; once more ends them at once")
                 for stopped in pool.stop(signal.SIGTERM):
-                    self._note(stopped, display)
+                    self._record_end(stopped, display)
                 raise
             finally:
                 self._write_leaderboard(now=True)
                 keep_best(self.ledger, settings.get("keep_checkpoints"))
 
     def pool(self, jobs: Sequence[Job]) -> Workers:
-        """What runs the jobs; those that are known beforehand are given."""
+        """The workers that run the jobs; jobs: those that are known beforehand."""
         return Pool(self.shares(jobs), job_timeout_s=self.ledger.settings["job_timeout_s"])
 
-    def num_at_once(self, jobs: Sequence[Job]) -> int:
-        """How many jobs run side by side."""
+    def num_parallel(self, jobs: Sequence[Job]) -> int:
+        """How many jobs run in parallel."""
         return len(self.shares(jobs))
 
     def shares(self, jobs: Sequence[Job]) -> list[Share]:
-        """What each worker computes with."""
+        """The threads and GPUs of each worker."""
         settings = self.ledger.settings
         return shares(
             settings["workers"],
@@ -203,32 +206,29 @@ class Sweep:
             arguments = self.arguments(job)
             if arguments is None:
                 log.info("#%d was completed meanwhile", job.number)
-                self.ledger.note(job, status="completed", cause=None, error=None)
+                self.ledger.update(job, status="completed", cause=None, error=None)
                 self._leaderboard_due = True
             else:
                 yield job, arguments
 
     def arguments(self, job: Job) -> list[str] | None:
-        """How a job starts: from its last checkpoint, whatever stopped it, if it ever ran.
-
-        None where somebody has brought it to its end since the sweep began.
-        """
+        """The extra arguments of a job: `resume` if it has a checkpoint; None if it has completed meanwhile."""
         from fmx.config.quoting import quoted
 
         entry = self.ledger.entries[job.number]
         if not is_under_way(job.run_dir):
             return []
-        if self.patience_s and self.ledger.status(entry) == "running":
+        if self.wait_s and self.ledger.status(entry) == "running":
             log.info("#%d is still at work: waiting until it has saved its state", job.number)
-            wait_for_process(job.run_dir, self.patience_s)
-        # Asked anew: it may have gone on since the sweep began. One that is still at work refuses a second process.
+            wait_for_process(job.run_dir, self.wait_s)
+        # Read again: another process may have resumed it. A run that is still at work refuses a second process.
         status = self.ledger.status(entry)
         if status == "completed":
             return None
         return [f"resume={quoted(str(job.run_dir))}"]
 
-    def _note(self, ended: Ended, display: Display) -> None:
-        self.ledger.note(
+    def _record_end(self, ended: Ended, display: Display) -> None:
+        self.ledger.update(
             ended.job, status=ended.status, cause=ended.cause, error=ended.error, seconds=round(ended.seconds, 3)
         )
         display.ended(ended)
@@ -236,19 +236,19 @@ class Sweep:
         self._write_leaderboard(now=False)
 
     def _write_leaderboard(self, *, now: bool) -> None:
-        """Write the leaderboard if a job has ended since, but spend no more than a part of the time on it."""
+        """Write the leaderboard if a job has ended since, within its share of the time."""
         began = time.monotonic()
-        if not self._leaderboard_due or (began < self._leaderboard_wait and not now):
+        if not self._leaderboard_due or (began < self._leaderboard_wait_until and not now):
             return
         try:
             write_leaderboard(self.ledger.sweep_dir)
         except DataError as error:  # a table is not worth the jobs
             log.warning("%s", error)
         spent = time.monotonic() - began
-        self._leaderboard_due, self._leaderboard_wait = False, began + LEADERBOARD_SHARE * spent
+        self._leaderboard_due, self._leaderboard_wait_until = False, began + LEADERBOARD_SHARE * spent
 
     def _print_table(self) -> None:
-        """The best configurations, as far as a terminal of 80 columns has room for their figures."""
+        """Print the best configurations."""
         try:
             board = leaderboard(sorted(record.parent for record in self.ledger.sweep_dir.rglob("run.json")))
         except DataError as error:
@@ -258,7 +258,7 @@ class Sweep:
             return
         print_best(board, most=BEST)
 
-    def _say_result(self, ended: Sequence[Ended], num_jobs: int) -> None:
+    def _report_result(self, ended: Sequence[Ended], num_jobs: int) -> None:
         self._print_table()
         log.info("%s", self.ledger.sweep_dir / "leaderboard.md")
         for status, how in (("failed", "failed"), ("interrupted", "were interrupted")):
@@ -267,7 +267,7 @@ class Sweep:
                 first = these[0]
                 raise FmxError(
                     f"{len(these)} of {num_jobs} jobs {how}, the first: #{first.job.number} {first.job.label}: "
-                    f"{first.error}\n{self._command_to_go_on} goes on with what is not completed"
+                    f"{first.error}\n{self._command_to_go_on} resumes what is not completed"
                 )
 
 

@@ -1,4 +1,4 @@
-"""What this machine can run at once: processor cores, memory and GPUs, as this process may use them."""
+"""Divide the cores, memory and GPUs that this process may use among parallel jobs."""
 
 import os
 from contextlib import suppress
@@ -11,19 +11,19 @@ from fmx.sweeps.warm import in_subprocess
 
 __all__ = ["Share", "shares"]
 
-JOB_BYTES = 1 << 30  # what a job of a small model needs, generously
+JOB_BYTES = 1 << 30  # a generous estimate for a job with a small model
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one worker computes with."""
+    """The threads and GPUs of one worker."""
 
     threads: int
     gpus: str | None  # as CUDA_VISIBLE_DEVICES; None where all may be seen
 
     @property
     def env(self) -> dict[str, str]:
-        """The variables that a job's process gets."""
+        """Environment variables for a job's process."""
         return {} if self.gpus is None else {"CUDA_VISIBLE_DEVICES": self.gpus}
 
 
@@ -32,9 +32,9 @@ def shares(
 ) -> list[Share]:
     """Divide the machine among workers.
 
-    workers: how many jobs at once; None: one a GPU, else as many as there are and cores and memory allow. num_jobs: of
-    the whole sweep, whatever is left of it, so that a job that is gone on with has its threads of before; None: many.
-    processes: that train together in one job. threads: of each process; None: the cores divided.
+    workers: number of parallel jobs; None: one per GPU, or on the CPU as many as cores and memory allow. num_jobs: of
+    the whole sweep, so that a resumed job gets as many threads as before; None: unknown. processes: of one distributed
+    job. threads: per process; None: an equal share of the cores.
     """
     gpus = _gpus() if uses_gpu else []
     if workers is None:
@@ -53,7 +53,7 @@ def _gpus_of(worker: int, workers: int, gpus: list[str], processes: int) -> str 
 
 
 def _memory_bytes() -> int:
-    """The free memory, within the limit of this process's control group."""
+    """The available memory in bytes, within the limit of this process's cgroup."""
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -63,7 +63,7 @@ def _memory_bytes() -> int:
 
 @cache
 def _gpus() -> list[str]:
-    """The GPUs by the names that CUDA_VISIBLE_DEVICES takes."""
+    """The GPUs, as CUDA_VISIBLE_DEVICES names them."""
     count = in_subprocess(_num_gpus)
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return visible[:count] or [str(index) for index in range(count)]

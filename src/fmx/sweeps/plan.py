@@ -28,7 +28,7 @@ __all__ = ["Plan", "check_multirun"]
 
 log = logging.getLogger(__name__)
 SUBDIR = "${hydra.job.num}"  # as in conf/config.yaml
-GOES_ON = "--resume-sweep DIR, and a search (or more jobs of a sweep) with hydra.sweep.dir=DIR"
+RESUME_OPTIONS = "--resume-sweep DIR, and a search (or more jobs of a sweep) with hydra.sweep.dir=DIR"
 
 
 class _Composed(NamedTuple):
@@ -42,7 +42,7 @@ class _Composed(NamedTuple):
 class Plan:
     """Composes the jobs of one sweep from its master configuration, and freezes each in the sweep directory.
 
-    here: whether the jobs will run on this machine, and need what it lacks.
+    here: whether the jobs will run on this machine, so that devices which it lacks are errors.
     """
 
     def __init__(self, context: HydraContext, config: DictConfig, *, here: bool = True) -> None:
@@ -55,14 +55,14 @@ class Plan:
         subdir = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[call-overload,index]
         if subdir != SUBDIR:
             raise ConfigError(f"hydra.sweep.subdir={subdir} is not for sweeps of fmx: their jobs have numbers")
-        self.sweep_dir = Path(str(config.hydra.sweep.dir)).resolve()  # outputs/latest may come to mean another one
+        self.sweep_dir = Path(str(config.hydra.sweep.dir)).resolve()  # outputs/latest may point elsewhere later
 
     def jobs(self, overrides: Sequence[Sequence[str]], known: Mapping[str, int]) -> list[Job]:
-        """All jobs, each once, for `freeze`; ConfigError names the first that cannot run. Nothing is written.
+        """Compose and check all jobs, without duplicates; ConfigError names the first that cannot run. Writes nothing.
 
-        known: the numbers of an earlier sweep's jobs by fingerprint; others get the numbers from there on.
+        known: the numbers of an earlier sweep's jobs by fingerprint; new jobs are numbered after them.
         """
-        composed = self._all_composed(overrides)
+        composed = self._compose_all(overrides)
         check_can_rank(self._config.sweep.keep_checkpoints, [each.resolved for each in composed])
         with Preparation("checking what the jobs are made of", 0, log.info):
             self._check(composed)
@@ -81,9 +81,9 @@ class Plan:
         return list(jobs.values())
 
     def freeze(self, jobs: Sequence[Job]) -> None:
-        """Make the sweep directory, and write each job there as a configuration of its own."""
+        """Create the sweep directory, and write each job there as a frozen configuration."""
         lock_folder(self.sweep_dir, key="hydra.sweep.dir")
-        OmegaConf.save(self._config, self.sweep_dir / "multirun.yaml")  # which Hydra writes before any check
+        OmegaConf.save(self._config, self.sweep_dir / "multirun.yaml")  # Hydra would write it before any check
         for job in jobs:
             self._freeze(job)
 
@@ -92,17 +92,17 @@ class Plan:
         return [self._configs[job.number] for job in jobs]
 
     def job(self, overrides: Sequence[str], number: int) -> Job:
-        """One job by its number; ConfigError where it cannot run."""
+        """Compose, check and freeze one job; ConfigError if it cannot run."""
         composed = self._compose(overrides, number)
         self._check([composed])
         fingerprint = composed.fingerprint
         refuse_another_run(self.sweep_dir / str(number), fingerprint)
         job = self._job(composed, number, fingerprint)
         self._freeze(job)
-        del self._configs[number]  # a search may be long
+        del self._configs[number]  # keeps the memory of a long search bounded
         return job
 
-    def _all_composed(self, overrides: Sequence[Sequence[str]]) -> list[_Composed]:
+    def _compose_all(self, overrides: Sequence[Sequence[str]]) -> list[_Composed]:
         composed = []
         with Preparation(f"composing {len(overrides)} jobs", len(overrides), log.info) as preparation:
             for position, each in enumerate(overrides):
@@ -115,26 +115,26 @@ class Plan:
             config: DictConfig = self._context.config_loader.load_sweep_config(self._config, list(overrides))
             _set_number(config, position)
             resolved = check_names(config)
-            _check_of_a_sweep(resolved, here=self._here)
+            _check_sweep_config(resolved, here=self._here)
             return _Composed(position, list(overrides), config, resolved, config_fingerprint(to_stored(config)))
         except Exception as error:
-            plain = _plain(error)
+            plain = _as_fmx_error(error)
             if plain is None:
                 raise
-            raise ConfigError(_of_job(position, overrides, plain)) from error
+            raise ConfigError(_job_message(position, overrides, plain)) from error
 
     def _check(self, composed: Sequence[_Composed]) -> None:
-        """Check the parts of configurations; what was found right with another seed is not made again."""
+        """Check the parts of configurations; those that differ only in the seed are checked once."""
         new: dict[str, _Composed] = {}
         for each in composed:
             new.setdefault(config_fingerprint({**each.resolved, "seed": None}), each)
-        unknown = [each for told, each in new.items() if told not in self._checked]
+        unknown = [each for fingerprint, each in new.items() if fingerprint not in self._checked]
         if unknown:
             parts = [(each.config, each.resolved) for each in unknown]
-            refused = in_subprocess(_first_refused, parts) if self._here else _first_refused(parts, here=False)
-            if refused:
-                position, why = refused
-                raise ConfigError(_of_job(unknown[position].position, unknown[position].overrides, why))
+            invalid = in_subprocess(_first_invalid, parts) if self._here else _first_invalid(parts, here=False)
+            if invalid:
+                position, why = invalid
+                raise ConfigError(_job_message(unknown[position].position, unknown[position].overrides, why))
         self._checked |= new.keys()
 
     def _job(self, composed: _Composed, number: int, fingerprint: str) -> Job:
@@ -153,7 +153,7 @@ class Plan:
     def _freeze(self, job: Job) -> None:
         folder = self.sweep_dir / FROZEN_JOBS
         folder.mkdir(parents=True, exist_ok=True)
-        if not (self.sweep_dir / "multirun.yaml").exists():  # of a search, for which Hydra's own command writes none
+        if not (self.sweep_dir / "multirun.yaml").exists():  # of a search: Hydra writes none
             OmegaConf.save(self._config, self.sweep_dir / "multirun.yaml")
         config = self._configs[job.number]
         _set_number(config, job.number)
@@ -161,14 +161,14 @@ class Plan:
 
 
 def check_multirun(config: DictConfig) -> None:
-    """ConfigError for what only a single run would obey, and where several processes would run all jobs."""
+    """ConfigError for settings of single runs, and under torchrun, where every process would run all jobs."""
     check_no_torchrun()
     if named := [text for text in config.hydra.overrides.hydra if str(text).startswith("hydra.run.")]:
         raise ConfigError(f"{named[0]} is for a single run; the folder of a multirun is hydra.sweep.dir=DIR")
 
 
 def refuse_another_run(run_dir: Path, fingerprint: str) -> None:
-    """ConfigError where the folder of a job holds a run of another configuration: it is not the sweep's to remove."""
+    """ConfigError if the folder of a job holds a run of another configuration, which must not be overwritten."""
     path = run_dir / "run.json"
     try:
         recorded = read_json(path).get("config_fingerprint") if path.is_file() else fingerprint
@@ -186,32 +186,35 @@ def _set_number(config: DictConfig, number: int) -> None:
         config.hydra.job.id = config.hydra.job.num = number
 
 
-def _check_of_a_sweep(resolved: Mapping[str, Any], *, here: bool) -> None:
+def _check_sweep_config(resolved: Mapping[str, Any], *, here: bool) -> None:
     if resolved["resume"] is not None:
-        raise ConfigError(f"resume={resolved['resume']} is for a single run; a sweep goes on with {GOES_ON}")
+        raise ConfigError(f"resume={resolved['resume']} is for a single run; a sweep is resumed with {RESUME_OPTIONS}")
     if here and isinstance(resolved["trainer"].get("devices"), list):
         raise ConfigError("trainer.devices=LIST is for a single run; a sweep shares out CUDA_VISIBLE_DEVICES")
 
 
-def _first_refused(
+def _first_invalid(
     configs: Sequence[tuple[DictConfig, Mapping[str, Any]]], *, here: bool = True
 ) -> tuple[int, str] | None:
-    """The position of the first configuration, as composed and as resolved, whose parts cannot be made, and why not."""
+    """The position of the first configuration whose parts cannot be instantiated, and the reason.
+
+    configs: pairs of a composed configuration and its resolved values.
+    """
     register_resolvers()
     for position, (config, resolved) in enumerate(configs):
         try:
             check_parts(config, resolved, here=here)
         except Exception as error:
-            plain = _plain(error)
+            plain = _as_fmx_error(error)
             if plain is None:
                 raise
             return position, str(plain)
     return None
 
 
-def _plain(error: Exception) -> FmxError | None:
+def _as_fmx_error(error: Exception) -> FmxError | None:
     return error if isinstance(error, FmxError) else translate(error)
 
 
-def _of_job(number: int, overrides: Sequence[str], message: object) -> str:
+def _job_message(number: int, overrides: Sequence[str], message: object) -> str:
     return f"job {number} ({' '.join(overrides)}): {message}"

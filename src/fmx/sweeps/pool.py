@@ -1,4 +1,4 @@
-"""Jobs side by side: pulled whenever a worker is free, ended whatever happens, told apart by how they ended."""
+"""A pool of processes that run jobs in parallel; it outlives every job and reports how each one ended."""
 
 import contextlib
 import os
@@ -22,23 +22,23 @@ from fmx.sweeps.worker import work
 
 __all__ = ["Cause", "Ended", "Pool", "Started", "Workers", "complete_record", "last_line"]
 
-GRACE_S = 15.0  # between asking a job to stop and ending it
-UNKNOWN = 255  # what multiprocessing says where the process is gone that would know
+GRACE_S = 15.0  # between asking a job to stop and killing it
+UNKNOWN = 255  # multiprocessing's exit code if the fork server has died
 STOPPED = {128 + signum for signum in STOPPING}  # exit codes
-PAUSE_S = 0.5  # between two looks at the clock
+PAUSE_S = 0.5  # between two checks for timeouts
 Cause = Literal["completed", "raised", "killed", "timeout", "interrupted", "pruned", "refused"]
 
 
 @dataclass(frozen=True)
 class Started:
-    """A job that has begun."""
+    """A job that has started."""
 
     job: Job
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A job that has ended, and how; `refused` is one that ended before it began, `pruned` one that a search ended."""
+    """A job that has ended, and why: `refused` if it did not start, `pruned` if a search stopped it."""
 
     job: Job
     cause: Cause
@@ -47,12 +47,12 @@ class Ended:
 
     @property
     def status(self) -> str:
-        """As in run.json, which calls what is `pruned` here `interrupted`."""
+        """The status as in run.json, except that pruned runs are `interrupted` there."""
         return self.cause if self.cause in {"completed", "interrupted", "pruned"} else "failed"
 
 
 class Workers(Protocol):
-    """Something that runs jobs; see Pool for what each method has to do."""
+    """The interface of Pool, which documents the methods."""
 
     def __enter__(self) -> Self: ...
 
@@ -72,15 +72,14 @@ class _Running:
     process: BaseProcess
     lifeline: Connection
     began: float
-    asked_to_stop: float | None = None  # when
-    cause: Cause | None = None  # why it was asked
+    stop_requested_at: float | None = None
+    cause: Cause | None = None  # of the request
 
 
 class Pool:
-    """Runs jobs in processes of their own, as many at once as there are shares of the machine.
+    """Runs each job in a process of its own, as many in parallel as there are shares of the machine.
 
-    A context manager: however it is left, no job outlives it.
-    job_timeout_s: after which a job is ended; None: never.
+    A context manager: leaving it kills all jobs that are still running. job_timeout_s: None for no limit.
     """
 
     def __init__(self, shares: Sequence[Share], *, job_timeout_s: float | None) -> None:
@@ -90,9 +89,9 @@ class Pool:
         self._context = context()
 
     def run(self, jobs: Iterable[tuple[Job, list[str]]]) -> Iterator[Started | Ended | None]:
-        """Run jobs, each with more arguments of its own; yield each start and end, and None whenever time has passed.
+        """Run jobs, each with its extra arguments; yield each start and end, and None at every poll.
 
-        `jobs` is asked for the next one only when a worker is free.
+        The next job is taken from `jobs` only when a worker is free.
         """
         waiting = iter(jobs)
         while True:
@@ -101,20 +100,20 @@ class Pool:
             if not self._running:
                 return
             connection.wait([running.process.sentinel for running in self._running], timeout=PAUSE_S)
-            yield from self._ended()
-            self._watch_the_clock()
+            yield from self._collect_ended()
+            self._enforce_timeouts()
             yield None
-            if (signum := last_signal()) is not None:  # what it raised was lost
+            if (signum := last_signal()) is not None:  # its exception was lost
                 raise Interrupted(signum)
 
     def stop(self, signum: int) -> Iterator[Ended]:
-        """Ask every running job to save its state and end, wait for all, and yield how they ended."""
+        """Send a signal to every running job, wait until all have saved their states, and yield how they ended."""
         for running in self._running:
-            self._ask(running, "interrupted", signum)
+            self._request_stop(running, "interrupted", signum)
         while self._running:
             connection.wait([running.process.sentinel for running in self._running], timeout=PAUSE_S)
-            yield from self._ended()
-            self._watch_the_clock()
+            yield from self._collect_ended()
+            self._enforce_timeouts()
 
     def _start(self, job: Job, arguments: list[str]) -> Started:
         share = self._free.pop(0)
@@ -128,28 +127,28 @@ class Pool:
         self._running.append(_Running(job, share, process, ours, time.monotonic()))
         return Started(job)
 
-    def _ended(self) -> Iterator[Ended]:
+    def _collect_ended(self) -> Iterator[Ended]:
         for running in [each for each in self._running if each.process.exitcode is not None]:
             self._running.remove(running)
             self._free.append(running.share)
             running.lifeline.close()
-            _kill_group(running)  # what it started, if it was killed itself
+            _kill_group(running)  # its children, if it was killed
             code, pid = running.process.exitcode, running.process.pid
             running.process.close()
             yield _ended(running, pid, code if code is not None else 1)
 
-    def _watch_the_clock(self) -> None:
+    def _enforce_timeouts(self) -> None:
         now = time.monotonic()
         for running in self._running:
-            if running.asked_to_stop is not None:
-                if now - running.asked_to_stop > GRACE_S:
+            if running.stop_requested_at is not None:
+                if now - running.stop_requested_at > GRACE_S:
                     _kill_group(running)
             elif self._timeout_s is not None and now - running.began > self._timeout_s:
-                self._ask(running, "timeout", signal.SIGTERM)
+                self._request_stop(running, "timeout", signal.SIGTERM)
 
     @staticmethod
-    def _ask(running: _Running, cause: Cause, signum: int) -> None:
-        running.asked_to_stop, running.cause = time.monotonic(), cause
+    def _request_stop(running: _Running, cause: Cause, signum: int) -> None:
+        running.stop_requested_at, running.cause = time.monotonic(), cause
         if running.process.pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(running.process.pid, signum)
@@ -170,7 +169,7 @@ def _kill_group(running: _Running) -> None:
 
 
 def _ended(running: _Running, pid: int | None, code: int) -> Ended:
-    """How a job ended, from its exit code and its own record; the record is completed where the job could not."""
+    """How a job ended, from its exit code and run.json, which is completed if the job could not do so."""
     job, seconds = running.job, time.monotonic() - running.began
     pruned = False
     try:
@@ -179,11 +178,11 @@ def _ended(running: _Running, pid: int | None, code: int) -> Ended:
     except DataError:
         record = {}
     status = record.get("status")
-    if status == "completed" and (code == 0 or record.get("pid") == pid):  # killed while it left
+    if status == "completed" and (code == 0 or record.get("pid") == pid):  # killed during its exit
         return Ended(job, "completed", None, seconds)
     cause: Cause = running.cause or ("raised" if code > 0 else "killed")
     if record and record.get("pid") != pid and cause == "raised" and code not in STOPPED:
-        # It ended before it wrote there: what is on record is of an earlier run, which may still be gone on with.
+        # It ended before it wrote run.json: the record is of an earlier run, which can still be resumed.
         return Ended(job, "refused", last_line(job) or f"ended with exit code {code}", seconds)
     if pruned and code == 0:
         return Ended(job, "pruned", record.get("error"), seconds)
@@ -202,7 +201,7 @@ def _ended(running: _Running, pid: int | None, code: int) -> Ended:
 
 
 def complete_record(job: Job, record: dict[str, Any], status: str, error: str | None) -> None:
-    """Write into run.json what a job that was killed could not write itself."""
+    """Write the status and error of a job into run.json, for a job that could not write them itself."""
     if record.get("status") in {status, "completed"} and record.get("error") == error:
         return
     job.run_dir.mkdir(parents=True, exist_ok=True)

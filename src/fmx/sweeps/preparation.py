@@ -1,4 +1,4 @@
-"""What a person sees before the first job of a sweep starts: a line now and then, and a live one on a terminal."""
+"""Progress of the work before the first job of a sweep."""
 
 import sys
 import time
@@ -11,20 +11,20 @@ from fmx.process.live_area import LiveArea
 
 __all__ = ["Preparation"]
 
-SAY_EVERY_S = 10.0  # how often it says how far it is
+LOG_EVERY_S = 10.0  # between two log lines
 
 
 class Preparation:
-    """Says how far the work before the first job is: a live line on a terminal, a plain line now and then elsewhere."""
+    """Shows progress: a log line every ten seconds, and a live line on a terminal."""
 
-    def __init__(self, doing: str, total: int, say: Callable[[str], None]) -> None:
-        self._doing, self._total, self._say = doing, total, say
+    def __init__(self, doing: str, total: int, log: Callable[[str], None]) -> None:
+        self._doing, self._total, self._log = doing, total, log
         self._done = 0
-        self._began = self._said = time.monotonic()
+        self._began = self._logged_at = time.monotonic()
         self._area = LiveArea(self._lines, sys.stdout)
 
     def __enter__(self) -> Self:
-        self._say(f"{self._doing} …")
+        self._log(f"{self._doing} …")
         self._area.__enter__()
         return self
 
@@ -32,11 +32,11 @@ class Preparation:
         self._area.__exit__(*raised)
 
     def advance(self) -> None:
-        """Count one more as done."""
+        """Count one more item as done."""
         self._done += 1
-        if time.monotonic() - self._said > SAY_EVERY_S:
-            self._said = time.monotonic()
-            self._say(self._state)
+        if time.monotonic() - self._logged_at > LOG_EVERY_S:
+            self._logged_at = time.monotonic()
+            self._log(self._state)
 
     @property
     def _state(self) -> str:

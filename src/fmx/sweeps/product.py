@@ -1,4 +1,4 @@
-"""What Hydra calls for `-m` where no other sweeper is named: every combination of the values."""
+"""Hydra's default sweeper for `-m`: every combination of the values."""
 
 from collections.abc import Sequence
 
@@ -12,15 +12,15 @@ __all__ = ["ProductSweeper"]
 
 
 class ProductSweeper(BasicSweeper):
-    """Hydra's basic sweeper, for fmx's launchers, which compose and check all jobs, each once, before it writes."""
+    """Hydra's basic sweeper in a single batch, since fmx's launchers check all jobs before the first one starts."""
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
-        """Launch all combinations of what `arguments` sweep over."""
+        """Launch all combinations of the values in `arguments`."""
         assert self.hydra_context is not None
         assert self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
-        if self.max_batch_size is not None:  # a later batch would be checked after hours, and not be in the ledger
+        if self.max_batch_size is not None:  # later batches would be checked late, and be missing from the ledger
             raise Refusal(
                 ConfigError("hydra.sweeper.max_batch_size is not for sweeps of fmx: hydra.launcher.workers=N")
             )

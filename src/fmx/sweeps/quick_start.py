@@ -1,4 +1,4 @@
-"""Imported before all else by the process that jobs are forked from: what it imports is no garbage."""
+"""Prepares the fork server for its imports, as start_lean does for a command; preloaded there first."""
 
 from fmx.process.start import start_lean
 

@@ -1,4 +1,4 @@
-"""What the settings of a launcher may be."""
+"""Checks of the launchers' settings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ MAX_WORKERS = 4096
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """ConfigError for a setting of the launcher that makes no sense."""
+    """ConfigError for an invalid setting of the local launcher."""
     for key in ("workers", "threads"):
         value = settings[key]
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
@@ -23,6 +23,6 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 
 
 def check_fail_fast(settings: Mapping[str, Any]) -> None:
-    """ConfigError where it is no yes or no."""
+    """ConfigError unless fail_fast is a boolean."""
     if not isinstance(settings["fail_fast"], bool):
         raise ConfigError(f"hydra.launcher.fail_fast must be true or false, got {settings['fail_fast']!r}")

@@ -1,4 +1,4 @@
-"""A sweep on a SLURM cluster: planned here, run there, with ledger and leaderboard kept true from here meanwhile."""
+"""Run the jobs of a sweep on a SLURM cluster, and keep its ledger and leaderboard up to date meanwhile."""
 
 import logging
 import re
@@ -31,7 +31,7 @@ __all__ = ["ClusterSweep", "launch"]
 log = logging.getLogger(__name__)
 COUNTS = {"array_parallelism": 1, "timeout_min": 1, "signal_before_end_s": 0, "max_requeues": 0}
 OPTIONAL_COUNTS = {"cpus_per_task": 1, "gpus_per_node": 0}
-PLAIN = re.compile(r"\w[\w.,:&|+*()\[\]@/-]*")  # a line of its own in a job's script cannot be hidden in it
+PLAIN_NAME = re.compile(r"\w[\w.,:&|+*()\[\]@/-]*")  # without a newline, which could add a line to the job's script
 WITH_SUBMITIT = ["timeout_min", "mem_gb", "cpus_per_task", "partition", "account", "qos", "constraint"]
 
 
@@ -40,7 +40,7 @@ def launch(
 ) -> list[Ended]:
     """Plan a multirun's jobs, submit those that are neither done nor queued already, and wait for all.
 
-    Raises ConfigError before the first job where one cannot run or SLURM refuses, FmxError where one failed.
+    ConfigError before the first job if one cannot run or SLURM refuses it, FmxError at the end if one failed.
     """
     plain: dict[str, Any] = {
         key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for key, value in settings.items()
@@ -64,7 +64,7 @@ def launch(
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """ConfigError for a setting of the launcher that makes no sense."""
+    """ConfigError for an invalid setting of the SLURM launcher."""
     for key, least in {**COUNTS, **OPTIONAL_COUNTS}.items():
         value = settings[key]
         optional = key in OPTIONAL_COUNTS
@@ -93,10 +93,10 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 
 
 def check_foreign_settings(settings: Mapping[str, Any], path: Path, allow: Collection[str]) -> None:
-    """DataError for settings of an earlier sweep from which a job's script would be made; they may be anybody's."""
+    """DataError for untrusted settings of an earlier sweep that would go into a job's script."""
     check_settings(settings)
     for key in ("partition", "account", "qos", "constraint"):
-        if settings[key] is not None and not PLAIN.fullmatch(str(settings[key])):
+        if settings[key] is not None and not PLAIN_NAME.fullmatch(str(settings[key])):
             raise DataError(
                 f"{path} has hydra.launcher.{key}={str(settings[key])[:80]!r}, which is no name on a cluster"
             )
@@ -109,9 +109,9 @@ def check_foreign_settings(settings: Mapping[str, Any], path: Path, allow: Colle
 
 
 class ClusterSweep(Sweep):
-    """Runs the jobs of a ledger on the cluster; those that are queued or running there already are waited for."""
+    """Runs the jobs of a ledger on the cluster, and waits for those that are queued or running there already."""
 
-    patience_s = 0.0  # what SLURM does not know of has ended
+    wait_s = 0.0  # a job that SLURM does not know has ended
 
     def __init__(self, ledger: Ledger, allow: Collection[str] = ()) -> None:
         script = any(ledger.settings.get(key) for key in ("setup", "additional_parameters"))
@@ -123,38 +123,38 @@ class ClusterSweep(Sweep):
         self._alive = {name for name, state in states.items() if state in {queue.PENDING, queue.RUNNING}}
 
     def pool(self, jobs: Sequence[Job]) -> "ClusterPool":
-        """SLURM, seen as a pool of workers."""
+        """SLURM's queue as a pool of workers."""
         alive = {job.number: name for job in jobs if (name := self._slurm_job(job)) in self._alive and name}
         return ClusterPool(self.ledger.sweep_dir, self.ledger.settings, alive=alive, submitted=self._submitted)
 
-    def num_at_once(self, jobs: Sequence[Job]) -> int:
-        """How many jobs an array runs side by side."""
+    def num_parallel(self, jobs: Sequence[Job]) -> int:
+        """How many jobs an array runs in parallel."""
         return min(int(self.ledger.settings["array_parallelism"]), max(1, len(jobs)))
 
     def arguments(self, job: Job) -> list[str] | None:
-        """As on one machine, but what runs on another one is left alone."""
+        """As in Sweep, but a job that SLURM still has is left alone."""
         return [] if self._slurm_job(job) in self._alive else super().arguments(job)
 
     def _slurm_job(self, job: Job) -> str | None:
         return self.ledger.entries[job.number].slurm_job
 
     def _submitted(self, job: Job, name: str) -> None:
-        self.ledger.note(job, slurm_job=name, status="waiting", cause=None, error=None)
+        self.ledger.update(job, slurm_job=name, status="waiting", cause=None, error=None)
 
 
 @dataclass
 class _Submitted:
     job: Job
-    name: str  # SLURM's
+    name: str  # SLURM's job ID
     began: float | None = None
-    ended: str | None = None  # SLURM's state, where it was seen to have ended once
+    ended: str | None = None  # SLURM's final state, once it has been seen
 
 
 class ClusterPool:
-    """Jobs in SLURM's queue, with the methods of the local pool.
+    """Jobs in SLURM's queue, with the interface of Pool. Leaving the context cancels no job.
 
-    settings: of conf/hydra/launcher/slurm.yaml. alive: SLURM's name of the jobs, by number, that are in its queue
-    already. submitted: is told SLURM's name of each job. Leaving it ends no job: the cluster goes on by itself.
+    settings: of conf/hydra/launcher/slurm.yaml. alive: SLURM's job IDs, by job number, of the jobs that are queued
+    already. submitted: called with each job and its SLURM job ID.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class ClusterPool:
         self._alive = alive
         self._note_submitted = submitted
         self._jobs: list[_Submitted] = []
-        self._cancelled = self._deserted = False
+        self._cancelled = self._detached = False
 
     def __enter__(self) -> Self:
         return self
@@ -180,62 +180,62 @@ class ClusterPool:
             log.info("%d jobs go on without this command", len(self._jobs))
 
     def run(self, jobs: Iterable[tuple[Job, list[str]]]) -> Iterator[Started | Ended | None]:
-        """Submit all jobs, and yield each start and end as SLURM tells them, and None whenever time has passed."""
+        """Submit all jobs; yield each start and end that SLURM reports, and None at every poll."""
         try:
             self._submit(list(jobs))
             if self._alive:
                 log.info("%d of them were in SLURM's queue already", len(self._alive))
             while self._jobs:
-                yield from self._look()
+                yield from self._poll()
                 yield None
                 if self._jobs:
                     time.sleep(self._settings["poll_s"])
         except Interrupted as interrupted:
-            self._deserted = interrupted.signum != signal.SIGINT  # only a person at the keyboard means the jobs
+            self._detached = interrupted.signum != signal.SIGINT  # only Ctrl-C cancels the jobs
             raise
 
     def stop(self, signum: int) -> Iterator[Ended]:  # noqa: ARG002 - scancel has its own
-        """Cancel all jobs, wait until those that run have saved their states, and yield how they ended."""
-        if self._deserted:
+        """Cancel all jobs, wait until the running ones have saved their states, and yield how they ended."""
+        if self._detached:
             return
         self._cancelled = True
         queue.cancel([each.name for each in self._jobs])
         while self._jobs:
-            yield from (event for event in self._look() if isinstance(event, Ended))
+            yield from (event for event in self._poll() if isinstance(event, Ended))
             time.sleep(min(1.0, self._settings["poll_s"]))
 
     def _submit(self, jobs: Sequence[tuple[Job, list[str]]]) -> None:
-        """One array for all jobs that need the same."""
-        alike: dict[tuple[tuple[str, Any], ...], list[tuple[Job, list[str]]]] = {}
-        for job, more in jobs:
+        """Submit one array for each group of jobs with the same resources."""
+        groups: dict[tuple[tuple[str, Any], ...], list[tuple[Job, list[str]]]] = {}
+        for job, extra in jobs:
             if job.number in self._alive:
                 self._jobs.append(_Submitted(job, self._alive[job.number]))
             else:
-                alike.setdefault(tuple(self._needs(job).items()), []).append((job, more))
-        for needs, group in alike.items():
+                groups.setdefault(tuple(self._job_resources(job).items()), []).append((job, extra))
+        for resources, group in groups.items():
             tasks = [
-                ArrayTask(job.arguments, str(job.run_dir), str(job.log), bool(more), self._settings["max_requeues"])
-                for job, more in group
+                ArrayTask(job.arguments, str(job.run_dir), str(job.log), bool(extra), self._settings["max_requeues"])
+                for job, extra in group
             ]
-            # Noted one by one: where SLURM refuses the next thousand, those before it are in its queue.
-            names = queue.submit(tasks, self._folder, {**self._resources(), **dict(needs)})
+            # Recorded one by one: if SLURM refuses a later array, the earlier ones are in its queue.
+            names = queue.submit(tasks, self._folder, {**self._sweep_resources(), **dict(resources)})
             for (job, _), name in zip(group, names, strict=True):
                 self._jobs.append(_Submitted(job, name))
                 self._note_submitted(job, name)
 
-    def _needs(self, job: Job) -> dict[str, Any]:
-        """What depends on the job: SLURM starts one task for each of its processes."""
+    def _job_resources(self, job: Job) -> dict[str, Any]:
+        """The resources that depend on the job; SLURM starts one task per process."""
         per_node = job.processes // job.nodes
         gpus = self._settings["gpus_per_node"]
         if gpus is None and job.accelerator in {"gpu", "cuda"}:
             gpus = per_node
         return {"nodes": job.nodes, "ntasks_per_node": per_node, "gpus_per_node": gpus or None}
 
-    def _resources(self) -> dict[str, Any]:
+    def _sweep_resources(self) -> dict[str, Any]:
         settings = self._settings
-        srun = ["--kill-on-bad-exit=1", "--wait=0"]  # a process that fails ends the others; one that is done does not
+        srun = ["--kill-on-bad-exit=1", "--wait=0"]  # a failed process ends the others, a finished one does not
         if settings["cpus_per_task"] is not None:
-            srun.append(f"--cpus-per-task={settings['cpus_per_task']}")  # srun no longer takes it from sbatch
+            srun.append(f"--cpus-per-task={settings['cpus_per_task']}")  # srun no longer inherits it from sbatch
         names = {"timeout_min": "time", "mem_gb": "mem"}
         given = {names.get(key, key): settings[key] for key in WITH_SUBMITIT}
         if given["mem"] is not None:
@@ -249,10 +249,10 @@ class ClusterPool:
             "srun_args": srun,
         }
 
-    def _look(self) -> Iterator[Started | Ended]:
+    def _poll(self) -> Iterator[Started | Ended]:
         states = queue.states(each.name for each in self._jobs)
         if states is None:
-            return  # SLURM's controller is away for a moment
+            return  # the controller does not answer at the moment
         for each in list(self._jobs):
             state = states[each.name]
             if state in {queue.PENDING, queue.RUNNING}:
@@ -261,13 +261,13 @@ class ClusterPool:
                     each.began = time.monotonic()
                     yield Started(each.job)
             elif each.ended is None and _status(each.job) != "completed":
-                each.ended = state  # looked at once more: a shared disk may show the job's files a moment later
+                each.ended = state  # polled once more: a shared disk may show the job's files with a delay
             else:
                 self._jobs.remove(each)
-                yield self._verdict(each, state)
+                yield self._outcome(each, state)
 
-    def _verdict(self, each: _Submitted, state: str) -> Ended:
-        """How a job ended, from its own record; the record is completed where the job could not."""
+    def _outcome(self, each: _Submitted, state: str) -> Ended:
+        """How a job ended, from run.json, which is completed if the job could not do so."""
         job, seconds = each.job, 0.0 if each.began is None else time.monotonic() - each.began
         try:
             run = open_run(job.run_dir, finished=False)
@@ -286,13 +286,13 @@ class ClusterPool:
             cause = "killed"
             error = f"SLURM ended its job {each.name} ({state.lower()})"
             if not record:
-                error += f": {said}" if (said := last_line(job) or self._last_words(each)) else ""
+                error += f": {line}" if (line := last_line(job) or self._last_error_line(each)) else ""
         if record or cause != "interrupted":
             complete_record(job, record, "interrupted" if cause == "interrupted" else "failed", error)
         return Ended(job, cause, error, seconds)
 
-    def _last_words(self, each: _Submitted) -> str | None:
-        """What SLURM or Python said where the job did not come as far as to say anything."""
+    def _last_error_line(self, each: _Submitted) -> str | None:
+        """The last line that SLURM or Python wrote for a job that printed nothing itself."""
         lines = [
             line.strip()
             for path in sorted(self._folder.glob(f"{each.name}_*_log.err"))

@@ -1,4 +1,4 @@
-"""SLURM's commands: submit arrays through submitit, ask for the states of jobs, cancel them."""
+"""SLURM's commands: submit arrays through submitit, query the states of jobs, cancel them."""
 
 import os
 import shutil
@@ -16,12 +16,12 @@ __all__ = ["GONE", "PENDING", "RUNNING", "cancel", "check_installed", "states", 
 PENDING, RUNNING, GONE = "PENDING", "RUNNING", "GONE"
 QUEUED = {PENDING, "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
-LARGEST_ARRAY = 1000  # SLURM's own default
+LARGEST_ARRAY = 1000  # SLURM's default limit
 TIMEOUT_S = 60
 
 
 def check_installed() -> None:
-    """ConfigError where submitit or SLURM's commands are missing."""
+    """ConfigError if submitit or a SLURM command is missing."""
     try:
         import submitit  # noqa: F401
     except ImportError:
@@ -36,10 +36,10 @@ def check_installed() -> None:
 
 
 def submit(tasks: Sequence[ArrayTask], folder: Path, resources: Mapping[str, Any]) -> Iterator[str]:
-    """Submit one array for each thousand tasks, and yield SLURM's job of each, such as `12_3`.
+    """Submit one array per thousand tasks, and yield the SLURM job ID of each task, such as `12_3`.
 
-    folder: takes what submitit and SLURM write. resources: as submitit.SlurmExecutor takes them; those that are None
-    are left to the cluster. Raises ConfigError with SLURM's own words where it refuses.
+    folder: for the files of submitit and SLURM. resources: parameters of submitit.SlurmExecutor; None leaves one to the
+    cluster. ConfigError with SLURM's message if it refuses.
     """
     import submitit
 
@@ -59,20 +59,20 @@ def submit(tasks: Sequence[ArrayTask], folder: Path, resources: Mapping[str, Any
 
 
 def states(ids: Iterable[str]) -> dict[str, str] | None:
-    """SLURM's state of each job, GONE for one that it has forgotten; None where SLURM does not answer."""
+    """SLURM's state of each job, GONE for one that it has forgotten; None if SLURM does not answer."""
     ids = list(ids)
     arrays = sorted({name.partition("_")[0] for name in ids})
-    told: dict[str, str] = {}
-    for array in arrays:  # one by one: a single forgotten one would make squeue fail for all
-        answer = _ask("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T", f"--jobs={array}")
+    reported: dict[str, str] = {}
+    for array in arrays:  # one by one: squeue fails if it has forgotten any of them
+        answer = _run("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T", f"--jobs={array}")
         if answer.returncode and "Invalid job id" not in answer.stderr:
             return None
-        told |= dict(line.strip().split("|", 1) for line in answer.stdout.splitlines() if "|" in line)
-    return {name: _plain(told.get(name)) for name in ids}
+        reported |= dict(line.strip().split("|", 1) for line in answer.stdout.splitlines() if "|" in line)
+    return {name: _simplified(reported.get(name)) for name in ids}
 
 
-def _plain(state: str | None) -> str:
-    """PENDING, RUNNING (which includes what is just ending), GONE, or the state in which a job has ended."""
+def _simplified(state: str | None) -> str:
+    """PENDING, RUNNING (which includes COMPLETING), GONE, or the final state of a job."""
     if state is None:
         return GONE
     if state in ENDED:
@@ -81,12 +81,12 @@ def _plain(state: str | None) -> str:
 
 
 def cancel(ids: Sequence[str]) -> None:
-    """Cancel jobs: waiting ones at once, running ones save their states first."""
+    """Cancel jobs; running ones save their states first."""
     if ids:
-        _ask("scancel", *ids)
+        _run("scancel", *ids)
 
 
-def _ask(*command: str) -> subprocess.CompletedProcess[str]:
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
             command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=os.environ | {"LC_ALL": "C"}

@@ -1,6 +1,6 @@
-"""A process that has imported what runs need: jobs are forked from it, and so is what would need such imports here.
+"""The fork server: a process that has imported torch and Lightning, from which jobs and checks are forked.
 
-The sweep's own process then starts at once and stays small.
+The sweep's own process does without these imports: it starts fast and stays small.
 """
 
 import multiprocessing
@@ -17,9 +17,9 @@ from multiprocessing.context import ForkServerContext
 from types import ModuleType
 from typing import ParamSpec, TypeVar
 
-__all__ = ["context", "in_subprocess", "let_sigterm_through", "warm_up", "without_main"]
+__all__ = ["context", "in_subprocess", "unblock_signals", "warm_up", "without_main"]
 
-# What every run imports sooner or later; a job that needs more imports it itself.
+# Imports of every run; a job imports further modules itself.
 PRELOADED = [
     "fmx.sweeps.quick_start",
     "torch",
@@ -40,16 +40,15 @@ Result = TypeVar("Result")
 
 
 def context() -> ForkServerContext:
-    """What makes processes that are forked from the warm one."""
+    """The multiprocessing context of the fork server, which is started if necessary."""
     made = multiprocessing.get_context("forkserver")
     made.set_forkserver_preload(PRELOADED)
-    # A SIGTERM to the whole process group, or the SIGHUP of a terminal that is closed, must not end the one that knows
-    # how the jobs end. It is blocked there, and here for as long as it takes to inherit that: one that is ignored
-    # meanwhile would be lost.
+    # A SIGTERM to the process group, or the SIGHUP of a closed terminal, must not end the fork server, which collects
+    # the jobs' exit codes. It inherits the blocked signals from here. Ignoring them here would lose one that comes now.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
-        resource_tracker.ensure_running()  # which, where it starts, lets SIGTERM through again
-        # Ctrl-C too: while it starts, Python would end it with a traceback.
+        resource_tracker.ensure_running()  # it unblocks SIGTERM when it starts the tracker
+        # SIGINT too: Python would end the starting server with a traceback.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         with without_main():
             forkserver.ensure_running()
@@ -58,31 +57,31 @@ def context() -> ForkServerContext:
     return made
 
 
-def let_sigterm_through() -> None:
-    """Let SIGTERM and SIGHUP end a process that was forked from the warm one."""
+def unblock_signals() -> None:
+    """Let SIGTERM and SIGHUP end this process, which was forked from the fork server."""
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGHUP, signal.SIGINT})
 
 
 def warm_up() -> None:
-    """Let the imports begin while something else is done."""
+    """Start the fork server, which then imports in the background."""
     context()
 
 
 def in_subprocess(function: Callable[Given, Result], *arguments: Given.args, **named: Given.kwargs) -> Result:
-    """Call a function of a module in a process of its own, which ends with this one; what it raises is raised here."""
+    """Call a module-level function in a forked process, which ends with this one; its exceptions are raised here."""
     warm = context()
     theirs, ours = warm.Pipe(duplex=False)
-    with ours, theirs, ProcessPoolExecutor(1, mp_context=warm, initializer=_belong, initargs=(theirs,)) as process:
+    with ours, theirs, ProcessPoolExecutor(1, mp_context=warm, initializer=_bind_to, initargs=(theirs,)) as process:
         with without_main():
-            begun = process.submit(function, *arguments, **named)
-        return begun.result()
+            future = process.submit(function, *arguments, **named)
+        return future.result()
 
 
 @contextmanager
 def without_main() -> Iterator[None]:
-    """Processes that start meanwhile leave alone the script that this one runs, which would begin the sweep again."""
+    """Keep processes that start meanwhile from importing the main script, which would start the sweep again."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -91,14 +90,14 @@ def without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _belong(lifeline: Connection) -> None:
-    """Leave Ctrl-C to the process that holds the other end of the lifeline, and end where that one does."""
+def _bind_to(lifeline: Connection) -> None:
+    """Ignore Ctrl-C, and exit when the parent process, which holds the other end of the lifeline, has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    let_sigterm_through()
-    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+    unblock_signals()
+    threading.Thread(target=_exit_when_closed, args=(lifeline,), daemon=True).start()
 
 
-def _end_with(lifeline: Connection) -> None:
+def _exit_when_closed(lifeline: Connection) -> None:
     with suppress(EOFError, OSError):
         lifeline.recv_bytes()
     os._exit(1)
