@@ -296,7 +296,7 @@ def test_a_batch_whose_images_all_have_weight_0(command, tmp_path, loss):
 @pytest.mark.parametrize(
     ("weights", "said"),
     [
-        ("[0,0,0,0,0,0,0,0,0,0]", "loss.weight must be a list of numbers of at least 0, one a class and not all 0"),
+        ("[0,0,0,0,0,0,0,0,0,0]", "loss.weight must be a list of numbers of at least 0, one per class and not all 0"),
         ("[1e-60,0,0,0,0,0,0,0,0,0]", "loss: weight is 0 for every class"),
         ("[1e60,1,1,1,1,1,1,1,1,1]", "loss: weight must hold finite numbers of at least 0 in float32"),
         ("[.nan,1,1,1,1,1,1,1,1,1]", "loss.weight must be a list of numbers of at least 0"),

@@ -1,1 +1,1 @@
-"""A configuration as text and plain values: keys, names, rules, what may be trusted, and what a mistake meant."""
+"""Configurations as text and plain values: keys, rules, trust, and suggestions for mistyped names."""

@@ -1,4 +1,4 @@
-"""JSON and YAML files read back as plain values, within bounds: they may come from anywhere."""
+"""Read JSON and YAML files as plain values, within bounds, since run directories may come from anyone."""
 
 import json
 import re
@@ -12,20 +12,20 @@ from fmx.errors import DataError
 
 __all__ = ["MAX_YAML_BYTES", "read_bytes", "read_json", "read_yaml"]
 
-MAX_JSON_BYTES = 4_000_000  # run.json has some thousand, metrics.json about twenty a class
+MAX_JSON_BYTES = 4_000_000  # run.json has a few thousand, metrics.json about twenty per class
 MAX_YAML_BYTES = 1_000_000
 MAX_DEPTH = 40
-MAX_INTERPOLATIONS = 5_000  # OmegaConf parses a text that has one; conf/ comes to some hundred
-# What steers a terminal, or turns around how a line reads; YAML can write them as escapes.
+MAX_INTERPOLATIONS = 5_000  # OmegaConf parses each one; conf/ has a few hundred
+# Terminal escapes and bidirectional marks, which YAML can write as escape sequences.
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-MAX_SCALAR = 10_000  # characters of an unquoted number: those in base 60 take quadratic time
+MAX_SCALAR = 10_000  # characters of an unquoted number: YAML's base-60 integers take quadratic time
 NUMBER = re.compile(r"[-+0-9_:.]+")
 
 
 def read_bytes(path: Path, *, at_most: int) -> bytes:
-    """Read a whole file; DataError where it is no plain file, or larger than `at_most` bytes."""
+    """Read a whole file; DataError where it is not a regular file, or is larger than `at_most` bytes."""
     try:
-        if path.exists() and not path.is_file():  # a pipe would never end, a device neither
+        if path.exists() and not path.is_file():  # reading a pipe or a device might never end
             raise DataError(f"{path} cannot be read: it is no plain file")
         with path.open("rb") as file:
             contents = file.read(at_most + 1)
@@ -37,7 +37,7 @@ def read_bytes(path: Path, *, at_most: int) -> bytes:
 
 
 def read_json(path: Path, *, at_most: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """Read a JSON object; DataError where there is none, or none of a record's size (`at_most` bytes)."""
+    """Read a JSON object of at most `at_most` bytes; DataError where the file holds no such object."""
     contents = read_bytes(path, at_most=at_most)
     try:
         values = json.loads(contents.decode("utf-8"))
@@ -49,10 +49,10 @@ def read_json(path: Path, *, at_most: int = MAX_JSON_BYTES) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[Any, Any]:
-    """Read a mapping of plain values, in which `${…}` is text like any other; DataError where there is none.
+    """Read a YAML mapping of plain values, interpolations left as text; DataError where the file holds no such mapping.
 
-    Bounds: 1 MB, 40 levels, 5,000 `${`, no aliases (they grow without end), no tags, none but YAML's own plain types,
-    no character that steers a terminal.
+    Bounds: 1 MB, 40 levels, 5,000 `${`, no aliases (they can expand exponentially), no tags, plain types alone, and no
+    terminal control characters.
     """
     contents = read_bytes(path, at_most=MAX_YAML_BYTES)
     try:
@@ -73,7 +73,7 @@ def read_yaml(path: Path) -> dict[Any, Any]:
 
 
 def read_yaml_or_empty(path: Path) -> dict[Any, Any]:
-    """A file of .hydra/, empty where it is missing or was cut off: Hydra writes them anew at each start."""
+    """Read a file of .hydra/; empty where it is missing or truncated, since Hydra rewrites it at each start."""
     try:
         return read_yaml(path)
     except DataError:
@@ -81,14 +81,14 @@ def read_yaml_or_empty(path: Path) -> dict[Any, Any]:
 
 
 def get_nested(node: Any, *keys: str) -> Any:
-    """What a plain node has at a place; None where it has no such place."""
+    """The value at a path of keys in a plain node; None where the path does not exist."""
     for key in keys:
         node = node.get(key) if isinstance(node, dict) else None
     return node
 
 
 def _is_plain(node: Any) -> bool:
-    """Whether a node holds mappings, lists and plain values alone: YAML also knows sets, pairs and bytes."""
+    """Whether a node holds mappings, lists and plain values alone: YAML also has sets, pairs and bytes."""
     if isinstance(node, dict):
         return all(_is_plain(key) and _is_plain(child) for key, child in node.items())
     if isinstance(node, list):
@@ -97,7 +97,7 @@ def _is_plain(node: Any) -> bool:
 
 
 def _texts(node: Any) -> Iterator[str]:
-    """Every text of a plain node, its keys as well."""
+    """Every string in a plain node, keys included."""
     if isinstance(node, dict):
         for key, child in node.items():
             yield from _texts(key)
@@ -113,7 +113,7 @@ BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class PlainLoader(BASE):  # type: ignore[misc]
-    """The safe loader with OmegaConf's idea of numbers: 1e-3 is one, and a date is text."""
+    """The safe loader with OmegaConf's scalars: 1e-3 is a number, and a date is text."""
 
     yaml_implicit_resolvers: ClassVar[Any] = {
         first: [(tag, pattern) for tag, pattern in pairs if not tag.endswith(":timestamp")]
@@ -127,13 +127,13 @@ PlainLoader.add_implicit_resolver(
 
 
 def _check_shape(path: Path, text: str) -> None:
-    """Refuse what no configuration has: deep nesting overflows the C loader's stack, aliases grow without end."""
+    """DataError for deep nesting, which overflows the C loader's stack, and for aliases, tags and huge numbers."""
     depth = 0
     for event in yaml.parse(text, Loader=PlainLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH or isinstance(event, yaml.AliasEvent):
             raise DataError(f"{path} cannot be read as a configuration: it is nested too deeply, or has aliases")
-        if getattr(event, "tag", None) is not None:  # a value that is called what it is not ends in any exception
+        if getattr(event, "tag", None) is not None:  # a wrong tag can raise any exception
             raise DataError(f"{path} cannot be read as a configuration: {event.tag!r} is a tag")
         plain = isinstance(event, yaml.ScalarEvent) and event.implicit[0]
         if plain and len(event.value) > MAX_SCALAR and NUMBER.fullmatch(event.value):

@@ -1,4 +1,4 @@
-"""The configuration's checks, made before a run directory exists and before any data is loaded."""
+"""Check a configuration before its run directory exists and before any data is loaded."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ __all__ = ["check_names", "without_hydra"]
 
 
 def check_names(config: DictConfig) -> dict[str, Any]:
-    """Check keys and values, and return the configuration, resolved, as plain values."""
+    """Check keys and values; returns the resolved configuration as plain values."""
     ours = without_hydra(config)
     plain: Any = OmegaConf.to_container(ours, resolve=False)
     _check_root(plain)
@@ -28,7 +28,7 @@ def check_names(config: DictConfig) -> dict[str, Any]:
     except InterpolationKeyError:
         from fmx.config.targets import check_keys
 
-        check_keys(plain)  # a mistyped key is the likely reason why an interpolation leads nowhere
+        check_keys(plain)  # a mistyped key is the likely cause of an interpolation without a target
         raise
     check_values(resolved)
     _check_model_name(config, resolved)
@@ -42,7 +42,7 @@ def check_names(config: DictConfig) -> dict[str, Any]:
 
 
 def _check_model_name(config: DictConfig, resolved: Mapping[str, Any]) -> None:
-    """Whether a typed name calls a model what another one is called: tables would show what was never trained."""
+    """ConfigError where model.name=X on the command line is the name of a model that was not chosen."""
     if "hydra" not in config or resolved["resume"] is not None:
         return
     name, chosen = resolved["model"]["name"], config.hydra.runtime.choices.get("model")
@@ -52,7 +52,7 @@ def _check_model_name(config: DictConfig, resolved: Mapping[str, Any]) -> None:
 
 
 def _check_ineffective(resolved: Mapping[str, Any], typed: Sequence[str]) -> None:
-    """ConfigError for a value that something else in the same configuration makes meaningless."""
+    """ConfigError for a value that another value makes ineffective."""
     trainer, data = resolved["trainer"], resolved["data"]
     least, most = trainer.get("min_epochs"), trainer.get("max_epochs")
     if isinstance(least, int) and isinstance(most, int) and least > most:
@@ -71,7 +71,7 @@ def _check_ineffective(resolved: Mapping[str, Any], typed: Sequence[str]) -> Non
 
 
 def _check_validations(trainer: Mapping[str, Any], data: Mapping[str, Any], schedule: Mapping[str, Any]) -> None:
-    """Whether there will be a validation to choose a checkpoint by, and one for a schedule that looks at it."""
+    """ConfigError where no validation would choose a checkpoint, or none would drive ReduceLROnPlateau."""
     every, epochs = trainer.get("check_val_every_n_epoch"), trainer.get("max_epochs")
     scheduler = schedule.get("scheduler")
     if isinstance(scheduler, dict) and str(scheduler.get("_target_")).endswith(".ReduceLROnPlateau"):
@@ -90,7 +90,7 @@ def _check_validations(trainer: Mapping[str, Any], data: Mapping[str, Any], sche
 
 
 def _check_clipping(trainer: Mapping[str, Any], optim: Mapping[str, Any]) -> None:
-    """Whether gradients can be clipped: in 16-mixed they are scaled, and a fused optimizer undoes that by itself."""
+    """ConfigError for clipping in 16-mixed with a fused optimizer, which unscales gradients inside its step."""
     if trainer.get("precision") == "16-mixed" and trainer.get("gradient_clip_val") is not None and optim.get("fused"):
         raise ConfigError(
             "trainer.gradient_clip_val does not go with trainer.precision=16-mixed and a fused optimizer; set "
@@ -99,12 +99,12 @@ def _check_clipping(trainer: Mapping[str, Any], optim: Mapping[str, Any]) -> Non
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
-    """A composed configuration without Hydra's own part."""
+    """A composed configuration without its `hydra` node."""
     return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
 def _check_root(config: Mapping[str, Any]) -> None:
-    """The groups and keys that a configuration has, and no others."""
+    """ConfigError for an unknown or missing group or key at the root."""
     for key in config:
         if key == "experiment":
             raise ConfigError("an experiment file needs the first line `# @package _global_`")
@@ -133,18 +133,18 @@ def _check_root(config: Mapping[str, Any]) -> None:
 
 
 def _check_metrics(metrics: Mapping[str, Any]) -> None:
-    """What is reported of every run has its names."""
+    """ConfigError where a reported metric is missing, or a metric would replace the loss."""
     for name in REPORTED:
         if name not in metrics:
             raise ConfigError(
-                f"metrics.{name} is missing: it is reported of every run; metrics of your own stand beside it"
+                f"metrics.{name} is missing: it is reported of every run; add your own metrics next to it"
             )
     if "loss" in metrics:
         raise ConfigError("metrics.loss would stand in the place of the loss itself: give that metric another name")
 
 
 def _check_model_keys(model: Mapping[str, Any]) -> None:
-    """Nothing reads other keys, so a mistyped one would be without effect."""
+    """ConfigError for any other key of `model`, which nothing would read."""
     for key in model:
         if key not in MODEL_KEYS:
             raise ConfigError(f"model has no key {key!r}; what the network takes goes into model.net: model.net.{key}")

@@ -1,4 +1,4 @@
-"""An argument without a value, as a shell leaves it where a variable is not set."""
+"""Detect arguments without a value, as an unset shell variable leaves them."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ EMPTY = re.compile(r"-{0,2}\+{0,2}[\w./@-]+=\s*|\s*")
 
 
 def empty_argument(arguments: Sequence[str]) -> str | None:
-    """What is wrong where an argument is empty, or a `KEY=` has no value; None where all is well."""
+    """The message for the first argument that is empty or a `KEY=` without a value; None if there is none."""
     for word in arguments:
         if EMPTY.fullmatch(word):
             what = f"{word.strip()} has no value" if word.strip() else "an argument is empty"

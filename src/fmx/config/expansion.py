@@ -1,4 +1,4 @@
-"""How large a configuration becomes once its interpolations are resolved: some lines can stand for any length."""
+"""Bound the size of a configuration after interpolation: a few nested references can expand exponentially."""
 
 import re
 from collections.abc import Mapping
@@ -9,20 +9,19 @@ from fmx.errors import DataError
 
 __all__ = ["ENVIRONMENT", "check_expansion"]
 
-MAX_CHARACTERS = 10_000_000  # a configuration has some ten thousand
-REFERENCE_COST = 1_000  # resolving one reference takes as long as copying so many characters
+MAX_CHARACTERS = 10_000_000  # a usual configuration has some ten thousand
+REFERENCE_COST = 1_000  # characters whose copying takes as long as resolving one reference
 ESCAPED = re.compile(r"(?<!\\)(?:\\\\)*\\\$\{")  # after an odd number of backslashes it is text
 REFERENCE = re.compile(r"\$\{(\.*)(\w[\w.\[\]-]*)\}")
 ENVIRONMENT = r"(?:\$\{oc\.env:[^${}]*\}|\$\{oc\.decode:\$\{oc\.env:[^${}]*\}\})"
-# Neither makes more of what it is given: the others of OmegaConf can read other keys, or build lists and mappings.
+# These resolvers return short texts; OmegaConf's others can read other keys, or build lists and mappings.
 RESOLVER = re.compile(rf"{ENVIRONMENT}|\$\{{(?:count|run_dir|stamp|subfolders):[^${{}}]*\}}")
 
 
 def check_expansion(config: Mapping[Any, Any], group: str, source: Path) -> None:
-    """DataError where a group's interpolations grow without bounds, or are others than fmx's own configuration has.
+    """DataError where a group's interpolations expand beyond 10 million characters, or use unknown resolvers.
 
-    config: plain values, not resolved. The group may come to 10 million characters, each reference counted where it
-    stands, and as a thousand characters more.
+    config: plain values, not resolved. Each reference counts as what it expands to, plus a thousand characters.
     """
     try:
         _Sizes(source).size_of(config.get(group), group, (config,))
@@ -30,15 +29,15 @@ def check_expansion(config: Mapping[Any, Any], group: str, source: Path) -> None
         raise DataError(f"{source} cannot be resolved: its interpolations refer to one another too often") from None
 
 
-Chain = tuple[Any, ...]  # the containers that a node is in, the whole configuration first
+Chain = tuple[Any, ...]  # a node's containers, the root first
 
 
 class _Sizes:
-    """The characters that nodes come to; each node that is referred to is looked at once."""
+    """Sizes of nodes in characters; each referenced node is measured once."""
 
     def __init__(self, source: Path) -> None:
         self.source = source
-        self.known: dict[tuple[int, int], int] = {}  # by the node and its container: equal texts may be one object
+        self.known: dict[tuple[int, int], int] = {}  # by node and container, since equal strings may be one object
 
     def size_of(self, node: Any, place: str, chain: Chain) -> int:
         if isinstance(node, Mapping | list):
@@ -61,19 +60,19 @@ class _Sizes:
         return size
 
     def _reference_size(self, dots: str, key: str, chain: Chain) -> int:
-        """What a reference comes to: one dot before the key is the container it stands in, two that one's own."""
+        """The size of a reference's target; one leading dot is the node's container, two its parent."""
         if len(dots) > len(chain):
-            return 1  # it leads nowhere, which resolving says better
+            return 1  # no such target: resolving gives the better error
         node, chain = _select(key, chain[: len(chain) + 1 - len(dots)] if dots else chain[:1])
         where = id(node), id(chain[-1])
         if where not in self.known:
-            self.known[where] = 0  # what refers to itself is refused when it is resolved
+            self.known[where] = 0  # resolving refuses cycles
             self.known[where] = self.size_of(node, key, chain)
         return self.known[where]
 
 
 def _select(key: str, chain: Chain) -> tuple[Any, Chain]:
-    """What a dotted key names in the last container, None where nothing, and the containers that it is in."""
+    """The node at a dotted key in the last container (None where there is none), and its containers."""
     node = chain[-1]
     chain = chain[:-1]
     for part in re.findall(r"[^.\[\]]+", key):

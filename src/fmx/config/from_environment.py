@@ -1,7 +1,7 @@
-"""Values that come from the environment: stored as the reference that was written, never as what the variable says.
+"""Values from environment variables: a run's files store the reference, never the value.
 
-A secret, a token or a machine's own name would lie in every file of a run otherwise. A digest beside the reference
-tells whether the variable still says the same. Where a run and its data lie is no secret: run.json has that anyway.
+A token or a machine's name would otherwise be in every file of a run. A digest next to the reference tells whether the
+variable still has that value. The paths of a run and its data are stored in full, since run.json has them anyway.
 """
 
 import hashlib
@@ -40,14 +40,14 @@ __all__ = [
 STORED_REFERENCE = re.compile(r"(?s)(.*\$\{.*) \(digest [0-9a-f]{16}\)")
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 VARIABLE = re.compile(r"oc\.env:\s*(\w+)")
-REPEATABLE = re.compile(rf"(?:[^$]*(?:\$\{{[\w.]+\}}|{ENVIRONMENT}))+[^$]*")  # what needs no code of anybody's
-ROUNDS = 50_000  # of the digest: to guess a variable costs as much each time
-SHORT = 4  # characters that a text may have by chance
+REPEATABLE = re.compile(rf"(?:[^$]*(?:\$\{{[\w.]+\}}|{ENVIRONMENT}))+[^$]*")  # needs no custom resolver
+ROUNDS = 50_000  # of the digest, which makes each guess of a value expensive
+SHORT = 4  # values below this length may occur in a text by chance
 Place = tuple[str | int, ...]
 
 
 class _RecordingEnviron(ChainMap[str, str]):
-    """The environment, and which of its variables were read."""
+    """os.environ that records which variables are read."""
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
@@ -61,10 +61,10 @@ class _RecordingEnviron(ChainMap[str, str]):
 
 @contextmanager
 def _record_reads() -> Iterator[set[str]]:
-    """The names of the variables that are set and read meanwhile, by a resolver of OmegaConf's or of anybody's."""
+    """Yield a set that receives the names of the set variables that any resolver reads in the block."""
     before = os.environ
     watched = _RecordingEnviron(before)
-    os.environ = watched  # type: ignore[assignment]  # noqa: B003 - the same variables, looked at
+    os.environ = watched  # type: ignore[assignment]  # noqa: B003 - the same variables, recorded
     try:
         yield watched.read
     finally:
@@ -72,9 +72,9 @@ def _record_reads() -> Iterator[set[str]]:
 
 
 def to_stored(config: DictConfig) -> dict[str, Any]:
-    """A configuration without its hydra node as plain values to be stored: resolved but for the environment's.
+    """A configuration without its hydra node as plain values to store: resolved, except for environment variables.
 
-    Such a value is the text that was written in its place, with a digest of what it came to.
+    Such a value is stored as its reference, with a digest of the value.
     """
     if "hydra" in config:
         config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
@@ -87,7 +87,7 @@ def to_stored(config: DictConfig) -> dict[str, Any]:
 
 
 def _location_variables(config: DictConfig) -> set[str]:
-    """The variables that say where the run and its data lie."""
+    """The variables that run_dir and data.root read."""
     with _record_reads() as read:
         for key in ("run_dir", "data.root"):
             OmegaConf.select(config, key)
@@ -128,13 +128,13 @@ def is_reference(value: object) -> bool:
 
 
 def reference_of(value: str) -> str:
-    """What was written in the place of a value that is stored as a reference."""
+    """The reference without its digest; any other text unchanged."""
     found = STORED_REFERENCE.fullmatch(value)
     return found[1] if found else value
 
 
 def references(stored: Any) -> dict[Place, str]:
-    """The places of the values that are stored as references, and what is stored there."""
+    """The stored references of a configuration, by place."""
     return dict(_references(stored, ()))
 
 
@@ -147,17 +147,16 @@ def _references(node: Any, place: Place) -> Iterator[tuple[Place, str]]:
 
 
 def with_references(plain: Any, stored: Mapping[Place, str]) -> Any:
-    """A plain configuration with what was written in the places that follow from the environment."""
+    """A plain configuration with the stored references, without digests, put back in their places."""
     for place, text in stored.items():
         plain = _with(plain, place, reference_of(text))
     return plain
 
 
 def from_stored(stored: dict[str, Any], source: Path) -> dict[str, Any]:
-    """A stored configuration with the values that the environment still says; what it says otherwise stays a reference.
+    """A stored configuration with the references resolved whose value still matches the digest; others stay references.
 
-    The files may be anybody's: no resolver but `oc.env`, or `oc.decode` of that, is asked, and what comes of it must
-    have the digest. source: what errors name.
+    The files may come from anyone, so no resolver runs but `oc.env`, or `oc.decode` of it. source: what errors name.
     """
     found = references(stored)
     live = escape_interpolations(stored)
@@ -192,9 +191,9 @@ def _with(node: Any, place: Place, value: Any) -> Any:
 
 
 def check_resolved(config: Any, source: Path, groups: Iterable[str] | None = None) -> None:
-    """DataError for the first value that the environment does not say any more, with the variable to set.
+    """DataError for the first reference that could not be resolved, with the variable to set.
 
-    groups: those that are needed; None for all.
+    groups: the groups to check; None for all.
     """
     wanted = None if groups is None else {*groups}
     found = references(config)
@@ -204,7 +203,7 @@ def check_resolved(config: Any, source: Path, groups: Iterable[str] | None = Non
 
 
 def check_variables_set(stored: Mapping[Place, str], source: Path) -> None:
-    """DataError for the first reference whose variable is not set at all, and has no default."""
+    """DataError for the first reference whose variable is unset and has no default."""
     for place, text in stored.items():
         missing = [name for name in re.findall(r"oc\.env:\s*(\w+)\s*\}", text) if name not in os.environ]
         if missing:
@@ -212,7 +211,7 @@ def check_variables_set(stored: Mapping[Place, str], source: Path) -> None:
 
 
 def why_unresolved(place: Place, stored: Mapping[Place, str]) -> str:
-    """Why a value that is stored as a reference cannot be had: a variable that is missing, or is another."""
+    """Why a stored reference cannot be resolved: its variable is unset, or has another value."""
     key, text = ".".join(map(str, place)), stored[place]
     names = _variables_of(text, {".".join(map(str, other)): each for other, each in stored.items()})
     if missing := [name for name in names if name not in os.environ]:
@@ -224,15 +223,15 @@ def why_unresolved(place: Place, stored: Mapping[Place, str]) -> str:
 
 
 def _variables_of(text: str, stored: Mapping[str, str]) -> list[str]:
-    """The variables that a reference leads to, itself or by way of another key."""
+    """The variables that a reference reads, directly or through other keys."""
     texts = [text]
     for each in texts:
-        texts += [there for key in REFERENCE.findall(each) if (there := stored.get(key)) and there not in texts]
+        texts += [other for key in REFERENCE.findall(each) if (other := stored.get(key)) and other not in texts]
     return list(dict.fromkeys(name for each in texts for name in VARIABLE.findall(each)))
 
 
 def variables(config: DictConfig) -> dict[str, str]:
-    """What the variables that a configuration reads say, by name, but for those that say where things lie."""
+    """The environment variables that a configuration reads, with their values, except those of its paths."""
     with _record_reads() as read:
         OmegaConf.to_container(config, resolve=True)
     return {name: os.environ[name] for name in read - _location_variables(config) if len(os.environ[name]) >= SHORT}

@@ -1,4 +1,4 @@
-"""A run's exact configuration as a file that `python -m fmx.run` takes: later edits of conf/ change nothing."""
+"""Write a run's exact configuration as a file for `python -m fmx.run`, independent of later edits of conf/."""
 
 import json
 import re
@@ -35,7 +35,7 @@ HYDRA: dict[str, Any] = {
     "job": {"name": "run"},
     "callbacks": {"check": {"_target_": "fmx.commands.hydra_callback.Check", "bounded": True}},
 }
-REFERENCES = re.compile(r"(?:[^$]*\$\{[\w.]+\})+[^$]*")  # to other keys; a resolver might do anything
+REFERENCES = re.compile(r"(?:[^$]*\$\{[\w.]+\})+[^$]*")  # references to other keys alone, no resolvers
 DEFAULTS: list[Any] = ["_self_", {"override hydra/job_logging": "fmx"}, {"override hydra/hydra_logging": "fmx"}]
 
 
@@ -48,16 +48,15 @@ def freeze(
     choices: Mapping[str, str],
     stored: Mapping[Place, str],
 ) -> list[str]:
-    """Write exact.yaml into a folder and return the arguments with which fmx.run composes just that.
+    """Write exact.yaml into a folder; returns the arguments with which fmx.run composes exactly this configuration.
 
-    config: resolved and trusted; what lies below its run_dir will lie below the new run's. written: the same before it
-    was resolved, which says what values follow from others. overrides, choices: what the new run's records will name.
-    stored: what the run has of the environment (`references`), which stays a reference.
+    config: resolved and trusted; paths below its run_dir move to the new run's. written: the same unresolved, to keep
+    references between keys. overrides, choices: for the new run's records. stored: its environment references.
     """
     plain: Any = OmegaConf.to_container(config, resolve=True)
     moved = relocated(plain)
     following = _restore_references(moved, written)
-    if _resolved(following) != _resolved(moved):  # somebody has changed one of the two since
+    if _resolved(following) != _resolved(moved):  # one of the two files was edited
         following = moved
     hydra = HYDRA | {"callbacks": {**HYDRA["callbacks"], "origin": origin(overrides, choices)}}
     following = with_references(following, stored)
@@ -66,7 +65,7 @@ def freeze(
 
 
 def _restore_references(resolved: Any, written: Any) -> Any:
-    """A node with every value that was written with `${another.key}` in it written so again."""
+    """A resolved node with every value that was written as `${another.key}` written that way again."""
     if isinstance(written, str) and REFERENCES.fullmatch(written):
         return written
     if isinstance(resolved, Mapping) and isinstance(written, Mapping):
@@ -77,7 +76,7 @@ def _restore_references(resolved: Any, written: Any) -> Any:
 
 
 def _resolved(plain: Mapping[str, Any]) -> object:
-    """The values that a configuration comes to; None where it cannot be resolved, or grows beyond the bound."""
+    """A resolved configuration; None where it cannot be resolved, or expands beyond the bound."""
     try:
         for key in plain:
             check_expansion(plain, key, Path(FROZEN))
@@ -89,9 +88,9 @@ def _resolved(plain: Mapping[str, Any]) -> object:
 def origin(
     overrides: Sequence[str], choices: Mapping[str, Any], stored: Mapping[Place, str] | None = None
 ) -> dict[str, str]:
-    """The node of the callback Origin, with what it is told as one text.
+    """The configuration node of the Origin callback, its facts encoded as one string.
 
-    Hydra would make an object of any mapping below a callback that names a target, and resolve any interpolation.
+    Otherwise Hydra would instantiate every mapping with a `_target_` below a callback, and resolve interpolations.
     """
     facts: dict[str, Any] = {"overrides": list(overrides), "choices": dict(choices)}
     if stored:
@@ -100,7 +99,7 @@ def origin(
 
 
 def write_frozen(path: Path, config: Mapping[str, Any], hydra: Mapping[str, Any]) -> None:
-    """Write a configuration that needs no other file but Hydra's logging; whoever reads it sees a whole one."""
+    """Atomically write a configuration whose defaults list holds Hydra's logging alone."""
     text = yaml.safe_dump({"defaults": DEFAULTS, **config, "hydra": dict(hydra)}, sort_keys=False, allow_unicode=True)
     partial = path.with_suffix(".yaml.part")
     partial.write_text(text, encoding="utf-8")
@@ -110,8 +109,8 @@ def write_frozen(path: Path, config: Mapping[str, Any], hydra: Mapping[str, Any]
 def freeze_job(config: DictConfig, path: Path) -> None:
     """Write a composed job of a sweep as a configuration of its own.
 
-    config: with its hydra node, not resolved: an interpolation still says that a value follows from another one. What
-    follows from the time instead is as it is now; what follows from the environment must be as it is now.
+    config: with its hydra node, unresolved, so that references between keys are kept. Values of other resolvers, such
+    as the time, are fixed now; environment variables must have the same values when the job starts.
     """
     ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     written: Any = OmegaConf.to_container(ours, resolve=False)
@@ -122,55 +121,55 @@ def freeze_job(config: DictConfig, path: Path) -> None:
     hydra: Any = OmegaConf.to_container(OmegaConf.masked_copy(config.hydra, ["job", "callbacks"]), resolve=False)
     job = {key: hydra["job"][key] for key in ("name", "num", "chdir", "env_set", "env_copy") if key in hydra["job"]}
     choices: Any = OmegaConf.to_container(config.hydra.runtime.choices, resolve=False)
-    told = origin(as_typed(config.hydra.overrides.task), choices, stored)
-    write_frozen(path, plain, {"job": job, "callbacks": {**hydra["callbacks"], "origin": told}})
+    origin_node = origin(as_typed(config.hydra.overrides.task), choices, stored)
+    write_frozen(path, plain, {"job": job, "callbacks": {**hydra["callbacks"], "origin": origin_node}})
 
 
 class Origin(Callback):
-    """The Hydra callback that gives a frozen job back what freezing takes away: who chose what, in which words."""
+    """The Hydra callback that restores the overrides and choices that a frozen job was composed from."""
 
     def __init__(self, facts: str) -> None:
-        told = json.loads(facts)
-        self.overrides: list[str] = told["overrides"]  # which nothing resolves: see as_typed
-        self.choices: dict[str, Any] = escape_interpolations(told["choices"])
-        self.stored = stored_of(told)
+        decoded = json.loads(facts)
+        self.overrides: list[str] = decoded["overrides"]  # never resolved: see as_typed
+        self.choices: dict[str, Any] = escape_interpolations(decoded["choices"])
+        self.stored = stored_of(decoded)
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Let the run's records name the overrides and choices of the sweep."""
+        """Give the run the sweep's overrides and choices; Refusal where an environment variable has changed."""
         with open_dict(config):
             config.hydra.overrides.task = self.overrides
             config.hydra.runtime.choices = self.choices
         if self.stored:
             try:
                 check_same(self.stored, references(to_stored(config)), "this job")
-            except DataError as error:  # Hydra would warn of it, and begin the run
+            except DataError as error:  # Hydra would only warn, and start the run
                 raise Refusal(error) from None
 
 
 def stored_of(facts: Mapping[str, Any]) -> dict[Place, str]:
-    """What a frozen job has of the environment, from what its callback Origin is told."""
+    """A frozen job's environment references, from the facts of its Origin callback."""
     return {tuple(place): text for place, text in facts.get("environment", [])}
 
 
 def check_same(then: Mapping[Place, str], now: Mapping[Place, str], what: str) -> None:
-    """DataError for the first value of a job that the environment said then, and does not now."""
+    """DataError for the first environment reference whose value has changed. what: names the job in the error."""
     for place, text in then.items():
         if now.get(place) != text:
             raise DataError(f"{what}: {why_unresolved(place, then)}")
 
 
 def relocated(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A plain, resolved configuration with every path below its run_dir written from `${run_dir}` on."""
+    """A plain, resolved configuration with every path below its run_dir written relative to `${run_dir}`."""
     moved: dict[str, Any] = _relocate(config, str(config.get("run_dir")))
     return moved
 
 
 def _relocate(node: Any, run_dir: str) -> Any:
-    """The node with every path below the old run directory below the new one; other text stays as it is."""
+    """A node with paths below `run_dir` rewritten, and all other interpolations escaped."""
     if isinstance(node, Mapping):
         return {key: _relocate(child, run_dir) for key, child in node.items()}
     if isinstance(node, list):
         return [_relocate(child, run_dir) for child in node]
     if isinstance(node, str) and (node == run_dir or node.startswith(f"{run_dir}/")):
         return "${run_dir}" + escape_interpolations(node.removeprefix(run_dir))
-    return escape_interpolations(node)  # resolved once, never again
+    return escape_interpolations(node)  # resolved already

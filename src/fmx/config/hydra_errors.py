@@ -1,4 +1,4 @@
-"""Hydra's and OmegaConf's exceptions in fmx's words: what is wrong, where, and the nearest right name."""
+"""Turn Hydra's and OmegaConf's exceptions into plain errors: what is wrong, where, and the nearest valid name."""
 
 import difflib
 import re
@@ -35,31 +35,31 @@ LIBRARIES = ("hydra.", "pytorch_lightning.", "lightning_fabric.")
 def likely_keys(key: str, last: str, siblings: Iterable[str], node: Container | None) -> str:
     """`; did you mean 'optim.lr'?` for a key that does not exist, else a full stop.
 
-    last: its part that is unknown. siblings: what stands in that part's place. node: a part of the configuration.
+    last: the unknown part of the key. siblings: the keys at its level. node: any node of the configuration.
     """
     names = list(siblings)
     if key.startswith("hydra.") or difflib.get_close_matches(last, names, n=1, cutoff=VERY_CLOSE):
         return nearest(last, names)
-    from fmx.config.key_names import suggest_keys  # which reads all of conf/
+    from fmx.config.key_names import suggest_keys  # reads all of conf/
 
-    found = suggest_keys(key, node._get_root() if node is not None else None)  # noqa: SLF001 - a node does not know it otherwise
+    found = suggest_keys(key, node._get_root() if node is not None else None)  # noqa: SLF001 - no public way
     said = [name if "'" in name else repr(name) for name in found]
     return f"; did you mean {' or '.join(said)}?" if said else nearest(last, names, cutoff=CLOSE)
 
 
 def translate(raised: BaseException) -> FmxError | None:
-    """The ConfigError that says plainly what a library's refusal of a configuration means; None for anything else."""
+    """The plain error for a library's refusal of a configuration; None for any other exception."""
     kinds: list[tuple[type[BaseException], Callable[[Any], FmxError]]] = [
-        (FmxError, lambda error: error),  # a resolver of ours may have raised the plain error already
+        (FmxError, lambda error: error),  # raised by one of fmx's resolvers
         (MissingConfigException, _missing_member),
         (OverrideParseException, _unreadable_override),
         (OmegaConfBaseException, lambda cause: _bad_key(cause, raised)),
         (MarkedYAMLError, _bad_yaml),
     ]
-    for kind, say in kinds:
+    for kind, to_error in kinds:
         for cause in chain(raised):
             if isinstance(cause, kind):
-                return say(cause)
+                return to_error(cause)
     if isinstance(raised, InstantiationException):
         return _failed_target(raised)
     return _composition(raised) if isinstance(raised, HydraException) or _refused_by_library(raised) else None
@@ -70,7 +70,7 @@ def _groups() -> list[str]:
 
 
 def _missing_member(raised: MissingConfigException) -> ConfigError:
-    """`model=dilatd`: the nearest member of the group, and all of them."""
+    """The error for `model=dilatd`: the nearest member of the group, and all members."""
     group, _, name = str(raised.missing_cfg_file or "").rpartition("/")
     searched = [Path(root) / group for root in re.findall(r"path=file://(.+)", str(raised))]
     options = raised.options or [file.stem for folder in searched for file in folder.glob("*.yaml")]
@@ -104,7 +104,7 @@ def _bad_yaml(raised: MarkedYAMLError) -> ConfigError:
 
 
 def _bad_key(cause: OmegaConfBaseException, raised: BaseException) -> ConfigError:
-    """A key that does not exist, a value that is missing, or an interpolation that leads nowhere."""
+    """The error for an unknown key, a missing value or an interpolation without a target."""
     key = str(cause.full_key or cause.key or "")
     if isinstance(cause, MissingMandatoryValue):
         return ConfigError(f"{key} has no value: give it one with {key}=VALUE")
@@ -129,7 +129,7 @@ def _bad_key(cause: OmegaConfBaseException, raised: BaseException) -> ConfigErro
 def _leads_nowhere(key: str, cause: InterpolationKeyError) -> ConfigError:
     found = re.search(r"'([^']+)'", str(cause.msg or cause))
     wanted = found[1] if found else "?"
-    if not key:  # OmegaConf does not say where it stood, if that was where Hydra itself is told something
+    if not key:  # OmegaConf does not name the key if it belongs to the hydra node
         typed = next((word for word in sys.argv[1:] if f"${{{wanted}}}" in word), "")
         key = typed.partition("=")[0] or "hydra"
     return ConfigError(f"{key} refers to {wanted}, which does not exist")
@@ -145,7 +145,7 @@ def _unresolved(key: str, cause: InterpolationResolutionError) -> ConfigError:
 
 
 def _failed_target(raised: InstantiationException) -> ConfigError:
-    """A constructor that raised something unforeseen, which may be a bug in it."""
+    """The error for a constructor that raised an unexpected exception, which may be a bug in it."""
     said, _, key = str(raised).partition("full_key: ")
     return ConfigError(
         f"{f'{key.strip()}: ' if key else ''}{' '.join(said.split())} (HYDRA_FULL_ERROR=1 shows the traceback)"
@@ -153,7 +153,7 @@ def _failed_target(raised: InstantiationException) -> ConfigError:
 
 
 def _refused_by_library(raised: BaseException) -> bool:
-    """Hydra and Lightning refuse some configurations with a plain ValueError of their own."""
+    """Whether Hydra or Lightning refused a configuration with a plain ValueError or MisconfigurationException."""
     if not isinstance(raised, ValueError) and type(raised).__name__ != "MisconfigurationException":
         return False
     frames = [frame for frame, _ in walk_tb(raised.__traceback__)]
@@ -161,7 +161,7 @@ def _refused_by_library(raised: BaseException) -> bool:
 
 
 def _composition(raised: BaseException) -> ConfigError:
-    """What is wrong with groups, defaults lists and overrides."""
+    """The error for groups, defaults lists and overrides that Hydra cannot compose."""
     said = " ".join(str(raised).split())
     if group := re.match(r"(?:In '([^']+)': )?Could not override '([^']+)'", said):
         where = f"{group[1]}: " if group[1] else ""

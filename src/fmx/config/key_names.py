@@ -1,4 +1,4 @@
-"""Which key or group a name means that a configuration does not have: by what other programs call it, or nearly so."""
+"""Suggest keys and groups for unknown names, by other programs' names for them and by similarity."""
 
 import difflib
 import re
@@ -15,7 +15,7 @@ from fmx.errors import DataError
 
 __all__ = ["choices_named", "is_key", "members", "nearest_member", "suggest_keys"]
 
-# What other programs and the tutorials call it, lower case and with underscores.
+# Names for these keys in other programs and tutorials, in lower case with underscores.
 KNOWN_AS = {
     "optim.lr": ["learning_rate", "learningrate", "base_lr", "init_lr", "initial_lr", "lr0"],
     "trainer.max_epochs": ["epochs", "epoch", "num_epochs", "n_epochs", "nepochs", "max_epoch", "train_epochs"],
@@ -61,7 +61,7 @@ KNOWN_AS = {
     "'callbacks=[default,early_stopping]'": ["early_stop", "earlystopping", "earlystop"],
     "model=pretrained": ["finetune", "fine_tune", "use_pretrained", "transfer"],
 }  # fmt: skip
-# What other programs call a member of a group, lower case and without what is no letter or digit.
+# Names for group members in other programs, lower-case letters and digits alone.
 MEMBERS_KNOWN_AS = {
     "augment": {"null": "none", "off": "none", "false": "none", "hflip": "flip", "cutout": "erasing"},
     "logger": {"null": "none", "off": "none", "false": "none", "tensorboard": "default", "tb": "default"},
@@ -71,16 +71,16 @@ MEMBERS_KNOWN_AS = {
     "trainer": {"cuda": "gpu", "auto": "default", "mps": "default", "debug": "smoke", "multigpu": "ddp"},
 }
 SYNONYMS = {synonym: name for name, synonyms in KNOWN_AS.items() for synonym in synonyms}
-MANY = 3  # keys of the same name that an answer lists
-LETTERS = 3  # that a part of a name has at least which says something
-CLOSE = 0.8  # of difflib; below, two words have little in common
+MANY = 3  # suggestions in one message
+LETTERS = 3  # minimum length of a meaningful part of a name
+CLOSE = 0.8  # difflib's cutoff: below it, words have little in common
 
 
 def suggest_keys(key: str, config: Container | None = None) -> list[str]:
-    """The full names that a key may have meant, likeliest first; none where nothing is like it.
+    """The full keys that an unknown key may have meant, likeliest first.
 
-    config: the composed configuration, whose keys come before those of members that it did not choose; these are
-    named with the member that has them.
+    config: the composed configuration; its keys come first. Keys of group members that it did not choose are named
+    together with the member.
     """
     key = key.strip().lstrip("+~").lower().replace("-", "_")
     plain: Any = OmegaConf.to_container(config, resolve=False) if config is not None else {}
@@ -101,7 +101,7 @@ def suggest_keys(key: str, config: Container | None = None) -> list[str]:
 
 
 def _exact_names(key: str, renamed: str, keys: set[str]) -> list[str]:
-    """What a key, or the one that its group's name here makes of it, names exactly or by another program's word."""
+    """The keys that a key, or its form with the group renamed, matches exactly or by another program's name."""
     last = key.rpartition(".")[2]
     if key in keys or renamed in keys:
         return [key if key in keys else renamed]
@@ -115,12 +115,12 @@ def _exact_names(key: str, renamed: str, keys: set[str]) -> list[str]:
 
 
 def choices_named(name: str) -> list[str]:
-    """`GROUP=NAME`, as a shell takes it, for every group that has such a member."""
+    """`GROUP=NAME`, quoted for a shell, for every group that has such a member."""
     return [_choice(group, member) for group, member in _members() if member == name]
 
 
 def nearest_member(group: str, name: str, members: Iterable[str]) -> str | None:
-    """The member of a group that a name which is none may have meant: in other letters, or by a library's name."""
+    """The member that an unknown name may have meant, by spelling or by a library's name for it."""
     plain = {_normalized(member): member for member in members}
     typed = _normalized(name)
     if (known := MEMBERS_KNOWN_AS.get(group, {}).get(typed)) in plain.values():
@@ -133,7 +133,7 @@ def nearest_member(group: str, name: str, members: Iterable[str]) -> str | None:
 
 
 def members(group: str) -> list[str]:
-    """The names that a group has."""
+    """The names of a group's members."""
     return [member for each, member in _members() if each == group]
 
 
@@ -146,9 +146,9 @@ def _groups() -> set[str]:
 
 
 def _choice(group: str, member: str) -> str:
-    """How a command chooses a member; callbacks come beside those that every run has."""
-    beside = group == "callbacks" and member != "default"
-    return f"'callbacks=[default,{member}]'" if beside else f"{group}={member}"
+    """The override that chooses a member; callbacks are added to the default ones."""
+    adds = group == "callbacks" and member != "default"
+    return f"'callbacks=[default,{member}]'" if adds else f"{group}={member}"
 
 
 def _with_members(keys: list[str], elsewhere: Mapping[str, str]) -> list[str]:
@@ -163,22 +163,22 @@ def _members() -> list[tuple[str, str]]:
 
 @cache
 def _keys_of_members() -> dict[str, str]:
-    """Each key in conf/GROUP/NAME.yaml, in full, and how those members are chosen that have it."""
-    having = defaultdict[str, list[str]](list)
+    """Each full key of conf/GROUP/NAME.yaml, with the overrides that choose the members that have it."""
+    choices = defaultdict[str, list[str]](list)
     for group, name in _members():
         if group in {"experiment", "hydra"}:
             continue
         try:
             values = read_yaml(CONF_DIR / group / f"{name}.yaml")
-        except DataError:  # composition says what is wrong with it
+        except DataError:  # composition reports it
             continue
         for key, _ in _leaves(values):
-            having[f"{group}.{key}"].append(_choice(group, name))
-    return {key: " or ".join(members[:MANY]) for key, members in having.items()}
+            choices[f"{group}.{key}"].append(_choice(group, name))
+    return {key: " or ".join(members[:MANY]) for key, members in choices.items()}
 
 
 def _leaves(node: dict[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key that people set, in full, with its value."""
+    """Every full key that users set, with its value."""
     for name, child in node.items():
         if str(name).startswith("_") or name == "defaults":
             continue
@@ -190,5 +190,5 @@ def _leaves(node: dict[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def is_key(name: str) -> bool:
-    """Whether a full key is one of conf/config.yaml or of a member of a group."""
+    """Whether conf/config.yaml or a group member has a full key."""
     return name in _keys_of_members() or name in dict(_leaves(read_yaml(CONF_DIR / "config.yaml")))

@@ -1,6 +1,6 @@
-"""How fmx prints a command line: as a person can type it, in any folder.
+"""Quote the command lines that fmx prints, so that they can be pasted into a shell.
 
-Every command that a message, a record or a page shows comes from here, so whoever looks for them looks for the callers.
+Every command in a message, record or page is made here, so its callers are all the places that print one.
 """
 
 import shlex
@@ -9,8 +9,8 @@ __all__ = ["printed_command"]
 
 
 def printed_command(*words: str) -> str:
-    """Words of a command line, as its program is to see them, quoted for a shell.
+    """The arguments of a program, program name first, as one line quoted for a shell.
 
-    A path in an override is quoted for Hydra before: see `fmx.config.quoting.override`.
+    Paths in overrides must already be quoted for Hydra: see `fmx.config.quoting.override`.
     """
     return shlex.join(words)

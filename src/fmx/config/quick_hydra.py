@@ -1,4 +1,4 @@
-"""Hydra 1.3.8 without what it does twice, with a user's files first, and with --help of whole members alone."""
+"""Patches of Hydra 1.3.8: compose once, search the user's folders first, list only real members in --help."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ Copy = tuple[list[Override], CachingConfigRepository]
 
 @contextmanager
 def compose_once() -> Iterator[None]:
-    """Meanwhile, let a run have what Hydra composes first, only to see whether a file sets hydra.mode."""
+    """In the block, a run reuses the configuration that Hydra composes first only to read hydra.mode."""
     composed = ConfigLoaderImpl.load_configuration
     kept: dict[tuple[str | None, ...], DictConfig | Exception] = {}
 
@@ -32,10 +32,10 @@ def compose_once() -> Iterator[None]:
             if isinstance(known, Exception):
                 raise known
             return known or composed(loader, config_name, overrides, run_mode, **how)
-        as_run = (*asked, "hydra.mode=RUN")  # as Hydra asks next, where neither a file nor -m says otherwise
+        as_run = (*asked, "hydra.mode=RUN")  # Hydra's next request, unless a file or -m sets the mode
         try:
             cfg = composed(loader, config_name, overrides, RunMode.RUN)
-        except Exception as error:  # noqa: BLE001 - for Hydra to tell, unless it is a multirun after all
+        except Exception as error:  # noqa: BLE001 - Hydra reports it, unless this is a multirun
             kept[as_run] = error
             return composed(loader, config_name, overrides, run_mode, **how)
         if cfg.hydra.mode is not None:
@@ -43,7 +43,7 @@ def compose_once() -> Iterator[None]:
         cfg.hydra.mode = RunMode.RUN
         cfg.hydra.overrides.hydra.append("hydra.mode=RUN")
         kept[as_run] = cfg
-        return OmegaConf.create({"hydra": {"mode": None}})  # all that Hydra wants to know now
+        return OmegaConf.create({"hydra": {"mode": None}})  # Hydra reads nothing else here
 
     ConfigLoaderImpl.load_configuration = load  # type: ignore[assignment, method-assign]
     try:
@@ -54,7 +54,7 @@ def compose_once() -> Iterator[None]:
 
 @contextmanager
 def list_groups_from_one_copy() -> Iterator[None]:
-    """Meanwhile, let help copy all that was read once, not for each group (seen in Hydra 1.3.8)."""
+    """In the block, --help copies the config repository once instead of once per group (as Hydra 1.3.8 does)."""
     copied = ConfigLoaderImpl._parse_overrides_and_create_caching_repo  # noqa: SLF001
 
     @cache
@@ -73,7 +73,7 @@ def list_groups_from_one_copy() -> Iterator[None]:
 
 @contextmanager
 def list_whole_members_only() -> Iterator[None]:
-    """Let it leave out what starts with an underscore, such as data/_loader: such a file is no choice by itself."""
+    """In the block, listings omit names with a leading underscore, such as data/_loader, which no one can choose."""
     listed = ConfigLoaderImpl.get_group_options
 
     def whole(loader: ConfigLoaderImpl, *group: Any, **how: Any) -> list[str]:
@@ -88,7 +88,7 @@ def list_whole_members_only() -> Iterator[None]:
 
 @contextmanager
 def own_files_first() -> Iterator[None]:
-    """Let files below --config-dir and hydra.searchpath go before fmx's of the same name, not after them."""
+    """In the block, files below --config-dir and hydra.searchpath take precedence over fmx's of the same name."""
     prepended, appended = ConfigSearchPathImpl.prepend, ConfigSearchPathImpl.append
 
     def prepend(search: ConfigSearchPathImpl, provider: str, path: str, anchor: Any = None) -> None:

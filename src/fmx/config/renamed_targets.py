@@ -1,11 +1,11 @@
-"""Targets that have another name now than in the configurations of earlier runs."""
+"""Old and present names of `_target_`s, so that configurations of earlier runs stay readable."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 __all__ = ["present_name", "with_first_names", "with_present_names"]
 
-# What runs of 0.1 name, and where it is now: a module with all that is in it, or one of its names. The longest counts.
+# Old name: present name, of a module with all its contents or of one object; the longest match counts.
 MOVED = {
     "fmx.augment": "fmx.data.augment",
     "fmx.callbacks": "fmx.training.callbacks",
@@ -20,29 +20,29 @@ MOVED = {
     "fmx.search": "fmx.sweeps.search",
     "fmx.sweep": "fmx.sweeps",
 }
-# The present name of a target and the one that it took the place of. A run that was begun under the earlier name is
-# gone on with under the present one, so the present one reads the earlier one's state from checkpoints.
+# Present name: the target that it replaced. Runs of the old target are resumed with the present one, which therefore
+# reads the old one's state from checkpoints.
 FIRST_NAMES = {"fmx.training.callbacks.ema.EMA": "pytorch_lightning.callbacks.EMAWeightAveraging"}
 BACK = {new: old for old, new in MOVED.items()}
 
 
 def present_name(target: str) -> str:
-    """The name that a target has now."""
+    """The present name of a target."""
     return _replaced(target, MOVED)
 
 
 def with_present_names(node: Any) -> Any:
-    """A plain node in which every target has the name that it has now."""
+    """A plain node with every target renamed to its present name."""
     return _with_names(node, present_name)
 
 
 def with_first_names(node: Any) -> Any:
-    """A plain node in which every target has the first name that it had, so that runs of any time can be compared."""
+    """A plain node with every target renamed to its first name, so that runs of all versions compare equal."""
     return _with_names(node, lambda target: FIRST_NAMES.get(target) or _replaced(target, BACK))
 
 
 def _replaced(target: str, names: Mapping[str, str]) -> str:
-    """A dotted name with the longest beginning that `names` knows in its new form."""
+    """A dotted name with its longest prefix in `names` replaced."""
     parts = target.split(".")
     for length in range(len(parts), 0, -1):
         if (new := names.get(".".join(parts[:length]))) is not None:

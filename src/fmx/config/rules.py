@@ -1,4 +1,4 @@
-"""What the values of well-known keys must be, in words and as a test, which needs no heavy import."""
+"""Rules for the values of well-known keys, checked without heavy imports."""
 
 import json
 import math
@@ -11,7 +11,7 @@ __all__ = ["Rule", "above", "check_values", "is_number_list", "one_of", "whole"]
 
 
 class Rule:
-    """What a value must be: a predicate and the words for it."""
+    """A predicate for a value, and its description in error messages."""
 
     def __init__(self, expected: str, holds: Callable[[Any], bool]) -> None:
         self.expected = expected
@@ -128,7 +128,7 @@ RULES: Mapping[str, Rule] = {
     "data.drop_last": FLAG,
     "data.split": one_of("stratified", "tail"),
     "data.validation": Rule("a count of images, a fraction between 0 and 1, 'test' or 'none'", _validation),
-    "data.normalize": Rule("dataset, unit or [mean, std]: numbers, or lists of one a channel", _normalize),
+    "data.normalize": Rule("dataset, unit or [mean, std]: numbers, or lists of one per channel", _normalize),
     "model.name": Rule("a text", lambda value: isinstance(value, str) and bool(value)),
     "optim.lr": above(0),
     "optim.weight_decay": between(0, math.inf),
@@ -142,7 +142,7 @@ RULES: Mapping[str, Rule] = {
     "schedule.scheduler.step_size": whole(1),
     "schedule.scheduler.eta_min": between(0, math.inf),
     "schedule.scheduler.pct_start": between(0, 1, below=True),
-    "loss.weight": Rule("a list of numbers of at least 0, one a class and not all 0, or null", _class_weights),
+    "loss.weight": Rule("a list of numbers of at least 0, one per class and not all 0, or null", _class_weights),
     "loss.label_smoothing": between(0, 1, below=True),
     "trainer.max_epochs": whole(1),
     "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
@@ -166,10 +166,10 @@ RULES: Mapping[str, Rule] = {
     "callbacks.ema.update_every_n_steps": whole(1),
     "trainer.max_steps": Rule("a whole number of at least 1, or -1 for max_epochs alone", _step_limit),
     "logger.tensorboard.default_hp_metric": Rule(
-        "false (the HParams tab shows the figures of the run, never Lightning's placeholder)",
+        "false (the HParams tab shows the metrics of the run, never Lightning's placeholder)",
         lambda value: value is False,
     ),
-    # What Lightning has for quick looks goes without what a run leaves, or past the loaders.
+    # Lightning's own quick modes skip the run directory, or the loaders.
     "trainer.fast_dev_run": Rule("false (trainer=smoke is the quick look)", lambda value: value is False),
     "trainer.overfit_batches": Rule(
         "0 (trainer.limit_train_batches=N data.shuffle=false augment=none trains on the same N batches)",
@@ -184,7 +184,7 @@ def check_values(config: Mapping[str, Any]) -> None:
         node: Any = config
         for part in key.split("."):
             node = node.get(part, rule) if isinstance(node, Mapping) else rule
-        if node is rule:  # a user's own optimizer need not have a momentum
+        if node is rule:  # the key is absent: a custom optimizer may have no momentum
             continue
         if not rule.holds(node):
             raise ConfigError(f"{key} must be {rule.expected}, got {'null' if node is None else repr(node)}")

@@ -1,4 +1,4 @@
-"""A user's own folder of YAML files goes before fmx's: which of its files are used in place of fmx's own."""
+"""Name the files in a user's configuration folder that replace fmx's own."""
 
 import filecmp
 import re
@@ -13,7 +13,7 @@ __all__ = ["print_shadowed_files"]
 
 
 def print_shadowed_files(config: DictConfig) -> None:
-    """One line to stderr for each of a user's files that is used in place of one of the same name in conf/."""
+    """Print one line to stderr for each user file that replaces a file of the same name in conf/."""
     words = {*re.findall(r"[\w-]+", " ".join([*map(str, config.hydra.runtime.choices.values()), *sys.argv[1:]]))}
     folders = [
         Path(each.path)

@@ -1,4 +1,4 @@
-"""What a mistyped name may have meant."""
+"""Suggest the nearest valid name."""
 
 import difflib
 from collections.abc import Iterable

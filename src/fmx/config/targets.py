@@ -1,4 +1,4 @@
-"""The `_target_`s of a configuration: they exist, take the keys that are given, and fit this machine and each other."""
+"""Check `_target_`s: they can be imported, take the given keys, and fit this machine."""
 
 import importlib
 import inspect
@@ -15,12 +15,12 @@ from fmx.errors import ConfigError
 __all__ = ["check_accelerator", "check_keys", "check_targets", "locate"]
 
 HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
-# What build hands to a target itself; any other required parameter must stand in the YAML.
+# Arguments that training.build passes; the YAML must have every other required parameter.
 FROM_BUILD = {"data": {"augment", "seed"}}
-# Keys that parts of fmx read by interpolation, and the target never sees.
+# Keys that fmx reads by interpolation and removes before it calls the target.
 OF_FMX = {"trainer": {"checkpoint_every_s"}}
-GIVEN_LATER = {"params", "optimizer"}  # what a partial lacks
-MANY = 20  # parameters; more are not listed in a message
+GIVEN_LATER = {"params", "optimizer"}  # arguments that a partial gets later
+MANY = 20  # parameters that a message lists
 SCALARS = (int, float, bool, str)
 
 
@@ -39,7 +39,7 @@ def locate(path: str, key: str) -> Callable[..., Any]:
             continue
         try:
             found = importlib.import_module(module)
-        except Exception as error:  # a module may raise anything while it is imported
+        except Exception as error:  # importing a module may raise anything
             head = f"{'.'.join(parts[:length]) or 'PYTHONPATH'} has no {parts[length]!r}"
             near = nearest(parts[length], dir(found)) if length else "; is the folder that holds it on PYTHONPATH?"
             if not isinstance(error, ModuleNotFoundError) or error.name not in {module, ".".join(parts[:length])}:
@@ -51,13 +51,13 @@ def locate(path: str, key: str) -> Callable[..., Any]:
 
 
 def check_keys(config: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a target that cannot be imported or does not take a key that it is given."""
+    """ConfigError for a target that cannot be imported or does not take a given key."""
     for key, node in _target_nodes(config, ""):
         _known_keys(_parameters(node, key), key, node)
 
 
 def check_targets(config: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a target that cannot be imported, takes other keys, or does not fit the others."""
+    """ConfigError for a target that cannot be imported, or whose signature does not fit the given keys and values."""
     for key, node in _target_nodes(config, ""):
         parameters = _parameters(node, key)
         _known_keys(parameters, key, node)
@@ -80,10 +80,10 @@ Parameters = Mapping[str, inspect.Parameter]
 
 
 def _parameters(node: Mapping[str, Any], key: str) -> Parameters:
-    """The parameters of a node's target; none where a built-in callable does not tell them."""
+    """The parameters of a node's target; `**kwargs` for built-in callables without a signature."""
     target = locate(str(node["_target_"]), key)
     try:
-        with suppress(Exception):  # an annotation may be there for type checkers alone
+        with suppress(Exception):  # an annotation may name what only type checkers import
             return inspect.signature(target, eval_str=True).parameters
         return inspect.signature(target).parameters
     except ValueError:
@@ -100,7 +100,7 @@ def _known_keys(parameters: Parameters, key: str, node: Mapping[str, Any]) -> No
 
 
 def _bind(parameters: Parameters, key: str, node: Mapping[str, Any]) -> None:
-    """Required parameters are there, and plain values are of the annotated type."""
+    """ConfigError where a required parameter is missing or a plain value has the wrong type."""
     given = {name: value for name, value in node.items() if name not in HYDRA_KEYS}
     if not node.get("_partial_") and not node.get("_args_"):
         needed = {
@@ -117,7 +117,7 @@ def _bind(parameters: Parameters, key: str, node: Mapping[str, Any]) -> None:
 
 
 def _check_type(key: str, value: Any, annotation: Any) -> None:
-    """Compare a value with a plain annotation (int, float, bool, str, a union, choices, keys); leave the rest alone."""
+    """ConfigError where a value does not fit its annotation: scalars, unions, Literal and TypedDict; others pass."""
     if typing.is_typeddict(annotation) and isinstance(value, Mapping):
         _check_dict_keys(key, value, annotation)
         return
@@ -136,7 +136,7 @@ def _check_type(key: str, value: Any, annotation: Any) -> None:
 
 
 def _check_dict_keys(key: str, given: Mapping[str, Any], wanted: Any) -> None:
-    """The keys of a TypedDict, and no others."""
+    """ConfigError for an unknown or missing key of a TypedDict."""
     known = wanted.__annotations__
     for name in given:
         if name not in known:
@@ -147,7 +147,7 @@ def _check_dict_keys(key: str, given: Mapping[str, Any], wanted: Any) -> None:
 
 
 def check_accelerator(trainer: Mapping[str, Any]) -> None:
-    """Raise ConfigError for an accelerator that this machine lacks."""
+    """ConfigError for an accelerator that this machine lacks."""
     import torch
 
     accelerator = trainer.get("accelerator")

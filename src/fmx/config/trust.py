@@ -1,4 +1,4 @@
-"""What a configuration from elsewhere may name: which targets, and in which place."""
+"""Decide which targets, sizes and paths a configuration from an untrusted directory may have."""
 
 import inspect
 import os
@@ -28,17 +28,17 @@ __all__ = [
 # In a file name, a metric formatted as a number: `{epoch}`, `{val_loss:.2f}`.
 PLACEHOLDER = re.compile(r"\{[^{}:!]*(?::0?\d*(?:\.\d+)?[defgEFG%]?)?\}")
 MAX_CLASSES = 100_000
-MIN_PROCESSES = 16  # that a run may start on any machine
-MAX_NUMBERS = 2**28  # of an image: 4,096 pixels square with 16 channels
+MIN_PROCESSES = 16  # allowed on any machine
+MAX_NUMBERS = 2**28  # per image: 4,096 x 4,096 pixels with 16 channels
 TRUSTED = ("fmx", "torch", "torchvision", "torchmetrics", "pytorch_lightning")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What one place of a configuration takes: classes below `base` that `modules` define, and what `names` lists.
+    """The targets that one place of a configuration takes: subclasses of `base` in `modules`, and `names`.
 
-    A trusted package is full of functions that load code, fetch files or write anywhere; a class of the right kind
-    from the right part of it does what such a part does, and nothing else.
+    Trusted packages also have functions that load code, fetch files or write anywhere, so the package alone is not
+    enough.
     """
 
     what: str
@@ -59,7 +59,7 @@ SOURCES = Kind(
         "fmx.data.idx.load_idx",
     }),
 )  # fmt: skip
-KINDS: Mapping[str, Kind] = {  # the longest key that a place begins with counts
+KINDS: Mapping[str, Kind] = {  # the longest matching prefix counts
     "model.net": NETWORKS,
     "loss": Kind("losses", "torch.nn.Module", ("fmx.training.losses", "torch.nn")),
     "augment": Kind(
@@ -98,8 +98,7 @@ KINDS: Mapping[str, Kind] = {  # the longest key that a place begins with counts
 def check_trusted(config: Mapping[str, Any], source: Path, allow: Iterable[str] = ()) -> None:
     """DataError for the first target that is not of a trusted package, or not of the kind that its place takes.
 
-    config: plain values, resolved. allow: packages whose targets may be anything. All names are looked at before
-    anything is imported.
+    config: plain values, resolved. allow: packages that may be named anywhere. All names are checked before any import.
     """
     allowed = set(allow)
     targets = [(place, name) for place, name in _targets(config, "") if _package(name) not in allowed]
@@ -145,7 +144,7 @@ def _misplaced(place: str, name: str, source: Path, reason: str) -> DataError:
 
 
 def _is_class(target: object, kind: Kind) -> bool:
-    """Whether a target is a class below the kind's base, wherever its name led through, and defined in its modules."""
+    """Whether a target is a subclass of the kind's base and is defined, not just imported, in its modules."""
     assert kind.base is not None
     module, _, name = kind.base.rpartition(".")
     base = getattr(import_module(module), name)
@@ -155,7 +154,7 @@ def _is_class(target: object, kind: Kind) -> bool:
 
 
 def is_torchvision_builder(name: object) -> bool:
-    """Whether a trusted target of that name is one of torchvision's makers of networks."""
+    """Whether the name of a trusted target is a torchvision model builder."""
     try:
         return isinstance(name, str) and _is_torchvision_builder(locate(name, "model.net"))
     except ConfigError:
@@ -163,7 +162,7 @@ def is_torchvision_builder(name: object) -> bool:
 
 
 def _is_torchvision_builder(target: Callable[..., Any]) -> bool:
-    """Whether a target is one of the functions that torchvision lists as makers of its classification networks."""
+    """Whether torchvision lists a function as a builder of its classification networks."""
     from torchvision import models
 
     name = getattr(target, "__name__", "")
@@ -192,8 +191,8 @@ def _targets(node: Any, place: str) -> Iterator[tuple[str, Any]]:
 
 
 def check_sizes(data: Mapping[str, Any], source: Path) -> None:
-    """DataError where images or classes are larger or more than any data set's: arrays are made of such numbers."""
-    for name in ("data", "data.train", "data.test"):  # the sources have sizes of their own
+    """DataError where image sizes or class counts exceed the bounds: arrays of these sizes are allocated."""
+    for name in ("data", "data.train", "data.test"):  # each source has its own sizes
         part = data if name == "data" else data.get(name.rpartition(".")[2], {})
         for key in ("num_classes", "in_channels", "image_size", "batch_size", "eval_batch_size"):
             if type(part.get(key, 1)) is not int or part.get(key, 1) < 1:
@@ -208,9 +207,9 @@ def check_sizes(data: Mapping[str, Any], source: Path) -> None:
 
 
 def check_processes(config: Mapping[str, Any], source: Path) -> None:
-    """DataError where a run would start more processes than this machine has cores: thousands would bring it down.
+    """DataError where a run would start more processes than this machine has cores (at least 16 are allowed).
 
-    config: plain values. To be asked before such a configuration is run. A GPU too many is refused by Lightning.
+    config: plain values. Call it before such a configuration is run; Lightning itself refuses too many GPUs.
     """
     most = max(MIN_PROCESSES, os.cpu_count() or 1)
     for group, key in (("trainer", "devices"), ("data", "num_workers")):
@@ -227,8 +226,8 @@ def check_processes(config: Mapping[str, Any], source: Path) -> None:
 def check_paths(config: DictConfig, source: Path) -> None:
     """DataError where a callback, a logger or the trainer would write outside the run directory.
 
-    config: resolved, with the run's own folder as `run_dir`. To be asked before such a configuration is run: what
-    only reads the run makes none of these parts.
+    config: resolved, with the run's own folder as `run_dir`. Call it before such a configuration is run; commands that
+    only read a run instantiate none of these parts.
     """
     home = Path(config.run_dir).resolve()
     for group in ("callbacks", "logger", "trainer"):
@@ -243,18 +242,18 @@ def check_paths(config: DictConfig, source: Path) -> None:
 
 
 def _may_escape(text: str) -> bool:
-    """Whether a text leads out of the folder that it is put in, also once figures have been filled in.
+    """Whether a file name may lead out of its folder once its metrics are formatted.
 
-    The name of a figure stands in a file's name as well (`{epoch}` becomes `epoch=3`), and a fill or a character code
-    comes to any character.
+    Lightning writes the metric's name too (`{epoch}` becomes `epoch=3`), and format specs with a fill or `c` can
+    produce any character.
     """
     return bool({"{", "}"} & {*PLACEHOLDER.sub("", text)}) or ".." in re.split(r"[/{}:=]", text)
 
 
 def _is_location(place: str, text: str) -> bool:
-    """Whether a text of a configuration says where files go: by its key, or by what it looks like.
+    """Whether a text is a path to write to, by its key or its form.
 
-    An argument without a name may be a folder, and an empty folder is the one that the command is typed in.
+    Positional arguments may be folders, and an empty folder is the working directory.
     """
     if place.endswith(("dir", "path")) or "._args_." in place:
         return True
@@ -270,7 +269,7 @@ def _texts(node: Any, place: str) -> Iterator[tuple[str, str]]:
 
 
 def without_foreign_mirrors(node: Any) -> Any:
-    """A copy of a plain `data` node in which files are fetched from fmx's own mirrors alone, and under plain names."""
+    """A copy of a plain `data` node with only fmx's own mirrors."""
     if isinstance(node, list):
         return [without_foreign_mirrors(child) for child in node]
     if not isinstance(node, Mapping):
@@ -283,7 +282,7 @@ def without_foreign_mirrors(node: Any) -> Any:
 
 
 def foreign_mirrors(node: Any) -> list[str]:
-    """The mirrors in a plain `data` node that are none of fmx's own."""
+    """The mirrors in a plain `data` node that are not fmx's own."""
     if isinstance(node, list):
         return [mirror for child in node for mirror in foreign_mirrors(child)]
     if not isinstance(node, Mapping):

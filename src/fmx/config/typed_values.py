@@ -1,4 +1,4 @@
-"""The values on a command line as they were typed: names and paths stay text, and an empty value is no value."""
+"""Check the words of a command line, and quote names and paths so that Hydra keeps them as text."""
 
 import re
 from collections.abc import Sequence
@@ -17,21 +17,20 @@ from fmx.errors import ConfigError
 __all__ = ["check_typed", "quote_texts"]
 
 OVERRIDE = re.compile(r"(?P<key>\+{0,2}[\w./@-]+)=(?P<value>.*)", re.DOTALL)
-# What Hydra's grammar takes for a number or a truth value; null stays what it is.
 SIMPLE = re.compile(r"[A-Za-z0-9_./+-]+")
+# Values that Hydra's grammar reads as a number or a boolean.
 NO_TEXT = re.compile(r"[+-]?[\d_.]+(e[+-]?\d+)?|[+-]?(inf|nan)|true|false", re.IGNORECASE)
 TEXTS = {"resume", "root", "dir", "subdir", "folder", "file", "name", "path", "dirpath", "save_dir", "filename"}
-TEXTS |= {"partition", "account", "qos", "constraint"}  # names that a cluster's people gave
+TEXTS |= {"partition", "account", "qos", "constraint"}  # names chosen by a cluster's administrators
 CHOSEN_PARTS = ("hydra.launcher", "hydra.sweeper", "hydra.job_logging", "hydra.hydra_logging", "hydra.help")
 
 
 def check_typed(arguments: Sequence[str]) -> None:
-    """ConfigError for an empty argument, a group that is written as a key, and a folder that Hydra cannot name."""
+    """ConfigError for an empty argument, a group written as a key, or a working directory that Hydra cannot handle."""
     if "${" in (folder := str(Path.cwd())):
         raise ConfigError(f"the current folder is {folder}: Hydra takes ${{ in a path for a reference; work in another")
-    known = [
-        word for word in arguments if not _is_unknown(word.strip().rstrip("="))
-    ]  # Hydra says what it may have meant
+    # Hydra's error for unknown names has suggestions.
+    known = [word for word in arguments if not _is_unknown(word.strip().rstrip("="))]
     if said := empty_argument(known):
         raise ConfigError(said)
     for word in arguments:
@@ -44,15 +43,15 @@ def check_typed(arguments: Sequence[str]) -> None:
 
 
 def _is_unknown(name: str) -> bool:
-    """Whether a word is neither empty, nor an option, nor the name of a group or a key, as far as that shows."""
+    """Whether a word is not empty, an option, or the name of a known group or key."""
     given = not name or name.startswith(("-", "+", "hydra."))
     return not given and "." not in name and not is_key(name) and not (CONF_DIR / name).is_dir()
 
 
 def quote_texts(arguments: Sequence[str]) -> list[str]:
-    """The arguments with quotes around names and paths that Hydra would take for something else, or could not read.
+    """The arguments with quotes around names and paths that Hydra would misread or could not parse.
 
-    `hydra.run.dir=2024_01_15` is no number of 20240115, and `resume=/home/jörg/runs/3` is a path.
+    `hydra.run.dir=2024_01_15` is not the number 20240115, and `resume=/home/jörg/runs/3` is a path.
     """
     return [_quote_text(word) for word in arguments]
 
@@ -75,5 +74,5 @@ def _quote_text(word: str) -> str:
 
 
 def _is_text(key: str) -> bool:
-    """Whether a key names a folder, a file or a part; a group is chosen by the name of a member."""
+    """Whether the value of a key is a name or a path; a group's value is the name of a member."""
     return re.split(r"[./]", key)[-1] in TEXTS or (CONF_DIR / key.partition("@")[0].lstrip("/")).is_dir()
