@@ -110,7 +110,7 @@ def test_a_notebooks_kernel_goes_on_after_runs_errors_and_ctrl_c(tmp_path):
     assert "test accuracy" in outputs[1]
     assert outputs[2] == "STATUS completed\n"
     assert "optim.lr must be a number greater than 0, got -1" in outputs[3]
-    assert "interrupted; resume=second goes on with it" in outputs[4].replace(f"{tmp_path}/", "")
+    assert "interrupted; resume=second continues it" in outputs[4].replace(f"{tmp_path}/", "")
     assert outputs[5] == "STATUS interrupted\n"
     assert "val accuracy" in outputs[7]
     assert outputs[8] == "CHANGED []\n"

@@ -164,7 +164,7 @@ def a_run_with_a_folder_of_ones_own(desk: Desk) -> None:
     begins += ["trainer.limit_train_batches=1.0", "hydra.run.dir='2025_01_15'"]
     desk.run(*begins, code=143, send=(desk.cwd / "2025_01_15/checkpoints/last.ckpt", signal.SIGTERM))
     goes_on = desk.shown("record.py:recording")
-    recorded = desk.shown("record.py:_begun", of=["2025_01_15/run.json"])
+    recorded = desk.shown("record.py:_start_record", of=["2025_01_15/run.json"])
     assert desk.words(recorded)[3:] == begins
     desk.type(recorded, code=2)
     desk.type(desk.shown("resume.py:check_same_run"))
@@ -186,7 +186,7 @@ def a_run_of_ones_own_code(desk: Desk) -> None:
     desk.run(*SMALL, "model.net._target_=mine.Net", "hydra.run.dir=my run")
     interrupted(desk.cwd / "my run")
     desk.run("resume=my run", code=1)
-    word = desk.shown("resume.py:_as_it_was")
+    word = desk.shown("resume.py:_frozen_arguments")
     desk.type(json.loads((desk.cwd / "my run/run.json").read_text())["command"] + f" {word}")
 
 
@@ -260,14 +260,14 @@ SCENARIOS: dict[str, tuple[set[str], Callable[[Desk], None]]] = {
     "run": (
         {
             "record.py:recording",
-            "record.py:_begun",
+            "record.py:_start_record",
             "resume.py:check_same_run",
             "command_again.py:command_again",
             "export.py:export",
         },
         a_run_with_a_folder_of_ones_own,
     ),
-    "own code": ({"resume.py:_as_it_was"}, a_run_of_ones_own_code),
+    "own code": ({"resume.py:_frozen_arguments"}, a_run_of_ones_own_code),
     "sweep": ({"sweep/local.py:_command_to_go_on"}, a_sweep_that_failed),
     "foreign sweep": ({"sweep/gate.py:_callbacks", "sweep/gate.py:_check_config"}, a_sweep_from_elsewhere),
     "search": ({"search/command.py:to_go_on", "search/command.py:of"}, a_search),

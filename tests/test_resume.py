@@ -378,7 +378,7 @@ def test_a_folder_that_is_removed(tmp_path):
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "was removed while the run went on" in error
+    assert "was removed during the run" in error
     assert "Traceback" not in error
 
 

@@ -233,7 +233,7 @@ def test_the_bar_of_a_run_shows_epoch_and_figures_and_ctrl_c_stands_alone(tmp_pa
     terminal.press(b"\x03")
     assert terminal.read() == 130
     assert any(re.fullmatch(r"SIGINT: saving the state after step \d+", row) for row in terminal.rows), terminal.text
-    assert terminal.shows(f"interrupted; resume={tmp_path / 'run'} goes on with it")
+    assert terminal.shows(f"interrupted; resume={tmp_path / 'run'} continues it")
     assert not bar()
     epochs = re.findall(r"^epoch (\d+)/500  step", terminal.text, re.MULTILINE)
     assert epochs == [str(number) for number in range(1, len(epochs) + 1)]

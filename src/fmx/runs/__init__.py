@@ -1,1 +1,1 @@
-"""Run directories: named, written, read back, trusted, and gone on with."""
+"""Run directories: naming, writing, reading, trusting and resuming them."""

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written whole or not at all, with their sums beside them, and read as tensors, never as code."""
+"""Checkpoints on disk: written atomically with their SHA-256 sums, and read as tensors, never as code."""
 
 import hashlib
 import io
@@ -16,8 +16,8 @@ from fmx.errors import DataError
 from fmx.models.tensor_file import read_tensors
 
 __all__ = [
-    "BEFORE",
     "NEWEST",
+    "PREVIOUS",
     "CheckpointFiles",
     "apply_weights",
     "check_shapes",
@@ -26,16 +26,16 @@ __all__ = [
     "newest_checkpoint",
 ]
 
-MAX_SUMS_BYTES = 1_000_000  # of some lines of a hundred
+MAX_SUMS_BYTES = 1_000_000  # a few lines of about a hundred bytes are expected
 SUMS = "SHA256SUMS"  # as sha256sum writes it: `sha256sum -c SHA256SUMS` checks a folder
-NEWEST, BEFORE = "last.ckpt", "previous.ckpt"
+NEWEST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """How Lightning writes checkpoints: under a temporary name, flushed to the disk, then renamed.
+    """How Lightning writes checkpoints: under a temporary name, flushed to disk, then renamed.
 
-    The last.ckpt before this one stays as previous.ckpt. Whatever moment the process is killed at, each name holds a
-    whole file or nothing, and SHA256SUMS lists its sum: during a renaming both the old one and the new one.
+    The previous last.ckpt stays as previous.ckpt. Whenever the process is killed, each name holds a whole file or
+    nothing, and SHA256SUMS lists its sum: during a rename both the old and the new one.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
@@ -44,58 +44,58 @@ class CheckpointFiles(TorchCheckpointIO):
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         contents = buffer.getbuffer()
-        path.parent.mkdir(exist_ok=True)  # not the run directory: a run must not go on where that was removed
+        path.parent.mkdir(exist_ok=True)  # fails where the run directory was removed
         sums, digest = _read_sums(path.parent), hashlib.sha256(contents).hexdigest()
         partial = path.with_name(f".{path.name}.part")
         try:
-            _write_through(partial, contents)
-            then = sums | {path.name: [digest]}
+            _write_and_sync(partial, contents)
+            sums_after = sums | {path.name: [digest]}
             if path.name == NEWEST and path.exists():
-                then[BEFORE] = sums.get(NEWEST, [])
-                path.with_name(BEFORE).unlink(missing_ok=True)  # last.ckpt is whole, so nothing is lost
-                meanwhile = {name: [*sums.get(name, []), *then.get(name, [])] for name in {*sums, *then}}
-                _write_sums(path.parent, meanwhile)
-                path.replace(path.with_name(BEFORE))
+                sums_after[PREVIOUS] = sums.get(NEWEST, [])
+                path.with_name(PREVIOUS).unlink(missing_ok=True)  # last.ckpt is whole, so nothing is lost
+                sums_during = {name: [*sums.get(name, []), *sums_after.get(name, [])] for name in {*sums, *sums_after}}
+                _write_sums(path.parent, sums_during)
+                path.replace(path.with_name(PREVIOUS))
             else:
                 _write_sums(path.parent, sums | {path.name: [*sums.get(path.name, []), digest]})
             partial.replace(path)
-            _write_sums(path.parent, then)
+            _write_sums(path.parent, sums_after)
         finally:
             partial.unlink(missing_ok=True)
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
-        """Read a checkpoint as the function of this name does, whatever else Lightning asks for."""
+        """Read a checkpoint; the paths in it that ModelCheckpoint stored are moved to its folder."""
         path = Path(path)
         state = load_checkpoint(path)
         for callback in (state.get("callbacks") or {}).values():
-            _keep_here(callback, path)
+            _relocate_paths(callback, path)
         return state
 
 
 PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")  # in the state of Lightning's ModelCheckpoint
 
 
-def _keep_here(callback: Any, path: Path) -> None:
-    """Let a callback go on with checkpoints of this folder alone: it removes those that it remembers, wherever."""
+def _relocate_paths(callback: Any, path: Path) -> None:
+    """Move the paths that a ModelCheckpoint stored to this folder: it deletes the files that they name."""
     if not isinstance(callback, dict) or not callback.keys() & {*PATHS, "best_k_models", "dirpath"}:
         return
     models = callback.get("best_k_models")
     if models is not None and not isinstance(models, dict):
         raise DataError(f"{path} cannot be continued from: it does not say which checkpoints were best as it should")
     callback["dirpath"] = str(path.parent)
-    callback |= {key: _here(callback[key], path) for key in PATHS if key in callback}
+    callback |= {key: _relocated(callback[key], path) for key in PATHS if key in callback}
     if models is not None:
-        callback["best_k_models"] = {_here(name, path): score for name, score in models.items()}
+        callback["best_k_models"] = {_relocated(name, path): score for name, score in models.items()}
 
 
-def _here(name: object, path: Path) -> str:
+def _relocated(name: object, path: Path) -> str:
     base = str(name or "").replace("\\", "/").rpartition("/")[2]
     if base and not base.endswith(".ckpt"):
         raise DataError(f"{path} cannot be continued from: it takes {str(name)!r:.80} for a checkpoint")
     return str(path.with_name(base)) if base else ""
 
 
-def _write_through(path: Path, contents: "memoryview | bytes") -> None:
+def _write_and_sync(path: Path, contents: "memoryview | bytes") -> None:
     with path.open("wb") as file:
         file.write(contents)
         file.flush()
@@ -105,12 +105,12 @@ def _write_through(path: Path, contents: "memoryview | bytes") -> None:
 def _write_sums(folder: Path, sums: Mapping[str, list[str]]) -> None:
     lines = [f"{digest}  {name}\n" for name, digests in sorted(sums.items()) for digest in dict.fromkeys(digests)]
     partial = folder / f".{SUMS}.part"
-    _write_through(partial, "".join(lines).encode())
+    _write_and_sync(partial, "".join(lines).encode())
     partial.replace(folder / SUMS)
 
 
 def _read_sums(folder: Path) -> dict[str, list[str]]:
-    """The sums that each file may have, by name; none where the folder keeps none."""
+    """The allowed sums of each file, by name; empty where the folder has no SHA256SUMS."""
     sums: dict[str, list[str]] = {}
     try:
         if not (folder / SUMS).is_file():
@@ -125,12 +125,12 @@ def _read_sums(folder: Path) -> dict[str, list[str]]:
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, int, list[str]]:
-    """The newest whole checkpoint to continue from, if any, its step, and what was wrong with those passed over.
+    """The newest intact checkpoint, if any, its step, and what was wrong with those that were skipped.
 
-    Raises DataError where there are checkpoints, but all are damaged.
+    Raises DataError where all checkpoints are damaged.
     """
     complaints: list[str] = []
-    for name in (NEWEST, BEFORE):
+    for name in (NEWEST, PREVIOUS):
         if (folder / name).is_file():
             try:
                 return folder / name, _step(folder / name), complaints
@@ -184,7 +184,7 @@ def apply_weights(module: nn.Module, state: Mapping[str, Tensor], path: Path) ->
         raise DataError(f"{path} does not fit this model: it has weights {extra!r} that the model lacks")
     try:
         module.load_state_dict(state)
-    except RuntimeError as error:  # numbers of a kind that these weights cannot take
+    except RuntimeError as error:  # a dtype that cannot be copied into these weights
         raise DataError(f"{path} does not fit this model: {str(error).partition(chr(10))[0]}") from error
 
 

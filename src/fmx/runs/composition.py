@@ -19,15 +19,15 @@ __all__ = ["compose_config", "register_resolvers", "stamp"]
 
 
 def stamp() -> str:
-    """The time and six random digits: runs that start in the same second never share a folder.
+    """The time and six random hex digits: runs that start in the same second never share a folder.
 
-    The processes that torchrun started get the same.
+    All processes of one torchrun command get the same stamp.
     """
     return agree_on(f"{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(3)}")
 
 
 def _run_dir() -> str:
-    """The run directory that Hydra made for this job; before there is one (--cfg job), a word for it."""
+    """The run directory that Hydra made for this job, or a placeholder where there is none (--cfg job)."""
     from hydra.core.hydra_config import HydraConfig
 
     if not HydraConfig.initialized():
@@ -43,7 +43,7 @@ def _subfolders(folder: str) -> list[str]:
             names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     except OSError as error:
         raise DataError(
-            f"no image folder at {folder} ({error.strerror}): data=image_folder expects one folder a class in "
+            f"no image folder at {folder} ({error.strerror}): data=image_folder expects one folder per class in "
             f"DIR/train and in DIR/test; name it with data.root=DIR"
         ) from None
     if not names:
@@ -52,16 +52,16 @@ def _subfolders(folder: str) -> list[str]:
 
 
 def _run_home(resume: str | None, fresh: str, *, _root_: DictConfig) -> str:
-    """The folder of a run: the one that `resume` names, or a fresh one."""
+    """The folder of a run: that of the run to resume, or `fresh`."""
     from fmx.runs.resume import find_run_dir
 
     return find_run_dir(resume, fresh, _root_)
 
 
 def compose_config(overrides: list[str], *, config_dir: str | None = None) -> DictConfig:
-    """Compose the configuration as a run's command line would, without starting one.
+    """Compose the configuration as a run's command line does, without starting a run.
 
-    config_dir: a folder that is searched first, as --config-dir is.
+    config_dir: a folder that is searched first, like that of --config-dir.
     """
     register_resolvers()
     search = [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
@@ -72,7 +72,7 @@ def compose_config(overrides: list[str], *, config_dir: str | None = None) -> Di
 
 
 def register_resolvers() -> None:
-    """Make the resolvers that conf/ uses known to OmegaConf; safe to repeat."""
+    """Register the resolvers that conf/ uses with OmegaConf; safe to repeat."""
     resolvers: list[tuple[str, Callable[..., Any], bool]] = [
         ("stamp", stamp, True),
         ("run_dir", _run_dir, False),

@@ -1,4 +1,4 @@
-"""Where a run's data lies: that may change from day to day, and is no part of what the run is."""
+"""data.root, the folder of a run's data: it may change, and is not part of the run's identity."""
 
 import os
 from collections.abc import Mapping
@@ -10,25 +10,24 @@ from fmx.errors import ConfigError
 __all__ = ["KEY", "VARIABLE", "at_root", "present_root", "told_root", "without_root"]
 
 KEY = "data.root"
-
 VARIABLE = "FMX_DATA_ROOT"
 ROOT = "${data.root}"
 
 
 def without_root(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A plain configuration without data.root; what lies below it is written from there on."""
+    """A plain configuration without data.root; paths below it begin with `${data.root}`."""
     data = config.get("data")
     root = data.get("root") if isinstance(data, Mapping) else None
     if not isinstance(root, str) or not root:
         return dict(config)
-    moved: dict[str, Any] = _rooted(config, root, ROOT)
+    moved: dict[str, Any] = _move_root(config, root, ROOT)
     return {**moved, "data": {key: node for key, node in moved["data"].items() if key != "root"}}
 
 
 def at_root(data: Any, root: str) -> Any:
-    """A plain `data` node with its root, and what lies below it, somewhere else."""
-    then = data.get("root") if isinstance(data, Mapping) else None
-    return {**_rooted(data, then, root), "root": root} if isinstance(then, str) and then else data
+    """A plain `data` node whose root, and the paths below it, are moved to `root`."""
+    old = data.get("root") if isinstance(data, Mapping) else None
+    return {**_move_root(data, old, root), "root": root} if isinstance(old, str) and old else data
 
 
 def told_root(override: str) -> str:
@@ -48,27 +47,29 @@ def told_root(override: str) -> str:
 
 
 def present_root(data: Any, written: object, started_in: object) -> str | None:
-    """Where the files of a plain `data` node are by now; None where they are where it says, or nobody knows.
+    """The folder where the files of a plain `data` node are now; None where it is the recorded one, or unknown.
 
-    written: data.root before it was resolved. started_in: the folder that a relative root was relative to. The variable
-    counts first where the run had its root from there, and where the files have gone from the place that was typed.
+    written: data.root before it was resolved. started_in: the folder that a relative root was relative to.
+    FMX_DATA_ROOT is tried first where the run took its root from it, otherwise last.
     """
     root = data.get("root") if isinstance(data, Mapping) else None
     if not isinstance(root, str) or not root:
         return None
-    told = os.environ.get(VARIABLE) or None
-    there = str(Path(str(started_in), root)) if isinstance(started_in, str) and not Path(root).is_absolute() else None
+    from_environment = os.environ.get(VARIABLE) or None
+    from_start = (
+        str(Path(str(started_in), root)) if isinstance(started_in, str) and not Path(root).is_absolute() else None
+    )
     from_variable = isinstance(written, str) and VARIABLE in written
-    candidates = [told, there, root] if from_variable else [there, root, told]
-    found = (each for each in candidates if each is not None and _holds(data, root, each))
+    candidates = [from_environment, from_start, root] if from_variable else [from_start, root, from_environment]
+    found = (each for each in candidates if each is not None and _has_data(data, root, each))
     present = next(found, None)
     return None if present is None or Path(present).absolute() == Path(root).absolute() else present
 
 
-def _holds(data: Mapping[str, Any], then: str, now: str) -> bool:
-    """Whether there is anything at one of the places below a root that a `data` node names."""
-    below = [text for text in _texts(data) if text.startswith(f"{then}/")]
-    return any(Path(now + text.removeprefix(then)).exists() for text in below) if below else Path(now).is_dir()
+def _has_data(data: Mapping[str, Any], old: str, new: str) -> bool:
+    """Whether any of the paths below a root that a `data` node names exists below `new`."""
+    below = [text for text in _texts(data) if text.startswith(f"{old}/")]
+    return any(Path(new + text.removeprefix(old)).exists() for text in below) if below else Path(new).is_dir()
 
 
 def _texts(node: Any) -> list[str]:
@@ -77,11 +78,11 @@ def _texts(node: Any) -> list[str]:
     return [node] if isinstance(node, str) else []
 
 
-def _rooted(node: Any, then: str, now: str, key: str = "") -> Any:
-    """A node whose root, and the places in it, are named anew; a class may have the same name."""
+def _move_root(node: Any, old: str, new: str, key: str = "") -> Any:
+    """A node in which the root and the paths below it are moved; a class of the same name stays."""
     if isinstance(node, Mapping):
-        return {name: _rooted(child, then, now, str(name)) for name, child in node.items()}
+        return {name: _move_root(child, old, new, str(name)) for name, child in node.items()}
     if isinstance(node, list):
-        return [_rooted(child, then, now) for child in node]
-    below = isinstance(node, str) and (node.startswith(f"{then}/") or (node == then and key in {"root", "folder"}))
-    return now + node.removeprefix(then) if below else node
+        return [_move_root(child, old, new) for child in node]
+    below = isinstance(node, str) and (node.startswith(f"{old}/") or (node == old and key in {"root", "folder"}))
+    return new + node.removeprefix(old) if below else node

@@ -1,4 +1,4 @@
-"""Files that a command writes where the user says: never over another one unasked, never half."""
+"""Output files at a path of the user's choice: never overwritten without --force, never half written."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ __all__ = ["new_file", "refuse_existing"]
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:
-    """ConfigError where a file would replace one without `force`, or has no folder; to be asked before any work."""
+    """ConfigError where `path` exists without `force`, or its folder is missing; call this before any work."""
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; name a file")
     if not path.parent.is_dir():
@@ -22,23 +22,23 @@ def refuse_existing(path: Path, *, force: bool) -> None:
 
 @contextmanager
 def new_file(path: Path, *, force: bool) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; what was written there gets its name when the block ends well.
+    """Yield a temporary name beside `path`, which is renamed to `path` when the block succeeds.
 
-    Raises ConfigError as refuse_existing does, DataError where the disk or its permissions are in the way.
+    Raises ConfigError as refuse_existing does, and DataError where the file cannot be written.
     """
     refuse_existing(path, force=force)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield temporary
-        _name(temporary, path, force=force)
+        _rename(temporary, path, force=force)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _name(temporary: Path, path: Path, *, force: bool) -> None:
-    """Give the file its name; without `force`, one that somebody took meanwhile is left to them."""
+def _rename(temporary: Path, path: Path, *, force: bool) -> None:
+    """Rename the file; without `force`, ConfigError where `path` was created meanwhile."""
     if not force:
         try:
             os.link(temporary, path)

@@ -1,4 +1,4 @@
-"""predictions.npz read back without torch: what a run said of the test set."""
+"""predictions.npz, the predictions of a run on the test set, read back without torch."""
 
 import math
 import struct
@@ -17,8 +17,8 @@ from fmx.errors import DataError
 
 __all__ = ["StoredPredictions", "Verdicts", "read_predictions", "verdicts"]
 
-AT_ONCE = 2**22  # logits of which something is computed
-DAMAGE = (  # what zipfile and NumPy may say of a damaged file
+AT_ONCE = 2**22  # logits, to bound the memory
+DAMAGE = (  # what zipfile and NumPy raise for a damaged file
     *(ArithmeticError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
     *(struct.error, tokenize.TokenError, zipfile.BadZipFile),
 )
@@ -26,7 +26,7 @@ DAMAGE = (  # what zipfile and NumPy may say of a damaged file
 
 @dataclass(frozen=True)
 class StoredPredictions:
-    """What a model said of each test image."""
+    """A model's logits for each test image."""
 
     labels: NDArray[np.int64]  # (N,)
     logits: NDArray[np.float32]  # (N, K)
@@ -34,33 +34,33 @@ class StoredPredictions:
 
     @property
     def predicted(self) -> NDArray[np.int64]:
-        """The class that each image is named, (N,)."""
+        """The predicted class of each image, (N,)."""
         classes: NDArray[np.int64] = self.logits.argmax(axis=1)
         return classes
 
     @property
     def right(self) -> NDArray[np.bool_]:
-        """Whether each image is named right, (N,)."""
+        """Whether each prediction is right, (N,)."""
         right: NDArray[np.bool_] = self.predicted == self.labels
         return right
 
     @property
     def num_undefined(self) -> int:
-        """Of how many images a logit is NaN."""
+        """The number of images with a NaN logit."""
         return int(np.isnan(self.logits).any(axis=1).sum())
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What one model, or most of several runs, says of each test image."""
+    """The prediction of one run, or the majority vote of several, for each test image."""
 
-    right: NDArray[np.bool_]  # (N,), in more than half of the runs
-    said: NDArray[np.int64]  # (N,), the right name, else the most frequent wrong one
-    certainty: NDArray[np.float64]  # (N,), the mean probability of the true name
+    right: NDArray[np.bool_]  # (N,), whether more than half of the runs are right
+    said: NDArray[np.int64]  # (N,), the true class if right, else the most frequent wrong one
+    certainty: NDArray[np.float64]  # (N,), the mean probability of the true class
 
 
 def verdicts(runs: Sequence[StoredPredictions]) -> Verdicts:
-    """Join what runs say of the same images."""
+    """Combine the predictions of runs on the same images."""
     num_classes = max(run.logits.shape[1] for run in runs)
     images = max(1, AT_ONCE // num_classes)
     parts = [_verdicts(runs, slice(first, first + images)) for first in range(0, len(runs[0].labels), images)]
@@ -69,7 +69,7 @@ def verdicts(runs: Sequence[StoredPredictions]) -> Verdicts:
 
 
 def _verdicts(runs: Sequence[StoredPredictions], part: slice) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Whether, as what and how certainly some of the images are named, (M,) each."""
+    """`right`, `said` and `certainty` of a slice of the images, (M,) each."""
     labels = runs[0].labels[part]
     rows = np.arange(len(labels))
     votes = np.zeros((len(labels), max(run.logits.shape[1] for run in runs)), dtype=np.int64)
@@ -88,8 +88,8 @@ def _verdicts(runs: Sequence[StoredPredictions], part: slice) -> tuple[NDArray[A
 def read_predictions(run_dir: Path) -> StoredPredictions:
     """Read predictions.npz; DataError where it is missing, damaged, or not what a run writes.
 
-    It takes at most about three times the size of the file: a run writes it uncompressed, so that no array can be
-    larger than the file is, and each array's header must agree with the bytes that follow it.
+    Memory: at most about three times the size of the file. Runs write it uncompressed, so no array is larger than the
+    file, and each array's header must match the number of bytes that follow.
     """
     path = run_dir / "predictions.npz"
     try:
@@ -120,7 +120,7 @@ def read_predictions(run_dir: Path) -> StoredPredictions:
 
 
 def _array(contents: bytes) -> NDArray[Any]:
-    """An array of numbers from the bytes of a .npy file; ValueError where it says that they are more, or fewer."""
+    """An array of numbers from the bytes of a .npy file; ValueError where their count is not the header's."""
     stream = BytesIO(contents)
     version = np.lib.format.read_magic(stream)
     read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]

@@ -1,4 +1,4 @@
-"""run.json: what a run was, what it ran on, how it went."""
+"""run.json: what was run, on what, and how it went."""
 
 import hashlib
 import json
@@ -42,8 +42,8 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # of run directories; earlier ones say none, and their history.csv has the rate of the step after each row
-ROOTLESS = "3-"  # how a fingerprint begins in which data.root does not count
+FORMAT = 2  # of run directories; those without it have the next step's learning rate in each row of history.csv
+ROOTLESS = "3-"  # the prefix of fingerprints that ignore data.root
 PACKAGES = [
     "torch",
     "torchvision",
@@ -57,9 +57,9 @@ PACKAGES = [
 
 
 class Record:
-    """The contents of run.json, written anew (whole, never half) at each update.
+    """The contents of run.json, which each update rewrites atomically.
 
-    writes: False in the other processes of a distributed run: one process keeps the record. shared: there are others.
+    writes: True in one process of a distributed run alone. shared: whether the run has several processes.
     """
 
     def __init__(self, run_dir: Path, *, writes: bool, shared: bool = False) -> None:
@@ -67,54 +67,54 @@ class Record:
         self.writes = writes
         self.shared = shared
         self.contents: dict[str, Any] = {}
-        self._begun = False
-        self.variables: dict[str, str] = {}  # that the configuration reads, and whose values are written nowhere
+        self._is_written = False
+        self.variables: dict[str, str] = {}  # that the configuration reads; their values must not be written
 
     @property
     def path(self) -> Path:
-        """Where the record is."""
+        """The path of run.json."""
         return self.run_dir / "run.json"
 
     def update(self, **fields: Any) -> None:
-        """Set top-level fields; a mapping is merged into what is there.
+        """Set top-level fields; a mapping is merged into the existing one.
 
-        What another process of the run has recorded of its failure stays.
+        A failure that another process of the run has recorded stays.
         """
         for name, value in fields.items():
             old = self.contents.get(name)
             self.contents[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, Mapping) else value
         if not self.writes:
             return
-        with self._alone():
-            if self._begun and (failure := self._failure()):
+        with self._lock():
+            if self._is_written and (failure := self._failure()):
                 self.contents |= failure
             write_json(self.path, self.contents)
-        self._begun = True
+        self._is_written = True
 
-    def _alone(self) -> AbstractContextManager[None]:
+    def _lock(self) -> AbstractContextManager[None]:
         return one_at_a_time(self.path) if self.shared else nullcontext()
 
     def _failure(self) -> dict[str, Any] | None:
-        """The status and error that a process of this run has recorded, if one failed."""
-        there = self._there() if self.shared else {}
-        return {"status": "failed", "error": there.get("error")} if there.get("status") == "failed" else None
+        """The status and error that another process of this run has recorded, if one failed."""
+        stored = self._on_disk() if self.shared else {}
+        return {"status": "failed", "error": stored.get("error")} if stored.get("status") == "failed" else None
 
-    def _there(self) -> dict[str, Any]:
+    def _on_disk(self) -> dict[str, Any]:
         try:
             return read_json(self.path)
-        except DataError:  # none yet, or somebody else's; ours is written anew
+        except DataError:  # missing or damaged: the next update replaces it
             return {}
 
     def complete(self) -> None:
-        """Record that the run did all that it was to do; Refusal where another process of it failed meanwhile."""
+        """Record that the run is complete; Refusal where another process of it failed meanwhile."""
         self.update(status="completed")
         if self.writes and self.contents["status"] == "failed":
             raise Refusal(FmxError(f"another process of this run failed: {self.contents['error']}"))
 
     def end(self, status: str, error: str | None) -> str | None:
-        """Record how a run ended early, and return the error on record; a disk that is full must not hide why.
+        """Record how a run ended early, and return the recorded error; a full disk must not hide it.
 
-        Of several processes' failures the first is the cause, and stays.
+        If several processes fail, the first failure stays: it is the cause.
         """
         for name, value in self.variables.items():
             error = error and error.replace(value, f"${{oc.env:{name}}}")
@@ -126,24 +126,24 @@ class Record:
         return error
 
     def _end_shared(self, status: str, error: str | None) -> str | None:
-        with self._alone():
-            there = self._there()
-            if there.get("status") == "failed":
-                return str(there.get("error"))
-            if not self.writes and there.get("status") != "running":  # others have gone on with the run since
+        with self._lock():
+            stored = self._on_disk()
+            if stored.get("status") == "failed":
+                return str(stored.get("error"))
+            if not self.writes and stored.get("status") != "running":  # the run was resumed meanwhile
                 return error
-            write_json(self.path, {**(self.contents if self.writes else there), "status": status, "error": error})
+            write_json(self.path, {**(self.contents if self.writes else stored), "status": status, "error": error})
         return error
 
     def continue_from(self, earlier: Mapping[str, Any]) -> None:
-        """Keep what an earlier part of this run recorded, and note when, where and how that part began."""
+        """Take over the record of an interrupted run, and append its start and end to `parts`."""
         parts = earlier.get("parts")
         part = {key: earlier.get(key) for key in ("started", "host", "command", "status", "error")}
         self.contents = dict(earlier) | {"parts": [*(parts if isinstance(parts, list) else []), part]}
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Add the seconds that a part of the run takes to `timing`."""
+        """Add the seconds that the block takes to `timing`."""
         began = time.perf_counter()
         yield
         self.update(timing={name: round(time.perf_counter() - began, 3)})
@@ -151,9 +151,10 @@ class Record:
     def check_data(
         self, data: Mapping[str, object], *, is_same: Callable[[str], bool], chosen_on_test: bool = False
     ) -> None:
-        """DataError where the run that is continued was trained on other data; is_same: whether a fingerprint is of it.
+        """DataError where a resumed run was trained on other data than `data`.
 
-        A changed test set is none of the training's, unless it chose the checkpoint, and is said to have changed.
+        is_same: whether a recorded fingerprint is that of the present data. Where only the test set changed, and chose
+        no checkpoint (`chosen_on_test`), a warning is logged instead.
         """
         then = self.contents.get("data")
         if not isinstance(then, dict):
@@ -163,26 +164,28 @@ class Record:
             for key in data
             if key in then and then.get(key) != data[key] and not (key == "fingerprint" and is_same(str(then.get(key))))
         )
-        if changed and not chosen_on_test and _but_for_the_test(then) == _but_for_the_test(data):
-            log.warning("only the test images have changed since %s began: it is tested on those of now", self.run_dir)
+        if changed and not chosen_on_test and _training_data(then) == _training_data(data):
+            log.warning(
+                "only the test images have changed since %s began: it is tested on the present ones", self.run_dir
+            )
         elif changed:
-            untold = (
+            hint = (
                 ""
                 if "train_fingerprint" in then
                 else (
-                    " (it recorded no hash of its training images alone, as older runs did not, so that those of "
-                    "the test cannot be told from them: put all images back as they were)"
+                    " (this older run recorded no separate hash of its training images, so a change of the test "
+                    "images alone is not recognised: restore all images)"
                 )
             )
             raise DataError(
-                f"the data is not what {self.run_dir} was trained on: {changed} changed; start a new run{untold}"
+                f"the data is not what {self.run_dir} was trained on: {changed} changed; start a new run{hint}"
             )
 
     def link_latest(self) -> None:
-        """Point outputs/latest to this run, or to the sweep that it is part of.
+        """Point outputs/latest to this run, or to its sweep.
 
-        Only in the folder outputs/ of where the command was started, and where such a link is already: beside a folder
-        of the user's own choice nothing appears.
+        This is done in outputs/ of the working directory, and where such a link exists already: no link appears beside
+        other folders of the user's choice.
         """
         homes = [parent for parent in self.run_dir.parents if parent.name in {"runs", "sweeps"}]
         if not homes or not self.writes:
@@ -191,7 +194,7 @@ class Record:
         link, temporary = home.parent / "latest", home.parent / f".latest.{os.getpid()}"
         usual = home.parent == Path(HydraConfig.get().runtime.cwd, "outputs")
         newest = self.run_dir.parent if (self.run_dir.parent / "jobs").is_dir() else self.run_dir
-        try:  # a run is worth more than a name for it
+        try:  # a link that fails must not end the run
             ours = link.is_symlink() and link.readlink().parts[0] in {"runs", "sweeps"}
             if ours or (usual and not (link.is_symlink() or link.exists())):
                 temporary.symlink_to(newest.relative_to(home.parent))
@@ -204,17 +207,17 @@ class Record:
 
 @contextmanager
 def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
-    """Keep run.json true while a run goes on: running, then completed, failed or interrupted.
+    """Keep the status in run.json: running, then completed, failed or interrupted.
 
     started: time.time() when the process began.
     """
-    record = _begun(cfg, started=started)
+    record = _start_record(cfg, started=started)
     run_dir = record.run_dir
     try:
         yield record
     except (Interrupted, KeyboardInterrupt):
         record.end("interrupted", None)
-        log.warning("interrupted; %s goes on with it", printed_command(override("resume", run_dir)))
+        log.warning("interrupted; %s continues it", printed_command(override("resume", run_dir)))
         raise
     except Pruned as pruned:
         record.contents["pruned"] = pruned.facts
@@ -227,7 +230,7 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
             raise
         plain = expected_error(error)
         if isinstance(error, FileNotFoundError) and _is_below(error.filename, run_dir):
-            plain = FmxError(f"{error.filename} was removed while the run went on")
+            plain = FmxError(f"{error.filename} was removed during the run")
         record.end("failed", plain_message(plain) if plain else f"{type(error).__name__}: {error}")
         if plain is None:
             raise
@@ -241,8 +244,8 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
     record.complete()
 
 
-def _begun(cfg: DictConfig, *, started: float) -> Record:
-    """The record of a run that begins or goes on."""
+def _start_record(cfg: DictConfig, *, started: float) -> Record:
+    """The record of a new or resumed run."""
     run_dir = Path(cfg.run_dir)
     stored = to_stored(cfg)
     trainer: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
@@ -252,12 +255,12 @@ def _begun(cfg: DictConfig, *, started: float) -> Record:
         record.continue_from(open_run(run_dir, finished=False).record)
     if record.writes:
         (run_dir / ".hydra").mkdir(exist_ok=True)
-        # Before run.json, which says that there is a run: what one needs to go on with it is there by then.
-        _write_whole(run_dir / ".hydra" / "resolved.yaml", OmegaConf.to_yaml(OmegaConf.create(stored)))
+        # Before run.json: a folder that has one can be resumed.
+        _write_atomically(run_dir / ".hydra" / "resolved.yaml", OmegaConf.to_yaml(OmegaConf.create(stored)))
     else:
-        logging.getLogger("fmx").setLevel(logging.ERROR)  # the first process says it
-    record.contents.pop("pruned", None)  # of an earlier part of a run that goes on
-    if not record.contents:  # a run that goes on keeps its own
+        logging.getLogger("fmx").setLevel(logging.ERROR)  # the first process logs it
+    record.contents.pop("pruned", None)  # from before the run was resumed
+    if not record.contents:  # a resumed run keeps its own
         record.contents["format"] = FORMAT
     record.update(
         status="running",
@@ -281,20 +284,20 @@ def _is_below(name: object, folder: Path) -> bool:
 
 
 def config_fingerprint(resolved: Mapping[str, Any]) -> str:
-    """A hash of a resolved configuration, plain containers as they are read back from resolved.yaml.
+    """A hash of a resolved configuration, in plain containers as read from resolved.yaml.
 
-    Where the run and its data lie and whether it continues one does not count.
+    The folders of the run and its data, and `resume`, do not count.
     """
     return f"{ROOTLESS}{_hash(without_root(resolved))}"
 
 
 def is_fingerprint(recorded: object, resolved: Mapping[str, Any]) -> bool:
-    """Whether a record has the fingerprint of a resolved configuration; once data.root counted in it."""
+    """Whether a recorded fingerprint is that of a resolved configuration; older ones include data.root."""
     return recorded in {config_fingerprint(resolved), _hash(resolved)}
 
 
 def present_fingerprint(recorded: object, run_dir: Path) -> str:
-    """The fingerprint of a run, as it is made now, from the one on record and the run's own files."""
+    """The fingerprint of a run in its present form; an older form is recomputed from the run's files."""
     if str(recorded).startswith(ROOTLESS):
         return str(recorded)
     try:
@@ -306,18 +309,18 @@ def present_fingerprint(recorded: object, run_dir: Path) -> str:
 
 def _hash(resolved: Mapping[str, Any]) -> str:
     renamed = with_first_names(relocated(resolved))
-    told = {key: value for key, value in renamed.items() if key not in {"run_dir", "resume", "sweep"}}
-    text = json.dumps(told, sort_keys=True, default=str)
+    settings = {key: value for key, value in renamed.items() if key not in {"run_dir", "resume", "sweep"}}
+    text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def write_json(path: Path, contents: object) -> None:
-    """Write a JSON file of which a reader sees the old one or the new one, never a half."""
-    _write_whole(path, json.dumps(contents, indent=2, ensure_ascii=False, allow_nan=True) + "\n")
+    """Write a JSON file atomically: readers see the old file or the new one."""
+    _write_atomically(path, json.dumps(contents, indent=2, ensure_ascii=False, allow_nan=True) + "\n")
 
 
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")  # each writer's own
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")  # unique to each writer
     try:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
@@ -331,7 +334,7 @@ def _git() -> dict[str, object] | None:
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
         status = subprocess.run(
-            # Without the program that a repository may name to be asked first: the folder may come from elsewhere.
+            # core.fsmonitor may name a program, and the repository may not be trusted.
             ["git", "-c", "core.fsmonitor=false", "status", "--porcelain"],
             capture_output=True,
             text=True,
@@ -353,8 +356,8 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _but_for_the_test(data: Mapping[str, Any]) -> object:
-    """What a record says of the data that a run was trained on; a new object where it does not say so."""
+def _training_data(data: Mapping[str, Any]) -> object:
+    """The recorded facts about the training data; where some are missing, an object that equals no other."""
     if "train_fingerprint" not in data or not isinstance(data.get("sizes"), dict):
         return object()
     sizes = {part: number for part, number in data["sizes"].items() if part != "test"}

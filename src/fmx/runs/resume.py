@@ -1,4 +1,4 @@
-"""Going on with a run that ended early: which one, and whether it is the same run."""
+"""Resuming a run that ended early: which one, and whether its configuration is the same."""
 
 import sys
 import tempfile
@@ -29,12 +29,12 @@ from fmx.runs.run_dir import Run, instant, open_run
 
 __all__ = ["check_same_run", "expand_resume", "find_run_dir"]
 
-MANY = 8  # differing keys; more are only counted
-NOT_THE_RUN = {"run_dir", "resume", "sweep.keep_checkpoints"}  # where it is and how it was started, not what it is
+MANY = 8  # differing keys that an error lists
+NOT_THE_RUN = {"run_dir", "resume", "sweep.keep_checkpoints"}  # keys that may differ
 
 
 def find_run_dir(resume: str | None, fresh: str, config: DictConfig) -> str:
-    """The folder of a run: the one that it continues, or a fresh one.
+    """The folder of a run: that of the run to resume, or `fresh`.
 
     resume: null, a run directory, or `auto`: the newest interrupted run beside `fresh` with the same configuration.
     """
@@ -43,18 +43,18 @@ def find_run_dir(resume: str | None, fresh: str, config: DictConfig) -> str:
     if resume != "auto":
         return str(Path(resume).resolve())
     wanted = config_fingerprint(to_stored(config))
-    if wanted not in _homes:  # asked again once the run goes on, and is no interrupted one any more
+    if wanted not in _found_dirs:  # asked again after resuming, when the run is no longer interrupted
         found = [
             run
             for run in _interrupted(Path(fresh).parent)
             if present_fingerprint(run.record.get("config_fingerprint"), run.path) == wanted
         ]
         newest = max(found, key=lambda run: instant(run.record.get("started")), default=None)
-        _homes[wanted] = str(newest.path) if newest else None
-    return _homes[wanted] or fresh
+        _found_dirs[wanted] = str(newest.path) if newest else None
+    return _found_dirs[wanted] or fresh
 
 
-_homes: dict[str, str | None] = {}
+_found_dirs: dict[str, str | None] = {}
 
 
 def _interrupted(folder: Path) -> Iterator[Run]:
@@ -68,7 +68,7 @@ def _interrupted(folder: Path) -> Iterator[Run]:
 
 
 def check_same_run(config: Mapping[str, Any], run_dir: Path, resume: str | None) -> None:
-    """ConfigError where a folder holds a run that this configuration must not touch; nothing is imported or written.
+    """ConfigError where a folder holds a run that this configuration must not resume; imports and writes nothing.
 
     config: resolved, plain. A folder without a run is fine, but not where `resume` names it.
     """
@@ -93,7 +93,7 @@ def check_same_run(config: Mapping[str, Any], run_dir: Path, resume: str | None)
     if run.status == "completed":
         raise ConfigError(f"resume={resume}: {run_dir} is complete; there is nothing to continue")
     stored = references(then)
-    if not stored:  # of a version that stored what the environment said
+    if not stored:  # written by a version that stored the values of environment variables
         config = from_stored(dict(config), run_dir)
     was, now = (flat(with_first_names(without_root(relocated(each)))) for each in (then, config))
     differing = [key for key in {**was, **now} if was.get(key) != now.get(key) and key not in NOT_THE_RUN]
@@ -112,29 +112,29 @@ def _shown(key: str, was: object, now: object, stored: Mapping[Place, str]) -> s
 
 
 def expand_resume(arguments: list[str]) -> list[str]:
-    """The command line, with a run's own configuration where `resume=RUN` stands alone, or with data.root=DIR.
+    """The command line; `resume=RUN` alone, or with data.root=DIR, is expanded to the run's own configuration.
 
-    It is composed from what the gate has let through of the run's files, never from its overrides: an override can
-    name a place of Hydra's own. Raises DataError where RUN's files name something that may not be trusted.
+    It is composed from the checked configuration, never from the run's overrides, which could name paths of Hydra's
+    own. Raises DataError where RUN's files name something that may not be trusted.
     """
-    _homes.clear()  # of an earlier command of this process
+    _found_dirs.clear()  # of an earlier command of this process
     roots = [argument for argument in arguments if argument.startswith(f"{KEY}=")]
     rest = [argument for argument in arguments if argument not in roots]
     if len(rest) != 1 or len(roots) > 1 or not rest[0].startswith("resume=") or rest[0] in NOT_A_PATH:
         return arguments
     path = Path(unquoted(rest[0].removeprefix("resume=")))
     if not (path / "run.json").is_file():
-        return arguments  # the check says what is wrong
+        return arguments  # check_same_run says what is wrong
     home = quoted(str(path.resolve()))
-    return [*_as_it_was(path, roots), f"hydra.run.dir={home}", f"resume={quoted(str(path))}"]
+    return [*_frozen_arguments(path, roots), f"hydra.run.dir={home}", f"resume={quoted(str(path))}"]
 
 
 NOT_A_PATH = {"resume=auto", "resume=null", "resume="}
-_frozen: list[tempfile.TemporaryDirectory[str]] = []  # they go when this process ends: its ranks read them as well
+_frozen: list[tempfile.TemporaryDirectory[str]] = []  # kept until this process ends: its ranks read them too
 
 
-def _as_it_was(path: Path, roots: list[str]) -> list[str]:
-    """Arguments that compose just the configuration of a run, which names nothing that is not trusted.
+def _frozen_arguments(path: Path, roots: list[str]) -> list[str]:
+    """Arguments that compose exactly the configuration of a run, once it is trusted.
 
     roots: `data.root=DIR` where it was typed.
     """
@@ -149,7 +149,7 @@ def _as_it_was(path: Path, roots: list[str]) -> list[str]:
         as_recorded = run.config
         config = checked_config(as_recorded, run)
         _check_mirrors(run, as_recorded, config)
-    except DataError as error:  # there is no --allow here: the whole command says as much
+    except DataError as error:  # resume has no --allow; typing the whole command shows trust
         said, untrusted, _ = str(error).partition(" If you trust")
         if not untrusted:
             raise
@@ -164,7 +164,7 @@ def _as_it_was(path: Path, roots: list[str]) -> list[str]:
     check_paths(config, run.path)
     check_processes(config, run.path)
     check_own_files(run.path)
-    # run.json's, not .hydra/overrides.yaml's: Hydra writes that anew, and half where it is killed, at each start.
+    # From run.json: Hydra rewrites .hydra/overrides.yaml at each start, and leaves half of it where it is killed.
     recorded = [str(each) for each in run.recorded(list, "overrides") if not str(each).startswith("resume=")]
     if roots:
         recorded = [*(each for each in recorded if not each.startswith(f"{KEY}=")), *roots]
@@ -187,7 +187,7 @@ def _check_mirrors(run: Run, recorded: DictConfig, config: DictConfig) -> None:
 
 
 def _choices(run_dir: Path) -> dict[str, str]:
-    """The member that was chosen of each group."""
+    """The chosen option of each config group."""
     node: Any = read_yaml_or_empty(run_dir / ".hydra" / "hydra.yaml")
     for key in ("hydra", "runtime", "choices"):
         node = node.get(key) if isinstance(node, dict) else None

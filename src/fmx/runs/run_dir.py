@@ -1,4 +1,4 @@
-"""Run directories read back: what a command needs to know of a run, from its files alone."""
+"""Run directories read back: record, status, configuration and metrics, from their files alone."""
 
 import math
 import os
@@ -35,14 +35,14 @@ __all__ = [
 ]
 
 FINISHED = "completed"
-LAST_WORDS_S = 30.0  # that a run whose command was killed may take to save its state
-PAUSE_S = 0.2  # between two looks at its process
+LAST_WORDS_S = 30.0  # how long a run may take to save its state after its command was killed
+PAUSE_S = 0.2  # between two checks of its process
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory. `status` is run.json's, but `interrupted` where it says running and its process is gone."""
+    """One run directory. `status` is run.json's, or `interrupted` where that is running but its process is gone."""
 
     path: Path
     record: dict[str, Any]
@@ -50,15 +50,15 @@ class Run:
 
     @property
     def config(self) -> DictConfig:
-        """The run's whole configuration as it was resolved then: what looks like an interpolation is text.
+        """The run's whole configuration as it was resolved, with everything that looks like an interpolation escaped.
 
-        Its data is where it lies by now: where FMX_DATA_ROOT says, and seen from this folder.
+        data.root is the folder where the data is now, see `present_root`.
         """
         path = self.path / ".hydra" / "resolved.yaml"
         try:
             values = with_present_names(read_yaml(path))
-            values = _moved(values, str(values.get("run_dir") or ""), str(self.path)) | {"run_dir": str(self.path)}
-            values["data"] = self._found_from_here(values.get("data"))
+            values = _move_paths(values, str(values.get("run_dir") or ""), str(self.path)) | {"run_dir": str(self.path)}
+            values["data"] = self._relocate_data(values.get("data"))
             config = OmegaConf.create(escape_interpolations(from_stored(values, path)))
         except (OmegaConfBaseException, ValueError) as error:
             raise DataError(f"{path} is no configuration of a run: {str(error).partition(chr(10))[0]}") from error
@@ -67,11 +67,11 @@ class Run:
 
     @property
     def from_environment(self) -> dict[Place, str]:
-        """What the run has of the environment: the places in its configuration, and the references there."""
+        """The places of the configuration that refer to environment variables, with these references."""
         return references(read_yaml(self.path / ".hydra" / "resolved.yaml"))
 
-    def _found_from_here(self, data: Any) -> Any:
-        """A `data` node whose root is where the data lies by now, seen from where this process is."""
+    def _relocate_data(self, data: Any) -> Any:
+        """A `data` node whose root is the folder where the data is now."""
         hydra, written = (read_yaml_or_empty(self.path / ".hydra" / name) for name in ("hydra.yaml", "config.yaml"))
         started_in = get_nested(hydra, "hydra", "runtime", "cwd")
         root = present_root(data, get_nested(written, "data", "root"), started_in)
@@ -79,16 +79,18 @@ class Run:
 
     @property
     def other_version(self) -> str:
-        """A note for a refusal where another version of fmx wrote the run; empty where this one did."""
+        """A note for an error message that another version of fmx wrote the run; empty if this one did."""
         from fmx.process.table import printable
 
-        then = self.record.get("versions")
-        then = then.get("fmx") if isinstance(then, dict) else None
-        return f" (fmx {printable(then)} wrote that run, this is fmx {__version__})" if then != __version__ else ""
+        version = self.record.get("versions")
+        version = version.get("fmx") if isinstance(version, dict) else None
+        return (
+            f" (fmx {printable(version)} wrote that run, this is fmx {__version__})" if version != __version__ else ""
+        )
 
     @property
     def pruned(self) -> bool:
-        """Whether a search ended the run before its time; run.json calls that `interrupted` too."""
+        """Whether a search pruned the run; run.json calls that `interrupted` too."""
         return self.status == "interrupted" and bool(self.record.get("pruned"))
 
     @property
@@ -97,7 +99,7 @@ class Run:
         return read_json(self.path / "metrics.json")
 
     def recorded(self, kind: type[Value], *keys: str) -> Value:
-        """A value of run.json by its keys; DataError where the record lacks it, or has another type."""
+        """A value of run.json by its keys; DataError where it is missing or has another type."""
         value: Any = self.record
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
@@ -107,7 +109,7 @@ class Run:
 
     @property
     def tested(self) -> str:
-        """The checkpoint that the run's figures are of: `best` or `last`."""
+        """The checkpoint that the run's metrics are of: `best` or `last`."""
         name = Path(self.recorded(str, "best", "checkpoint")).stem
         if name not in {"best", "last"}:  # any other would be a file somewhere else
             raise DataError(f"{self.path / 'run.json'} does not say best.checkpoint as it should")
@@ -125,9 +127,10 @@ class Run:
 
     @property
     def _why_none(self) -> str:
-        """Why a completed run has no checkpoints, where its sweep keeps those of the best runs alone."""
-        told = (self.path.parent / "multirun.yaml", self.path / ".hydra" / "resolved.yaml")  # the newest command first
-        counts = [get_nested(read_yaml_or_empty(path), "sweep", "keep_checkpoints") for path in told]
+        """Why a completed run has no checkpoints: its sweep kept those of the best runs."""
+        # The sweep's newest command counts before the one that started this run.
+        files = (self.path.parent / "multirun.yaml", self.path / ".hydra" / "resolved.yaml")
+        counts = [get_nested(read_yaml_or_empty(file), "sweep", "keep_checkpoints") for file in files]
         count = next((each for each in counts if isinstance(each, int)), None)
         if self.status != FINISHED or count is None:
             return ""
@@ -136,7 +139,7 @@ class Run:
 
 
 def open_run(path: str | Path, *, finished: bool = True) -> Run:
-    """Read a run directory; DataError where it is none, or, with `finished`, where the run did not complete."""
+    """Read a run directory; DataError where it is none or, with `finished`, where the run is not completed."""
     path = Path(path)
     if not (path / "run.json").is_file():
         jobs = sorted(path.glob("[0-9]*/run.json"), key=lambda file: (len(file.parent.name), file.parent.name))
@@ -159,28 +162,27 @@ def open_run(path: str | Path, *, finished: bool = True) -> Run:
 
 
 def check_latest(path: Path) -> None:
-    """DataError where a path leads through what was a link to the newest run once, and is an old copy of one now.
+    """DataError where a path leads through outputs/latest, and that is an old copy of a run instead of a link.
 
-    `cp -rL outputs` makes such a copy, as archives of some kinds do. A folder that a user has called latest is a run's
-    own place.
+    `cp -rL outputs` and some archives make such copies. A run directory that a user has named latest is valid.
     """
     place = path.absolute()
     for folder, run in ((place, place), (place, place / "0"), (place.parent, place)):
         homes = [folder.parent / name for name in ("runs", "sweeps")]
         if folder.name != "latest" or folder.is_symlink() or not any(home.is_dir() for home in homes):
             continue
-        then = read_yaml_or_empty(run / ".hydra" / "resolved.yaml").get("run_dir")
-        if then is not None and Path(str(then)).parts[-2 if run != folder else -1] != "latest":
+        original = read_yaml_or_empty(run / ".hydra" / "resolved.yaml").get("run_dir")
+        if original is not None and Path(str(original)).parts[-2 if run != folder else -1] != "latest":
             raise DataError(
-                f"{folder} is no link to the newest run, but a copy of {then}, as after `cp -rL`: name a run or sweep "
-                f"in {' or '.join(str(home) for home in homes if home.is_dir())}, or remove {folder}"
+                f"{folder} is no link to the newest run, but a copy of {original}, as after `cp -rL`: name a run or "
+                f"sweep in {' or '.join(str(home) for home in homes if home.is_dir())}, or remove {folder}"
             )
 
 
 def instant(started: object) -> float:
-    """When a run began, in seconds since 1970, from run.json's text; -inf where that says no time.
+    """When a run began, in seconds since 1970, from run.json's text; -inf where that is no time.
 
-    Records of fmx 0.1 have the offset of the clock that they were written by: as texts they do not compare.
+    Records of fmx 0.1 are in local time with its UTC offset, so the texts themselves do not compare.
     """
     try:
         return datetime.fromisoformat(str(started)).astimezone().timestamp()
@@ -189,24 +191,24 @@ def instant(started: object) -> float:
 
 
 def is_under_way(run_dir: Path) -> bool:
-    """Whether there is something of a run to go on with; takes back run.json where one was killed before there was."""
+    """Whether a folder has a run to resume; removes run.json where the run was killed before it saved anything else."""
     if not (run_dir / "run.json").is_file():
         return False
     if (run_dir / ".hydra" / "resolved.yaml").is_file() or (run_dir / "checkpoints").is_dir():
-        return True  # of the latter the run itself says what is amiss: what was trained is never removed
-    (run_dir / "run.json").unlink()  # alone: what else is there may be the user's
+        return True  # never remove checkpoints; resuming reports what else is missing
+    (run_dir / "run.json").unlink()  # other files may be the user's
     return False
 
 
 def wait_for_process(run_dir: Path, at_most_s: float) -> None:
-    """Let a run's process come to its end: one whose command was killed saves its state before that."""
+    """Wait for a run's process to end: after its command was killed, it saves its state."""
     end = time.monotonic() + at_most_s
     while open_run(run_dir, finished=False).status == "running" and time.monotonic() < end:
         time.sleep(PAUSE_S)
 
 
 def find_runs(patterns: Iterable[str]) -> list[Path]:
-    """Every run directory among and below the given folders and globs, each once, in a stable order."""
+    """Every run directory among and below the given folders and globs, without duplicates, in a stable order."""
     found: dict[Path, None] = {}
     for pattern in patterns:
         named = os.path.lexists(pattern)  # a folder's own name may look like a glob
@@ -223,12 +225,12 @@ def find_runs(patterns: Iterable[str]) -> list[Path]:
 
 
 def _status(record: dict[str, Any], run_dir: Path) -> str:
-    """run.json's status; a run that says it is running but has no process was interrupted."""
+    """run.json's status; `interrupted` where that is running but the process is gone."""
     status = str(record.get("status"))
     if status != "running":
         return status
     alive = is_locked(run_dir)
-    if alive is None:  # no lock to ask
+    if alive is None:  # there is no lock file
         alive = record.get("host") != socket.gethostname() or _is_alive(record.get("pid"))
     return status if alive else "interrupted"
 
@@ -245,12 +247,12 @@ def _is_alive(pid: object) -> bool:
     return True
 
 
-def _moved(node: Any, then: str, now: str) -> Any:
-    """A node in which what was in the run directory `then` is in `now`."""
+def _move_paths(node: Any, old: str, new: str) -> Any:
+    """A node in which paths in the run directory `old` are paths in `new`."""
     if isinstance(node, dict):
-        return {key: _moved(child, then, now) for key, child in node.items()}
+        return {key: _move_paths(child, old, new) for key, child in node.items()}
     if isinstance(node, list):
-        return [_moved(child, then, now) for child in node]
-    if isinstance(node, str) and then and (node == then or node.startswith(f"{then}/")):
-        return now + node.removeprefix(then)
+        return [_move_paths(child, old, new) for child in node]
+    if isinstance(node, str) and old and (node == old or node.startswith(f"{old}/")):
+        return new + node.removeprefix(old)
     return node

@@ -1,4 +1,4 @@
-"""What a run was told: the settings of its configuration by dotted key, and the choices of its groups."""
+"""The settings of a run's configuration by dotted key, and the options chosen of its config groups."""
 
 import json
 import re
@@ -17,23 +17,22 @@ __all__ = ["ABSENT", "PRUNING", "PRUNING_TARGET", "Settings", "flat", "read_sett
 
 NOT_SETTINGS = frozenset(
     {"seed", "run_dir", "resume", "data.root", "sweep.keep_checkpoints"}
-)  # they say which run, when and where
+)  # which run it is, when and where
 OF_ONE_RUN = re.compile(r"\$\{(?:(?:seed|resume|run_dir)\}|(?:run_dir|stamp|now|hydra):)")
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
-PRUNING = "callbacks.pruning"  # how a search watches its trials: it changes nothing in a run that trains to its end
+PRUNING = "callbacks.pruning"  # a search adds it; it does not change runs that train to their end
 PRUNING_TARGET = "fmx.sweeps.search.pruning.Pruning"
-ABSENT = "–"  # how a setting is shown that a configuration does not have
+ABSENT = "–"  # what is shown for a setting that a configuration lacks
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One configuration without its seed and its places on disk.
+    """One configuration without its seed and its paths.
 
-    values: each setting as it was resolved, by dotted key; a list of plain values is one setting. What follows from
-    the seed, or from the place, time or number of the run, is left out, and a path below data.root is written from
-    there on.
-    following: what was written in place of a value that follows from others, such as `${another.key}`.
-    choices: the member that was chosen of each group.
+    values: each resolved setting by dotted key; a list of plain values is one setting. Values that depend on the seed,
+    or on the folder, time or number of the run, are left out; a path below data.root begins with `${data.root}`.
+    following: the interpolation that was written for a value, such as `${another.key}`.
+    choices: the chosen option of each config group.
     """
 
     values: Mapping[str, Any]
@@ -42,29 +41,29 @@ class Settings:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of all settings: equal for configurations that differ in nothing but seed and places."""
+        """A hash of all settings: equal for configurations that differ only in seed and paths."""
         return blake2b(json.dumps(self.values, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
     def told(self, key: str) -> str:
-        """A setting by its dotted key, or the choice of a group by its name, as people write it."""
+        """The text of a setting by its dotted key, or of a group's choice by its name."""
         if key in self.choices:
             return self.choices[key]
         return show(self.values[key]) if key in self.values else ABSENT
 
 
 def read_settings(run_dir: Path) -> Settings:
-    """Read .hydra/ of a run directory as plain values: nothing in it is resolved, imported or made.
+    """Read .hydra/ of a run directory as plain values: nothing is resolved, imported or instantiated.
 
-    Raises DataError where resolved.yaml is missing, damaged, or larger than any configuration is.
+    Raises DataError where resolved.yaml is missing, damaged or too large.
     """
     folder = run_dir / ".hydra"
     resolved = with_present_names(read_yaml(folder / "resolved.yaml"))
     written = read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else resolved
     hydra = read_yaml(folder / "hydra.yaml") if (folder / "hydra.yaml").is_file() else {}
     leaves = [
-        (key, _moved(value, source, resolved), source)
+        (key, _with_references(value, source, resolved), source)
         for key, value, source in _leaves(resolved, written)
-        if key not in NOT_SETTINGS and not (source and _is_of_one_run(source, written))
+        if key not in NOT_SETTINGS and not (source and _identifies_run(source, written))
     ]
     choices: Any = hydra
     for key in ("hydra", "runtime", "choices"):
@@ -84,17 +83,17 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def show(value: object) -> str:
-    """A plain value on one line, as people write it; 1.0, a share, is not written like 1, a count."""
+    """A plain value on one line; a float keeps its decimal point (a share of 1.0 is not a count of 1)."""
     if isinstance(value, float):
         short = f"{value:g}" if float(f"{value:g}") == value else repr(value)
         return f"{short}.0" if short.removeprefix("-").isdecimal() else short
     return printable(value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False))
 
 
-def _moved(value: Any, source: str, resolved: Mapping[str, Any]) -> Any:
-    """A value without the places on disk of this one run."""
+def _with_references(value: Any, source: str, resolved: Mapping[str, Any]) -> Any:
+    """A value in which the paths of this run and its data are replaced by references."""
     if isinstance(value, list):
-        return [_moved(each, source, resolved) for each in value]
+        return [_with_references(each, source, resolved) for each in value]
     for key in ("run_dir", "data.root"):
         place = _select(resolved, key)
         if not isinstance(value, str) or not isinstance(place, str) or not (place.startswith("/") or key in source):
@@ -104,14 +103,14 @@ def _moved(value: Any, source: str, resolved: Mapping[str, Any]) -> Any:
     return value
 
 
-def _is_of_one_run(source: str, written: Mapping[str, Any]) -> bool:
-    """Whether an interpolation leads to the seed, or to the place, the time or the number of a run."""
+def _identifies_run(source: str, written: Mapping[str, Any]) -> bool:
+    """Whether an interpolation leads to the seed, or to the folder, time or number of a run."""
     waiting, seen = [source], set[str]()
     while waiting:
         text = waiting.pop()
         if OF_ONE_RUN.search(text):
             return True
-        names = set(REFERENCE.findall(text)) - seen  # each is looked at once, however often it is referred to
+        names = set(REFERENCE.findall(text)) - seen  # each once: references may form a cycle
         seen |= names
         waiting += [node for name in names if isinstance(node := _select(written, name), str)]
     return False
@@ -124,9 +123,9 @@ def _select(config: Any, key: str) -> Any:
 
 
 def _leaves(resolved: Any, written: Any, key: str = "", *, source: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Yield key, resolved value, and the interpolation that stood there, empty where there was none.
+    """Yield key, resolved value, and the interpolation that was written for it, or an empty text.
 
-    What comes from the environment was told from outside, so it counts as a setting.
+    A value from an environment variable is given from outside, so it is a setting with no interpolation.
     """
     nested = isinstance(resolved, list) and any(isinstance(child, dict | list) for child in resolved)
     text = json.dumps(written, default=str) if isinstance(written, list) and not nested else written

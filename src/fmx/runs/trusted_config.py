@@ -1,4 +1,4 @@
-"""The configuration of a run directory, once everything that it names has been checked."""
+"""The configuration of a run directory, after everything that it names was checked."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -20,10 +20,9 @@ PARTS = ("model", "loss", "optim", "schedule", "metrics")
 
 
 def trusted_config(run: Run, allow: Iterable[str] = (), *, root: str | None = None) -> DictConfig:
-    """The run's configuration, once every target in it is one that its place may have; DataError names the first other.
+    """The run's configuration, if each target in it is allowed in its place; DataError names the first that is not.
 
-    allow: packages that the user trusts with anything, beside fmx's own (--allow mypkg). root: `data.root=DIR`, where
-    its data lies now.
+    allow: packages that the user trusts besides fmx (--allow mypkg). root: `data.root=DIR`, where its data lies now.
     """
     config = checked_config(run.config, run, allow)
     if root is not None:
@@ -32,7 +31,7 @@ def trusted_config(run: Run, allow: Iterable[str] = (), *, root: str | None = No
 
 
 def checked_config(config: DictConfig, run: Run, allow: Iterable[str] = ()) -> DictConfig:
-    """A resolved configuration, checked as `trusted_config` does; what it fetches comes from fmx's own mirrors."""
+    """A resolved configuration, checked as `trusted_config` does; its downloads come from fmx's own mirrors."""
     try:
         plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:

@@ -24,7 +24,7 @@ from fmx.data.module import ImageDataModule
 from fmx.errors import ConfigError, FmxError
 from fmx.process.cores import share_threads
 from fmx.process.distributed import launcher_hint, num_processes
-from fmx.runs.checkpoint_files import BEFORE, NEWEST, CheckpointFiles
+from fmx.runs.checkpoint_files import NEWEST, PREVIOUS, CheckpointFiles
 from fmx.runs.record import Record
 from fmx.training.charts import with_shared_charts
 from fmx.training.classifier import Classifier
@@ -204,7 +204,7 @@ def network_node(cfg: DictConfig, earlier: Path | None) -> dict[str, Any]:
 
 
 def _has_checkpoint(earlier: Path | None) -> bool:
-    return earlier is not None and any((earlier / "checkpoints" / name).is_file() for name in (NEWEST, BEFORE))
+    return earlier is not None and any((earlier / "checkpoints" / name).is_file() for name in (NEWEST, PREVIOUS))
 
 
 def _is_pretrained(target: object) -> bool:
