@@ -1,1 +1,1 @@
-"""A command as a process: how it starts, hears signals, takes its locks, speaks and ends."""
+"""A command as a process: start-up, signals, locks, terminal output and exit codes."""

@@ -1,4 +1,4 @@
-"""The processor cores and the memory that this process may use: affinity, and the quotas of its control groups."""
+"""The CPU cores and the memory that this process may use, by affinity and control groups."""
 
 import math
 import os
@@ -10,21 +10,21 @@ __all__ = ["limit_threads", "memory_limit", "num_cores", "share_threads"]
 
 PROCESS = Path("/proc/self")
 THREADS = "OMP_NUM_THREADS"
-_ours: set[str] = set()  # values of THREADS that were set here, so that no wish of the user is taken for one
+_ours: set[str] = set()  # values of THREADS that fmx set itself, to tell them from the user's
 
 
 def num_cores(process: Path = PROCESS) -> int:
-    """How many cores the affinity and the CPU quota of this process allow, a part of a core counted as one.
+    """The number of cores that the affinity and the CPU quota of this process allow, rounded up.
 
-    A quota is `docker run --cpus=2`, systemd's CPUQuota or a Kubernetes limit: control groups of version 1 and 2, and
-    whatever group above them allows less.
+    A quota is `docker run --cpus=2`, systemd's CPUQuota or a Kubernetes limit: control groups of version 1 and 2,
+    parent groups included.
     """
     quotas = [quota for group in _groups("cpu", process) if (quota := _cpu_quota(group)) is not None]
     return max(1, min([_affinity(), *map(math.ceil, quotas)]))
 
 
 def memory_limit(process: Path = PROCESS) -> int | None:
-    """The bytes that the control groups of this process allow; None where they name no limit."""
+    """The memory limit of this process's control groups in bytes; None where there is none."""
     limits = []
     for group in _groups("memory", process):
         for name in ("memory.max", "memory.limit_in_bytes"):
@@ -34,9 +34,9 @@ def memory_limit(process: Path = PROCESS) -> int | None:
 
 
 def limit_threads() -> None:
-    """Let what this process imports and starts compute with no more threads than the quota has cores.
+    """Limit the threads of numerical libraries, here and in child processes, to the cores of the CPU quota.
 
-    The numerical libraries see the affinity by themselves, but no quota. A number that the user has set holds.
+    The libraries respect the affinity by themselves, but no quota. A value that the user has set is kept.
     """
     cores = num_cores()
     if THREADS not in os.environ and cores < _affinity():
@@ -45,9 +45,9 @@ def limit_threads() -> None:
 
 
 def share_threads(processes: int) -> int | None:
-    """Divide what `limit_threads` set among so many processes that train together; returns the threads of each.
+    """Divide the threads that `limit_threads` set among training processes; returns the threads of each.
 
-    None, and nothing is changed, where it set nothing: then the libraries divide the cores.
+    Returns None and changes nothing where it set none.
     """
     if processes == 1 or os.environ.get(THREADS) not in _ours:
         return None
@@ -71,13 +71,13 @@ def _cpu_quota(group: Path) -> float | None:
 
 
 def _groups(controller: str, process: Path) -> Iterator[Path]:
-    """The folders of this process's control groups that may bound what `controller` gives out, innermost first."""
+    """The folders of this process's control groups that may limit `controller`, innermost first."""
     try:
         memberships = (process / "cgroup").read_text(encoding="utf-8").splitlines()
         mounts = (process / "mountinfo").read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
         return
-    paths: dict[str, str] = {}  # by the names of the controllers, "" for version 2
+    paths: dict[str, str] = {}  # by controller name; "" for version 2
     for line in memberships:
         _, controllers, path = line.split(":", 2)
         paths |= dict.fromkeys(controllers.split(","), path)
@@ -88,7 +88,7 @@ def _groups(controller: str, process: Path) -> Iterator[Path]:
         name = "" if kind == "cgroup2" else controller
         if kind not in {"cgroup", "cgroup2"} or name not in paths or (name and name not in options.split(",")):
             continue
-        inner = os.path.relpath(paths[name], root)  # a container sees its own group as the root, or all of them
+        inner = os.path.relpath(paths[name], root)  # a container sees its own group as the root, or the whole hierarchy
         folder = Path(top) if inner.startswith("..") else Path(top, inner)
         yield folder
         yield from (parent for parent in folder.parents if parent.is_relative_to(top))

@@ -1,7 +1,7 @@
-"""The processes of a distributed run: who started them, which is the first, and that none outlives the others.
+"""The processes of a distributed run: who started them, which is the first, and how they end together.
 
-What launchers leave in the environment stays there when they are gone, in a shell for example. So it counts only where
-several processes were asked for, or where the launcher is there in fact.
+Launchers' environment variables outlive the launcher, in a shell for example. They count only where the configuration
+has several processes, or where the launcher is still running.
 """
 
 import os
@@ -37,14 +37,14 @@ __all__ = [
     "torchrun_processes",
 ]
 
-PAUSE_S = 0.1  # between two looks at the others; Lightning looks every 5 s, and then kills without a word
-PARENT = "FMX_PARENT"  # the process that started the others of its machine
-PATIENCE_S = 3.0  # how long after a broken connection the process that broke it may take to end
+PAUSE_S = 0.1  # between polls of the other processes; Lightning polls every 5 s and kills without a message
+PARENT = "FMX_PARENT"  # the process that started the others on its machine
+PATIENCE_S = 3.0  # after a broken connection, how long the process that broke it may take to end
 ANSWER_S = 3.0  # how long the store of torchrun's agent may take to answer
-READ_AT_IMPORT = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # Lightning reads them as whole numbers
+READ_AT_IMPORT = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # Lightning parses them as integers
 SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 TASKS = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
-PER_PROCESS = (  # and whatever starts with one of these, of what launchers set for each process that they start
+PER_PROCESS = (  # prefixes of the variables that launchers set for each process
     *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
     *("GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_", "OMPI_COMM_", "PMI_"),
     *("PMIX_", "SLURM_STEP", "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"),
@@ -52,12 +52,12 @@ PER_PROCESS = (  # and whatever starts with one of these, of what launchers set 
 )
 Starter = Literal["fmx", "torchrun", "srun", "hand", "nobody"]
 
-# Taken out of the environment, so that a command which this process starts does not take it for its own.
+# Removed from the environment, so that child processes do not inherit it.
 _parent = int(os.environ.pop(PARENT, None) or 0)
 
 
 def num_processes(trainer: Mapping[str, Any]) -> int:
-    """How many processes train together by a `trainer` node; 1 where that is left to the machine."""
+    """The number of processes of a `trainer` node; 1 where devices are chosen automatically."""
     devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
     if isinstance(devices, Sequence) and not isinstance(devices, str):
         devices = len(devices)
@@ -66,9 +66,10 @@ def num_processes(trainer: Mapping[str, Any]) -> int:
 
 
 def started_by(trainer: Mapping[str, Any]) -> Starter:
-    """Who started this process as one of several that train together.
+    """Who started this process of a distributed run.
 
-    fmx: its first process on this machine. hand: a person, one on each machine. nobody: it is alone, or the first.
+    fmx: the run's first process on this machine. hand: the user, one on each machine. nobody: it is the only process,
+    or the first.
     """
     processes = num_processes(trainer)
     if _parent and _number("LOCAL_RANK") > 0:
@@ -81,14 +82,14 @@ def started_by(trainer: Mapping[str, Any]) -> Starter:
 
 
 def is_first_process(trainer: Mapping[str, Any]) -> bool:
-    """Whether this process keeps the records of its run."""
+    """Whether this process has rank 0 and writes the run's records."""
     names = {"torchrun": "RANK", "srun": "SLURM_PROCID", "hand": "NODE_RANK"}
     starter = started_by(trainer)
     return starter != "fmx" and _number(names.get(starter, "")) == 0
 
 
 def launcher_hint(trainer: Mapping[str, Any]) -> str | None:
-    """What to tell of a single run that may be one of several by somebody's mistake; None where nothing hints at it."""
+    """A warning where a launcher started several processes of a single-process run; None where none did."""
     if num_processes(trainer) > 1 or started_by(trainer) != "nobody":
         return None
     if (tasks := _srun_tasks()) > 1:
@@ -101,9 +102,9 @@ def launcher_hint(trainer: Mapping[str, Any]) -> str | None:
 
 
 def check_started(trainer: Mapping[str, Any], *, names_folder: bool) -> None:
-    """ConfigError where processes that someone else started would not make one run.
+    """ConfigError where the processes that a launcher or the user started would not form one run.
 
-    names_folder: whether the command line says where the run is; each process would make up a folder of its own.
+    names_folder: whether the command line names the run directory; otherwise each process would create its own.
     """
     starter, processes, nodes = started_by(trainer), num_processes(trainer), trainer.get("num_nodes", 1)
     if starter == "fmx":
@@ -129,7 +130,7 @@ def check_started(trainer: Mapping[str, Any], *, names_folder: bool) -> None:
 
 
 def check_no_torchrun() -> None:
-    """ConfigError where torchrun started several processes of a command that is no distributed run."""
+    """ConfigError where torchrun started several processes of a command that is not a distributed run."""
     if (started := torchrun_processes()) > 1:
         raise ConfigError(
             f"torchrun started {started} processes, and each would run all jobs; start a sweep without torchrun: with "
@@ -164,11 +165,11 @@ def _check_by_hand(nodes: int) -> None:
 
 
 def _check_stray_variables(ranks: Sequence[str], sizes: Sequence[str]) -> None:
-    """Nothing that is known started this process as one of several, but something says that it is one."""
-    told = [name for name in ranks if _number(name) > 0] + list(sizes)
-    if told:
-        values = ", ".join(f"{name}={os.environ[name]}" for name in told)
-        without = " ".join(["env", *(f"-u {name}" for name in told)])
+    """ConfigError where rank or size variables are set, but no known launcher started this process."""
+    stray = [name for name in ranks if _number(name) > 0] + list(sizes)
+    if stray:
+        values = ", ".join(f"{name}={os.environ[name]}" for name in stray)
+        without = " ".join(["env", *(f"-u {name}" for name in stray)])
         raise ConfigError(
             f"{values}: who started this process as one of several? Neither torchrun nor srun did. Begin the command "
             f"with `{without}`, and it starts the others itself; or start all of them with torchrun or srun"
@@ -177,9 +178,9 @@ def _check_stray_variables(ranks: Sequence[str], sizes: Sequence[str]) -> None:
 
 @cache
 def torchrun_processes() -> int:
-    """How many processes torchrun started; 0 where it did not start this one, whatever it left in the environment.
+    """The number of processes that torchrun started; 0 where it did not start this one.
 
-    Its agent answers at the port that it tells its processes.
+    Variables alone may be stale, so its agent must answer at MASTER_PORT.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return 0
@@ -199,12 +200,12 @@ def _agent_has_store() -> bool:
 
 
 def can_agree() -> bool:
-    """Whether torchrun started several processes, which can agree on a text."""
+    """Whether torchrun started several processes and its store is available to `agree_on`."""
     return torchrun_processes() > 1 and _agent_has_store()
 
 
 def agree_on(text: str) -> str:
-    """The text that the first of torchrun's processes proposed; the text itself where there are no others."""
+    """The text that the first of torchrun's processes proposed; `text` itself without torchrun."""
     if not can_agree():
         return text
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -216,42 +217,42 @@ def agree_on(text: str) -> str:
 
 
 def environment_without_ranks() -> dict[str, str]:
-    """The environment of a process that nobody but this one starts."""
+    """Copy of the environment without launchers' variables, for a child that is a single-process run."""
     return {name: value for name, value in os.environ.items() if not name.startswith(PER_PROCESS)}
 
 
 def drop_invalid_ranks() -> None:
-    """Before Lightning is imported, which would fail at a variable that somebody else called RANK, for example."""
+    """Remove rank variables that are not integers: Lightning's import would fail on them."""
     for name in READ_AT_IMPORT:
         if not os.environ.get(name, "0").isdigit():
             del os.environ[name]
 
 
 def _srun_tasks() -> int:
-    """The tasks of the job step that this process belongs to; 0 outside one (a batch script or a shell is none)."""
+    """The number of tasks of this process's srun job step; 0 in a batch script or a shell."""
     if "SLURM_STEP_ID" not in os.environ or "SLURM_PTY_PORT" in os.environ:
         return 0
     return next((_number(name) for name in TASKS if name in os.environ), 0)
 
 
 def _number(name: str) -> int:
-    """A variable as a whole number; 0 where it is none."""
+    """An environment variable as an integer; 0 where it is not one."""
     value = os.environ.get(name, "")
     return int(value) if value.isdigit() else 0
 
 
 class EndRecorder(Protocol):
-    """What keeps the record of a run."""
+    """Records how a run ended."""
 
     def end(self, status: str, error: str | None) -> str | None:
-        """Record how the run ended; returns the first error on record."""
+        """Record how the run ended; returns the first recorded error."""
 
 
 @contextmanager
 def end_together(trainer: "Trainer", record: EndRecorder) -> Iterator[None]:
-    """While the processes of a run train together: when one dies, end the others, and say so in the record.
+    """In the block, when one process of a distributed run dies, end the others and record the failure.
 
-    srun does this for its own tasks, with --kill-on-bad-exit; here it is done for those that Lightning starts.
+    For the processes that Lightning starts; srun does this for its own tasks with --kill-on-bad-exit.
     """
     from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
@@ -261,7 +262,7 @@ def end_together(trainer: "Trainer", record: EndRecorder) -> Iterator[None]:
         return
     watch: _WatchThread
     if trainer.local_rank == 0:
-        os.environ[PARENT] = str(os.getpid())  # what it starts must know even if this process is gone by then
+        os.environ[PARENT] = str(os.getpid())  # child processes compare it with their parent
         watch = _ChildrenWatch(launcher, record)
     else:
         watch = _ParentWatch()
@@ -269,11 +270,11 @@ def end_together(trainer: "Trainer", record: EndRecorder) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if isinstance(error, RuntimeError):  # most likely a connection that broke because its other end died
+        if isinstance(error, RuntimeError):  # most likely a broken connection to a process that died
             watch.join(PATIENCE_S)
         watch.stop()
         for process in launcher.procs:
-            process.kill()  # it would wait for this one for ever
+            process.kill()  # it would wait for this process forever
         raise
     finally:
         watch.stop()
@@ -281,7 +282,7 @@ def end_together(trainer: "Trainer", record: EndRecorder) -> Iterator[None]:
 
 
 class _WatchThread(threading.Thread, ABC):
-    """Looks at other processes until it is told to stop."""
+    """Polls other processes until stopped."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -296,11 +297,11 @@ class _WatchThread(threading.Thread, ABC):
 
     @abstractmethod
     def look(self) -> None:
-        """Act where something has ended."""
+        """Poll once, and act where a process has ended."""
 
 
 class _ParentWatch(_WatchThread):
-    """Ends this process once the one that started it is gone."""
+    """Ends this process once its parent has ended."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -312,7 +313,7 @@ class _ParentWatch(_WatchThread):
 
 
 class _ChildrenWatch(_WatchThread):
-    """Ends this process and those that it started once one of them has failed."""
+    """Ends this process and its children once a child has failed."""
 
     def __init__(self, launcher: "_SubprocessScriptLauncher", record: EndRecorder) -> None:
         super().__init__()
@@ -327,11 +328,7 @@ class _ChildrenWatch(_WatchThread):
                 continue
             self.stop()
             signum = -code if code < 0 else code - 128
-            if signum in {
-                signal.SIGINT,
-                signal.SIGTERM,
-                signal.SIGHUP,
-            }:  # while this one waited for it: it was meant for both
+            if signum in {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}:  # sent to the whole run
                 self._record.end("interrupted", None)
                 said: str | None = "interrupted"
                 code = 128 + signum

@@ -1,4 +1,4 @@
-"""`--dry-run`: a command is composed and checked as ever, says what it would do, and stops before it writes."""
+"""`--dry-run`: compose and check as usual, print what the command would do, and stop before anything is written."""
 
 __all__ = ["FLAG", "ask", "is_asked"]
 
@@ -7,11 +7,11 @@ _asked = False
 
 
 def ask(asked: bool) -> None:
-    """Let the command that begins now only say what it would do, or not; a notebook's process runs several."""
-    global _asked  # noqa: PLW0603 - Hydra hands a command's own flags on to nobody
+    """Set whether the current command is a dry run; one process, such as a notebook, may run several commands."""
+    global _asked  # noqa: PLW0603 - Hydra passes no flags on
     _asked = asked
 
 
 def is_asked() -> bool:
-    """Whether this process must not begin anything."""
+    """Whether the current command is a dry run."""
     return _asked

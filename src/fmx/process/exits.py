@@ -1,4 +1,4 @@
-"""How a command ends: one or two plain lines and an exit code instead of a traceback."""
+"""How a command ends: plain error lines and an exit code instead of a traceback."""
 
 import errno
 import os
@@ -33,11 +33,11 @@ __all__ = [
     "raised_errors",
 ]
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what asks a process to save its state and end
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # signals that ask a run to save its state and end
 BEFORE_ANY_JOB = "interrupted before the first job: type the same command to start again"
 _last_signal: int | None = None
 FULL_ERROR = "HYDRA_FULL_ERROR"
-SET_BY_FMX = "FMX_PLAIN_ERRORS"  # beside it: it was set here
+SET_BY_FMX = "FMX_PLAIN_ERRORS"  # set together with FULL_ERROR, if fmx and not the user set it
 UNWRITABLE = {errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.ENOSPC, errno.EROFS}
 INACCESSIBLE = {errno.EACCES, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM, errno.ESTALE}
 
@@ -45,7 +45,7 @@ INACCESSIBLE = {errno.EACCES, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG, errno.
 class Interrupted(BaseException):
     """The process was asked to stop by a signal; its exit code is 128 plus the signal's number.
 
-    agreed: all processes of the run stop, at the same step.
+    agreed: whether all processes of the run stop at the same step.
     """
 
     def __init__(self, signum: int, *, agreed: bool = False) -> None:
@@ -55,7 +55,7 @@ class Interrupted(BaseException):
 
 
 class Pruned(BaseException):
-    """A search ended this run before its time: no failure, so the process ends with 0."""
+    """A search pruned this run; not a failure, so the exit code is 0."""
 
     def __init__(self, *, epoch: int, metric: str, value: float) -> None:
         super().__init__(f"pruned after epoch {epoch}: {metric} {value:.4g}")
@@ -64,10 +64,10 @@ class Pruned(BaseException):
 
 @contextmanager
 def plain_exits() -> Iterator[None]:
-    """Turn every expected error into plain lines on stderr and DESIGN's exit code; our own bugs keep a traceback.
+    """Turn expected errors into plain lines on stderr and an exit code; bugs keep their traceback.
 
-    Hydra prints and exits by itself unless HYDRA_FULL_ERROR is set, so it is set while Hydra runs. A process that goes
-    on, such as a notebook's kernel, gets back what the command changed in it.
+    Hydra itself prints and exits unless HYDRA_FULL_ERROR is set, so it is set in the block. In a process that lives on,
+    such as a notebook's kernel, the state that the command changed is restored.
     """
     if is_own_process():
         kept: AbstractContextManager[None] = nullcontext()
@@ -81,9 +81,9 @@ def plain_exits() -> Iterator[None]:
 
 @contextmanager
 def raised_errors() -> Iterator[None]:
-    """Raise every expected error as the FmxError that it is, and an interruption as KeyboardInterrupt.
+    """Raise expected errors as FmxError and interruptions as KeyboardInterrupt, and restore the process's state.
 
-    For callers in Python: the process gets back what the block changed in it.
+    The counterpart of `plain_exits` for callers in Python.
     """
     from fmx.process.process_state import preserve_process_state
 
@@ -101,7 +101,7 @@ def raised_errors() -> Iterator[None]:
 
 @contextmanager
 def _catch_signals() -> Iterator[None]:
-    global _last_signal  # noqa: PLW0603 - a signal comes to the process
+    global _last_signal  # noqa: PLW0603 - signals are per process
     _last_signal = None
     before = _install_handlers()
     try:
@@ -141,7 +141,7 @@ def _plain_errors() -> Iterator[None]:
 
 @contextmanager
 def _flush_stdout() -> Iterator[None]:
-    """Flush standard output at the end, while it is known what to say where that fails."""
+    """Flush standard output at the end of the block, where a failure can still be reported."""
     try:
         yield
     except SystemExit:
@@ -151,7 +151,7 @@ def _flush_stdout() -> Iterator[None]:
 
 
 def _check_working_folder() -> None:
-    """FmxError where the folder that the command is typed in is gone: every library asks for it sooner or later."""
+    """FmxError where the working directory was removed: some library would need it later."""
     try:
         Path.cwd()
     except OSError as error:
@@ -160,14 +160,14 @@ def _check_working_folder() -> None:
 
 
 def _stdout_error(raised: BaseException) -> str | None:
-    """What to say where standard output takes no more, as on a full disk; what waits to be written goes nowhere then.
+    """The message where writing to standard output failed, as on a full disk; redirects it to /dev/null then.
 
-    An error that names a file is of that file.
+    None for other errors; an OSError with a file name is about that file.
     """
     if not isinstance(raised, OSError) or raised.filename is not None or raised.errno not in UNWRITABLE:
         return None
     try:
-        os.write(sys.stdout.fileno(), b"")  # which /dev/full refuses; a full disk does not
+        os.write(sys.stdout.fileno(), b"")  # fails for /dev/full, but not for a full disk
     except OSError:
         printed = True
     else:
@@ -183,9 +183,9 @@ def _stdout_error(raised: BaseException) -> str | None:
 
 @contextmanager
 def _hydra_raises() -> Iterator[bool]:
-    """Let Hydra raise its errors; yields whether a person asked for tracebacks.
+    """Set HYDRA_FULL_ERROR in the block, so that Hydra raises its errors; yields whether the user had set it.
 
-    What this process starts inherits the variable, and must know that nobody asked for it.
+    Child processes inherit it, so FMX_PLAIN_ERRORS tells them that the user did not.
     """
     names = (FULL_ERROR, SET_BY_FMX)
     inherited = {name: os.environ.get(name) for name in names}
@@ -204,33 +204,33 @@ def _hydra_raises() -> Iterator[bool]:
 
 
 def _install_handlers() -> dict[signal.Signals, Any]:
-    """Have SIGTERM, SIGHUP and Ctrl-C raise Interrupted; returns the handlers before. Only the main thread may."""
+    """Let SIGTERM, SIGHUP and SIGINT raise Interrupted; returns the previous handlers. Main thread only."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     before: dict[signal.Signals, Any] = {signal.SIGTERM: signal.signal(signal.SIGTERM, _interrupt)}
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored, in the background
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored in background jobs
         before[signal.SIGINT] = signal.signal(signal.SIGINT, _interrupt)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup has it ignored
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # ignored under nohup
         before[signal.SIGHUP] = signal.signal(signal.SIGHUP, _interrupt)
     return before
 
 
 def leave_closed_terminal(signum: int) -> None:
-    """Where SIGHUP came since the terminal was closed, what is printed there from now on goes nowhere.
+    """After the SIGHUP of a closed terminal, redirect its descriptors to /dev/null.
 
-    A progress bar would fail there before the state is saved.
+    Otherwise the progress bar would fail before the state is saved.
     """
     if signum != signal.SIGHUP:
         return
     try:
-        descriptors = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]  # a live area keeps copies
+        descriptors = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]  # LiveArea duplicates them
     except OSError:
         descriptors = [1, 2]
     for descriptor in descriptors:
         try:
             termios.tcgetattr(descriptor)
         except termios.error as error:
-            if error.args[0] == errno.EIO:  # any other: a file or a pipe
+            if error.args[0] == errno.EIO:  # other errors: a file or a pipe
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, descriptor)
                 os.close(nowhere)
@@ -238,7 +238,7 @@ def leave_closed_terminal(signum: int) -> None:
 
 @contextmanager
 def advice(how: Callable[[], str]) -> Iterator[None]:
-    """Let a command that is interrupted in the block end with a line on how to go on; an inner block's line counts."""
+    """End a command that is interrupted in the block with a line on how to resume it; the innermost block's counts."""
     try:
         yield
     except (Interrupted, KeyboardInterrupt) as interrupted:
@@ -264,23 +264,23 @@ def _interrupt(signum: int, _: FrameType | None) -> None:
     _last_signal = signum
     overwrite_echo(signum)
     leave_closed_terminal(signum)
-    raise Interrupted(signum)  # for SIGINT too: at a KeyboardInterrupt, Lightning would end the process with 1
+    raise Interrupted(signum)  # for SIGINT too: on KeyboardInterrupt, Lightning exits with 1
 
 
 def overwrite_echo(signum: int) -> None:
-    """Let what is printed next stand in the place of the `^C` that a terminal shows."""
+    """Move the cursor back, so that the next output overwrites the terminal's `^C`."""
     if signum == signal.SIGINT and os.isatty(2):
         with suppress(OSError):
             os.write(2, b"\r")
 
 
 def last_signal() -> int | None:
-    """The signal that came: what it raised is lost where it came while Python freed an object."""
+    """The last signal received; the exception is lost if it was raised while Python freed an object."""
     return _last_signal
 
 
 def interruption(raised: BaseException) -> int | None:
-    """The exit code where a signal is behind an exception: a library that is interrupted may fail in another way."""
+    """The exit code where a signal caused an exception, directly or not; None otherwise."""
     for cause in [raised] if isinstance(raised, Refusal | FmxError) else chain(raised):
         if isinstance(cause, Interrupted | KeyboardInterrupt):
             return 128 + (cause.signum if isinstance(cause, Interrupted) else signal.SIGINT)
@@ -288,21 +288,21 @@ def interruption(raised: BaseException) -> int | None:
 
 
 def plain_message(error: FmxError) -> str:
-    """The error's own words: a worker process of a DataLoader wraps them in its traceback.
+    """The error's own message, without the traceback that a DataLoader worker wraps it in.
 
-    Escapes stand for what would steer a terminal: an error may quote a file of anybody's.
+    Control characters are escaped, since a message may quote an untrusted file.
     """
     words = str(error).rpartition("fmx.errors.DataError: ")[2].strip()
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in words)
 
 
 def expected_error(raised: BaseException) -> FmxError | None:
-    """The plain error that stands behind an exception, or None where it is a bug."""
+    """The plain error for an expected exception; None for a bug."""
     if isinstance(raised, Refusal):
         return raised.error
     if isinstance(raised, FmxError):
         return raised
-    if isinstance(raised, RuntimeError) and str(raised).startswith("Symlink loop"):  # of Path.resolve
+    if isinstance(raised, RuntimeError) and str(raised).startswith("Symlink loop"):  # raised by Path.resolve
         loop = raised.__context__
         return expected_error(loop) if isinstance(loop, OSError) else FmxError(f"cannot access a folder: {raised}")
     if isinstance(raised, OSError) and raised.errno in UNWRITABLE | INACCESSIBLE:
@@ -313,7 +313,7 @@ def expected_error(raised: BaseException) -> FmxError | None:
 
 
 def _what_failed(error: OSError) -> str:
-    """`read` or `write`, as far as the system says which; what there is and may be read was to be written."""
+    """`read`, `write` or, where neither can be inferred, `access`."""
     if error.errno in UNWRITABLE:
         return "write"
     name = error.filename

@@ -1,7 +1,7 @@
-"""Imports that are put off until they are used: torch's compiler, parts of scipy, matplotlib, torchvision.
+"""Defer imports until first use: torch's compiler, parts of scipy, matplotlib, torchvision.
 
-Libraries import them to ask something small on the way (was this network compiled?), or to use them another day. So
-modules stand for them that answer such questions, and make way for the real ones once anything else is asked of them.
+Libraries import these modules only for small questions (was this network compiled?) or for later use. A stand-in
+module answers such questions, and is replaced by the real one on any other attribute access.
 """
 
 import functools
@@ -20,7 +20,7 @@ COMPILER = "torch._dynamo"
 
 
 def defer_imports() -> None:
-    """Have modules stand for those that nothing has imported yet."""
+    """Put stand-ins into sys.modules for those modules that are not imported yet."""
     config = _DeferredModule("torch._inductor.config")  # torch.use_deterministic_algorithms sets an attribute of it
     _defer(
         _DeferredModule(COMPILER, "OptimizedModule", disable=_disable_compiler, graph_break=_do_nothing),
@@ -29,12 +29,12 @@ def defer_imports() -> None:
         config,
     )
     _defer(_DeferredModule("torch.utils.flop_counter", "FlopCounterMode"))
-    # For scikit-learn; hamming is what torchmetrics would add to scipy.signal.
+    # Imported by scikit-learn; torchmetrics adds hamming to scipy.signal.
     _defer(_DeferredModule("scipy.interpolate", "BSpline"))
     _defer(_DeferredModule("scipy.optimize", "linear_sum_assignment"))
     _defer(_DeferredModule("scipy.signal", hamming=_stand_in("scipy.signal.windows", "hamming")))
     _defer(_DeferredModule("scipy.stats", "rankdata"))
-    # What torchmetrics would plot its metrics and judge images with.
+    # Imported by torchmetrics for plots and image metrics.
     axes, colors = _DeferredModule("matplotlib.axes", "Axes"), _DeferredModule("matplotlib.colors", "Colormap")
     pyplot = _DeferredModule("matplotlib.pyplot", "Figure", style=SimpleNamespace(context=_style_context))
     _defer(_DeferredModule("matplotlib", axes=axes, colors=colors, pyplot=pyplot), axes, colors, pyplot)
@@ -44,14 +44,14 @@ def defer_imports() -> None:
 
 
 class _DeferredModule(ModuleType):
-    """A module that has some answers, until it and those that are put off with it are imported in earnest.
+    """A stand-in for a module, until it and the other modules of its group are really imported.
 
-    later: its classes and functions that can be asked for, but not used, before that. answers: what else can.
+    later: names of classes and functions to provide as `_StandIn`s. answers: other attributes to provide.
     """
 
     def __init__(self, name: str, *later: str, **answers: object) -> None:
         super().__init__(name)
-        self.__spec__ = ModuleSpec(name, None)  # for importlib.util.find_spec: there is such a module
+        self.__spec__ = ModuleSpec(name, None)  # for importlib.util.find_spec
         self.answers = {each: _stand_in(name, each) for each in later} | answers
         self.group: tuple[_DeferredModule, ...] = ()
         self.own = {*self.__dict__, "own"}
@@ -60,12 +60,12 @@ class _DeferredModule(ModuleType):
         caller = sys._getframe(1).f_globals  # noqa: SLF001
         if name in self.answers and caller.get("__name__", "").partition(".")[0] in ALLOWED_CALLERS:
             return self.answers[name]
-        submodule = name == "__path__" and caller is vars(importlib._bootstrap)  # noqa: SLF001 - which looks for one
+        submodule = name == "__path__" and caller is vars(importlib._bootstrap)  # noqa: SLF001 - importing a submodule
         if name.startswith("__") and not submodule and name != "__version__":
-            # Asked for by `from … import`, or by who looks through all modules.
+            # `from … import` and code that inspects all modules look for these.
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         module = _import_real(self.__name__)
-        if not submodule and not hasattr(module, name):  # `from package import module`, which nothing imported before
+        if not submodule and not hasattr(module, name):  # `from package import module`
             with suppress(ModuleNotFoundError):
                 importlib.import_module(f"{self.__name__}.{name}")
         return getattr(module, name)
@@ -79,7 +79,7 @@ def _defer(*modules: _DeferredModule) -> None:
 
 
 def _import_real(name: str) -> Any:
-    """The module of that name, imported in earnest; what was set where it was put off, holds."""
+    """Import the real module, and copy over the attributes that were set on its stand-in."""
     deferred = sys.modules.get(name)
     group = deferred.group if isinstance(deferred, _DeferredModule) else ()
     for each in group:
@@ -92,13 +92,13 @@ def _import_real(name: str) -> Any:
 
 
 def _real_module(name: str) -> Any:
-    """The module of that name if it was imported in earnest, else None."""
+    """The real module if it is imported, else None."""
     module = sys.modules.get(name)
     return None if isinstance(module, _DeferredModule) else module
 
 
 class _StandIn(type):
-    """Stands for a class or function of a module that is put off: nothing is its instance before that is there."""
+    """Stands for a class or function of a deferred module; nothing is an instance of it before the real import."""
 
     def __instancecheck__(cls, instance: object) -> bool:
         module = _real_module(cls.__module__)
@@ -111,7 +111,7 @@ class _StandIn(type):
         return cls.real()(*args, **kwargs)
 
     def real(cls) -> Any:
-        """What it stands for, imported in earnest."""
+        """Import and return the real class or function."""
         return getattr(_import_real(cls.__module__), cls.__name__)
 
 
@@ -125,13 +125,13 @@ def _do_nothing(*_: object, **__: object) -> None:
 
 @contextmanager
 def _style_context(*args: Any, **kwargs: Any) -> Iterator[None]:
-    """A style of matplotlib's for what is drawn, which is also asked for when a function is defined."""
+    """Matplotlib's style context, which torchmetrics also uses as a decorator at import."""
     with _import_real("matplotlib.style").context(*args, **kwargs):
         yield
 
 
 def _disable_compiler(fn: Any = None, recursive: bool = True, **options: Any) -> Any:  # noqa: FBT002 - torch's own
-    """Have the compiler leave a function alone, once there is one."""
+    """torch._dynamo.disable, applied at the first call after the compiler is imported."""
     if not isinstance(fn, FunctionType):
         return _import_real(COMPILER).disable(fn, recursive, **options)
     disabled = None

@@ -1,4 +1,4 @@
-"""Lines at the bottom of a terminal that are drawn anew, below all else that this process writes."""
+"""A live display at the bottom of a terminal, below all other output of this process."""
 
 import atexit
 import codecs
@@ -18,27 +18,26 @@ from rich.text import Text
 
 __all__ = ["LiveArea"]
 
-DRAIN_S = 5.0  # at most, before a terminal that was halted (Ctrl-S) is given up
-REFRESH_S = 0.25  # after which the lines are drawn anew, and what is no whole line yet, such as a question, is shown
+DRAIN_S = 5.0  # to wait at the end for a terminal that was paused (Ctrl-S)
+REFRESH_S = 0.25  # between redraws; incomplete lines, such as prompts, are shown after this time
 CHUNK = 1 << 16
-ECHO = 2  # columns that the terminal itself may write ^C into
+ECHO = 2  # columns left free for the terminal's ^C
 
 
 class LiveArea:
-    """Draws lines at the bottom of a terminal; what else this process writes there stands above, whole.
+    """Context manager that keeps lines at the bottom of a terminal, with all other output printed above them.
 
-    A context manager. While it is open, everything that would go to the terminal through the descriptors of stdout and
-    stderr goes through a pipe and is printed above the lines: Rich's own redirection sees neither the streams that log
-    handlers keep nor what is written from outside Python. Where `stream` is no terminal on which a cursor moves,
-    `is_shown` is False and nothing changes.
-    lines: what to draw; called again and again, also from another thread. stream: sys.stdout or sys.stderr.
+    While it is open, the descriptors of stdout and stderr lead into a pipe whose contents are printed above the lines;
+    Rich's own redirection misses streams that log handlers hold, and output from outside Python. Where `stream` is not
+    an interactive terminal, `is_shown` is False and nothing changes.
+    lines: returns the lines to draw; called repeatedly, also from another thread. stream: sys.stdout or sys.stderr.
     """
 
     def __init__(self, lines: Callable[[], Sequence[Text]], stream: TextIO) -> None:
         self._lines = lines
         self._stream = stream
         self.is_shown = _is_interactive(stream)
-        self._redirected: dict[int, int] = {}  # descriptor: the terminal that it stood for
+        self._redirected: dict[int, int] = {}  # descriptor: duplicate of its terminal
         self._decoder = AnsiDecoder()
 
     def __enter__(self) -> Self:
@@ -79,7 +78,7 @@ class LiveArea:
         self._ends, self._end = os.pipe()
         self._drained = threading.Event()
         threading.Thread(target=self._draw, args=(pipe,), daemon=True).start()
-        atexit.register(self.__exit__)  # where whoever opened it is never called again
+        atexit.register(self.__exit__)  # where __exit__ is never called
 
     def _close(self) -> None:
         with suppress(OSError):
@@ -101,16 +100,16 @@ class LiveArea:
         return _FittedLines(self._lines)
 
     def _fit(self) -> None:
-        """Rich asks descriptors 0 to 2 for the size, which may all be no terminal by now."""
+        """Set the console's size: Rich asks descriptors 0 to 2, which may all be redirected."""
         with suppress(OSError):
             columns, lines = os.get_terminal_size(self._file.fileno())
             self._console.size = (columns or 80, lines or 24)
 
     def _draw(self, pipe: int) -> None:
-        """Print what comes through the pipe, line by line, and draw the lines anew; once closed, pass it on as it is.
+        """Print the pipe's contents line by line and redraw the lines; after the end, copy the pipe unchanged.
 
-        One thread alone draws: of two, one may erase as many lines as there were before the other drew. A process that
-        this one has started meanwhile may write into the pipe after the end.
+        Only this thread draws: two threads would erase wrong numbers of lines. Child processes may still write into
+        the pipe after the end.
         """
         decode = codecs.getincrementaldecoder(self._stream.encoding)(errors="replace").decode
         held, chunk, ends = "", b"", False
@@ -118,10 +117,10 @@ class LiveArea:
             ready, _, _ = select.select([pipe, self._ends], [], [], REFRESH_S)
             chunk = os.read(pipe, CHUNK) if pipe in ready else b""
             *lines, held = (held + decode(chunk)).split("\n")
-            ends = bool(ready) and not chunk  # nothing is left to read once the other end is closed
+            ends = bool(ready) and not chunk  # end of file
             if held and not chunk:
                 lines, held = [held], ""
-            with suppress(Exception):  # the terminal may be gone, but nobody must wait for a pipe that is full
+            with suppress(Exception):  # the terminal may be gone, but writers must not block on a full pipe
                 for line in lines:
                     self._print(line)
                 if not ready:
@@ -135,12 +134,12 @@ class LiveArea:
 
     def _print(self, line: str) -> None:
         self._fit()
-        # The terminal folds what is too long: a path that Rich folds could not be copied.
+        # Let the terminal wrap long lines: a path that Rich wraps could not be copied.
         self._console.print(self._decoder.decode_line(line.rstrip("\r")), soft_wrap=True)
 
 
 class _FittedLines:
-    """As many of the lines as fit on the terminal, the last ones first."""
+    """A Rich renderable of the last lines that fit on the terminal."""
 
     def __init__(self, lines: Callable[[], Sequence[Text]]) -> None:
         self._lines = lines
@@ -156,7 +155,7 @@ class _FittedLines:
 
 
 def _is_interactive(stream: TextIO) -> bool:
-    """Whether a cursor can be moved where a stream is shown, and the stream is that of the process."""
+    """Whether a stream is the process's own stdout or stderr, on a terminal with a movable cursor."""
     try:
         if stream.fileno() not in {1, 2} or not os.isatty(stream.fileno()):
             return False
@@ -169,17 +168,17 @@ def _is_interactive(stream: TextIO) -> bool:
 
 @contextmanager
 def _defer_signals() -> Iterator[None]:
-    """Let the signals that stop a process come after the block: half a change would leave the terminal no cursor."""
+    """Defer SIGINT, SIGTERM and SIGHUP to the end of the block, so that the terminal is never half set up."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []
+    received: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in numbers}
+    before = {each: signal.signal(each, lambda number, _: received.append(number)) for each in numbers}
     try:
         yield
     finally:
         for each, handler in before.items():
             signal.signal(each, handler if handler is not None else signal.SIG_DFL)
-        if came:
-            signal.raise_signal(came[0])
+        if received:
+            signal.raise_signal(received[0])

@@ -1,4 +1,4 @@
-"""Locks that the system takes back when their holder ends, however it ends: of a whole directory, and of one file."""
+"""Locks of a directory and of a file, which the system releases when their process ends."""
 
 import errno
 import fcntl
@@ -14,22 +14,21 @@ from fmx.process.own_files import check_own_files
 __all__ = ["is_locked", "lock_folder", "one_at_a_time", "release_locks"]
 
 LOCK = ".lock"
-ATTEMPTS, PAUSE_S = 5, 0.05  # someone who only looks whether a run is alive holds the lock for an instant
-WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP}  # what some file systems answer
+ATTEMPTS, PAUSE_S = 5, 0.05  # `is_locked` in another process holds the lock for an instant
+WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP}  # from file systems without locks
 _held: dict[Path, int] = {}
 
 
 def lock_folder(folder: Path, *, key: str = "hydra.run.dir") -> None:
-    """Hold the directory of a run or a sweep until this process ends; ConfigError where another one holds it.
+    """Create and lock the directory of a run or a sweep until this process ends; ConfigError where it is locked.
 
-    DataError where a link in it leads what is written there elsewhere. key: what names another folder on the command
-    line. Makes the folder where there is none.
+    DataError where a link in it leads out of it. key: the override that names another folder, for the message.
     """
     named, folder = folder, folder.resolve()
     if folder in _held:
         return
     check_own_files(folder, all_names=False)
-    named.mkdir(parents=True, exist_ok=True)  # an error names the folder as it was typed
+    named.mkdir(parents=True, exist_ok=True)  # errors name the folder as typed
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     for _ in range(ATTEMPTS):
         try:
@@ -51,7 +50,7 @@ def lock_folder(folder: Path, *, key: str = "hydra.run.dir") -> None:
 
 @contextmanager
 def release_locks() -> Iterator[None]:
-    """Give up, at the end, what was claimed meanwhile, where the process itself goes on."""
+    """Release the locks that were taken in the block, where the process lives on."""
     before = {*_held}
     try:
         yield
@@ -61,7 +60,7 @@ def release_locks() -> Iterator[None]:
 
 
 def is_locked(run_dir: Path) -> bool | None:
-    """Whether a living process holds a run directory; None where that cannot be told."""
+    """Whether a process has locked a run directory; None where that is unknown."""
     if run_dir.resolve() in _held:
         return True
     try:
@@ -81,11 +80,11 @@ def is_locked(run_dir: Path) -> bool | None:
 
 @contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
-    """Keep all other processes and threads out while a file is read and written anew."""
+    """Hold an exclusive lock while a file is read and rewritten."""
     with path.with_name(f".{path.name}.lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in WITHOUT_LOCKS:
                 raise
-        yield  # closing the file frees the lock
+        yield  # closing the file releases the lock

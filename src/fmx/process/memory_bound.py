@@ -1,4 +1,4 @@
-"""A bound on the memory and the time that something from elsewhere may take while it is made."""
+"""Bound the memory and CPU time for instantiating objects from an untrusted configuration."""
 
 import os
 import signal
@@ -12,19 +12,19 @@ from fmx.errors import DataError
 
 __all__ = ["SPARE_BYTES", "at_most_bytes"]
 
-SPARE_BYTES = 256 << 20  # for Python's own objects, and what a part imports while it is made
-THREAD_BYTES = 80 << 20  # of address space that a thread's stack and the arena of its allocator reserve
-BYTES_PER_S = 16 << 20  # that are made, at the least
-REPEAT_S = 1.0  # until it is said once more, to what takes an exception for a refusal and goes on
-PAGES_IN_USE = Path("/proc/self/statm")  # Linux alone: elsewhere there is no such bound
+SPARE_BYTES = 256 << 20  # for Python objects and imports
+THREAD_BYTES = 80 << 20  # address space that a thread's stack and malloc arena reserve
+BYTES_PER_S = 16 << 20  # the slowest allocation rate to allow for
+REPEAT_S = 1.0  # until the exception is raised again, in case code caught it and went on
+PAGES_IN_USE = Path("/proc/self/statm")  # Linux alone; no bound elsewhere
 
 
 @contextmanager
 def at_most_bytes(num_bytes: int, what: str) -> Iterator[None]:
-    """Let this process take no more than so many bytes beyond what it has; DataError where something needs more.
+    """Limit the block to `num_bytes` more address space, and to one second of CPU time per 16 MiB of them.
 
-    It bounds addresses, so what is reserved counts before it is touched; and the processor's time, at a second for each
-    16 MiB. what: names it in the message.
+    Reserved memory counts even if untouched. DataError where the block exceeds a limit. what: its subject in the
+    message.
     """
     before = _set_limit(num_bytes)
     try:
@@ -42,7 +42,7 @@ def at_most_bytes(num_bytes: int, what: str) -> Iterator[None]:
 
 
 def _set_limit(num_bytes: int) -> tuple[int, int] | None:
-    """Set the limit, and return the one before; None where this system has none."""
+    """Set the limit; returns the previous one, or None where no limit was set."""
     with suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -58,7 +58,7 @@ def _set_limit(num_bytes: int) -> tuple[int, int] | None:
 
 @contextmanager
 def _at_most_seconds(seconds: float, what: str) -> Iterator[None]:
-    """Raise DataError once so much of the processor's time has gone by; only the main thread can."""
+    """Raise DataError after this much CPU time; no effect outside the main thread."""
     error = DataError(f"{what} would take more time than the run can have had: {seconds:.0f} s of a processor")
     late = False
 
@@ -77,7 +77,7 @@ def _at_most_seconds(seconds: float, what: str) -> Iterator[None]:
     except BaseException:
         signal.setitimer(signal.ITIMER_PROF, 0)
         if late:
-            raise error from None  # whatever has become of it on its way
+            raise error from None  # it may have been wrapped
         raise
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -1,4 +1,4 @@
-"""Text for a stream whose encoding lacks some characters, such as latin-1, ASCII or a Windows code page."""
+"""Print to streams whose encoding lacks some characters, such as latin-1, ASCII or a Windows code page."""
 
 import codecs
 import sys
@@ -19,7 +19,7 @@ REPLACEMENTS = {
 
 @contextmanager
 def ascii_fallback() -> Iterator[None]:
-    """Meanwhile, let the standard streams write something like it where their encoding lacks a character."""
+    """In the block, the standard streams replace characters that their encoding lacks with similar ASCII."""
     codecs.register_error(HANDLER, _replace)
     before = []
     for stream in (sys.stdout, sys.stderr):
@@ -40,7 +40,7 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
 
 
 def _to_ascii(character: str) -> str:
-    """ASCII for a character: by the table, without its accents, or as the number that it has."""
+    """ASCII for a character: from the table, without accents, or as an escape."""
     if character in REPLACEMENTS:
         return REPLACEMENTS[character]
     if unicodedata.combining(character):

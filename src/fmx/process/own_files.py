@@ -1,4 +1,4 @@
-"""What lies in a folder that a run or a sweep goes on writing into: its own files and folders, no links out."""
+"""Check a run or sweep directory before writing into it: no links out of it, no files of the wrong kind."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from fmx.errors import DataError
 __all__ = ["check_own_files"]
 
 MAX_ENTRIES = 1_000_000
-# What fmx writes into the folder of a run or a sweep, and under which names until it is whole.
+# Names that fmx writes in a run or sweep directory, temporary ones included.
 WRITTEN = re.compile(
     r"\d+|\.hydra|\.lock|checkpoints|conf|figures|jobs|searchers|tensorboard|multirun\.yaml|predictions\.npz|report\.txt"
     r"|run\.log|study\.(journal|lock)|(history|steps)\.csv|(run|metrics|sweep|search)\.json(\.tmp)?"
@@ -21,16 +21,15 @@ FILES = re.compile(
     r"|(leaderboard|search)\.(md|html)"
 )
 FOLDERS = {".hydra", "checkpoints", "figures", "tensorboard"}
-# Optuna's lock is a link to the journal by name, which a command that was killed leaves: nobody writes through it.
+# Optuna's lock is a symlink, which a killed command leaves behind; nothing is written through it.
 OPTUNAS_LOCK = "study.journal.lock"
 
 
 def check_own_files(folder: Path, *, all_names: bool = True) -> None:
-    """DataError where a link leads out of a folder, or where a pipe or a device lies in it; a missing folder is fine.
+    """DataError where writing in a folder would go elsewhere or fail: links out of it, pipes, devices, wrong kinds.
 
-    What is written to such a name would be written elsewhere. A folder in the place of a file, or a file in that of a
-    folder, would be met when all work is done. all_names: False looks only at names that fmx itself
-    writes, in a folder that a user has named and may use for other things.
+    A missing folder passes. all_names: False checks only names that fmx writes, in a folder that may hold the user's
+    other files.
     """
     home = os.path.realpath(folder)
     waiting, seen = [home], 0
@@ -39,7 +38,7 @@ def check_own_files(folder: Path, *, all_names: bool = True) -> None:
         try:
             entries = list(os.scandir(place))
         except (FileNotFoundError, NotADirectoryError, PermissionError):
-            continue  # who wants to write there says so
+            continue  # writing there gives the error
         for entry in entries:
             if place == home and not all_names and not WRITTEN.fullmatch(entry.name):
                 continue
@@ -56,7 +55,7 @@ def check_own_files(folder: Path, *, all_names: bool = True) -> None:
 
 
 def _check_kind(entry: os.DirEntry[str], place: str, home: str) -> None:
-    """DataError where a folder has the name of what is written as a file, or the other way round."""
+    """DataError where a folder has the name of a file to write, a file that of a folder, or one is not writable."""
     at_home = place == home
     drawn = place == os.path.join(home, "figures") and entry.name.endswith(".png")  # noqa: PTH118 - names, not paths
     file = drawn or (at_home and FILES.fullmatch(entry.name) is not None)

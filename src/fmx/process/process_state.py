@@ -1,4 +1,4 @@
-"""What a command changes in a process that goes on after it: a notebook's kernel, a script, a debugger."""
+"""Restore what a command changes in a process that lives on: a notebook's kernel, a script, a debugger."""
 
 import logging
 import os
@@ -19,17 +19,17 @@ __all__ = ["preserve_process_state"]
 
 @contextmanager
 def preserve_process_state() -> Iterator[None]:
-    """Give back, at the end, what a run takes for its own.
+    """Restore the process's state at the end of the block.
 
-    Environment, arguments, import path and working directory; loggers; filters of warnings; random states; torch's
-    switches and threads; Hydra's globals; locks on run directories. What stays: imported modules, OmegaConf's
-    resolvers, and that glibc keeps what is freed for the next tensor.
+    Restored: environment, arguments, import path, working directory, loggers, warning filters, random states, torch's
+    switches and threads, Hydra's globals, locks on run directories. Not restored: imported modules, OmegaConf's
+    resolvers, glibc's malloc options.
     """
     with ExitStack() as undo:
         undo.callback(_restore_lists, sys.argv, [*sys.argv])
         undo.callback(_restore_lists, sys.path, [*sys.path])
         undo.callback(_restore_environment, dict(os.environ))
-        undo.callback(os.chdir, os.getcwd())  # noqa: PTH109 - as it is named, links and all
+        undo.callback(os.chdir, os.getcwd())  # noqa: PTH109 - links unresolved
         undo.enter_context(warnings.catch_warnings())
         undo.enter_context(release_locks())
         undo.enter_context(_preserve_loggers())
@@ -39,8 +39,8 @@ def preserve_process_state() -> Iterator[None]:
         yield
 
 
-def _restore_lists(there: list[str], before: list[str]) -> None:
-    there[:] = before
+def _restore_lists(current: list[str], before: list[str]) -> None:
+    current[:] = before
 
 
 def _restore_environment(before: dict[str, str]) -> None:
@@ -53,10 +53,10 @@ def _restore_environment(before: dict[str, str]) -> None:
 
 @contextmanager
 def _preserve_loggers() -> Iterator[None]:
-    """Levels and handlers of all loggers; what the run added, its run.log, is closed."""
+    """Restore levels and handlers of all loggers, and close added handlers such as that of run.log."""
     loggers = {"": logging.getLogger(), **_named_loggers()}
     before = {name: (logger.level, logger.propagate, [*logger.handlers]) for name, logger in loggers.items()}
-    known = [*logging._handlerList]  # type: ignore[attr-defined]  # noqa: SLF001 - Hydra's configuration forgets it
+    known = [*logging._handlerList]  # type: ignore[attr-defined]  # noqa: SLF001 - Hydra's logging configuration clears it
     by_name = dict(logging._handlers)  # type: ignore[attr-defined]  # noqa: SLF001 - likewise
     try:
         yield
@@ -73,13 +73,13 @@ def _preserve_loggers() -> Iterator[None]:
 
 
 def _named_loggers() -> dict[str, logging.Logger]:
-    there = logging.root.manager.loggerDict
-    return {name: logger for name, logger in there.items() if isinstance(logger, logging.Logger)}
+    loggers = logging.root.manager.loggerDict
+    return {name: logger for name, logger in loggers.items() if isinstance(logger, logging.Logger)}
 
 
 @contextmanager
 def _preserve_random_states() -> Iterator[None]:
-    """The generators of Python, NumPy and torch; one that the run brings in is seeded anew, as at its import."""
+    """Restore the random states of Python, NumPy and torch; reseed those of modules that the block imported."""
     python, numpy, torch = random.getstate(), sys.modules.get("numpy"), sys.modules.get("torch")
     legacy = numpy.random.get_state() if numpy else None
     cpu = torch.get_rng_state() if torch else None
@@ -126,7 +126,7 @@ def _torch_switches(torch: Any) -> tuple[bool, bool, bool, bool, int | None]:
 
 @contextmanager
 def _preserve_hydra() -> Iterator[None]:
-    """Hydra refuses to begin where `hydra.initialize` was called before."""
+    """Clear Hydra's globals, since Hydra refuses to start after `hydra.initialize`, and restore them."""
     initialized, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
     GlobalHydra.instance().clear()
     try:

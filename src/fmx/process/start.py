@@ -1,7 +1,7 @@
-"""A command as a process of its own: soon at work, and ended at once.
+"""Start and end a command's own process fast.
 
-While it imports and builds, nearly all that it makes is there to stay, and Python would look through all of that again
-and again for garbage. In a notebook, a script, a debugger or a profiler none of this happens: the process is theirs.
+Nearly all objects from imports and building live until the end, so garbage collection is rare until training starts.
+In a notebook, a script, a debugger or a profiler, none of this happens.
 """
 
 import atexit
@@ -22,23 +22,23 @@ from fmx.process.lean_imports import defer_imports
 __all__ = ["as_command", "exit_now", "is_own_process", "resume_garbage_collection", "start_lean"]
 
 DEFAULT_THRESHOLDS = gc.get_threshold()
-RARE_THRESHOLDS = (100_000, 10, 10)
-# How often an OpenMP thread that has nothing to do looks for work before it sleeps; read when torch is imported. GNU's
-# own 300,000 keep a core from other processes that share it, for which the step itself has to wait then.
+RARE_THRESHOLDS = (100_000, 10, 10)  # of gc.set_threshold
+# Spins of an idle OpenMP thread before it sleeps, read when torch is imported. GNU's default of 300,000 blocks a core
+# that other processes need, which slows the training step itself.
 SPINS = "60000"
 CONSOLE_SCRIPT = "fmx"
 INTERRUPTED = 130
 
-_own = False  # whether this process is a command's own
+_own = False  # whether this process was started for a command
 
 
 def as_command(main: Callable[[], None]) -> None:
-    """Do what `main` does; a process that was started for nothing else ends with it.
+    """Call `main`, and end the process afterwards if it was started only for this command.
 
-    Any other process goes on, or sees the SystemExit that `main` raises.
+    Any other process lives on, or gets the SystemExit that `main` raises.
     """
     if not is_own_process():
-        if _started_for_this(sys._getframe(1)):  # noqa: SLF001 - who called is all that tells
+        if _started_for_this(sys._getframe(1)):  # noqa: SLF001 - only the callers tell
             _restart_in_utf_8()
             start_lean()
         else:
@@ -54,12 +54,12 @@ def as_command(main: Callable[[], None]) -> None:
 
 
 def is_own_process() -> bool:
-    """Whether this process ends with the command, so that nobody sees what the command does to it."""
+    """Whether this process ends with the command, so that its state need not be restored."""
     return _own
 
 
 def _started_for_this(frame: FrameType | None) -> bool:
-    """Whether nothing called this but `python -m fmx…` or the console script, and nobody watches or stays on."""
+    """Whether only `python -m fmx…` or the console script is on the stack, without debugger, profiler or -i."""
     if sys.flags.inspect or os.environ.get("PYTHONINSPECT") or sys.gettrace() or sys.getprofile():
         return False
     while frame is not None:
@@ -73,9 +73,9 @@ def _started_for_this(frame: FrameType | None) -> bool:
 
 
 def _restart_in_utf_8() -> None:
-    """In an ASCII locale, let Python take names of files and arguments as UTF-8, as it does by itself unless forbidden.
+    """In an ASCII locale, restart Python in UTF-8 mode, so that file names and arguments decode as UTF-8.
 
-    It would decode them to halves of characters, which no file in UTF-8 can hold. What is printed stays ASCII.
+    Otherwise they decode to lone surrogates, which UTF-8 files cannot store. Output stays ASCII.
     """
     if sys.getfilesystemencoding().lower() != "ascii" or sys.flags.ignore_environment:
         return
@@ -84,8 +84,8 @@ def _restart_in_utf_8() -> None:
 
 
 def start_lean() -> None:
-    """Before all else in a process that ends with the command: bound threads, put off imports, seldom seek garbage."""
-    global _own  # noqa: PLW0603 - it is said of the process
+    """First call in a command's own process: limit threads, defer imports, collect garbage rarely."""
+    global _own  # noqa: PLW0603 - a property of the process
     _own = True
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     limit_threads()
@@ -95,27 +95,26 @@ def start_lean() -> None:
 
 
 def resume_garbage_collection() -> None:
-    """As usual from here on, but never again among what there is by now; nothing in a process that goes on."""
+    """Restore the usual thresholds, exempting all present objects; no effect outside a command's own process."""
     if _own:
         gc.freeze()
         gc.set_threshold(*DEFAULT_THRESHOLDS)
-        # Where the process ends as Python does after all: extension modules would complain of what is left over.
+        # For a normal interpreter exit, where extension modules would report leaked objects.
         atexit.register(gc.unfreeze)
 
 
 def exit_now(code: int = 0) -> None:
-    """End the process that has done its work, at once: to free the modules one by one would take it seconds.
+    """End the process without freeing its modules, which would take seconds.
 
-    What Python does before that is done here as well: other threads, such as those of a logger, and executors come to
-    their end, and what is registered to run at the end runs.
+    Threads and executors are joined and atexit functions run, as at a normal exit.
     """
     try:
-        threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - waits for threads and executors, as always
-    except KeyboardInterrupt:  # no waiting then; at another one, not even for what is registered
+        threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - joins threads and executors
+    except KeyboardInterrupt:  # stop waiting; a second one skips atexit functions too
         code = INTERRUPTED
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
-    atexit._run_exitfuncs()  # noqa: SLF001 - what is registered still runs, as always
-    with suppress(BrokenPipeError):  # the reader has seen enough
+    atexit._run_exitfuncs()  # noqa: SLF001 - no public way
+    with suppress(BrokenPipeError):  # the reader, such as head, has closed the pipe
         sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -1,4 +1,4 @@
-"""Tables for people: lines and colours on a terminal, aligned plain text elsewhere."""
+"""Print tables: with Rich on a terminal, as aligned plain text elsewhere."""
 
 from collections.abc import Collection, Iterable, Sequence
 
@@ -11,13 +11,13 @@ from rich.text import Text
 
 __all__ = ["fits", "print_lines", "print_table", "printable"]
 
-UNBOUNDED = 10_000  # columns: text for a file or a pipe is not folded
+UNBOUNDED = 10_000  # columns: no wrapping in a file or a pipe
 
 
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, num_left: int = 1, left: Collection[int] = ()
 ) -> None:
-    """Print a table on stdout; the first columns, and those in `left`, start on the left, figures end on the right."""
+    """Print a table on stdout; the first columns and those in `left` are left-aligned, all others right-aligned."""
     console = Console(highlight=False)
     on_terminal = console.is_terminal
     table = _table(columns, rows, {*range(num_left), *left}, on_terminal=on_terminal)
@@ -31,14 +31,14 @@ def print_table(
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print lines on stdout, broken between words where the terminal ends; off a terminal each stays whole."""
+    """Print lines on stdout, wrapped between words on a terminal and unwrapped elsewhere."""
     console = Console(highlight=False)
     for line in map(printable, lines):
         console.print(Text(line)) if console.is_terminal else print(line)
 
 
 def fits(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> bool:
-    """Whether a table has room on the terminal without a cell folded; anything has where there is no terminal."""
+    """Whether a table fits on the terminal without wrapped cells; True where there is no terminal."""
     console = Console()
     table = _table(columns, rows, (), on_terminal=True)
     return not console.is_terminal or Measurement.get(
@@ -50,25 +50,25 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: Collecti
     table = Table(box=SIMPLE_HEAD if on_terminal else None, pad_edge=False)
     for position, column in enumerate(columns):
         justify = "left" if position in left else "right"
-        # What starts on the left is words, which may be folded; a figure may not.
+        # Left-aligned text may wrap, numbers may not.
         table.add_column(Text(column), justify=justify, overflow="fold", no_wrap=justify == "right")  # type: ignore[arg-type]
     for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))  # Text: a file called [red] is no markup
+        table.add_row(*(Text(printable(cell)) for cell in row))  # Text: a file called [red] is not markup
     return table
 
 
 def print_metrics(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on stdout, the same on a terminal as in a pipe: a line a row, figures first, a text at its end.
+    """Print a plain table on stdout, one line per row: right-aligned numbers, then one text column.
 
-    Where the terminal folds a line, it folds the text: no column needs more room than it has.
+    The terminal wraps only the text.
     """
     lines = [columns, *([printable(cell) for cell in row] for row in rows)]
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)][:-1]
     for line in lines:
-        figures = [" " * (width - cell_len(cell)) + cell for width, cell in zip(widths, line, strict=False)]
-        print("  ".join([*figures, line[-1]]))
+        cells = [" " * (width - cell_len(cell)) + cell for width, cell in zip(widths, line, strict=False)]
+        print("  ".join([*cells, line[-1]]))
 
 
 def printable(text: object) -> str:
-    """Text without what would steer a terminal or cannot be encoded: escapes stand for such characters."""
+    """Text with non-printable characters escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))

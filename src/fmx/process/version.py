@@ -1,4 +1,4 @@
-"""The version of fmx, which the package's metadata is made from."""
+"""The version of fmx; the package's metadata reads it."""
 
 __all__ = ["__version__"]
 
