@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from fmx.data.module import LOOKED_AT
+from fmx.data.module import NUM_CHECKED
 from fmx.reporting.tensorboard_views import show_graph
 
 RUN = ["data=image_folder", "data.root=pictures", "data.image_size=28", "data.num_workers=0", "data.validation=4"]
@@ -223,7 +223,7 @@ def test_a_whole_training_is_tested_once_its_test_pictures_are_mended(command, t
         picture.unlink()
     for number in range(600):
         (folder / f"{number:03}.png").write_bytes(whole)
-    looked_at = {position * 607 // (LOOKED_AT - 1) for position in range(LOOKED_AT)}
+    looked_at = {position * 607 // (NUM_CHECKED - 1) for position in range(NUM_CHECKED)}
     damaged = folder / f"{min({*range(600)} - looked_at):03}.png"
     damaged.write_bytes(whole[: len(whole) // 2])
     done = command(*RUN, cwd=tmp_path)

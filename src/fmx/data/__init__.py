@@ -1,1 +1,1 @@
-"""Where images come from: one source a module, each returning uint8 arrays or a map-style dataset."""
+"""Where images come from: one module per source, each returning uint8 arrays or a map-style dataset."""

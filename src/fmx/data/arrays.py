@@ -11,7 +11,7 @@ __all__ = ["ImageArrays", "measured"]
 
 @dataclass(frozen=True, eq=False)
 class ImageArrays:
-    """All images of one set and their labels, as they are in the files: not scaled, not shuffled."""
+    """All images of one set and their labels, unscaled and in file order."""
 
     images: Tensor  # uint8 (N, C, H, W)
     labels: Tensor  # int64 (N,)
@@ -20,7 +20,7 @@ class ImageArrays:
         return len(self.labels)
 
     def fingerprint(self) -> str:
-        """Hash the shapes and bytes of both tensors: equal arrays from any file give equal text."""
+        """Hash the shapes and bytes of both tensors, whatever files they came from."""
         digest = blake2b(repr((tuple(self.images.shape), len(self.labels))).encode(), digest_size=16)
         for tensor in (self.images, self.labels):
             digest.update(tensor.contiguous().numpy().data)
@@ -28,7 +28,7 @@ class ImageArrays:
 
 
 def measured(arrays: ImageArrays) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel of all images, in 0..1, to six digits."""
+    """Mean and standard deviation of each channel over all images, in 0..1, rounded to six digits."""
     channels = arrays.images.transpose(0, 1).flatten(1)  # (C, N H W)
     levels = torch.arange(256, dtype=torch.float64) / 255
     shares = torch.stack([channel.bincount(minlength=256).double() / channel.numel() for channel in channels])

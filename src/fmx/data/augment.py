@@ -1,4 +1,4 @@
-"""Augmentations of whole batches: uint8 (B, C, H, W) in and out, drawn anew for each image, on the images' device."""
+"""Augmentations of whole batches: uint8 (B, C, H, W) in and out, random for each image, on the images' device."""
 
 from collections.abc import Sequence
 
@@ -18,12 +18,12 @@ class RandomHorizontalFlip(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape and type."""
         mirrored = torch.rand(len(images), device=images.device) < self.prob
-        # uint8 wraps around, so this is exact; torch.where takes twice as long, for it handles one byte at a time.
+        # uint8 wraps around, so this is exact; torch.where handles one byte at a time, which takes twice as long.
         return images + (images.flip(3) - images) * mirrored.view(-1, 1, 1, 1)
 
 
 class RandomCrop(nn.Module):
-    """Shifts each image by up to `padding` pixels in each direction; what comes in from outside is black."""
+    """Shifts each image by up to `padding` pixels in each direction; pixels from outside are black."""
 
     def __init__(self, *, padding: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class RandomCrop(nn.Module):
         size, (_, _, height, width) = len(images), images.shape
         padded = nn.functional.pad(images, [self.padding] * 4)
         top, left = torch.randint(2 * self.padding + 1, (2, size, 1), device=images.device).flatten(1)
-        # Every window of the padded images as a view, of which each image gets one: whole rows are copied, not pixels.
+        # Views of all windows of the padded images: indexing them copies whole rows instead of pixels.
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, C, 2 padding + 1, 2 padding + 1, H, W)
         image = torch.arange(size, device=images.device)
         cropped: Tensor = windows[image, :, top, left]
@@ -70,7 +70,7 @@ class RandomErasing(nn.Module):
         tall, wide = (area * aspect).sqrt().clamp(max=height), (area / aspect).sqrt().clamp(max=width)
         top, left = y * (height - tall), x * (width - wide)
         row, column = torch.arange(height, device=device), torch.arange(width, device=device)
-        # Few whole-batch passes, and those vectorised: what can be decided for each row is, and masked_fill is slower.
+        # Masks per row and per column keep the passes over the batch few; masked_fill would be slower.
         inside_rows = (row >= top.round()) & (row < (top + tall).round()) & (chance < self.prob)  # (B, H)
         inside_columns = (column >= left.round()) & (column < (left + wide).round())  # (B, W)
         erased = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]  # (B, 1, H, W)

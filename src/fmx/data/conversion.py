@@ -1,4 +1,4 @@
-"""Arrays written as IDX files, or as CSV files in Kaggle's layout."""
+"""Arrays written as IDX files, or as CSV files in the layout of Kaggle's Fashion-MNIST."""
 
 import struct
 from pathlib import Path
@@ -24,7 +24,7 @@ def write_idx(path: Path, tensor: Tensor) -> None:
 
 
 def write_csv(path: Path, arrays: ImageArrays) -> None:
-    """Write a header `label,pixel1..pixelN` and a line an image: its label, then its pixels row by row."""
+    """Write a header `label,pixel1..pixelN` and one line per image: its label, then its pixels row by row."""
     pixels = arrays.images.flatten(1).numpy()
     with path.open("w", encoding="ascii", newline="\n") as file:
         file.write(",".join(["label", *(f"pixel{number}" for number in range(1, pixels.shape[1] + 1))]) + "\n")

@@ -17,18 +17,18 @@ from fmx.errors import DataError
 
 __all__ = ["load_csv"]
 
-ROWS_PER_BLOCK = 32  # what stays in the processor's cache
+ROWS_PER_BLOCK = 32  # fits the processor's cache
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 MAX_DIGITS = 3
 MAX_PIXEL = 255
-MANY_PIXELS = 10**6  # whose names take memory
+MANY_PIXELS = 10**6  # from which on the column names take much memory
 
 
 def load_csv(*, file: str, image_size: int, num_classes: int, instead: Sequence[str]) -> ImageArrays:
     """Read a CSV file with the columns `label, pixel1 .. pixelN`: pixels 0 to 255 in row-major order.
 
-    The columns may come in any order. `instead` lists what to suggest when the file is missing. Memory stays
-    at about the size of the arrays, whatever is in the file: a line is read up to 16 bytes a column.
+    The columns may come in any order. `instead` lists what to suggest when the file is missing. Memory stays at about
+    the size of the arrays: of each line, at most 16 bytes per column are read.
 
     Returns:
         images uint8 (N, 1, image_size, image_size), labels int64 (N,) below num_classes, in file order.
@@ -53,10 +53,10 @@ def load_csv(*, file: str, image_size: int, num_classes: int, instead: Sequence[
 
 
 def _read(path: Path, stream: BufferedReader, *, num_pixels: int, num_classes: int) -> tuple[bytearray, bytearray]:
-    if num_pixels > MANY_PIXELS and path.stat().st_size < 2 * num_pixels:  # a column takes two characters and more
+    if num_pixels > MANY_PIXELS and path.stat().st_size < 2 * num_pixels:  # a column takes at least two characters
         raise DataError(f"{path} is too small to have {num_pixels:,} columns, as many as data.image_size asks for")
     names = ["label", *(f"pixel{number}" for number in range(1, num_pixels + 1))]
-    max_line_bytes = 16 * len(names)  # so that a line without an end is not read to its end
+    max_line_bytes = 16 * len(names)  # bounds the memory for a line that never ends
     columns = _read_header(path, stream.readline(max_line_bytes), names)
     places = {name: place for place, name in enumerate(columns)}
     order = np.array([places[name] for name in names])
@@ -98,7 +98,7 @@ def _read_header(path: Path, line: bytes, names: list[str]) -> list[str]:
 def _parse_digits(block: bytes, num_columns: int) -> NDArray[np.integer] | None:
     """Parse rows of numbers of up to three digits, all at once: (rows, columns), None for anything else."""
     text = np.frombuffer(block.replace(b"\r\n", b"\n"), np.uint8)
-    is_digit = text - ord("0") < 10  # noqa: PLR2004 - what comes before "0" wraps
+    is_digit = text - ord("0") < 10  # noqa: PLR2004 - characters below "0" wrap around
     ends = np.flatnonzero(~is_digit)
     if len(ends) == 0 or len(ends) % num_columns or ends[-1] != len(text) - 1:
         return None
@@ -108,7 +108,7 @@ def _parse_digits(block: bytes, num_columns: int) -> NDArray[np.integer] | None:
     widths = np.diff(ends, prepend=-1) - 1
     if widths.min() < 1 or widths.max() > MAX_DIGITS:
         return None
-    # At each byte the number that would end there: dense sums are cheaper than a gather for each place.
+    # The number that would end at each byte: dense sums are cheaper than a gather for each digit.
     digits = (text - ord("0")) * is_digit.astype(np.uint16)
     values = digits.copy()
     values[1:] += 10 * digits[:-1]
@@ -119,7 +119,7 @@ def _parse_digits(block: bytes, num_columns: int) -> NDArray[np.integer] | None:
 def _parse_fields(
     path: Path, block: list[bytes], first_line: int, columns: list[str], num_classes: int
 ) -> NDArray[np.integer]:
-    """Parse rows field by field: quotes, spaces and empty lines are fine, all else is named by its place."""
+    """Parse rows field by field; quotes, spaces and empty lines are accepted, DataError names anything else."""
     limits = [num_classes - 1 if name == "label" else MAX_PIXEL for name in columns]
     rows = []
     for line, text in enumerate(block, first_line):

@@ -12,7 +12,7 @@ from fmx.errors import ConfigError
 
 __all__ = ["load_digits"]
 
-MAX_SIZE = 512  # of digits of 8 x 8 pixels; it is the one set whose memory a number alone decides
+MAX_SIZE = 512  # pixels; bounds the memory, which no file does for this set
 AT_ONCE = 64  # images that are enlarged in float64
 
 
@@ -42,5 +42,5 @@ def load_digits(*, part: Literal["train", "test"], num_test: int, test_seed: int
 
 def _enlarged(images: Tensor, image_size: int) -> Tensor:
     images = interpolate(images, size=(image_size, image_size), mode="bilinear", align_corners=False)
-    # Half is rounded up, and what misses it by rounding errors too: the same bytes on every processor.
+    # Halves round up, with a margin for rounding errors: the same bytes on every processor.
     return (images * (255 / 16) + (0.5 + 1e-9)).to(torch.uint8)

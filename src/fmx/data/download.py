@@ -1,4 +1,4 @@
-"""Files that are not on this machine: fetch them, or say how to go on without them."""
+"""Files that are not on this machine: download them, or say how to continue without them."""
 
 import logging
 import os
@@ -25,15 +25,15 @@ log = logging.getLogger(__name__)
 
 
 def missing(path: Path, *, reason: str, instead: Sequence[str]) -> DataError:
-    """Build the error for a file that is not there: what is wrong and why, then every way out."""
-    ways = ["data.root=DIR (or FMX_DATA_ROOT=DIR) for the folder that has it", *instead]
-    return DataError(f"{path} is missing{reason}.\nWays out: {', or '.join(ways)}.")
+    """Build the error for a missing file: the reason, then every remedy."""
+    remedies = ["data.root=DIR (or FMX_DATA_ROOT=DIR) for the folder that has it", *instead]
+    return DataError(f"{path} is missing{reason}.\nWays out: {', or '.join(remedies)}.")
 
 
 def fetch(path: Path, *, mirrors: Sequence[str], checksum: str | None, instead: Sequence[str]) -> None:
-    """Fetch the file called `path.name` from the first mirror that has it whole and with this MD5 sum.
+    """Download `path.name` from the first mirror that has it complete and with this MD5 sum.
 
-    The file gets its name only when it is complete, so processes that fetch at the same time do no harm.
+    The file gets its name only when it is complete, so several processes may fetch it at the same time.
 
     Raises:
         DataError: no mirror gave it, with the reason of each; at once where there is no network.
@@ -56,7 +56,7 @@ def _fetch_from(url: str, path: Path, checksum: str | None) -> None:
     digest, num_bytes = md5(usedforsecurity=False), 0
     request = Request(url, headers={"User-Agent": "fmx"})  # noqa: S310 - ours; some mirrors refuse urllib's name
     with urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310 - addresses come from the configuration
-        path.parent.mkdir(parents=True, exist_ok=True)  # only now: without a network nothing is left behind
+        path.parent.mkdir(parents=True, exist_ok=True)  # after connecting: without a network no folder is left behind
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         bar = wrap_file(
             response,

@@ -1,4 +1,4 @@
-"""The random numbers of a dataset that reads files: a batch's own, whichever process makes it, and whenever."""
+"""Random numbers inside a dataset, seeded for each batch, whichever process makes it and whenever."""
 
 import hashlib
 import random
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-__all__ = ["Draws", "Turn"]
+__all__ = ["SampleKey", "SeededDataset"]
 
 Generator = random.Random | np.random.Generator | np.random.RandomState | torch.Generator
-LONG = 1000  # entries of a list from which on it holds files or labels, no generators
+LONG = 1000  # entries; longer lists hold files or labels, no generators
 
 
-class Turn(NamedTuple):
-    """An image's turn: which one it is, and where it comes in what order (`Order`)."""
+class SampleKey(NamedTuple):
+    """What EpochSampler yields: the index of an image, and its position in which order."""
 
     image: int
     seed: int
@@ -28,50 +28,50 @@ class Turn(NamedTuple):
     position: int
 
 
-class Draws(Dataset[tuple[Tensor, int]]):
-    """A map-style dataset that draws for each batch as if nothing had been drawn before.
+class SeededDataset(Dataset[tuple[Tensor, int]]):
+    """A map-style dataset whose generators are seeded anew for each batch.
 
-    What it draws, from the generators of Python, NumPy and torch or from some that it holds, is a function of the
-    batch's first turn alone: not of the number of worker processes, nor of what they made before the run was resumed.
-    Generators are found as far as attributes, lists and dicts lead. In the process that trains, all are put back.
+    What it draws, from the generators of Python, NumPy and torch or from its own, is a function of the batch's first
+    key alone: neither the number of workers nor a resumed run changes it. Its own generators are found through
+    attributes, lists and dicts. In the main process the states of all are restored.
     """
 
     def __init__(self, source: Dataset[tuple[Tensor, int]]) -> None:
         self.source = source
         self._own = list(_generators(source, set()))
-        self._first = [_digest(each) for each in self._own]  # so that the seeds that they were given still count
+        self._first = [_digest(each) for each in self._own]  # part of each seed, so that their own seeds matter
 
     def __len__(self) -> int:
         return len(self.source)  # type: ignore[arg-type]
 
-    def __getitem__(self, turn: Turn) -> tuple[Tensor, int]:
-        return self.__getitems__([turn])[0]  # type: ignore[no-any-return]
+    def __getitem__(self, key: SampleKey) -> tuple[Tensor, int]:
+        return self.__getitems__([key])[0]  # type: ignore[no-any-return]
 
-    def __getitems__(self, turns: Sequence[Turn]) -> Any:
-        """Return a batch's images uint8 (C, H, W) with their labels; DataLoader calls this where it is there."""
-        alone = get_worker_info() is None
-        before = _states(self._own) if alone else None
-        self._seed(turns[0])
+    def __getitems__(self, keys: Sequence[SampleKey]) -> Any:
+        """Return a batch's images uint8 (C, H, W) with their labels; DataLoader calls this if it exists."""
+        in_main_process = get_worker_info() is None
+        before = _states(self._own) if in_main_process else None
+        self._seed(keys[0])
         try:
-            indices = [turn.image for turn in turns]
+            indices = [key.image for key in keys]
             whole = getattr(self.source, "__getitems__", None)
             return [self.source[index] for index in indices] if whole is None else whole(indices)
         finally:
             if before is not None:
                 _restore(self._own, before)
 
-    def _seed(self, turn: Turn) -> None:
-        place = [turn.seed, turn.epoch, turn.rank, turn.position]
-        words = np.random.SeedSequence(place).generate_state(4)
+    def _seed(self, key: SampleKey) -> None:
+        entropy = [key.seed, key.epoch, key.rank, key.position]
+        words = np.random.SeedSequence(entropy).generate_state(4)
         random.seed(words.tobytes())
-        np.random.seed(words)  # noqa: NPY002 - what datasets draw from
-        torch.default_generator.manual_seed(int(words[0]) << 32 | int(words[1]))  # not the GPU's, on which nets draw
+        np.random.seed(words)  # noqa: NPY002 - datasets use it
+        torch.default_generator.manual_seed(int(words[0]) << 32 | int(words[1]))  # not the GPU's, which networks use
         for generator, first in zip(self._own, self._first, strict=True):
-            _reseed(generator, [*place, first])
+            _reseed(generator, [*entropy, first])
 
 
 def _generators(node: object, seen: set[int]) -> Iterator[Generator]:
-    """The generators that an object holds."""
+    """The generators that an object holds, directly or in its attributes, lists and dicts."""
     if id(node) in seen or isinstance(node, str | bytes | int | float | Tensor | np.ndarray):
         return
     seen.add(id(node))

@@ -1,4 +1,4 @@
-"""Images that occur more than once, in one set or in both: what was trained on must not be tested on."""
+"""Images that occur more than once, in one set or in both."""
 
 from collections import Counter
 from hashlib import blake2b
@@ -9,9 +9,9 @@ __all__ = ["common_images"]
 
 
 def common_images(train: ImageArrays, test: ImageArrays) -> tuple[int, int, int]:
-    """Count superfluous copies within training and within test, and test images that are in the training set too.
+    """Count surplus copies within training and within test, and test images that are in the training set too.
 
-    Two images are the same if all their bytes are.
+    Two images are the same if all their bytes are equal.
     """
     seen = [_hashes(part) for part in (train, test)]
     within = [len(part) - len(set(part)) for part in seen]

@@ -1,4 +1,4 @@
-"""Images in folders, one folder a class: the layout for sets that do not fit in memory."""
+"""Images in folders, one folder per class: the layout for sets that do not fit in memory."""
 
 import logging
 import os
@@ -27,18 +27,17 @@ log = logging.getLogger(__name__)
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow runs no other program for these
 MODES = {1: "L", 3: "RGB"}
 MAX_PIXELS = 64 * 10**6
-CHUNK = 256  # files that one thread hashes before it takes others
-MAX_SIDE = 32_768  # to shrink a longer one takes more memory for the filter than for the pixels
+CHUNK = 256  # files that one thread hashes at a time
+MAX_SIDE = 32_768  # pixels; shrinking a longer side takes more memory for the filter than for the image
 
 
 class ImageFolder(Dataset[tuple[Tensor, int]]):
     """The images `folder/CLASS/*` as (uint8 (C, S, S), label), sorted by class and name, decoded on demand.
 
     Every image becomes grey (`in_channels` 1) or RGB (3) and is stretched to `image_size` (S) on both sides,
-    bilinear with antialiasing. The orientation a camera noted is applied; what is transparent becomes black;
-    16-bit grey keeps its upper 8 bits; of several frames the first counts. Hidden files, other files and
-    deeper folders are passed over, with a warning unless they are hidden. An image of 64 million pixels, the most
-    allowed (and 32,768 on a side), needs 0.8 GB to decode.
+    bilinear with antialiasing. EXIF orientation is applied, transparency becomes black, 16-bit grey keeps its upper
+    8 bits, and the first of several frames is used. Other files and nested folders are skipped with a warning, hidden
+    ones silently. An image may have 64 million pixels, for which decoding takes 0.8 GB, and 32,768 on a side.
 
     Raises:
         DataError: when built, if a class is missing, empty or unknown, or a link leads outside `folder`;
@@ -69,7 +68,7 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
                 earlier.update(f"{file}\0{num_bytes}\0".encode(errors="surrogateescape"))
                 self.files.append(file)
                 labels.append(label)
-        _warn(self.folder, passed)
+        _warn_of_skipped(self.folder, passed)
         self.labels = torch.tensor(labels, dtype=torch.int64)  # (N,)
         self._earlier_fingerprint = earlier.hexdigest()
 
@@ -80,7 +79,7 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         path = self.folder / self.files[index]
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about odd metadata; what matters raises
+                warnings.simplefilter("ignore")  # about odd metadata; real problems raise
                 pixels = read_picture(path, self.mode, self.image_size)
         except UnidentifiedImageError as error:
             raise DataError(f"{path} is no image of a known kind; replace or remove it") from error
@@ -89,18 +88,18 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         return torch.from_numpy(pixels), int(self.labels[index])
 
     def fingerprint(self) -> str:
-        """Hash classes, file names, the bytes of all files and the shape asked for; reads every file, once."""
+        """Hash classes, file names, file contents and the image shape; reads every file, once."""
         return self._fingerprint
 
     def earlier_fingerprint(self) -> str:
-        """What `fingerprint` was in fmx 0.1: of the files' sizes, not of their bytes."""
+        """The fingerprint of fmx 0.1, of the files' sizes instead of their contents."""
         return self._earlier_fingerprint
 
     @cached_property
     def _fingerprint(self) -> str:
         digest = blake2b(self._shape, digest_size=16)
         chunks = [self.files[first : first + CHUNK] for first in range(0, len(self.files), CHUNK)]
-        with ThreadPoolExecutor(num_cores()) as threads:  # reading and hashing let other threads go on
+        with ThreadPoolExecutor(num_cores()) as threads:  # reading and hashing release the GIL
             for part in threads.map(self._names_and_contents, chunks):
                 digest.update(part)
         return digest.hexdigest()
@@ -142,7 +141,7 @@ def _check_classes(folder: Path, class_names: list[str]) -> None:
 
 
 def _check_spelling(folder: Path, class_names: list[str], found: set[str]) -> None:
-    """DataError where a name is that of a class in all but its code points: `é` is one, or an `e` and an accent."""
+    """DataError where a name differs from a class in code points alone: `é` is one, or an `e` and an accent."""
     composed = {normalize("NFC", name): name for name in class_names}
     for name in sorted(found - {*class_names}):
         if (same := composed.get(normalize("NFC", name))) is not None:
@@ -152,8 +151,8 @@ def _check_spelling(folder: Path, class_names: list[str], found: set[str]) -> No
             )
 
 
-def _warn(folder: Path, passed: PassedOver) -> None:
-    """Say what of a folder is not trained on or tested; what is hidden alone is nobody's picture."""
+def _warn_of_skipped(folder: Path, passed: PassedOver) -> None:
+    """Warn of files that are not used, unless they are hidden."""
     if passed.unread:
         log.warning("left out of %s: %s: %s", folder, passed.unread_kinds, UNREAD)
     if passed.other_files or passed.folders:
@@ -184,9 +183,9 @@ def read_picture(path: Path, mode: str, image_size: int) -> NDArray[np.uint8]:
 
 
 def resized(image: Image.Image, mode: str, side: int, *, stretch: bool = True) -> Image.Image:
-    """Turn a picture upright, bring it to `mode`, or to RGBA where something is transparent, and resize it.
+    """Turn a picture upright, convert it to `mode`, or to RGBA if it has transparency, and resize it.
 
-    Both sides become `side`, or, where it is not to be stretched, the longer one does.
+    Both sides become `side`; without `stretch` the longer one does.
     """
     # JPEG decodes straight to about twice the wanted size, several times faster for photographs.
     image.draft(None, (2 * side, 2 * side))
@@ -197,7 +196,7 @@ def resized(image: Image.Image, mode: str, side: int, *, stretch: bool = True) -
 
 
 def pixels_of(picture: Image.Image, mode: str, ground: str = "black") -> NDArray[np.uint8]:
-    """What `resized` gave, as uint8 (C, H, W); `ground` shows where it is transparent."""
+    """The result of `resized` as uint8 (C, H, W), on the colour `ground` where it is transparent."""
     if picture.mode == "RGBA":
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, ground), picture).convert(mode)
     pixels = np.array(picture).reshape(picture.height, picture.width, -1)
@@ -205,7 +204,7 @@ def pixels_of(picture: Image.Image, mode: str, ground: str = "black") -> NDArray
 
 
 def check_size(image: Image.Image) -> None:
-    """ValueError where a picture that is opened, but not decoded, is larger than 64 million pixels or 32,768 wide."""
+    """ValueError where an opened picture has more than 64 million pixels or 32,768 on a side; decodes nothing."""
     if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
         raise ValueError(
             f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}, or than {MAX_SIDE:,} on a side"
@@ -213,7 +212,7 @@ def check_size(image: Image.Image) -> None:
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Bring any Pillow mode to `mode`, or to RGBA if there is transparency to be resolved after resizing."""
+    """Convert any Pillow mode to `mode`, or to RGBA if it has transparency, which is resolved after resizing."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range; save it with 8 bits")
     if image.mode.startswith("I"):  # Pillow itself would clip 16 bits at 255

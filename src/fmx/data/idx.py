@@ -21,9 +21,9 @@ from fmx.errors import DataError
 __all__ = ["IdxFile", "load_idx", "md5_sum"]
 
 BLOCK_BYTES = 2**18
-MAX_BYTES = 2**32  # what belongs in memory; more is a case for data=image_folder
-MAX_LABELS = 2**28  # eight bytes each once they are read
-# Deflate can shrink zeros to a thousandth, pictures to a fifth or so. What is small may be what it likes.
+MAX_BYTES = 2**32  # in memory; larger sets need data=image_folder
+MAX_LABELS = 2**28  # in memory they take eight bytes each
+# Deflate can shrink zeros to a thousandth, pictures to about a fifth. Up to FREE_BYTES any ratio is accepted.
 MAX_RATIO = 64
 FREE_BYTES = 2**26
 
@@ -46,12 +46,11 @@ def load_idx(
     mirrors: Sequence[str],
     instead: Sequence[str],
 ) -> ImageArrays:
-    """Read a pair of IDX files: extracted ones if they are there, else `.gz`, else `.gz` from a mirror.
+    """Read a pair of IDX files: unpacked ones if they exist, else `.gz`, else `.gz` from a mirror.
 
-    What is there is only read, so the folder may be read-only; a `.gz` is unpacked in memory. `instead` lists
-    what to suggest when a file is missing and cannot be fetched. Memory stays at the size of the arrays, and
-    they are made only if the header and the length of the file agree that they can be that large: as long as the
-    file, or, of a `.gz`, 64 times as long (64 MiB are always allowed); at most 4 GiB.
+    Existing files are only read, so the folder may be read-only; a `.gz` is unpacked in memory. `instead` lists what to
+    suggest when a file is missing and cannot be fetched. Memory stays at the size of the arrays. They may be as large
+    as the file, or 64 times as large as a `.gz` (64 MiB are always allowed), and at most 4 GiB.
 
     Returns:
         images uint8 (N, 1, image_size, image_size), labels int64 (N,) below num_classes, in file order.
@@ -99,7 +98,7 @@ def _read(path: Path, checksum: str | None, *, item_shape: tuple[int, ...]) -> T
 
 
 def md5_sum(file: BufferedReader) -> str:
-    """The MD5 sum of what is left of an open file."""
+    """The MD5 sum of the rest of an open file."""
     return file_digest(file, lambda: md5(usedforsecurity=False)).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Any dataset of picture and label pairs, such as torchvision's, brought into memory once."""
+"""Any dataset of (picture, label) pairs, such as torchvision's, read into memory once."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ __all__ = ["in_memory"]
 
 
 class Pairs(Protocol):
-    """What torchvision's datasets are."""
+    """The interface of torchvision's datasets."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Sequence[Any]: ...
@@ -24,7 +24,7 @@ class Pairs(Protocol):
 def in_memory(*, dataset: Pairs, in_channels: int, image_size: int) -> ImageArrays:
     """Read every (picture, label) of a map-style dataset: PIL images, or uint8 tensors (C, H, W).
 
-    A PIL image becomes grey or RGB and is stretched to image_size as ImageFolder does it.
+    A PIL image becomes grey or RGB and is stretched to image_size, as by ImageFolder.
 
     Returns images uint8 (N, in_channels, image_size, image_size) and labels int64 (N,).
     """

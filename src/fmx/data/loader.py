@@ -8,14 +8,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fmx.data.arrays import ImageArrays
-from fmx.data.draws import Draws, Turn
+from fmx.data.draws import SampleKey, SeededDataset
 
 __all__ = ["ArrayLoader", "EpochSampler", "ImageLoader", "image_loader"]
 
 Batch = tuple[Tensor, Tensor]  # images uint8 (B, C, H, W), labels int64 (B,)
 
 
-class EpochSampler(Sampler[Turn]):
+class EpochSampler(Sampler[SampleKey]):
     """The order in which one epoch visits the images: a function of seed, epoch and rank alone.
 
     indices: int64 (M,), the images that take part. Every rank draws the same permutation and takes its own share of
@@ -36,11 +36,11 @@ class EpochSampler(Sampler[Turn]):
         self.first = 0  # position of the first image that an iteration serves
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before each epoch."""
+        """Set the epoch; Lightning calls this before each."""
         self.epoch = epoch
 
     def indices(self, later: int = 0) -> Tensor:
-        """Return the images of this rank in the order of this epoch, or of one so many epochs later, int64."""
+        """Return the images of this rank in the order of this epoch, or of the one `later` epochs on, int64."""
         order = self.all_indices
         if self.shuffle:
             generator = torch.Generator().manual_seed((self.seed << 20) + self.epoch + later)
@@ -49,10 +49,10 @@ class EpochSampler(Sampler[Turn]):
             order = torch.cat([order, order[: self.world_size - len(order) % self.world_size]])
         return order[self.rank :: self.world_size]
 
-    def __iter__(self) -> Iterator[Turn]:
+    def __iter__(self) -> Iterator[SampleKey]:
         served = self.indices()[self.first :].tolist()
         return (
-            Turn(index, self.seed, self.epoch, self.rank, position)
+            SampleKey(index, self.seed, self.epoch, self.rank, position)
             for position, index in enumerate(served, start=self.first)
         )
 
@@ -62,8 +62,8 @@ class EpochSampler(Sampler[Turn]):
         return -(-total // self.world_size) if self.equal_shares else share
 
 
-class Place:
-    """Where an iteration stands, in batches, so that a later one can go on there: Lightning saves and loads it."""
+class LoaderPosition:
+    """The number of batches that an iteration has served; Lightning saves and loads it, so that a run can resume there."""
 
     def __init__(self, order: EpochSampler) -> None:
         self._order = order
@@ -71,22 +71,22 @@ class Place:
         self._epoch = -1  # of the batches that were served
 
     def begin(self) -> int:
-        """Return how many batches of this epoch were served before the run was interrupted; 0 but for once."""
+        """Return the number of batches of this epoch that were served before an interruption; else 0."""
         self._served, self._start = self._start, 0
         self._epoch = self._order.epoch
         return self._served
 
     def step(self) -> None:
-        """Note that a batch was served."""
+        """Count a batch."""
         self._served += 1
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch that comes next or goes on, and the batches of it that were served."""
+        """The current or next epoch, and the number of its batches that were served."""
         served = self._served if self._epoch == self._order.epoch else 0
         return {"epoch": self._order.epoch, "served": served}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Let the next iteration go on there."""
+        """Start the next iteration there."""
         self._order.set_epoch(state_dict["epoch"])
         self._start = state_dict["served"]
 
@@ -97,7 +97,7 @@ class ArrayLoader:
     Yields images uint8 (B, C, H, W) and labels int64 (B,). `sampler` is where Lightning looks for set_epoch.
     """
 
-    batch_sampler = None  # Lightning looks here too
+    batch_sampler = None  # Lightning reads this too
 
     def __init__(
         self, arrays: ImageArrays, order: EpochSampler, *, batch_size: int, drop_last: bool, device: torch.device
@@ -107,9 +107,9 @@ class ArrayLoader:
         self.sampler = order
         self.batch_size = batch_size
         self.drop_last = drop_last
-        self.place = Place(order)
+        self.place = LoaderPosition(order)
         self.state_dict, self.load_state_dict = self.place.state_dict, self.place.load_state_dict
-        self._next: tuple[int, Tensor] | None = None  # an epoch and its order, drawn before it began
+        self._next: tuple[int, Tensor] | None = None  # an epoch and its order, drawn in advance
 
     def __iter__(self) -> Iterator[Batch]:
         first, epoch = self.place.begin(), self.sampler.epoch
@@ -118,13 +118,13 @@ class ArrayLoader:
         for number, chunk in enumerate(chunks, start=1):
             self.place.step()
             if number == len(chunks) and self.images.is_cuda and self.sampler.shuffle:
-                self._next = epoch + 1, self._order(later=1)  # a GPU still has steps to do and need not wait for it
+                self._next = epoch + 1, self._order(later=1)  # while the GPU is still busy
             yield self.images.index_select(0, chunk), self.labels.index_select(0, chunk)
 
     def _order(self, later: int = 0) -> Tensor:
         order = self.sampler.indices(later)
         if self.images.is_cuda:
-            order = order.pin_memory()  # so that it can be copied beside the GPU's work
+            order = order.pin_memory()  # for an asynchronous copy
         return order.to(self.images.device, non_blocking=True)
 
     def __len__(self) -> int:
@@ -133,14 +133,14 @@ class ArrayLoader:
 
 
 class ImageLoader(DataLoader[tuple[Tensor, int]]):
-    """A DataLoader over an Order that draws nothing from the global generator and can go on in the middle of an epoch.
+    """A DataLoader over an EpochSampler that can resume within an epoch and leaves the global generator alone.
 
     Yields images uint8 (B, C, H, W) and labels int64 (B,).
     """
 
     def __init__(self, source: Dataset[tuple[Tensor, int]], order: EpochSampler, **options: Any) -> None:
         super().__init__(source, sampler=order, generator=torch.Generator().manual_seed(order.seed), **options)
-        self.place = Place(order)
+        self.place = LoaderPosition(order)
         self.state_dict, self.load_state_dict = self.place.state_dict, self.place.load_state_dict
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -161,13 +161,13 @@ def image_loader(
     drop_last: bool,
     num_workers: int,
     device: torch.device,
-    goes_on: bool,
+    resumable: bool,
 ) -> "ArrayLoader | DataLoader[tuple[Tensor, int]]":
-    """The right loader for a source: a gather for arrays, worker processes for a dataset that reads files.
+    """The loader for a source: a gather for arrays, worker processes for a dataset that reads files.
 
-    The random numbers of a dataset that draws some are each batch's own (`draws.py`).
-    goes_on: whether it can begin in the middle of an epoch. For a prediction Lightning makes a loader of files anew, as
-    only one without a constructor of its own can be.
+    The generators of a dataset are seeded for each batch (`draws.py`).
+    resumable: whether it can start within an epoch. For predictions Lightning re-creates a DataLoader, which works only
+    for a class without its own constructor.
     """
     if isinstance(source, ImageArrays):
         return ArrayLoader(source, order, batch_size=batch_size, drop_last=drop_last, device=device)
@@ -179,7 +179,7 @@ def image_loader(
         "persistent_workers": num_workers > 0,
         "prefetch_factor": 4 if num_workers else None,
     }
-    drawn = Draws(source)
-    if goes_on:
+    drawn = SeededDataset(source)
+    if resumable:
         return ImageLoader(drawn, order, **options)
     return DataLoader(drawn, sampler=order, generator=torch.Generator().manual_seed(order.seed), **options)

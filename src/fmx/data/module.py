@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from fmx.data.arrays import ImageArrays
-from fmx.data.draws import Draws, Turn
+from fmx.data.draws import SampleKey, SeededDataset
 from fmx.data.folder import ImageFolder
 from fmx.data.loader import ArrayLoader, EpochSampler, image_loader
 from fmx.data.split import split_validation
@@ -21,12 +21,12 @@ __all__ = ["ImageDataModule", "Normalize", "Part", "Pictures", "english_names", 
 
 Source = ImageArrays | Dataset[tuple[Tensor, int]]
 Loader = ArrayLoader | DataLoader[tuple[Tensor, int]]
-LOOKED_AT = 512  # pictures; of photographs, a few seconds
+NUM_CHECKED = 512  # pictures; photographs take a few seconds
 Part = Literal["train", "val", "test"]
 
 
 class Normalize(nn.Module):
-    """Turns uint8 pixels (B, C, H, W) into floats: (pixel / 255 - mean) / std, a mean and a std a channel."""
+    """Turns uint8 pixels (B, C, H, W) into floats: (pixel / 255 - mean) / std for each channel."""
 
     scale: Tensor
     shift: Tensor
@@ -45,9 +45,9 @@ class Normalize(nn.Module):
 class ImageDataModule(LightningDataModule):
     """Splits, normalises, augments and serves one data set.
 
-    train, test: ImageArrays, or a map-style dataset of (uint8 (C, H, W), int) pairs that knows its `labels`.
-    mean, std: a number a channel, of pixels in 0..1. `class_names` is a list, or a language of `translations`.
-    Raises ConfigError for values that do not fit together, and DataError for data that is not what the YAML says.
+    train, test: ImageArrays, or a map-style dataset of (uint8 (C, H, W), int) pairs with an attribute `labels`.
+    mean, std: one number per channel, of pixels in 0..1. `class_names` is a list, or a language of `translations`.
+    Raises ConfigError for values that do not fit together, and DataError for data that does not match the YAML.
     """
 
     def __init__(
@@ -135,11 +135,11 @@ class ImageDataModule(LightningDataModule):
         return _labels(self.sources[part])[self.indices[part]]
 
     def pictures(self, part: Part) -> "Pictures":
-        """The images of one part as they are on disk, read one by one when they are asked for."""
+        """The unprocessed images of one part, each read on access."""
         return Pictures(self.sources[part], self.indices[part])
 
     def fingerprints(self) -> dict[str, str]:
-        """Content hashes: of the training and test images as they are on disk, and of which images are held out."""
+        """Content hashes of all images, of the training images, and of the choice of validation images."""
         held_out = hashlib.blake2b(self.indices["val"].numpy().tobytes(), digest_size=16)
         return {
             "fingerprint": self._fingerprint(_fingerprint),
@@ -147,21 +147,21 @@ class ImageDataModule(LightningDataModule):
             "split_fingerprint": held_out.hexdigest(),
         }
 
-    def look_at_test(self) -> None:
-        """Make test pictures that stay on disk, at most LOOKED_AT, evenly spread: DataError before any training.
+    def check_test_images(self) -> None:
+        """DataError where a test image on disk cannot be read, for up to NUM_CHECKED of them, evenly spaced.
 
-        Of a dataset that is not fmx's own, which may take any time for one, the first and the last.
+        Of a user's dataset, in which an image may take any time, the first and the last are tried.
         """
         source = self.sources["test"]
         if isinstance(source, ImageArrays):
             return
         length = len(self.indices["test"])
-        number = min(LOOKED_AT if isinstance(source, ImageFolder) else 2, length)
-        looked = source if isinstance(source, ImageFolder) else Draws(source)  # which puts back what was drawn
+        number = min(NUM_CHECKED if isinstance(source, ImageFolder) else 2, length)
+        dataset = source if isinstance(source, ImageFolder) else SeededDataset(source)  # which restores the generators
         for position in range(number):
             index = position * (length - 1) // max(1, number - 1)
             try:
-                picture, _ = looked[index] if looked is source else looked[Turn(index, self.seed, 0, 0, index)]  # type: ignore[index]
+                picture, _ = dataset[index] if dataset is source else dataset[SampleKey(index, self.seed, 0, 0, index)]  # type: ignore[index]
             except FmxError:
                 raise
             except Exception as error:
@@ -173,7 +173,7 @@ class ImageDataModule(LightningDataModule):
                 )
 
     def has_fingerprint(self, recorded: str) -> bool:
-        """Whether a run that recorded this fingerprint saw this data; of image folders, 0.1 hashed the sizes alone."""
+        """Whether a recorded fingerprint is that of this data; fmx 0.1 hashed the file sizes of image folders."""
         return recorded == self._fingerprint(_earlier_fingerprint) or recorded == self._fingerprint(_fingerprint)
 
     def _fingerprint(self, of_source: Callable[[Source], str]) -> str:
@@ -184,20 +184,20 @@ class ImageDataModule(LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         """Shuffled training batches of this rank."""
-        return self._loader("train", self._order("train", shuffle=self.shuffle), device=self._device())
+        return self._loader("train", self._sampler("train", shuffle=self.shuffle), device=self._device())
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """Validation batches of this rank; an empty list where nothing is held out."""
-        return (
-            self._loader("val", self._order("val", shuffle=False), device=self._device()) if self.has_validation else []
-        )
+        if not self.has_validation:
+            return []
+        return self._loader("val", self._sampler("val", shuffle=False), device=self._device())
 
     def predict_dataloader(self) -> Loader:
-        """The whole of `predict_part` in order, whatever the number of processes that trained."""
-        order = EpochSampler(
+        """All of `predict_part` in order, whatever the number of processes."""
+        sampler = EpochSampler(
             self.indices[self.predict_part], shuffle=False, seed=0, rank=0, world_size=1, equal_shares=False
         )
-        return self._loader(self.predict_part, order, device=self._device(), goes_on=False)
+        return self._loader(self.predict_part, sampler, device=self._device(), resumable=False)
 
     def transfer_batch_to_device(
         self, batch: tuple[Tensor, Tensor], device: torch.device, dataloader_idx: int
@@ -209,21 +209,21 @@ class ImageDataModule(LightningDataModule):
         return moved
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """Augment (training alone) and normalise a batch on the training device."""
+        """Augment (in training only) and normalise a batch on the training device."""
         images, labels = batch
         if self.trainer is not None and self.trainer.training:
             images = self.augment(images)
         return self.normalize(images), labels
 
     def _device(self) -> torch.device:
-        """The trainer's device, to which what works on batches is moved."""
+        """The trainer's device; moves augmentation and normalisation to it."""
         assert self.trainer is not None
         device: torch.device = self.trainer.strategy.root_device
         self.normalize.to(device)
         self.augment.to(device)
         return device
 
-    def _order(self, part: Part, *, shuffle: bool) -> EpochSampler:
+    def _sampler(self, part: Part, *, shuffle: bool) -> EpochSampler:
         assert self.trainer is not None
         return EpochSampler(
             self.indices[part],
@@ -234,21 +234,21 @@ class ImageDataModule(LightningDataModule):
             equal_shares=part == "train",
         )
 
-    def _loader(self, part: Part, order: EpochSampler, *, device: torch.device, goes_on: bool = True) -> Loader:
+    def _loader(self, part: Part, sampler: EpochSampler, *, device: torch.device, resumable: bool = True) -> Loader:
         training = part == "train"
         return image_loader(
             self.sources[part],
-            order,
+            sampler,
             batch_size=self.batch_size if training else self.eval_batch_size,
             drop_last=self.drop_last and training,
             num_workers=self.num_workers,
             device=device,
-            goes_on=goes_on,
+            resumable=resumable,
         )
 
 
 class Pictures:
-    """A sequence of uint8 images (C, H, W), each read when it is asked for."""
+    """A sequence of uint8 images (C, H, W), each read on access."""
 
     def __init__(self, source: Source, indices: Tensor) -> None:
         self.source = source
@@ -268,7 +268,7 @@ def _labels(source: Source) -> Tensor:
 
 
 def _fingerprint(source: Source) -> str:
-    """The source's own content hash; of a dataset that has none, the labels'."""
+    """The source's own content hash, or a hash of its labels where it has none."""
     own = getattr(source, "fingerprint", None)
     return (
         str(own())
@@ -299,7 +299,7 @@ def names_of_classes(
 
 
 def english_names(translations: Mapping[str, Sequence[str]], num_classes: int) -> list[str] | None:
-    """The names for figures where no font has the others; None where there are none for this many classes."""
+    """English names, for figures whose fonts lack the others; None unless there is one for each class."""
     names = list(translations.get("en", ()))
     return names if len(names) == num_classes else None
 
@@ -307,7 +307,7 @@ def english_names(translations: Mapping[str, Sequence[str]], num_classes: int) -
 def normalization(
     normalize: str | Sequence[Any], mean: Sequence[float], std: Sequence[float], in_channels: int
 ) -> Normalize:
-    """`dataset`: its own mean and std; `unit`: pixels in 0..1; [mean, std]: numbers, or lists with one a channel."""
+    """`dataset`: its own mean and std; `unit`: pixels in 0..1; [mean, std]: numbers, or lists of one per channel."""
     if normalize == "unit":
         mean, std = [0.0], [1.0]
     elif normalize != "dataset":
@@ -321,7 +321,7 @@ def normalization(
 
 
 def _check_source(source: Source, part: str, shape: tuple[int, int, int], num_classes: int) -> None:
-    """Compare what was loaded with what the YAML says of it."""
+    """Compare a loaded source with the YAML."""
     if not isinstance(source, ImageArrays) and not hasattr(source, "labels"):
         raise ConfigError(f"data.{part} must give fmx.data.arrays.ImageArrays, or a dataset with an attribute `labels`")
     if isinstance(source, IterableDataset):

@@ -1,4 +1,4 @@
-"""What a folder of pictures holds beside those that are read: counted, so that nothing is left out in silence."""
+"""Files of a folder that are not read, counted so that nothing is left out silently."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from pathlib import PurePath
 __all__ = ["SUFFIXES", "UNREAD", "PassedOver"]
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-# Pictures all the same: of telephones, of cameras, of drawing programs.
+# Formats of phones, cameras and drawing programs.
 OTHER_PICTURES = (
     *(".avif", ".heic", ".heics", ".heif", ".hif", ".jfif", ".jp2", ".jpe", ".jxl", ".jxr", ".pbm", ".pnm", ".tga"),
     *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2", ".eps", ".ico", ".psd", ".svg", ".xcf", ".apng"),
@@ -19,7 +19,7 @@ UNREAD = f"pictures of kinds that are not read; save them as one of {' '.join(SU
 class PassedOver:
     """Counts the files of a folder that are not read.
 
-    unread: pictures, by suffix. other_files: what is no picture, by suffix.
+    unread: pictures in other formats, by suffix. other_files: files that are no pictures, by suffix.
     """
 
     hidden: int = 0
@@ -28,7 +28,7 @@ class PassedOver:
     other_files: Counter[str] = field(default_factory=Counter)
 
     def takes(self, name: str) -> bool:
-        """Whether a file has the name of a picture that is read; counts it if not."""
+        """Whether a file has the name of a picture that is read; counts the file if not."""
         suffix = PurePath(name.lower()).suffix
         if name.startswith("."):
             self.hidden += 1
@@ -42,12 +42,12 @@ class PassedOver:
 
     @property
     def unread_kinds(self) -> str:
-        """How many pictures of which kinds are not read, as `2 .heic, 1 .avif`."""
+        """The pictures that are not read, as `2 .heic, 1 .avif`."""
         return _counted(self.unread)
 
     @property
     def others(self) -> str:
-        """What else there is, in words; empty where there is nothing."""
+        """The other, hidden and nested files, in words; empty where there are none."""
         parts = []
         if self.other_files:
             number = self.other_files.total()

@@ -1,4 +1,4 @@
-"""The validation set: part of the training images, chosen once and not by the run's seed."""
+"""The validation set: a part of the training images, independent of the run's seed."""
 
 import math
 from collections.abc import Sequence

@@ -48,7 +48,7 @@ def rehearse_end(
     _ends(loggers, callbacks)
     _metrics(classifier, data)
     _disk(run_dir, classifier, data)
-    data.look_at_test()
+    data.check_test_images()
 
 
 def _lettering(names: Sequence[str]) -> None:
