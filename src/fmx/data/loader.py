@@ -63,7 +63,7 @@ class EpochSampler(Sampler[SampleKey]):
 
 
 class LoaderPosition:
-    """The number of batches that an iteration has served; Lightning saves and loads it, so that a run can resume there."""
+    """The number of batches that an iteration has served, which Lightning saves and loads to resume within an epoch."""
 
     def __init__(self, order: EpochSampler) -> None:
         self._order = order
@@ -107,16 +107,16 @@ class ArrayLoader:
         self.sampler = order
         self.batch_size = batch_size
         self.drop_last = drop_last
-        self.place = LoaderPosition(order)
-        self.state_dict, self.load_state_dict = self.place.state_dict, self.place.load_state_dict
+        self.position = LoaderPosition(order)
+        self.state_dict, self.load_state_dict = self.position.state_dict, self.position.load_state_dict
         self._next: tuple[int, Tensor] | None = None  # an epoch and its order, drawn in advance
 
     def __iter__(self) -> Iterator[Batch]:
-        first, epoch = self.place.begin(), self.sampler.epoch
+        first, epoch = self.position.begin(), self.sampler.epoch
         order = self._next[1] if self._next and self._next[0] == epoch else self._order()
         chunks = torch.split(order, self.batch_size)[first : len(self)]
         for number, chunk in enumerate(chunks, start=1):
-            self.place.step()
+            self.position.step()
             if number == len(chunks) and self.images.is_cuda and self.sampler.shuffle:
                 self._next = epoch + 1, self._order(later=1)  # while the GPU is still busy
             yield self.images.index_select(0, chunk), self.labels.index_select(0, chunk)
@@ -140,16 +140,16 @@ class ImageLoader(DataLoader[tuple[Tensor, int]]):
 
     def __init__(self, source: Dataset[tuple[Tensor, int]], order: EpochSampler, **options: Any) -> None:
         super().__init__(source, sampler=order, generator=torch.Generator().manual_seed(order.seed), **options)
-        self.place = LoaderPosition(order)
-        self.state_dict, self.load_state_dict = self.place.state_dict, self.place.load_state_dict
+        self.position = LoaderPosition(order)
+        self.state_dict, self.load_state_dict = self.position.state_dict, self.position.load_state_dict
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         order, batch_size = self.sampler, self.batch_size
         assert isinstance(order, EpochSampler)
         assert batch_size is not None
-        order.first = self.place.begin() * batch_size
+        order.first = self.position.begin() * batch_size
         for batch in super().__iter__():
-            self.place.step()
+            self.position.step()
             yield batch
 
 
