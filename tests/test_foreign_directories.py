@@ -768,7 +768,7 @@ def test_a_checkpoint_of_lists_that_grow_when_they_are_copied(shape, tmp_path):
     for _ in range(40):
         grown = [grown, grown]
     torch.save({"state_dict": {}, "optimizer_states": [{"state": {0: {"x": grown}}}]}, tmp_path / "last.ckpt")
-    with pytest.raises(DataError, match=r"beyond measure|holds itself"):
+    with pytest.raises(DataError, match=r"too many values|holds itself"):
         read_tensors(tmp_path / "last.ckpt")
 
 

@@ -1,1 +1,1 @@
-"""The networks, one file an architecture; importing this package imports none of them."""
+"""The networks, one file per architecture; importing this package imports none of them."""

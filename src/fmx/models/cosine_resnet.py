@@ -1,4 +1,4 @@
-"""A stem that is not learned, then a small residual network: more accuracy, for minutes instead of seconds."""
+"""A fixed stem, then a small residual network: more accuracy, in minutes instead of seconds."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ __all__ = ["CosineResNet"]
 
 
 class Convolution(nn.Sequential):
-    """A 3 x 3 convolution, batch normalisation and ReLU, with 2 x 2 max-pooling before the last two if asked for.
+    """A 3 x 3 convolution, batch normalisation and ReLU, with 2 x 2 max-pooling before the last two if `pool`.
 
     Maps (B, in_channels, H, W) to (B, width, H, W), or to half of H and W, rounded down.
     """
@@ -28,20 +28,20 @@ class Convolution(nn.Sequential):
 
 
 class Residual(nn.Module):
-    """Convolutions of one width beside a shortcut; the shape stays (B, width, H, W)."""
+    """Convolutions of one width with a shortcut; the shape stays (B, width, H, W)."""
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
         self.residual = nn.Sequential(*(Convolution(width, width) for _ in range(depth)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x plus what the convolutions make of it, which is at least 0."""
+        """Return x plus the output of the convolutions, which is at least 0."""
         change: Tensor = self.residual(x)
         return x + change
 
 
-class LargestOfEachChannel(nn.Module):
-    """Maps (B, C, H, W) to (B, C): where a pattern is does not matter, only how strong it is at its strongest."""
+class GlobalMaxPool(nn.Module):
+    """Maps (B, C, H, W) to (B, C), the largest value of each channel."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the largest value of each channel."""
@@ -52,10 +52,10 @@ class CosineResNet(nn.Module):
     """A cosine stem, three convolutions, each wider than the last, two residuals, and one linear layer.
 
     Maps (B, in_channels, image_size, image_size) to logits (B, num_classes); the comments give the shapes of
-    conf/model/cosine_resnet.yaml at 28 x 28. ValueError: the image is too small, or there is no such tta. After the
-    ResNet-9 of D. Page, How to Train Your ResNet, 2018, in which convolutions, residuals and the maximum follow one
-    another so, behind a learned first layer and with sixteen times the multiplications (379 million for 32 x 32 pixels,
-    here 24 for 28 x 28).
+    conf/model/cosine_resnet.yaml at 28 x 28. ValueError: the image is too small, or `tta` is unknown. After the
+    ResNet-9 of D. Page, How to Train Your ResNet, 2018, which has the same sequence of convolutions, residuals and
+    maximum behind a learned first layer, with sixteen times the multiplications (379 million for 32 x 32 pixels, here
+    24 million for 28 x 28).
 
     tta: in eval mode, return the mean of the logits of these views of an image: none, flip or flip_shift (`views.py`),
         which take once, twice and six times as long.
@@ -87,7 +87,7 @@ class CosineResNet(nn.Module):
             Residual(second, depth=2),
             Convolution(second, third, pool=True),  # (B, 192, 3, 3)
             Residual(third, depth=1),
-            LargestOfEachChannel(),  # (B, 192)
+            GlobalMaxPool(),  # (B, 192)
         )
         self.head = nn.Linear(
             flattened_size(self.features, in_channels, image_size, model="cosine_resnet"), num_classes

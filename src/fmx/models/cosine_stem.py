@@ -1,4 +1,4 @@
-"""A first layer that is not learned."""
+"""A fixed first layer."""
 
 import math
 
@@ -14,8 +14,8 @@ class CosineStem(nn.Module):
     """A fixed convolution with the patterns of the discrete cosine transform and their negatives, then ReLU.
 
     Maps (B, C, H, W) to (B, 2 C kernel_size², H', W'). A pattern with frequencies u, v is multiplied by
-    (1 + √(u² + v²))^emphasis: in pictures fine patterns are weak, and all outputs should count. Nothing before the
-    first learned layer needs a gradient, which is what makes it quick. Ahmed, Natarajan and Rao, Discrete Cosine
+    (1 + √(u² + v²))^emphasis: fine patterns are weak in pictures, and all outputs should count. The layer is fast since
+    it needs no gradients. Ahmed, Natarajan and Rao, Discrete Cosine
     Transform, 1974; fixed whitening stems for speed: K. Jordan, arXiv:2404.00498.
     """
 
@@ -36,6 +36,6 @@ class CosineStem(nn.Module):
         self.register_buffer("patterns", torch.cat([patterns, -patterns]).repeat(in_channels, 1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return how much of each pattern is where, float of at least 0."""
+        """Return the strength of each pattern at each position, float of at least 0."""
         x = nn.functional.conv2d(x, self.patterns, None, self.stride, self.padding, groups=self.in_channels)
         return nn.functional.relu(x)

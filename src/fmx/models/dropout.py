@@ -1,4 +1,4 @@
-"""Dropout whose random numbers a CPU draws quickly."""
+"""Dropout with fast random numbers on a CPU."""
 
 import math
 
@@ -9,10 +9,10 @@ __all__ = ["Dropout"]
 
 
 class Dropout(nn.Dropout):
-    """torch's dropout; on a CPU, 16 random bits decide on each value instead of a number from a distribution.
+    """torch's dropout; on a CPU, 16 random bits decide on each value instead of a random float.
 
-    Maps any shape to the same shape. The probability is `p` to within 2^-17. torch draws from its distribution one
-    value after the other, which took more than a third of a step of conf/model/dropout_cnn.yaml; these bits come from
+    Maps any shape to the same shape. The probability is `p` to within 2^-17. torch draws its
+    floats one by one, which took more than a third of a step of conf/model/dropout_cnn.yaml; these bits come from
     the same generator, four values at a time. ValueError: `p` is not in 0..1.
     """
 
@@ -22,6 +22,6 @@ class Dropout(nn.Dropout):
         if not self.training or x.device.type != "cpu" or dropped in {0, 2**16}:
             return super().forward(x)
         bits = torch.empty(math.ceil(x.numel() / 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        # In the order in which the values lie in memory, so that the two are multiplied as fast as they can be read.
+        # In the memory order of the values, so that the product reads both sequentially.
         keep = bits.as_strided(x.shape, torch.empty_like(x).stride()) >= dropped - 2**15
         return x * keep.to(x.dtype).div_(1 - self.p)

@@ -34,7 +34,7 @@ class DropoutCNN(nn.Module):
         super().__init__()
         first, second = positive_list("widths", widths, count=2)
         kernel = positive("kernel_size", kernel_size)
-        # ReLU and max-pooling commute: after the pooling there is a quarter of the values to look at.
+        # ReLU and max-pooling commute; after pooling, ReLU processes a quarter of the values.
         self.features = nn.Sequential(
             nn.Conv2d(in_channels, first, kernel),  # (B, 32, 24, 24)
             nn.MaxPool2d(2),  # (B, 32, 12, 12)

@@ -1,4 +1,4 @@
-"""From maps to one vector of features."""
+"""Flattening that keeps the memory order of channels_last."""
 
 from torch import Tensor, nn
 
@@ -6,11 +6,10 @@ __all__ = ["Flatten"]
 
 
 class Flatten(nn.Module):
-    """The values of each place one after the other, as they lie in memory where a network is channels_last.
+    """Flattens pixel by pixel, the memory order of channels_last.
 
-    Maps (B, C, H, W) to (B, H * W * C). torch's Flatten has the values of each channel one after the other: then all
-    are moved, and what flows back through the layer before lies otherwise than what it computed, for which torch has
-    no fast ways.
+    Maps (B, C, H, W) to (B, H * W * C). torch's Flatten orders by channel: it copies a channels_last tensor, and the
+    gradient has another memory format than the tensor, for which torch has no fast kernels.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class LeNet(nn.Module):
     ) -> None:
         super().__init__()
         first, second = positive_list("widths", widths, count=2)
-        # ReLU and max-pooling commute: after the pooling there is a quarter of the values to look at.
+        # ReLU and max-pooling commute; after pooling, ReLU processes a quarter of the values.
         self.features = nn.Sequential(
             nn.Conv2d(in_channels, first, kernel_size=3, padding=2),  # (B, 6, 30, 30)
             nn.MaxPool2d(2),  # (B, 6, 15, 15)

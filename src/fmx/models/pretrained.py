@@ -29,14 +29,14 @@ class Pretrained(nn.Module):
     architecture: its name in torchvision.models, such as resnet18; auxiliary heads are left out.
     weights: None for random ones; a name that torchvision has, such as DEFAULT or IMAGENET1K_V1; or a file
         with a state dict of the architecture, from torchvision or from a run. The first convolution is
-        adapted to the channels, and the last layer is made anew unless it has the right number of classes.
-        On the meta device the file is read and compared all the same, but there is no memory for its tensors.
+        adapted to the channels, and the last layer is replaced unless it has the right number of classes.
+        On the meta device the file is compared with the network, but not loaded.
     freeze: train the last layer alone; batch norm then keeps its stored mean and variance.
-    resize: the width in pixels that images are brought to first, or None to take them as they are.
+    resize: the width in pixels that images are resized to first, or None.
 
-    `origin` says in words where the weights come from, and `weights_file` which file, if any.
+    `origin` describes where the weights come from; `weights_file` is their file, if any.
 
-    ValueError: unknown architecture or weights, or images of a size that the network cannot take.
+    ValueError: unknown architecture or weights, or an image size that the network does not accept.
     DataError: the weights cannot be fetched or read, or do not fit.
     """
 
@@ -86,7 +86,7 @@ class Pretrained(nn.Module):
         return logits
 
     def train(self, mode: bool = True) -> Self:  # noqa: FBT002, the signature is that of nn.Module
-        """Set the mode; the batch norm of a frozen backbone stays in eval mode, where no batch changes it."""
+        """Set the mode; the batch norm of a frozen backbone stays in eval mode, where batches do not change it."""
         super().train(mode)
         if self.freeze:
             for module in self.net.modules():
@@ -98,8 +98,8 @@ class Pretrained(nn.Module):
 def _check_image_size(net: nn.Module, architecture: str, in_channels: int, image_size: int) -> None:
     try:
         output_shape(net, in_channels, image_size)
-    except (RuntimeError, AssertionError) as error:  # the second is that of the vision transformers
-        needed = getattr(net, "image_size", smallest_image(architecture))  # some transformers take one size alone
+    except (RuntimeError, AssertionError) as error:  # vision transformers raise the second
+        needed = getattr(net, "image_size", smallest_image(architecture))  # some transformers accept a single size
         raise ValueError(
             f"'{architecture}' cannot take images of {image_size} pixels; use model.net.resize={needed}"
         ) from error
@@ -108,7 +108,7 @@ def _check_image_size(net: nn.Module, architecture: str, in_channels: int, image
 def _origin(
     architecture: str, weights: str | None, fit: Fit | None, in_channels: int, num_classes: int, *, freeze: bool
 ) -> str:
-    """Where a network's weights come from, and what of them is not the file's."""
+    """Where a network's weights come from, and which layers the file did not give."""
     if fit is None:
         frozen = "; all but the last layer stay so (model.net.freeze)" if freeze else ""
         return (

@@ -8,7 +8,7 @@ __all__ = ["ResNet20"]
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut.
+    """Two 3 x 3 convolutions with a shortcut.
 
     Maps (B, in_channels, H, W) to (B, width, ceil(H / stride), ceil(W / stride)).
     """

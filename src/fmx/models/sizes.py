@@ -1,4 +1,4 @@
-"""The sizes that make a network: those a person chooses are checked, those that follow are worked out."""
+"""Layer sizes of a network: chosen ones are checked, the others are computed."""
 
 import itertools
 import math
@@ -13,8 +13,8 @@ from torch.func import functional_call
 
 __all__ = ["flattened_size", "infer_output", "output_shape", "positive", "positive_list"]
 
-EASY = 2_000_000_000  # multiplications at most, were each weight used at each pixel: some hundredths of a second
-LARGEST_TRIED = 512  # pixels; no image size beyond it is searched for a too deep network
+MAX_MULTIPLICATIONS = 2_000_000_000  # if each weight were used at each pixel; takes some hundredths of a second
+MAX_IMAGE_SIZE = 512  # pixels; the largest size tried when the image is too small for a network
 
 
 def positive(name: str, value: int) -> int:
@@ -34,14 +34,14 @@ def positive_list(name: str, values: Sequence[int], count: int | None = None) ->
 
 
 def infer_output(net: nn.Module, shape: tuple[int, int, int]) -> Any:
-    """What a copy of `net` makes of one image of a shape (channels, height, width), for the shape of that.
+    """The output of a copy of `net` for one image of a shape (channels, height, width), of which only the shape counts.
 
-    The meta device computes nothing, but needs torch's compiler to be imported: seconds. So a small network is given
-    zeros as weights and image first; where that fails, the meta device has the word, and raises what it raises.
+    The meta device computes nothing, but importing torch's compiler for it takes seconds. So a small network is tried
+    with zeros as weights and image first; where that fails, the meta device is used, and raises its own errors.
     """
     weights = sum(parameter.numel() for parameter in net.parameters())
     with torch.no_grad():
-        if weights * math.prod(shape) <= EASY:
+        if weights * math.prod(shape) <= MAX_MULTIPLICATIONS:
             with suppress(Exception):
                 tensors = itertools.chain(net.named_parameters(), net.named_buffers())
                 zeros = {name: torch.zeros(each.shape, dtype=each.dtype, device="cpu") for name, each in tensors}
@@ -59,7 +59,7 @@ def output_shape(net: nn.Module, in_channels: int, image_size: int) -> torch.Siz
 
 
 def flattened_size(features: nn.Module, in_channels: int, image_size: int, *, model: str) -> int:
-    """Return how many numbers `features` makes of one image of `image_size` pixels.
+    """Return the number of values that `features` gives for one image of `image_size` pixels.
 
     ValueError: the image is too small for the network; it names the smallest size that is not.
     """
@@ -76,7 +76,7 @@ def flattened_size(features: nn.Module, in_channels: int, image_size: int, *, mo
 
 
 def _smallest_image(features: nn.Module, in_channels: int, too_small: int) -> int | None:
-    for size in range(max(too_small, 0) + 1, LARGEST_TRIED + 1):
+    for size in range(max(too_small, 0) + 1, MAX_IMAGE_SIZE + 1):
         try:
             output_shape(features, in_channels, size)
         except RuntimeError:

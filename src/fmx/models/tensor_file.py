@@ -1,4 +1,4 @@
-"""Files that torch.save wrote, read as tensors and plain values: nothing in them runs or outgrows the memory."""
+"""Files of torch.save, read as tensors and plain values: no code runs, and memory is bounded."""
 
 import pickletools
 import warnings
@@ -14,11 +14,11 @@ from fmx.errors import DataError
 __all__ = ["read_tensors"]
 
 MAX_RECORDS = 100_000
-MAX_PLAN_BYTES = 8_000_000  # of the pickle that says which tensors there are; 10,000 tensors take about 1 MB
-MAX_CALLS = 100_000  # tensors that it may make
-MAX_VALUES = 5_000_000  # as whoever reads them meets them: one list that stands in many places counts in each
-# What a checkpoint of fmx, of Lightning or of torchvision is made of. torch's own list is longer, and some of it makes
-# arrays of any size from a number, or tensors that are not there.
+MAX_PICKLE_BYTES = 8_000_000  # of the pickle that lists the tensors; 10,000 tensors take about 1 MB
+MAX_CALLS = 100_000  # objects that the pickle may construct
+MAX_VALUES = 5_000_000  # when traversed: a list that is shared counts once for each reference
+# The globals in checkpoints of fmx, Lightning and torchvision. torch's own list of safe globals is longer; some of them
+# make arrays of any size from a number, or tensors without data.
 STORAGES = ("BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short")
 DTYPES = ("bfloat16", "bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64")
 NAMES = {
@@ -32,7 +32,7 @@ CALLS = {"BINPERSID", "BUILD", "NEWOBJ", "REDUCE"}
 REFUSED = {"BYTEARRAY8", "EXT1", "EXT2", "EXT4", "INST", "NEWOBJ_EX", "NEXT_BUFFER", "OBJ", "PERSID", "STACK_GLOBAL"}
 PLAIN = (str, int, float, complex, bytes, torch.device, torch.dtype, type(None))
 ARCHIVE = b"PK"  # how an archive begins, even one that was cut off
-# How files begin that people take for weights, what they are, and what makes weights of them.
+# First bytes of files that are mistaken for weights, what these files are, and how to convert them.
 OTHER_KINDS = {
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself: git lfs pull fetches it",
     b"<": "a web page, which came in the place of a file that was to be fetched",
@@ -43,15 +43,15 @@ OTHER_KINDS = {
     b"\x93NUMPY": "an array of NumPy",
     b"\x89HDF": "HDF5, as Keras writes it",
 }
-NUM_OLD_PLANS = 4  # what torch wrote before it wrote archives: magic number, version, sizes of C types, the tensors
+NUM_OLD_PICKLES = 4  # in the format before archives: magic number, version, sizes of C types, tensors
 
 
 def read_tensors(path: Path, *, old_format: bool = False) -> Any:
-    """Read what torch.save wrote, onto the CPU; it takes at most about three times the size of the file.
+    """Read a file of torch.save onto the CPU, in memory of at most about three times its size.
 
-    old_format: also take a file from before torch 1.6, as torchvision offers some.
-    DataError: the file is missing, damaged, holds more than tensors and plain values, or says that its tensors are
-    larger than the file is.
+    old_format: accept files from before torch 1.6 too, of which torchvision has some.
+    DataError: the file is missing, damaged, holds more than tensors and plain values, or claims tensors larger than
+    the file.
     """
     if not path.is_file():
         raise DataError(f"there is no checkpoint {path}" if not path.exists() else f"{path} is no plain file")
@@ -64,12 +64,12 @@ def read_tensors(path: Path, *, old_format: bool = False) -> Any:
                 _check_records(path, archive, num_bytes)
         else:
             with path.open("rb") as file:
-                for _ in range(NUM_OLD_PLANS):
-                    _check_plan(path, file)
-        # The CPU also where the caller makes its own tensors on another device, such as meta.
+                for _ in range(NUM_OLD_PICKLES):
+                    _check_pickle(path, file)
+        # The CPU, even where the caller's default device is another, such as meta.
         with warnings.catch_warnings(), torch.device("cpu"):
-            warnings.simplefilter("ignore")  # about files that are no checkpoint; what matters raises
-            # Mapped, a tensor is a part of the file and cannot reach beyond it, whatever the file says of its size.
+            warnings.simplefilter("ignore")  # about files that are no checkpoint; real problems raise
+            # A memory-mapped tensor cannot reach beyond the file, whatever size the file claims.
             contents = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
             return _Copies(path, at_most=num_bytes).of(contents)
     except DataError:
@@ -80,7 +80,7 @@ def read_tensors(path: Path, *, old_format: bool = False) -> Any:
 
 
 def _is_archive(path: Path) -> bool:
-    """Whether a file is a whole archive; DataError where it only begins as one."""
+    """Whether a file is a complete archive; DataError where it is a truncated one."""
     whole = zipfile.is_zipfile(path)
     with path.open("rb") as file:
         if not whole and file.read(len(ARCHIVE)) == ARCHIVE:
@@ -95,7 +95,7 @@ def _check_kind(path: Path, num_bytes: int) -> None:
 
 
 def _other_kind(path: Path, num_bytes: int) -> str | None:
-    """What a file is that another program wrote; None where it may be torch's."""
+    """What kind of file another program wrote; None where torch may have written it."""
     with path.open("rb") as file:
         start = file.read(32)
     if not start:
@@ -114,39 +114,39 @@ def _other_kind(path: Path, num_bytes: int) -> str | None:
 
 
 def _check_records(path: Path, archive: zipfile.ZipFile, num_bytes: int) -> None:
-    """DataError where the archive is not as torch writes it: stored, each byte once, with one plan of tensors."""
+    """DataError where torch would not write such an archive: uncompressed, with distinct records and one data.pkl."""
     records = archive.infolist()
     stored = all(record.compress_type == zipfile.ZIP_STORED for record in records)
     if len(records) > MAX_RECORDS or not stored or sum(record.file_size for record in records) > num_bytes:
         raise DataError(f"{path} cannot be read as a checkpoint: it is compressed, or claims more than its own size")
-    plans = [record for record in records if record.filename.rpartition("/")[2] == "data.pkl"]
-    if len(plans) != 1 or plans[0].file_size > MAX_PLAN_BYTES:
-        raise DataError(f"{path} cannot be read as a checkpoint: it has no list of tensors, or one beyond measure")
-    with archive.open(plans[0]) as plan:
-        _check_plan(path, plan)
-    if damaged := archive.testzip():  # torch itself does not look at the sums
+    pickles = [record for record in records if record.filename.rpartition("/")[2] == "data.pkl"]
+    if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE_BYTES:
+        raise DataError(f"{path} cannot be read as a checkpoint: its list of tensors is missing or too large")
+    with archive.open(pickles[0]) as pickle:
+        _check_pickle(path, pickle)
+    if damaged := archive.testzip():  # torch itself does not verify the sums
         raise DataError(f"{path} is damaged: the sum of {damaged[-80:]} in it is wrong")
 
 
-def _check_plan(path: Path, plan: IO[bytes]) -> None:
-    """DataError for the first name that is none of a tensor or a plain value; nothing is made or imported.
+def _check_pickle(path: Path, pickle: IO[bytes]) -> None:
+    """DataError for the first name that tensors and plain values do not need; constructs and imports nothing.
 
-    Bounds: 8 MB, and 100,000 things that it makes.
+    Bounds: 8 MB, and 100,000 constructed objects.
     """
     calls = 0
-    for code, argument, position in pickletools.genops(plan):
+    for code, argument, position in pickletools.genops(pickle):
         if code.name in REFUSED or (code.name == "GLOBAL" and argument not in NAMES):
             name = str(argument).replace(" ", ".") if code.name == "GLOBAL" else code.name
             raise DataError(f"{path} holds more than tensors and plain values ({name[:80]!r}), so it is not loaded")
         calls += code.name in CALLS
-        if calls > MAX_CALLS or (position or 0) > MAX_PLAN_BYTES:
-            raise DataError(f"{path} cannot be read as a checkpoint: its list of tensors is beyond measure")
+        if calls > MAX_CALLS or (position or 0) > MAX_PICKLE_BYTES:
+            raise DataError(f"{path} cannot be read as a checkpoint: its list of tensors is too large")
 
 
 class _Copies:
-    """Copies what was mapped, so that it does not change with the file; what was shared stays shared.
+    """Copies memory-mapped values, so that they do not change with the file; shared storage stays shared.
 
-    Raises DataError where something is no plain value, or where the copies would be larger than the file.
+    Raises DataError for a value that is neither a tensor nor plain, or where the copies would be larger than the file.
     """
 
     def __init__(self, path: Path, *, at_most: int) -> None:
@@ -155,13 +155,13 @@ class _Copies:
         self.storages: dict[tuple[int, int], torch.UntypedStorage] = {}
         self.containers: dict[int, Any] = {}
         self.values = 0
-        self.inside: dict[int, int] = {}  # the values in each container, with those of the containers in it
+        self.inside: dict[int, int] = {}  # number of values in each container, nested ones included
 
     def of(self, node: Any) -> Any:
         """A copy of a tensor, a container or a plain value.
 
-        Optimizers and Lightning copy lists in lists without a memory of those that they have met, so some lines of a
-        plan could become any number of lists, or an endless one.
+        Optimizers and Lightning copy nested lists without a memo, so a short pickle of shared lists could expand to any
+        number of lists, or without end.
         """
         before = self.values
         self.values += 1
@@ -170,7 +170,7 @@ class _Copies:
                 raise DataError(f"{self.path} cannot be read as a checkpoint: a list in it holds itself")
             self.values += self.inside[id(node)]
         if self.values > MAX_VALUES:
-            raise DataError(f"{self.path} cannot be read as a checkpoint: its values are beyond measure")
+            raise DataError(f"{self.path} cannot be read as a checkpoint: it has too many values")
         copy = self._copy(node)
         if id(node) in self.containers:
             self.inside.setdefault(id(node), self.values - before)
@@ -206,7 +206,7 @@ class _Copies:
             if self.left < 0 or storage.device.type != "cpu":
                 raise DataError(f"{self.path} says that its tensors are larger than the file is")
             self.storages[key] = storage.clone()  # type: ignore[no-untyped-call]
-        if tensor.numel() * tensor.itemsize > storage.nbytes():  # strides of zero make anything of one number
+        if tensor.numel() * tensor.itemsize > storage.nbytes():  # with strides of zero, one number can have any shape
             raise DataError(
                 f"{self.path} says that a tensor of shape {tuple(tensor.shape)} is larger than what it holds"
             )

@@ -1,4 +1,4 @@
-"""torchvision's networks and the weights it names, and how their first and last layers are changed."""
+"""torchvision's networks and named weights, and how their first and last layers are adapted."""
 
 import socket
 from difflib import get_close_matches
@@ -30,7 +30,7 @@ DOWNLOAD_TIMEOUT_S = 15.0
 def find_weights(architecture: str, weights: str | None) -> Any:
     """Return torchvision's entry for these weights, or None where `weights` is None or a file.
 
-    ValueError: no such architecture (it names the nearest), or no such weights (it names all there are).
+    ValueError: no such architecture (the nearest are named), or no such weights (all are named).
     """
     from torchvision import models  # takes seconds, and no other model needs it
 
@@ -72,16 +72,16 @@ def torchvision_net(architecture: str) -> nn.Module:
 
 
 def fetch_weights(named_weights: Any) -> Path:
-    """Return the file of weights that torchvision names, from torch's cache or fetched into it; it is not read yet.
+    """Return the path of torchvision's weights in torch's cache, after downloading them if needed.
 
-    DataError: there is no network to fetch it from, or what came is damaged.
+    DataError: the download failed or is damaged.
     """
     url: str = named_weights.url
     file = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
     if file.is_file():
         return file
     timeout_s = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)  # torch.hub sets none; a silent firewall would hold us
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)  # torch.hub sets none, so a silent firewall would block forever
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(file), hash_prefix=file.stem.rpartition("-")[2])
@@ -96,7 +96,7 @@ def fetch_weights(named_weights: Any) -> Path:
 
 
 def smallest_image(architecture: str) -> int:
-    """Return the width in pixels of the smallest images that torchvision states for an architecture."""
+    """Return the smallest image width in pixels that torchvision states for an architecture."""
     from torchvision import models
 
     smallest: int = max(models.get_model_weights(architecture)["DEFAULT"].meta["min_size"])
@@ -122,7 +122,7 @@ def adapt_first_convolution(net: nn.Module, in_channels: int) -> None:
 
 
 def adapt_kernel(kernel: Tensor, in_channels: int) -> Tensor:
-    """Return a kernel (O, in_channels, H, W) that answers to images much as `kernel` (O, C, H, W) does.
+    """Return a kernel (O, in_channels, H, W) that responds to images much as `kernel` (O, C, H, W) does.
 
     One channel gets the sum over the C, which is exact for a gray image; more take the C in turn, scaled by
     C / in_channels. After adapt_input_conv of R. Wightman's timm.
@@ -135,7 +135,7 @@ def adapt_kernel(kernel: Tensor, in_channels: int) -> Tensor:
 
 
 def adapt_head(net: nn.Module, num_classes: int) -> None:
-    """Make `net` give `num_classes` logits; a layer that does already keeps its weights."""
+    """Make `net` give `num_classes` logits; a layer that already does keeps its weights."""
     name, layer = head(net)
     if len(layer.weight) == num_classes:
         return

@@ -1,4 +1,4 @@
-"""Test-time augmentation: a network judges an image by several views of it and takes the mean of their logits."""
+"""Test-time augmentation: the views of an image whose logits a network averages."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 __all__ = ["VIEWS", "views"]
 
-VIEWS = ("none", "flip", "flip_shift")  # one, two and six of an image
+VIEWS = ("none", "flip", "flip_shift")  # one, two and six views of each image
 
 
 def views(images: Tensor, kind: str) -> Iterator[Tensor]:
@@ -14,7 +14,7 @@ def views(images: Tensor, kind: str) -> Iterator[Tensor]:
 
     none: the images. flip: those and their mirror images. flip_shift: both also shifted by one pixel towards the upper
     left and towards the lower right, where the edge's pixels are repeated (K. Jordan, arXiv:2404.00498, with equal
-    weights). A network should have learned from images that are mirrored and shifted so.
+    weights). The network should be trained with the same augmentations.
     """
     height, width = images.shape[2:]
     both = [images] if kind == "none" else [images, images.flip(3)]

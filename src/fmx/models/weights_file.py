@@ -15,18 +15,18 @@ from fmx.models.torchvision_net import adapt_kernel, first_convolution, head
 __all__ = ["Fit", "load_weights_file"]
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
-# Under which names training scripts save a state dict beside other things; the first that is there counts, or
-# the only state dict under any name.
+# Keys under which training scripts save a state dict besides other things. The first key found counts, or the only
+# state dict under any key.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "model_ema", "ema")
-MANY = 3  # names that an error lists of each kind
+MANY = 3  # names of each kind that an error lists
 REMEDY = "write one with torch.save(model.state_dict(), FILE), or use model.net.weights=null"
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What a file of weights has of the two layers that may be others here.
+    """The sizes in a file of weights of the two layers that may differ from the network's.
 
-    channels: of the images that its first convolution takes. classes: of its last layer; None where it has none.
+    channels: input channels of its first convolution. classes: of its last layer; None where it has none.
     """
 
     channels: int
@@ -34,11 +34,11 @@ class Fit:
 
 
 def load_weights_file(net: nn.Module, path: Path, architecture: str) -> Fit:
-    """Copy the tensors of a file into `net`, whose channels and classes may be others than the file's.
+    """Copy the tensors of a file into `net`, whose channels and classes may differ from the file's.
 
     The file holds a state dict: one that torchvision offers, one saved from a network here, or a run's
-    checkpoint. A last layer with another number of classes, or none, is left as it is in `net`. A `net` on the meta
-    device, which has no memory for weights, is compared with the file and left as it is.
+    checkpoint. A last layer with another number of classes, or none, leaves that of `net` unchanged. A `net` on the
+    meta device, which has no memory for weights, is only compared with the file.
 
     DataError: the file cannot be read, or belongs to another architecture than `architecture`.
     """
@@ -95,17 +95,17 @@ def _is_state(node: Any) -> bool:
 
 
 def _network_part(state: dict[str, Tensor], first_key: str) -> dict[str, Tensor]:
-    """Return the tensors of the network, which may be part of something larger, by their present names."""
+    """Return the tensors of the network, which may be part of a larger module, by their present names."""
     prefixes = [key.removesuffix(first_key) for key in state if f".{key}".endswith(f".{first_key}")]
     prefix = min(prefixes, key=len, default="")
     part = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
-    # torchvision's files for DenseNet still say norm.1 where the network says norm1.
+    # torchvision's files for DenseNet have norm.1 where the network has norm1.
     part = {re.sub(r"(denselayer\d+\.\w+)\.(?=\d\.)", r"\1", key): tensor for key, tensor in part.items()}
     return {key: tensor for key, tensor in part.items() if not key.startswith(AUXILIARY)}
 
 
 def _differences(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
-    """What of a file does not fit, the first few names of each kind."""
+    """What in a file does not fit: the first few names of each kind."""
     # Files from before 2018 lack the batch counters, which no network here uses.
     lacking = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unknown = [key for key in state if key not in own]
@@ -115,9 +115,9 @@ def _differences(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
         if key in state and state[key].shape != own[key].shape
     ]
     kinds = [("it lacks", lacking), ("the network has no", unknown), ("other shapes:", reshaped)]
-    return [f"{what} {_first(names)}" for what, names in kinds if names]
+    return [f"{what} {_first_names(names)}" for what, names in kinds if names]
 
 
-def _first(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
     return f"{', '.join(name[:120] for name in names[:MANY])}{more}"
