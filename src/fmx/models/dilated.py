@@ -13,7 +13,7 @@ __all__ = ["Dilated"]
 
 
 class Dilated(nn.Module):
-    """The layers of avgpool with gaps between the taps of each kernel, for a wider view at the same cost.
+    """The layers of avgpool with dilated kernels: a larger receptive field at the same cost.
 
     Maps (B, in_channels, image_size, image_size) to logits (B, num_classes).
     ValueError: the image is too small.
