@@ -51,8 +51,8 @@ REFUSED = {
     "hydra.sweeper.pruning=ahsa": ["hydra.sweeper.pruning", "did you mean 'asha'?", "hyperband, none"],
     "hydra.sweeper.metric=test/accuracy": ["test/accuracy", "chosen by the test set", "use val/accuracy"],
     "hydra.sweeper.metric=[val/loss,test/loss]": ["test/loss", "use val/loss"],
-    "hydra.sweeper.metric=val/per_class": ["no figure 'val/per_class'"],
-    "hydra.sweeper.metric=val/acuracy": ["no figure 'val/acuracy'", "did you mean 'val/accuracy'?", "params, seconds"],
+    "hydra.sweeper.metric=val/per_class": ["no metric 'val/per_class'"],
+    "hydra.sweeper.metric=val/acuracy": ["no metric 'val/acuracy'", "did you mean 'val/accuracy'?", "params, seconds"],
     "hydra.sweeper.direction=up": ["must be maximize, minimize or auto, got 'up'"],
     "hydra.sweeper.direction=[maximize,minimize]": ["one entry for each of the 1 metrics, got 2"],
     "hydra.sweeper.n_trials=0": ["hydra.sweeper.n_trials must be a whole number of at least 1 or null, got 0"],
@@ -61,9 +61,9 @@ REFUSED = {
     "hydra.sweeper.n_trails=3": ["n_trails", "did you mean 'n_trials'?"],
     "+hydra.sweeper.n_trails=3": ["no key 'n_trails'", "did you mean 'n_trials'?"],
     "hydra.sweeper.metric=[val/loss,params] hydra.sweeper.pruning=asha": ["names 2", "pruning=none"],
-    "hydra.sweeper.metric=params hydra.sweeper.pruning=asha": ["follows a figure of the validations"],
+    "hydra.sweeper.metric=params hydra.sweeper.pruning=asha": ["follows a metric of the validations"],
     "hydra.sweeper.sampler=grid": ["cannot count the values of optim.lr", "choice(A,B,C)"],
-    "data.validation=test": ["data.validation=test makes val/accuracy a figure of the test set"],
+    "data.validation=test": ["data.validation=test makes val/accuracy a metric of the test set"],
     "data.validation=none": ["leaves no val/accuracy"],
     "hydra.launcher.workers=0": ["hydra.launcher.workers must be"],
     # distributions
@@ -474,7 +474,7 @@ def test_what_pruning_kills_counts_as_important(tmp_path):
     note, figure = charts["Importance for val/accuracy"]
     shares = bars(figure)
     assert shares["model"] > 0.5 > shares["optim.lr"] + shares["data.batch_size"]
-    assert "8 pruned ones count by the last figure" in note
+    assert "8 pruned ones count by the last value" in note
 
 
 @pytest.mark.parametrize("trials", [1, 2, 5])
@@ -482,11 +482,11 @@ def test_few_trials_say_nothing_of_importance_and_the_page_says_why(tmp_path, tr
     made = [({"optim.lr": 0.25 * place, "model": "lenet"}, [0.5 + place / 10], False) for place in range(trials)]
     note, figure = told_search(tmp_path / "few", made)["Importance for val/accuracy"]
     assert figure is None
-    assert f"{trials} trials have a figure: fewer than the 6" in note
+    assert f"{trials} trials have a value: fewer than the 6" in note
     alike = [({"optim.lr": 0.25 * (place % 5), "model": "lenet"}, [0.5], False) for place in range(9)]
     note, figure = told_search(tmp_path / "alike", alike)["Importance for val/accuracy"]
     assert figure is None
-    assert "same figure" in note
+    assert "same value" in note
 
 
 @pytest.mark.parametrize(

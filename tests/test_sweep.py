@@ -404,7 +404,7 @@ def test_what_a_failed_job_left_is_gone_on_with_and_never_deleted(command, tmp_p
     jobs = ["-m", "model=mlp", "seed=1,2,3", *SMALL, FAULT, "trainer.checkpoint_every_s=0.001", "hydra.sweep.dir=sweep"]
     first = command(*jobs, cwd=tmp_path, env=here())
     assert first.returncode == 1, first.stdout + first.stderr
-    how = f"fmx run --resume-sweep {tmp_path / 'sweep'} --allow faults goes on with what is not completed"
+    how = f"fmx run --resume-sweep {tmp_path / 'sweep'} --allow faults resumes what is not completed"
     assert how in first.stderr
     assert status(tmp_path / "sweep") == {"0": "failed", "1": "failed", "2": "completed"}
     shutil.rmtree(tmp_path / "sweep/1/checkpoints")

@@ -242,7 +242,7 @@ class Sweep:
             return
         try:
             write_leaderboard(self.ledger.sweep_dir)
-        except DataError as error:  # a table is not worth the jobs
+        except DataError as error:  # a table must not stop the jobs
             log.warning("%s", error)
         spent = time.monotonic() - began
         self._leaderboard_due, self._leaderboard_wait_until = False, began + LEADERBOARD_SHARE * spent

@@ -1,1 +1,1 @@
-"""The search of `hydra/sweeper=search`: distributions, trials, pruning, and what came out."""
+"""The search of `hydra/sweeper=search`: distributions, trials, pruning, results."""

@@ -1,4 +1,4 @@
-"""The command lines of a search: the one that goes on with it, and those that repeat a trial as a run of its own."""
+"""The command lines of a search: the one that resumes it, and those that repeat a trial as a single run."""
 
 import sys
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ __all__ = ["Command"]
 
 
 class Command:
-    """Writes what to type for a configuration of a search."""
+    """Builds the command lines of a search."""
 
     def __init__(self, config: DictConfig, fixed: list[str], space: Space) -> None:
-        """config: the search's own; fixed: the overrides of every trial."""
+        """config: the composed configuration of the search; fixed: the overrides of every trial."""
         hydra = config.hydra
         folders = [each.path for each in hydra.runtime.config_sources if each.provider == "command-line"]
         typed = [str(each) for each in hydra.overrides.hydra]
@@ -29,8 +29,8 @@ class Command:
             self._start += ["--config-dir", str(folder)]
         self._start += [text for text in typed if text.startswith("hydra.searchpath=")]
         if not any(text.startswith("hydra/sweeper=") for text in typed):
-            self._start.append("hydra.mode=RUN")  # an experiment file chose the search, and would again
-        self._fixed = [each for each in fixed if not each.startswith("sweep.")]  # a run of its own obeys none
+            self._start.append("hydra.mode=RUN")  # an experiment file selects the search sweeper
+        self._fixed = [each for each in fixed if not each.startswith("sweep.")]  # they mean nothing in a single run
         self._space = space
         self._sweep_dir = Path(str(hydra.sweep.dir)).resolve()
 
@@ -40,6 +40,6 @@ class Command:
 
     @property
     def to_go_on(self) -> str:
-        """The command of this process, with the directory that holds the search by now."""
+        """The command of this process, with the directory of the search."""
         typed = [each for each in sys.argv[1:] if not each.startswith("hydra.sweep.dir=")]
         return printed_command("python", "-m", "fmx.run", *typed, override("hydra.sweep.dir", self._sweep_dir))

@@ -1,4 +1,4 @@
-"""The YAML that a search composes its trials from, kept in its sweep directory: later edits of conf/ change nothing."""
+"""Copies of the YAML files that a search composes its trials from, so that later edits of conf/ change nothing."""
 
 import filecmp
 import logging
@@ -32,12 +32,12 @@ __all__ = ["CONF", "frozen_context", "warn_of_changes"]
 log = logging.getLogger(__name__)
 CONF = "conf"  # the copies' folder in the sweep directory
 TARGET = re.compile(r"_target_:\s*['\"]?(\w+)\.")
-COMPOSED_BYTES = 2**26  # a list of defaults may name others, and these others, many times over
+COMPOSED_BYTES = 2**26  # a defaults list may include others, many times over
 BUILT_IN = ("pkg://", "structured://")
 
 
 def frozen_context(context: HydraContext, config: DictConfig, sweep_dir: Path) -> HydraContext:
-    """Copy every folder that the configuration came from, once, and compose from the copies from then on."""
+    """Copy all config folders, unless that is done, and return a context that composes from the copies."""
     folder = sweep_dir / CONF
     sources = _sources(config)
     paths = [Path(path) for _, path in sources]
@@ -45,17 +45,17 @@ def frozen_context(context: HydraContext, config: DictConfig, sweep_dir: Path) -
         if not folder.is_dir():
             _copy(paths, folder)
     path = _search_path(context.config_loader, sources, folder)
-    if not _differs(paths, folder):  # the command's own files, which are trusted as it is
+    if not _differs(paths, folder):  # the same as the command's own files, which are trusted
         return HydraContext(config_loader=ConfigLoaderImpl(config_search_path=path), callbacks=context.callbacks)
     _check_files(paths, folder)
-    return HydraContext(config_loader=_GatedLoader(path, folder, _packages(paths)), callbacks=context.callbacks)
+    return HydraContext(config_loader=_CheckedLoader(path, folder, _packages(paths)), callbacks=context.callbacks)
 
 
 def warn_of_changes(config: DictConfig, sweep_dir: Path) -> None:
-    """Say so where the configuration's files are not what the copies in a sweep directory are."""
+    """Warn if the configuration files differ from the copies in the sweep directory."""
     folder = sweep_dir / CONF
     if _differs([Path(path) for _, path in _sources(config)], folder):
-        log.warning("the configuration files have changed since this search began: it goes on with those in %s", folder)
+        log.warning("configuration files have changed since this search began: it continues with those in %s", folder)
 
 
 def _sources(config: DictConfig) -> list[tuple[str, str]]:
@@ -84,7 +84,7 @@ def _differs(sources: list[Path], folder: Path) -> bool:
 
 
 def _search_path(loader: ConfigLoader, sources: list[tuple[str, str]], folder: Path) -> ConfigSearchPathImpl:
-    """Hydra's own search path with the copies in place of the folders; what is found first counts."""
+    """Hydra's search path with the copies in place of the folders; the first match wins."""
     built_in = [each for each in loader.get_search_path().get_path() if str(each.path).startswith(BUILT_IN)]
     path = ConfigSearchPathImpl()
     path.append(built_in[0].provider, str(built_in[0].path))
@@ -96,9 +96,9 @@ def _search_path(loader: ConfigLoader, sources: list[tuple[str, str]], folder: P
 
 
 def _check_files(sources: list[Path], folder: Path) -> None:
-    """DataError for a copy that is not as it is in the command's own folders and is beyond what such a file may be.
+    """DataError for a copy that differs from the command's own file, and is too large or sets `hydra.searchpath`.
 
-    Hydra itself reads them without bounds, and imports whatever `hydra.searchpath` names.
+    Hydra reads files of any size, and imports whatever `hydra.searchpath` names.
     """
     for number, source in enumerate(sources):
         copies = folder / str(number)
@@ -114,15 +114,15 @@ def _check_files(sources: list[Path], folder: Path) -> None:
 
 
 def _packages(sources: list[Path]) -> set[str]:
-    """The packages of targets that the command's own YAML names: the command itself says that they are trusted."""
+    """The packages of the targets in the command's own YAML files, which are trusted."""
     named: set[str] = set()
     for file in [file for source in sources if source != CONF_DIR for file in source.rglob("*.yaml")]:
         named |= set(TARGET.findall(file.read_text(encoding="utf-8", errors="replace")))
     return named - {*TRUSTED} - sys.stdlib_module_names
 
 
-class _GatedLoader(ConfigLoaderImpl):
-    """Composes trials from files that may be anybody's, and lets through what names trusted parts alone."""
+class _CheckedLoader(ConfigLoaderImpl):
+    """Composes trials from untrusted files, and refuses parts that are not trusted."""
 
     def __init__(self, path: ConfigSearchPathImpl, folder: Path, allow: Collection[str]) -> None:
         super().__init__(config_search_path=path)
@@ -130,26 +130,26 @@ class _GatedLoader(ConfigLoaderImpl):
         self._allow = allow
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        """Compose a trial's configuration; DataError for what is not trusted in it."""
+        """Compose a trial's configuration; DataError for anything in it that is not trusted."""
         try:
             with at_most_bytes(COMPOSED_BYTES, f"what the files of {self._folder} name in their defaults"):
                 config = super().load_sweep_config(master_config, sweep_overrides)
-            _take_present_names(config)
+            _update_targets(config)
             self._check(config, master_config)
         except DataError as error:
             raise DataError(
-                f"{error}\n{self._folder} is not what this command's configuration files are. Where you trust it, "
+                f"{error}\n{self._folder} differs from this command's configuration files. If you trust it, "
                 "copy its files to the folder of --config-dir; else name another folder with hydra.sweep.dir=DIR"
             ) from error
         with read_write(config), open_dict(config):
-            config.hydra.callbacks.check.bounded = True  # the check of the parts, here and where the trial runs
+            config.hydra.callbacks.check.bounded = True  # for the check of the parts, here and in the trial's process
         return config
 
     def _check(self, config: DictConfig, own: DictConfig) -> None:
         for key in ("callbacks", "job.env_set", "job.env_copy", "job.chdir"):
-            if _plain(config.hydra, key) != _plain(own.hydra, key):
+            if _plain_value(config.hydra, key) != _plain_value(own.hydra, key):
                 raise DataError(f"{self._folder} tells Hydra another hydra.{key} than this command does")
-        ours = {str(key): _plain(config, str(key)) for key in config if key != "hydra"}
+        ours = {str(key): _plain_value(config, str(key)) for key in config if key != "hydra"}
         ours["run_dir"] = str(self._folder.parent / "0")
         for key in ours:
             check_expansion(ours, key, self._folder)
@@ -158,7 +158,7 @@ class _GatedLoader(ConfigLoaderImpl):
             made = OmegaConf.create(ours)
             resolved: Any = OmegaConf.to_container(made, resolve=True)
         except OmegaConfBaseException:
-            return  # the check of every configuration says better what is wrong, and makes nothing before
+            return  # the later check reports it better, and instantiates nothing before
         check_trusted(resolved, self._folder, self._allow)
         check_sizes(resolved["data"], self._folder)
         known = foreign_mirrors(OmegaConf.to_container(own.data, resolve=True))
@@ -168,8 +168,8 @@ class _GatedLoader(ConfigLoaderImpl):
         check_processes(resolved, self._folder)
 
 
-def _take_present_names(node: Any) -> None:
-    """Give every target in a composed node the name that it has now: the copies may be of an earlier version."""
+def _update_targets(node: Any) -> None:
+    """Update renamed targets in a composed node: the copies may be from an earlier version of fmx."""
     if isinstance(node, DictConfig):
         keys: Iterable[Any] = [key for key in node if not OmegaConf.is_missing(node, key)]
     else:
@@ -181,9 +181,9 @@ def _take_present_names(node: Any) -> None:
             if key == "_target_" and isinstance(node[key], str):
                 node[key] = present_name(node[key])
             else:
-                _take_present_names(node[key])
+                _update_targets(node[key])
 
 
-def _plain(node: DictConfig, key: str) -> Any:
+def _plain_value(node: DictConfig, key: str) -> Any:
     value = OmegaConf.select(node, key, throw_on_resolution_failure=False)
     return OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value

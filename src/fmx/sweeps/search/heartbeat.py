@@ -1,4 +1,4 @@
-"""Who works on a study: commands that live, and one at a time where they must not meet."""
+"""Which commands work on a study: a file with a heartbeat for each, and a lock that they share."""
 
 import fcntl
 import logging
@@ -21,21 +21,21 @@ log = logging.getLogger(__name__)
 LOCK = "study.lock"
 NAME = re.compile(r"\w[\w.-]*")
 BEAT_S = 5.0
-DEAD_AFTER_S = 60.0  # without a beat; only for commands on other machines, whose processes cannot be looked up
+DEAD_AFTER_S = 60.0  # without a heartbeat; only for commands on other machines, whose locks cannot be tested
 
 
 @contextmanager
 def exclusive(sweep_dir: Path) -> Iterator[None]:
-    """Hold the lock that all commands of a sweep directory share; the system frees it when a process ends, however."""
+    """Hold the lock that all commands of a sweep directory share; the system releases it when the process ends."""
     with (sweep_dir / LOCK).open("a") as file:
         fcntl.lockf(file, fcntl.LOCK_EX)
-        yield  # closing the file frees the lock
+        yield  # closing the file releases the lock
 
 
 class Searcher:
-    """One command at work on a study, known to the others by a file that it keeps locked and fresh.
+    """One command at work on a study, which the others know by a file that it keeps locked and fresh.
 
-    Record locks are not inherited by child processes, so the lock ends with this process and no other.
+    Child processes do not inherit record locks, so the lock ends with this process.
     """
 
     def __init__(self, sweep_dir: Path) -> None:
@@ -45,8 +45,8 @@ class Searcher:
         self._done = threading.Event()
 
     def __enter__(self) -> Self:
-        self._appear()
-        threading.Thread(target=self._beat, daemon=True).start()
+        self._create_file()
+        threading.Thread(target=self._keep_fresh, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -55,8 +55,8 @@ class Searcher:
         (self._folder / self.name).unlink(missing_ok=True)
         self._file.close()
 
-    def _appear(self) -> None:
-        """Make this command's file, locked, where there is none, or none any more."""
+    def _create_file(self) -> None:
+        """Create and lock this command's file, unless it exists."""
         path = self._folder / self.name
         if self._file is not None and path.exists():
             return
@@ -67,13 +67,13 @@ class Searcher:
             self._file.close()
         self._file = file
 
-    def _beat(self) -> None:
-        """Keep the file fresh, whatever happens to it: others would take this command for dead, and its trials."""
+    def _keep_fresh(self) -> None:
+        """Keep the file fresh: without it, others would take this command for dead, and its trials over."""
         failing = False
         while not self._done.wait(BEAT_S):
             try:
                 self._touch()
-            except Exception as error:  # noqa: BLE001 - a disk that is full or away comes back; a dead thread does not
+            except Exception as error:  # noqa: BLE001 - a full or missing disk may recover; a dead thread does not
                 if not failing:
                     log.warning("cannot tell other commands that this one is alive (%s); trying again", error)
                 failing = True
@@ -81,19 +81,19 @@ class Searcher:
                 failing = False
 
     def _touch(self) -> float:
-        """Freshen the file; returns the time by the clock that stamps it, from which this machine's may differ."""
-        self._appear()
+        """Update the file's time and return it, since the clock of a shared disk may differ from this machine's."""
+        self._create_file()
         os.utime(self._folder / self.name)
         return (self._folder / self.name).stat().st_mtime
 
     def is_alive(self, name: str | None, run_dir: Path) -> bool:
         """Whether the command of that name still works on the study.
 
-        run_dir: of its trial. While a process holds that, a command whose file is lost or stale counts as alive.
+        run_dir: of its trial. While a process holds its lock, a command whose file is lost or stale counts as alive.
         """
         if name == self.name:
             return True
-        if name is None or not NAME.fullmatch(str(name)):  # a journal from elsewhere may name any path
+        if name is None or not NAME.fullmatch(str(name)):  # an untrusted journal may name any path
             return False
         path = self._folder / name
         if name.rpartition("-")[0].rpartition("-")[0] == socket.gethostname() and path.exists():
@@ -114,6 +114,6 @@ def _can_lock(path: Path) -> bool:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return True
-    except OSError:  # held, or nobody can tell
+    except OSError:  # held, or unknown
         return False
     return True

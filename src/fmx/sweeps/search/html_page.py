@@ -1,4 +1,4 @@
-"""search.html: how a search went, which parameters mattered, and every trial, in one page that works offline."""
+"""search.html: the history of a search, the importance of its parameters, and all trials, as one offline page."""
 
 import json
 import warnings
@@ -20,20 +20,20 @@ from fmx.sweeps.search.summary import Summary
 
 __all__ = ["html_page"]
 
-FRONTS = (2, 3)  # metrics that a front can be drawn of
+FRONTS = (2, 3)  # numbers of metrics for which a Pareto front can be drawn
 TOO_FEW = "Too few trials have been completed to draw this."
 LISTED = 5  # trials that a note names
-# How far below the median a poor figure may lie (B. Iglewicz and D. C. Hoaglin, How to Detect and Handle Outliers,
+# How far below the median a poor value may lie (B. Iglewicz and D. C. Hoaglin, How to Detect and Handle Outliers,
 # 1993): 3.5 standard deviations, each 1.4826 median absolute deviations; at least a hundredth of the median.
 FAR, PER_DEVIATION, LEAST_SPREAD = 3.5, 1.4826, 0.01
-LEAST_TRIALS = 6  # of which importance says something
-ROOM = 0.06  # of an axis, beyond the points at its ends
+LEAST_TRIALS = 6  # for the importance of parameters
+ROOM = 0.06  # margin of an axis beyond its points, as a share
 
 
 def html_page(summary: Summary) -> str:
-    """The page, with Optuna's own charts as far as the trials give them."""
+    """Render the page, with Optuna's charts where there are enough trials."""
     verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # that there is too little to draw, the page says itself
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # the page itself says where trials are too few
     charts = list(_charts(summary))
     optuna.logging.set_verbosity(verbosity)
     heads, rows = summary.table()
@@ -46,7 +46,7 @@ def html_page(summary: Summary) -> str:
         best=[
             {
                 "trial": trial.number,
-                "figures": ", ".join(f"{name} {value:.6g}" for name, value in summary.named(trial.values).items()),
+                "metrics": ", ".join(f"{name} {value:.6g}" for name, value in summary.by_metric(trial.values).items()),
                 "command": summary.command.of(trial.params),
             }
             for trial in summary.best
@@ -59,29 +59,29 @@ def html_page(summary: Summary) -> str:
 
 
 def _charts(summary: Summary) -> Iterator[dict[str, Any]]:
-    """Title, note and Plotly's figure of each chart; without a figure where there is too little to draw."""
+    """Title, note and Plotly figure of each chart; the figure is None where trials are too few."""
     study, objectives = summary.study, summary.options.objectives
-    counted, pruned = _with_last_figures(summary)
-    also = f" {pruned} pruned ones count by the last figure that they reported." if pruned else ""
+    counted, pruned = _with_last_values(summary)
+    also = f" {pruned} pruned ones count by the last value that they reported." if pruned else ""
     if len(objectives) in FRONTS:
         front = partial(visualization.plot_pareto_front, target_names=[each.metric for each in objectives])
-        yield _chart("Pareto front", "Of the trials in red no other is better in every metric.", front, study)
+        yield _chart("Pareto front", "No other trial is better in every metric than one of those in red.", front, study)
     for place, each in enumerate(objectives):
         name = each.metric
         of: dict[str, Any] = {"target_name": name, "target": _value(place) if len(objectives) > 1 else None}
         history = partial(visualization.plot_optimization_history, **of)
-        figures = {trial.number: trial.values[place] for trial in summary.completed}
-        view = _view(figures, maximize=each.direction == "maximize")
-        yield _chart(f"History of {name}", "Each completed trial, and the best so far.", history, study, view)
+        values = {trial.number: trial.values[place] for trial in summary.completed}
+        axis_range = _axis_range(values, maximize=each.direction == "maximize")
+        yield _chart(f"History of {name}", "Each completed trial, and the best so far.", history, study, axis_range)
         yield _importance(name, counted, of, also)
         by_parameter = partial(visualization.plot_slice, **of)
         note = f"Each completed trial; darker ones came later.{also}"
-        figures = {trial.number: trial.values[place] for trial in counted.trials}
-        view = _view(figures, maximize=each.direction == "maximize")
-        yield _chart(f"{name} by parameter", note, by_parameter, counted, view)
+        values = {trial.number: trial.values[place] for trial in counted.trials}
+        axis_range = _axis_range(values, maximize=each.direction == "maximize")
+        yield _chart(f"{name} by parameter", note, by_parameter, counted, axis_range)
     if any(trial.intermediate_values for trial in summary.trials):
         reports = "What each trial reported after its validations; the short lines were pruned."
-        figures = {
+        values = {
             trial.number: min(trial.intermediate_values.values())
             if objectives[0].direction == "maximize"
             else max(trial.intermediate_values.values())
@@ -89,18 +89,18 @@ def _charts(summary: Summary) -> Iterator[dict[str, Any]]:
             if trial.intermediate_values
         }
         yield _chart(
-            "Reports", reports, _reports, study, _view(figures, maximize=objectives[0].direction == "maximize")
+            "Reports", reports, _reports, study, _axis_range(values, maximize=objectives[0].direction == "maximize")
         )
     if len(objectives) == 1:
-        lines = f"A line a completed trial. Dragging along an axis picks the lines that cross there.{also}"
+        lines = f"One line per completed trial. Drag along an axis to select the lines that cross there.{also}"
         parallel = partial(visualization.plot_parallel_coordinate, target_name=objectives[0].metric)
         yield _chart("Parallel coordinates", lines, parallel, counted)
 
 
-def _with_last_figures(summary: Summary) -> tuple[Study, int]:
-    """The completed trials, and those that were pruned as if they had ended with their last figure; how many these are.
+def _with_last_values(summary: Summary) -> tuple[Study, int]:
+    """The completed trials and the pruned ones, with their last value; returns the number of these as well.
 
-    What pruning kills early is what mattered most: without it the parameter that decides would seem to matter least.
+    Without the pruned trials, the parameter that decides most would seem to matter least.
     """
     study = optuna.create_study(directions=[each.direction for each in summary.options.objectives])
     pruned = 0
@@ -118,28 +118,28 @@ def _with_last_figures(summary: Summary) -> tuple[Study, int]:
 
 
 def _importance(metric: str, counted: Study, of: Mapping[str, Any], also: str) -> dict[str, Any]:
-    """The chart of the parameters' importance; where too few trials say something of it, the reason in its place."""
+    """The chart of the parameters' importance, or the reason why there is none."""
     title = f"Importance for {metric}"
     trials = counted.trials
     varied = {key for trial in trials for key in trial.params if len({repr(t.params.get(key)) for t in trials}) > 1}
     needed = max(LEAST_TRIALS, 2 * len(varied))
     if len(trials) < needed:
-        reason = f"{len(trials)} trials have a figure: fewer than the {needed} that would say something of importance."
+        reason = f"{len(trials)} trials have a value: fewer than the {needed} that importance needs."
         return {"title": title, "note": reason, "figure": None}
     if len({tuple(trial.values) for trial in trials}) == 1:
-        return {"title": title, "note": "All trials have the same figure, so nothing mattered.", "figure": None}
-    note = f"The share that each parameter has in what separates good trials from the others (fANOVA).{also}"
+        return {"title": title, "note": "All trials have the same value, so nothing mattered.", "figure": None}
+    note = f"The share of each parameter in the variance between trials (fANOVA).{also}"
     draw = partial(visualization.plot_param_importances, evaluator=FanovaImportanceEvaluator(seed=0), **of)
     return _chart(title, note, draw, counted)
 
 
-def _view(figures: Mapping[int, float], *, maximize: bool) -> tuple[tuple[float, float], str] | None:
-    """The part of the axis that shows all trials but those that are far worse than most, and a note that names these.
+def _axis_range(by_trial: Mapping[int, float], *, maximize: bool) -> tuple[tuple[float, float], str] | None:
+    """The range of an axis without the trials that are far worse than most, and a note that names these.
 
-    figures: by the trial's number. None where no trial is far off.
+    by_trial: values by the trial's number. None if no trial is far off.
     """
     sign = 1 if maximize else -1
-    values = {number: sign * value for number, value in figures.items()}
+    values = {number: sign * value for number, value in by_trial.items()}
     finite = [value for value in values.values() if isfinite(value)]
     if not finite:
         return None
@@ -152,7 +152,7 @@ def _view(figures: Mapping[int, float], *, maximize: bool) -> tuple[tuple[float,
     worst = min(value for value in finite if value >= bound)
     room = ROOM * (best - worst or abs(best) or 1)
     ends = sorted((sign * (worst - room), sign * (best + room)))
-    named = [f"{number} ({figures[number]:.4g})" for number in islice(poor, LISTED)]
+    named = [f"{number} ({by_trial[number]:.4g})" for number in islice(poor, LISTED)]
     more = f" and {len(poor) - LISTED} more" if len(poor) > LISTED else ""
     one = len(poor) == 1
     note = f" Beyond the axis, for {'it is' if one else 'they are'} far from all others: trial{'' if one else 's'} "
@@ -173,9 +173,9 @@ def _chart(
     note: str,
     draw: Callable[[Study], Any],
     study: Study,
-    view: tuple[tuple[float, float], str] | None = None,
+    axis_range: tuple[tuple[float, float], str] | None = None,
 ) -> dict[str, Any]:
-    """view: the range of the axes of figures, and what to say of it."""
+    """One chart. axis_range: the range of its y axes, and a note on it."""
     try:
         with warnings.catch_warnings(action="ignore"):
             figure = json.loads(draw(study).to_json())
@@ -183,9 +183,9 @@ def _chart(
         return {"title": title, "note": TOO_FEW, "figure": None}
     if not figure["data"]:
         return {"title": title, "note": TOO_FEW, "figure": None}
-    if view is not None:
-        (low, high), said = view
-        note += said
+    if axis_range is not None:
+        (low, high), range_note = axis_range
+        note += range_note
         for key, axis in figure["layout"].items():
             if key.startswith("yaxis"):
                 axis |= {"range": [low, high], "autorange": False}

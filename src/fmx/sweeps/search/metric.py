@@ -1,4 +1,4 @@
-"""The figure of a finished run that a search goes by."""
+"""The metric of a finished run that a search optimizes."""
 
 import csv
 from io import StringIO
@@ -10,24 +10,24 @@ from fmx.runs.run_dir import Run
 
 __all__ = ["read_metric"]
 
-MAX_BYTES = 16_000_000  # some hundred a validation
+MAX_BYTES = 16_000_000  # a few hundred per validation
 
 
 def read_metric(run: Run, metric: str) -> float:
-    """A figure of a completed run's chosen checkpoint: of its validation or training, `params`, or `seconds`.
+    """A metric of a completed run's chosen checkpoint: of validation or training, `params`, or `seconds` of training.
 
-    `seconds` are those of training. Raises DataError where the run has no such figure, or one that is no number.
+    DataError if the run has no such metric, or if it is not finite.
     """
     if metric == "params":
         return float(run.recorded(int, "params"))
     if metric == "seconds":
         return float(run.recorded(float, "timing", "fit_s"))
     part, _, name = metric.partition("/")
-    figures = (run.metrics.get("val") or {}) if part == "val" else _row_of_checkpoint(run)
+    values = (run.metrics.get("val") or {}) if part == "val" else _row_of_checkpoint(run)
     try:
-        value = float(figures[name if part == "val" else metric])
+        value = float(values[name if part == "val" else metric])
     except (KeyError, TypeError, ValueError):
-        raise DataError(f"{run.path} has no figure {metric}") from None
+        raise DataError(f"{run.path} has no metric {metric}") from None
     if not isfinite(value):
         raise DataError(f"{metric} is {value}")
     return value

@@ -1,4 +1,4 @@
-"""What `hydra.sweeper` says of a search, checked."""
+"""The checked settings of a search, from `hydra.sweeper`."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ __all__ = ["RESOURCES", "Objective", "Options", "read_options", "require_optuna"
 SAMPLERS = ["tpe", "random", "grid", "cmaes"]
 PRUNINGS = ["median", "asha", "hyperband", "none"]
 Direction = Literal["maximize", "minimize"]
-RESOURCES = ["params", "seconds"]  # what a run costs, beside what it scores
+RESOURCES = ["params", "seconds"]  # of a run, which a search can optimize besides its metrics
 RULES: Mapping[str, Rule] = {
     "n_trials": whole(1, or_none=True),
     "timeout_s": above(0, or_none=True),
@@ -30,7 +30,7 @@ KEYS += ["reduction"]
 
 @dataclass(frozen=True)
 class Objective:
-    """A figure that is sought: its name, and `maximize` or `minimize`."""
+    """A metric to optimize, and the direction."""
 
     metric: str
     direction: Direction
@@ -52,21 +52,21 @@ class Options:
 
     @property
     def goal(self) -> str:
-        """What is sought, in words."""
+        """The objectives in words."""
         return ", ".join(f"{each.metric} {each.direction}d" for each in self.objectives)
 
 
 def require_optuna() -> None:
-    """ConfigError with the line to type where Optuna is not installed."""
+    """ConfigError with the install command if Optuna is missing."""
     if find_spec("optuna") is None:
         how = printed_command("pip", "install", "optuna>=5,<6", "cmaes")
         raise ConfigError(f"hydra/sweeper=search needs Optuna, which is not installed: {how}")
 
 
-def read_options(sweeper: Mapping[str, Any], figures: Collection[str]) -> Options:
-    """Check `hydra.sweeper`, plain values, and raise ConfigError for the first thing that is wrong.
+def read_options(sweeper: Mapping[str, Any], logged: Collection[str]) -> Options:
+    """Check the plain values of `hydra.sweeper`; ConfigError for the first that is wrong.
 
-    figures: the names that a run's validations log.
+    logged: the metrics that a run logs at its validations.
     """
     for key in sweeper:
         if key not in {*KEYS, "_target_", "mode"}:
@@ -83,26 +83,26 @@ def read_options(sweeper: Mapping[str, Any], figures: Collection[str]) -> Option
         raise ConfigError(
             "the search would never end: give hydra.sweeper.n_trials=COUNT or hydra.sweeper.timeout_s=SECONDS"
         )
-    objectives = _objectives(sweeper, figures)
+    objectives = _objectives(sweeper, logged)
     if len(objectives) > 1 and pruning != "none":
         raise ConfigError(
-            f"hydra.sweeper.pruning={pruning} stops what is poor in one figure, but hydra.sweeper.metric names "
+            f"hydra.sweeper.pruning={pruning} judges trials by one metric, but hydra.sweeper.metric names "
             f"{len(objectives)}; use hydra.sweeper.pruning=none, or one metric"
         )
     if len(objectives) > 1 and sampler == "cmaes":
         raise ConfigError(
-            "hydra.sweeper.sampler=cmaes seeks one figure alone; for several use hydra.sweeper.sampler=tpe"
+            "hydra.sweeper.sampler=cmaes optimizes a single metric; for several use hydra.sweeper.sampler=tpe"
         )
     if pruning != "none" and objectives[0].metric in RESOURCES:
         raise ConfigError(
-            f"hydra.sweeper.pruning={pruning} follows a figure of the validations, and {objectives[0].metric} is none; "
+            f"hydra.sweeper.pruning={pruning} follows a metric of the validations, and {objectives[0].metric} is none; "
             "use hydra.sweeper.pruning=none"
         )
     return Options(objectives=objectives, sampler=sampler, pruning=pruning, **{key: sweeper[key] for key in RULES})
 
 
 def _named(sweeper: Mapping[str, Any], key: str, choices: list[str]) -> str:
-    """One of a few names; YAML reads `none` as text but `null` as nothing."""
+    """The value of a key that must be one of `choices`; null stands for `none`."""
     value = "none" if sweeper[key] is None and "none" in choices else sweeper[key]
     if not one_of(*choices).holds(value):
         raise ConfigError(
@@ -112,14 +112,14 @@ def _named(sweeper: Mapping[str, Any], key: str, choices: list[str]) -> str:
     return str(value)
 
 
-def _objectives(sweeper: Mapping[str, Any], figures: Collection[str]) -> tuple[Objective, ...]:
+def _objectives(sweeper: Mapping[str, Any], logged: Collection[str]) -> tuple[Objective, ...]:
     metrics = sweeper["metric"] if isinstance(sweeper["metric"], list) else [sweeper["metric"]]
     if not metrics:
-        raise ConfigError("hydra.sweeper.metric must name a figure, for example val/accuracy")
+        raise ConfigError("hydra.sweeper.metric must name a metric, for example val/accuracy")
     for metric in metrics:
-        _check_metric(metric, figures)
+        _check_metric(metric, logged)
     if len(set(metrics)) < len(metrics):
-        raise ConfigError(f"hydra.sweeper.metric names a figure twice: {', '.join(metrics)}")
+        raise ConfigError(f"hydra.sweeper.metric names a metric twice: {', '.join(metrics)}")
     given = sweeper["direction"]
     if given == "auto":
         given = ["auto"] * len(metrics)
@@ -138,17 +138,17 @@ def _objectives(sweeper: Mapping[str, Any], figures: Collection[str]) -> tuple[O
     )
 
 
-def _check_metric(metric: object, figures: Collection[str]) -> None:
+def _check_metric(metric: object, logged: Collection[str]) -> None:
     if isinstance(metric, str) and metric.startswith("test"):
         raise ConfigError(
             f"hydra.sweeper.metric={metric}: a search chooses by what it looks at, and what was chosen by the test set "
             f"says nothing of unseen images; use {metric.replace('test', 'val', 1)}"
         )
-    known = [*figures, *RESOURCES]
+    known = [*logged, *RESOURCES]
     if metric not in known:
         raise ConfigError(
-            f"hydra.sweeper.metric={_shown(metric)}: there is no figure {_shown(metric)}{nearest(str(metric), known)} "
-            f"Figures: {', '.join(known)}"
+            f"hydra.sweeper.metric={_shown(metric)}: there is no metric {_shown(metric)}{nearest(str(metric), known)} "
+            f"Metrics: {', '.join(known)}"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a search would do: its distributions, the trials that are certain beforehand, their number and their disk."""
+"""The dry run of a search: its distributions, the trials that are known beforehand, their number and disk space."""
 
 import logging
 from pathlib import Path
@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 
 
 def preview(sweep_dir: Path, options: Options, space: Space, *, num_begun: int, largest: int, kept: int) -> None:
-    """Say what would be drawn.
+    """Log what would be drawn.
 
     num_begun: trials that the study has already. largest: bytes of a trial's checkpoints, at most. kept: bytes of a
-    trial without them.
+    trial besides them.
     """
     for key, described in space.description().items():
         log.info("%s from %s", key, described)
@@ -27,28 +27,28 @@ def preview(sweep_dir: Path, options: Options, space: Space, *, num_begun: int, 
     if options.sampler == "grid":
         points = space.num_points(space.grid())
         total = min(total or points, points)
-    certain = _certain(options, space, total)
+    known = _known_trials(options, space, total)
     seen: dict[tuple[str, ...], int] = {}
-    for number, drawn in enumerate(certain):
+    for number, drawn in enumerate(known):
         first = seen.setdefault(tuple(drawn), number)
         same = f" · the same as trial {first}" if first != number else ""
         if number >= num_begun:
             log.info("trial %d: %s%s", number, " ".join(drawn), same)
-    num_equal = len(certain) - len(seen)
+    num_equal = len(known) - len(seen)
     if total is None:
         log.info("trials until %g s have passed", options.timeout_s or 0)
         return
-    left = max(0, total - max(num_begun, len(certain)))
+    left = max(0, total - max(num_begun, len(known)))
     parts = [f"{total} trials by {options.sampler}"]
     parts += [f"{num_begun} of them begun already"] if num_begun else []
     parts += [f"{num_equal} equal to others"] if num_equal else []
-    parts += [f"{left} to be drawn by what comes out before"] if left else []
+    parts += [f"{left} to be drawn from earlier results"] if left else []
     log.info("%s", ", ".join(parts))
     log.info("at most %s · %s", in_words(total * (largest + kept), sweep_dir), sweep_dir)
 
 
-def _certain(options: Options, space: Space, total: int | None) -> list[list[str]]:
-    """The draws of the first trials, as far as they follow from the seed alone."""
+def _known_trials(options: Options, space: Space, total: int | None) -> list[list[str]]:
+    """The overrides of the first trials, as far as they depend on the seed alone."""
     count = total if options.sampler in {"grid", "random"} else min(options.startup, total or options.startup)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(directions=[each.direction for each in options.objectives])
@@ -59,6 +59,6 @@ def _certain(options: Options, space: Space, total: int | None) -> list[list[str
         )
         trial = study.ask()
         for key, distribution in space.distributions.items():
-            trial._suggest(key, distribution)  # noqa: SLF001 - as the search draws
+            trial._suggest(key, distribution)  # noqa: SLF001 - as SharedStudy draws
         drawn.append(space.overrides(trial.params))
     return drawn

@@ -1,4 +1,4 @@
-"""Trials of a search report how they do, and end when the search says that they are not worth going on."""
+"""The callback that reports a trial's metric to its search, and stops a trial that the search prunes."""
 
 import logging
 import math
@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 
 
 class Pruning(Checkpoint):
-    """Reports `monitor` after each validation to the study beside the run directory; raises Pruned when told to stop.
+    """Reports `monitor` to the study after each validation; raises Pruned if the study prunes the trial.
 
-    Does nothing in a run that is no trial. A trial that has trained to its end is not stopped any more. A Checkpoint,
-    since Lightning calls those last: the row of this validation has to be in history.csv.
+    Does nothing in a run that is no trial, or after the last step. A Checkpoint, since Lightning calls those last: the
+    row of this validation must be in history.csv.
     """
 
     def __init__(self, *, monitor: str) -> None:
@@ -40,7 +40,7 @@ class Pruning(Checkpoint):
                 log.info("this run is no trial of a running search: it is not pruned")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report, and stop where the search says so; all processes of a distributed run stop at once."""
+        """Report, and stop if the trial is pruned; all processes of a distributed run stop together."""
         if trainer.sanity_checking:
             return
         self._validations += 1
@@ -51,9 +51,9 @@ class Pruning(Checkpoint):
             raise Pruned(epoch=trainer.current_epoch + 1, metric=self.monitor, value=value)
 
     def state_dict(self) -> dict[str, Any]:
-        """The validations so far, so that a run that is continued counts on."""
+        """The number of validations so far."""
         return {"validations": self._validations}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Count on."""
+        """Restore the number of validations."""
         self._validations = state_dict["validations"]

@@ -1,4 +1,4 @@
-"""What a search leaves beside its trials: search.json, search.md and search.html, and the checkpoints worth keeping."""
+"""What a search writes besides its trials: search.json, search.md, search.html; and which checkpoints it keeps."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ __all__ = ["keep_best", "write_page", "write_summary"]
 
 
 def write_summary(summary: Summary) -> None:
-    """Write search.json and search.md; other commands that share the study write them too, one at a time."""
+    """Write search.json and search.md, under a lock: other commands of the study write them too."""
     with exclusive(summary.sweep_dir):
         write_json(summary.sweep_dir / "search.json", summary.plain())
         _write(summary.sweep_dir / "search.md", _markdown(summary))
@@ -28,7 +28,7 @@ def write_page(summary: Summary) -> None:
 
 
 def keep_best(summary: Summary, count: int | None) -> None:
-    """Delete the checkpoints of completed trials but the `count` best and those of the Pareto front; None keeps all."""
+    """Delete the checkpoints of completed trials except the `count` best and the Pareto front; None keeps all."""
     if count is None:
         return
     kept = {trial.number for trial in [*summary.ranked()[:count], *summary.best]}
@@ -46,8 +46,8 @@ def _write(path: Path, text: str) -> None:
 def _markdown(summary: Summary) -> str:
     lines = [f"# Search: {summary.options.goal}", "", f"{summary.headline()}, drawn by {summary.options.sampler}."]
     for trial in summary.best:
-        figures = ", ".join(f"{name} {value:.6g}" for name, value in summary.named(trial.values).items())
-        lines += ["", f"Trial {trial.number}: {figures}", "", f"    {summary.command.of(trial.params)}"]
+        values = ", ".join(f"{name} {value:.6g}" for name, value in summary.by_metric(trial.values).items())
+        lines += ["", f"Trial {trial.number}: {values}", "", f"    {summary.command.of(trial.params)}"]
     heads, rows = summary.table()
     lines += ["", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     lines += [f"| {' | '.join(map(_escaped, row))} |" for row in rows]

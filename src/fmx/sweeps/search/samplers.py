@@ -1,4 +1,4 @@
-"""Samplers and pruners by the names that `hydra.sweeper` has for them."""
+"""Optuna's samplers and pruners, by their names in `hydra.sweeper`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ __all__ = ["make_pruner", "make_sampler"]
 
 
 class _Grid(GridSampler):
-    """Optuna's grid, which at its end stops a loop of Optuna's own; there is none here."""
+    """Optuna's grid sampler, which does not stop Optuna's loop at its end: there is none here."""
 
     def after_trial(self, *_: Any) -> None:
         pass
@@ -22,8 +22,8 @@ class _Grid(GridSampler):
 def make_sampler(name: str, space: Space, *, seed: int, number: int, startup: int) -> BaseSampler:
     """The sampler that draws one trial.
 
-    number: of the trial. It is part of the draw's seed, so a search that is resumed, or shared by several commands,
-    never draws the same again, and an interrupted one goes on as if it had not been.
+    number: of the trial. It is part of the seed, so that searches which are resumed, or shared by several commands, do
+    not repeat draws, and a resumed search draws what an uninterrupted one would.
     """
     drawn = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     match name:
@@ -32,7 +32,7 @@ def make_sampler(name: str, space: Space, *, seed: int, number: int, startup: in
         case "cmaes":
             return CmaEsSampler(seed=drawn, n_startup_trials=startup, warn_independent_sampling=False)
         case "grid":
-            return _Grid(space.grid(), seed=seed)  # the order of its points must be the same for all
+            return _Grid(space.grid(), seed=seed)  # the order of points must be the same for all trials
         case _:
             return RandomSampler(seed=drawn)
 

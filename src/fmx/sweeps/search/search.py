@@ -1,4 +1,4 @@
-"""The story of a search: read what is sought, check it, run trials until there are enough, say what came out."""
+"""The steps of a search: read and check its settings, run trials until there are enough, report the results."""
 
 import logging
 from contextlib import closing, suppress
@@ -32,10 +32,10 @@ log = logging.getLogger(__name__)
 
 
 def search(context: HydraContext, config: DictConfig, arguments: list[str]) -> None:
-    """Run a search to its end, or go on with the one in the sweep directory.
+    """Run a search to its end, or resume the one in the sweep directory.
 
-    arguments: the command line's overrides. Raises ConfigError before the first trial for anything that is wrong,
-    TrainingError at the end where trials failed.
+    arguments: the command line's overrides. ConfigError before the first trial for anything that is wrong,
+    TrainingError at the end if trials failed.
     """
     require_optuna()
     from fmx.sweeps.search.heartbeat import Searcher
@@ -68,7 +68,7 @@ class _Task:
 
 
 def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) -> _Task:
-    """Read and check everything; nothing is written yet."""
+    """Read and check everything; writes nothing."""
     from fmx.sweeps.gate import check_sweep_dir
     from fmx.sweeps.plan import check_multirun
     from fmx.sweeps.search.space import read_space, split
@@ -90,7 +90,7 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
     fixed = {each.key_or_group: str(each.input_line) for each in constant}
     composed = Composition(context, config, list(fixed.values()))
     base = composed.config([])
-    options = read_options(sweeper, _figures(base))
+    options = read_options(sweeper, _logged_metrics(base))
     space = read_space(swept, base)
     if options.sampler == "grid":
         space.grid()
@@ -116,7 +116,7 @@ def _preview(task: _Task) -> None:
 
 
 def _run(task: _Task, searcher: "Searcher") -> dict[int, str]:
-    """Run trials until there are enough, and say what came out; returns the errors of those that failed."""
+    """Run trials until there are enough, and report; returns the errors of the failed ones by number."""
     from fmx.sweeps.search.command import Command
 
     command = Command(task.config, list(task.fixed.values()), task.space)
@@ -146,7 +146,7 @@ def _run_trials(task: _Task, searcher: "Searcher", command: "Command") -> dict[i
             num_begun=study.num_begun,
             labelled=trials.labelled,
         )
-        with closing(running):  # so that what ends this loop lets the trials save their states
+        with closing(running):  # if the loop is left early, the trials save their states
             for ended in running:
                 trials.settle(ended)
                 write_summary(summarize(study.study, sweep_dir, options, command))
@@ -162,7 +162,7 @@ def _run_trials(task: _Task, searcher: "Searcher", command: "Command") -> dict[i
 
 
 class Composition:
-    """Composes configurations from the overrides of every trial and others."""
+    """Composes configurations from the overrides of every trial and further ones."""
 
     def __init__(self, context: HydraContext, config: DictConfig, fixed: list[str]) -> None:
         self._loader = context.config_loader
@@ -174,17 +174,17 @@ class Composition:
         return self._loader.load_sweep_config(self._config, [*self.fixed, *overrides])
 
 
-def _figures(base: DictConfig) -> list[str]:
-    """What a run logs at each validation."""
+def _logged_metrics(base: DictConfig) -> list[str]:
+    """The metrics that a run logs at each validation."""
     vectors = [name for name, node in base.metrics.items() if str(node.get("average")) in {"None", "none"}]
-    figures = ["val/loss", *(f"val/{name}" for name in base.metrics if name not in vectors)]
-    return [*figures, "train/loss", "train/accuracy"]
+    logged = ["val/loss", *(f"val/{name}" for name in base.metrics if name not in vectors)]
+    return [*logged, "train/loss", "train/accuracy"]
 
 
 def _every_choice(composed: Composition, options: Options, space: "Space") -> list[DictConfig]:
-    """The configurations with every choice and both ends of every interval: a typo in one stops the search.
+    """The configurations with every choice and both ends of every interval.
 
-    Values are checked already, since that needs no heavy import; the rest is the caller's.
+    Their values are checked here, which needs no heavy import; the caller checks their parts.
     """
     from fmx.sweeps.search.trials import pruning_overrides
 
@@ -195,18 +195,18 @@ def _every_choice(composed: Composition, options: Options, space: "Space") -> li
     configs = [composed.config([*space.overrides(point), *pruning_overrides(options)]) for point in points]
     for config in configs:
         ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-        with suppress(OmegaConfBaseException):  # the whole check says better what is wrong
+        with suppress(OmegaConfBaseException):  # the later check reports it better
             check_values(OmegaConf.to_container(ours, resolve=True))  # type: ignore[arg-type]
         _check_validation(str(config.data.validation), options)
     return configs
 
 
 def _check_validation(validation: str, options: Options) -> None:
-    """ConfigError where the figures that are sought are those of the test set, or of nothing."""
+    """ConfigError if a validation metric would be one of the test set, or of no data."""
     metrics = [each.metric for each in options.objectives if each.metric.startswith("val/")]
     if metrics and validation == "test":
         raise ConfigError(
-            f"data.validation=test makes {metrics[0]} a figure of the test set, which a search must not choose by; use "
+            f"data.validation=test makes {metrics[0]} a metric of the test set, which a search must not choose by; use "
             "data.validation=COUNT"
         )
     if metrics and validation == "none":

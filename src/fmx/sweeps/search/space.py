@@ -28,17 +28,17 @@ MAX_GRID = 100_000
 
 @dataclass(frozen=True)
 class Parameter:
-    """A key of the configuration and what its values are drawn from. Choices are texts, as one would type them."""
+    """A key of the configuration and the distribution of its values. Choices are texts, as in an override."""
 
     key: str
     distribution: BaseDistribution
 
     def override(self, value: Any) -> str:
-        """The value as a command line says it."""
+        """The value as an override."""
         return f"{self.key}={value if isinstance(value, str) else repr(value)}"
 
     def description(self) -> str:
-        """The distribution as one would type it; an interval's ends are part of it."""
+        """The distribution in Hydra's sweep syntax; an interval includes both ends."""
         drawn = self.distribution
         if isinstance(drawn, CategoricalDistribution):
             return f"choice({','.join(map(str, drawn.choices))})"
@@ -48,14 +48,14 @@ class Parameter:
         return f"tag(log,{text})" if drawn.log else text
 
     def corners(self) -> list[Any]:
-        """Every choice, or both ends: where these are right, what lies between is."""
+        """Every choice, or both ends: if these are valid, so is what lies between."""
         if isinstance(self.distribution, CategoricalDistribution):
             return list(self.distribution.choices)
         assert isinstance(self.distribution, IntDistribution | FloatDistribution)
         return list(dict.fromkeys([self.distribution.low, self.distribution.high]))
 
     def grid(self) -> Sequence[Any]:
-        """Every value that can be drawn; ConfigError where they cannot be counted."""
+        """Every value that can be drawn; ConfigError for a continuous interval."""
         if isinstance(self.distribution, CategoricalDistribution):
             return self.distribution.choices
         assert isinstance(self.distribution, IntDistribution | FloatDistribution)
@@ -70,21 +70,21 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Space:
-    """What a search draws from, in the order in which it was written."""
+    """The parameters of a search, in the order in which they were given."""
 
     parameters: tuple[Parameter, ...]
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
-        """By key, as Optuna takes them."""
+        """The distributions by key, as Optuna takes them."""
         return {each.key: each.distribution for each in self.parameters}
 
     def overrides(self, values: Mapping[str, Any]) -> list[str]:
-        """The values of a trial as a command line says them."""
+        """The values of a trial as overrides."""
         return [each.override(values[each.key]) for each in self.parameters]
 
     def grid(self) -> dict[str, Sequence[Any]]:
-        """Every value of each parameter; ConfigError where there are too many to try, or no end of them."""
+        """Every value of each parameter; ConfigError if there are too many combinations, or infinitely many."""
         grid = {each.key: each.grid() for each in self.parameters}
         if self.num_points(grid) > MAX_GRID:
             raise ConfigError(
@@ -102,7 +102,7 @@ class Space:
         return points
 
     def description(self) -> dict[str, str]:
-        """Each distribution as one would type it."""
+        """Each distribution in Hydra's sweep syntax, by key."""
         return {each.key: each.description() for each in self.parameters}
 
 
@@ -111,10 +111,10 @@ def split(
 ) -> tuple[list[Override], list[Override]]:
     """The overrides that hold for every trial, and those with a distribution.
 
-    params: of hydra.sweeper. arguments: of the command line, which go before params of the same key.
+    params: of hydra.sweeper. arguments: of the command line, which replace params of the same key.
     """
     parser = OverridesParser.create(config_loader=loader)
-    written = [_written(str(key), value) for key, value in params.items()]
+    written = [_as_override(str(key), value) for key, value in params.items()]
     overrides = {each.key_or_group: each for each in parser.parse_overrides([*written, *arguments])}
     fixed = [each for each in overrides.values() if not each.is_sweep_override()]
     swept = [each for each in overrides.values() if each.is_sweep_override()]
@@ -126,11 +126,11 @@ def split(
     return fixed, swept
 
 
-def _written(key: str, value: Any) -> str:
+def _as_override(key: str, value: Any) -> str:
     """An entry of hydra.sweeper.params as an override; a YAML list is a choice."""
     if isinstance(value, list):
         choices = ",".join(_text(each) for each in value)
-        return f"{key}={choices}" if len(value) > 1 else f"{key}=choice({choices})"  # which takes no null
+        return f"{key}={choices}" if len(value) > 1 else f"{key}=choice({choices})"  # choice() takes no null
     return f"{key}={_text(value)}"
 
 
@@ -141,9 +141,9 @@ def _text(value: Any) -> str:
 
 
 def read_space(swept: Iterable[Override], base: DictConfig) -> Space:
-    """The distributions of overrides; ConfigError for one that cannot be drawn from.
+    """The distributions of overrides; ConfigError for an invalid one.
 
-    base: a composed configuration, which tells whole numbers from others.
+    base: a composed configuration; where it has a float, an interval is one of floats.
     """
     return Space(tuple(Parameter(each.get_key_element(), _distribution(each, base)) for each in swept))
 
@@ -197,11 +197,11 @@ def _interval(override: Override, sweep: IntervalSweep, base: DictConfig, *, log
 
 
 def _is_whole(override: Override, low: object, base: DictConfig) -> bool:
-    """Hydra makes decimals of both ends, so look at what was written, and what the configuration has there."""
+    """Whether an interval is one of integers. Hydra converts both ends to floats, so look at the text and the key."""
     if isinstance(low, int):  # int(interval(...))
         return True
-    has = OmegaConf.select(base, override.key_or_group) if "/" not in override.key_or_group else None
-    return bool(WHOLE.search(str(override.input_line))) and not isinstance(has, float)
+    default = OmegaConf.select(base, override.key_or_group) if "/" not in override.key_or_group else None
+    return bool(WHOLE.search(str(override.input_line))) and not isinstance(default, float)
 
 
 def _check_log(override: Override, low: float, *, log: bool) -> None:

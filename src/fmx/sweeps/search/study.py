@@ -1,4 +1,4 @@
-"""An Optuna study in a sweep directory, which several commands on several machines may work on at once."""
+"""An Optuna study in a sweep directory, which several commands on several machines may share."""
 
 import logging
 import math
@@ -31,19 +31,19 @@ __all__ = ["ERROR", "JOURNAL", "AssignedTrial", "RunningTrial", "SharedStudy", "
 
 log = logging.getLogger(__name__)
 
-MAX_JOURNAL_BYTES = 2**27  # some hundred for each report of each trial
+MAX_JOURNAL_BYTES = 2**27  # a few hundred per report of a trial
 MAX_TRIALS = 100_000
-MAX_STEPS = 2**53  # which a report may be of
-COPIES = 4  # of the journal's text: as it is read, and what it says as objects
+MAX_STEPS = 2**53  # of a report
+COPIES = 4  # of the journal in memory, as text and as objects
 NAME = "search"
-SETTINGS = "search"  # the study's attribute that says what it searches
-OWNER = "owner"  # a trial's attribute: the command that runs it
-ERROR = "error"  # a trial's attribute: why it failed
+SETTINGS = "search"  # attribute of the study: its settings
+OWNER = "owner"  # attribute of a trial: the command that runs it
+ERROR = "error"  # attribute of a trial: why it failed
 
 
 @dataclass(frozen=True)
 class AssignedTrial:
-    """A trial that this command is to run: its number, its values by key, and whether another had begun it."""
+    """A trial for this command to run: its number, its values by key, and whether another command had begun it."""
 
     number: int
     values: Mapping[str, Any]
@@ -56,7 +56,7 @@ class SharedStudy:
     def __init__(
         self, sweep_dir: Path, options: Options, space: Space, searcher: Searcher, *, fixed: Mapping[str, str]
     ) -> None:
-        """Open or begin the study; ConfigError where the directory's study searches something else.
+        """Open or create the study; ConfigError if the directory has one with other settings.
 
         fixed: the overrides of every trial, by key.
         """
@@ -66,7 +66,7 @@ class SharedStudy:
         self._searcher = searcher
         self._grid = space.num_points(space.grid()) if options.sampler == "grid" else math.inf
         wanted = _settings(options, space, fixed)
-        with self._exclusively():
+        with self._locked():
             self.study = optuna.create_study(
                 storage=_storage(sweep_dir),
                 study_name=NAME,
@@ -82,16 +82,16 @@ class SharedStudy:
         self.study.pruner = make_pruner(wanted)
 
     def _check_trials(self) -> None:
-        """DataError where a trial has a value that the search cannot have drawn, or came to what no trial comes to.
+        """DataError for a trial with a value that the search cannot have drawn, or with an impossible outcome.
 
-        Values become overrides.
+        Values become overrides, so those of an untrusted journal could change any key.
         """
         trials = self.study.get_trials(deepcopy=False)
         if len(trials) > MAX_TRIALS:
             raise DataError(f"{self.sweep_dir / JOURNAL} has {len(trials):,} trials; a search may have {MAX_TRIALS:,}")
         for trial in trials:
             if not _is_plausible(trial, len(self._options.objectives)):
-                raise DataError(f"{self.sweep_dir / JOURNAL}: trial {trial.number} came to what no trial can come to")
+                raise DataError(f"{self.sweep_dir / JOURNAL}: trial {trial.number} has an impossible outcome")
             for key, value in trial.params.items():
                 drawn = self._space.distributions.get(key)
                 if drawn is None or not _is_drawn(value, drawn):
@@ -102,34 +102,34 @@ class SharedStudy:
 
     @property
     def num_trials(self) -> int | None:
-        """How many trials the study is to have; None where only time ends it."""
+        """How many trials the study should have; None if only a time limit ends it."""
         limit = min(self._options.n_trials or math.inf, self._grid)
         return None if limit == math.inf else int(limit)
 
     @property
     def num_begun(self) -> int:
-        """How many trials have been begun, by whomever."""
+        """How many trials have been begun, by all commands."""
         return len(self.study.get_trials(deepcopy=False))
 
     def claim(self) -> AssignedTrial | None:
-        """Claim a trial: one whose command is gone, else a new one; None once the study has all it was to have."""
-        with self._exclusively():
+        """Claim a trial: one whose command has died, else a new one; None if the study has enough."""
+        with self._locked():
             trials = self.study.get_trials(deepcopy=False)
             for trial in trials:
                 owner, run_dir = trial.user_attrs.get(OWNER), self.sweep_dir / str(trial.number)
                 if trial.state == TrialState.RUNNING and not self._searcher.is_alive(owner, run_dir):
-                    return self._own(self._trial(trial), begun=True)
+                    return self._assign(self._trial(trial), begun=True)
             if self.num_trials is not None and len(trials) >= self.num_trials:
                 return None
             self._use_sampler(len(trials))
-            return self._own(self.study.ask(), begun=False)
+            return self._assign(self.study.ask(), begun=False)
 
     def _trial(self, trial: FrozenTrial) -> Trial:
         self._use_sampler(trial.number)
         return Trial(self.study, trial._trial_id)  # noqa: SLF001
 
-    def _own(self, trial: Trial, *, begun: bool) -> AssignedTrial:
-        """Draw the values; where a command was killed while it drew, what it had drawn stays."""
+    def _assign(self, trial: Trial, *, begun: bool) -> AssignedTrial:
+        """Make a trial this command's own and draw its values, except those that a killed command had drawn."""
         trial.set_user_attr(OWNER, self._searcher.name)
         for key, distribution in self._space.distributions.items():
             trial._suggest(key, distribution)  # noqa: SLF001 - what ask() does with its distributions
@@ -142,36 +142,36 @@ class SharedStudy:
         )
 
     def complete(self, number: int, values: Sequence[float]) -> None:
-        """Tell what a trial came to."""
+        """Record the values of a completed trial."""
         self._tell(number, values=list(values))
 
     def prune(self, number: int) -> None:
-        """Tell that a trial was stopped early."""
+        """Record that a trial was pruned."""
         self._tell(number, state=TrialState.PRUNED)
 
     def fail(self, number: int, error: str) -> None:
-        """Tell that a trial failed, and why."""
+        """Record that a trial failed, and why."""
         self._tell(number, state=TrialState.FAIL, error=error)
 
     def _tell(self, number: int, *, error: str | None = None, **outcome: Any) -> None:
         trial = self.study.get_trials(deepcopy=False)[number]
         if trial.state != TrialState.RUNNING:
-            log.warning("#%d: another command has told what became of it: %s", number, trial.state.name)
+            log.warning("#%d: another command has recorded its outcome: %s", number, trial.state.name)
             return
         if error is not None:
             self.study._storage.set_trial_user_attr(trial._trial_id, ERROR, error)  # noqa: SLF001
-        self._use_sampler(number)  # cmaes looks at what is told
+        self._use_sampler(number)  # tell() updates cmaes
         self.study.tell(number, **outcome)
 
     @contextmanager
-    def _exclusively(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         with exclusive(self.sweep_dir):
-            _mend(self.sweep_dir / JOURNAL)
+            _remove_torn_line(self.sweep_dir / JOURNAL)
             yield
 
 
 def num_begun(sweep_dir: Path, options: Options, space: Space, *, fixed: Mapping[str, str]) -> int:
-    """How many trials a directory's study has; ConfigError where it searches something else. Nothing is written."""
+    """How many trials a directory's study has; ConfigError if it has other settings. Writes nothing."""
     if not (sweep_dir / JOURNAL).is_file():
         return 0
     study = optuna.load_study(study_name=NAME, storage=_storage(sweep_dir))
@@ -182,7 +182,7 @@ def num_begun(sweep_dir: Path, options: Options, space: Space, *, fixed: Mapping
 
 
 class RunningTrial:
-    """A trial as its own run sees it: a place to report to, which says when to stop."""
+    """A trial as its own run sees it: takes reports, and says when to stop."""
 
     def __init__(self, study: Study, trial: FrozenTrial) -> None:
         self._study = study
@@ -190,7 +190,7 @@ class RunningTrial:
 
     @classmethod
     def of_run(cls, run_dir: Path) -> "RunningTrial | None":
-        """The trial that a run directory belongs to; None where it is no trial of a search, or one that has ended."""
+        """The trial of a run directory; None if it is no trial of a search, or one that has ended."""
         if not (run_dir.parent / JOURNAL).is_file() or not run_dir.name.isdecimal():
             return None
         study = optuna.load_study(study_name=NAME, storage=_storage(run_dir.parent))
@@ -202,14 +202,14 @@ class RunningTrial:
         return cls(study, trials[number])
 
     def report(self, step: int, value: float) -> bool:
-        """Report a figure after the `step`-th validation; returns whether the trial should stop."""
+        """Report a metric after the `step`-th validation; returns whether the trial should stop."""
         storage = self._study._storage  # noqa: SLF001
         storage.set_trial_intermediate_value(self._trial_id, step, value)
         return self._study.pruner.prune(self._study, storage.get_trial(self._trial_id))
 
 
 def _check_same(sweep_dir: Path, known: object, wanted: Mapping[str, Any]) -> None:
-    """ConfigError where the study in a directory searches something else; DataError where it does not say what."""
+    """ConfigError if the study in a directory has other settings; DataError if it has none."""
     if not isinstance(known, Mapping) or not isinstance(known.get("override") or {}, Mapping):
         raise DataError(f"{sweep_dir / JOURNAL} does not say what is searched as it should")
     if _without_root(known) != wanted:
@@ -217,14 +217,14 @@ def _check_same(sweep_dir: Path, known: object, wanted: Mapping[str, Any]) -> No
 
 
 def _is_plausible(trial: FrozenTrial, num_objectives: int) -> bool:
-    """Whether a trial, read from a file that may be anybody's, came to figures, and says as a text why it failed."""
+    """Whether a trial from an untrusted file has valid values and reports, and texts as owner and error."""
     values, reports = trial.values, trial.intermediate_values
     if trial.state == TrialState.COMPLETE and (values is None or len(values) != num_objectives):
         return False
-    figures = all(type(value) in {int, float} and math.isfinite(value) for value in values or [])
+    finite = all(type(value) in {int, float} and math.isfinite(value) for value in values or [])
     # A report may be NaN: a loss can be.
     reported = all(0 <= step < MAX_STEPS and type(value) in {int, float} for step, value in reports.items())
-    return figures and reported and all(isinstance(trial.user_attrs.get(key, ""), str) for key in (OWNER, ERROR))
+    return finite and reported and all(isinstance(trial.user_attrs.get(key, ""), str) for key in (OWNER, ERROR))
 
 
 def _is_drawn(value: object, drawn: BaseDistribution) -> bool:
@@ -235,7 +235,7 @@ def _is_drawn(value: object, drawn: BaseDistribution) -> bool:
 
 
 def _storage(sweep_dir: Path) -> JournalStorage:
-    """Open the journal; DataError where it is none, or where reading it takes more than such a file does."""
+    """Open the journal; DataError if it is invalid, or takes more memory than a journal does."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal = sweep_dir / JOURNAL
     try:
@@ -255,7 +255,7 @@ def _storage(sweep_dir: Path) -> JournalStorage:
 
 
 def _num_bytes(journal: Path) -> int:
-    """Its size, 0 where it is not there yet; DataError where it is beyond that of any search."""
+    """The size of the journal, 0 if there is none; DataError if it is too large."""
     size = journal.stat().st_size if journal.exists() else 0
     if size > MAX_JOURNAL_BYTES:
         raise DataError(
@@ -265,49 +265,49 @@ def _num_bytes(journal: Path) -> int:
 
 
 class _Journal(JournalFileBackend):
-    """Optuna's file; of a line that a full disk cut off nothing is left when the next one comes."""
+    """Optuna's journal file; removes a line that a full disk cut off before it appends the next one."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
         self._journal = Path(path)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append lines to whole ones."""
-        _mend(self._journal)
+        """Append lines after the last complete one."""
+        _remove_torn_line(self._journal)
         super().append_logs(logs)
 
 
 def _settings(options: Options, space: Space, fixed: Mapping[str, str]) -> dict[str, Any]:
-    """What must be the same for all commands that share a study: everything but how long they go on."""
+    """The settings that all commands of a study must share: everything except how long they search."""
     return {
         "metric": [each.metric for each in options.objectives],
         "direction": [each.direction for each in options.objectives],
         "distribution": space.description(),
-        "override": {key: text for key, text in fixed.items() if key != KEY},  # where the data lies is not what it is
+        "override": {key: text for key, text in fixed.items() if key != KEY},  # the data may be moved
         **{name: getattr(options, name) for name in ("sampler", "seed", "startup", "pruning", "warmup", "reduction")},
     }
 
 
 def _without_root(known: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a study in which an earlier version may have counted data.root."""
+    """The settings of a study without data.root, which earlier versions included."""
     overrides = known.get("override")
     return (
         {**known, "override": {key: text for key, text in overrides.items() if key != KEY}} if overrides else {**known}
     )
 
 
-def _mend(journal: Path) -> None:
-    """Cut off a last line that was never written to its end, as a power cut leaves it: nobody could read on."""
+def _remove_torn_line(journal: Path) -> None:
+    """Remove an incomplete last line, as a power cut leaves it: Optuna could not read beyond it."""
     _num_bytes(journal)
-    if not _is_torn(journal):
+    if not _ends_torn(journal):
         return
-    with get_lock_file(JournalFileSymlinkLock(str(journal))):  # runs append their reports meanwhile
-        if _is_torn(journal):
+    with get_lock_file(JournalFileSymlinkLock(str(journal))):  # runs may append reports at the same time
+        if _ends_torn(journal):
             whole = journal.read_bytes().rfind(b"\n") + 1
             os.truncate(journal, whole)
 
 
-def _is_torn(journal: Path) -> bool:
+def _ends_torn(journal: Path) -> bool:
     if not journal.is_file() or not journal.stat().st_size:
         return False
     with journal.open("rb") as file:
@@ -316,8 +316,8 @@ def _is_torn(journal: Path) -> bool:
 
 
 def _difference(sweep_dir: Path, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Say what differs between the study in a directory and the one that is wanted."""
-    then, now = _flat(_without_root(known)), _flat(wanted)
+    """Describe the first difference between the study in a directory and the wanted settings."""
+    then, now = _flatten(_without_root(known)), _flatten(wanted)
     key = next(key for key in [*now, *then] if then.get(key) != now.get(key))
     was, is_now = (flat.get(key, "not given") for flat in (then, now))
     return (
@@ -326,7 +326,7 @@ def _difference(sweep_dir: Path, known: Mapping[str, Any], wanted: Mapping[str, 
     )
 
 
-def _flat(settings: Mapping[str, Any]) -> dict[str, str]:
+def _flatten(settings: Mapping[str, Any]) -> dict[str, str]:
     flat: dict[str, str] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):

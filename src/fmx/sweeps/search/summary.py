@@ -1,4 +1,4 @@
-"""What a search has come to so far: its best configurations, and every trial."""
+"""The state of a search: its best configurations, and every trial."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ STATES = {
 
 @dataclass(frozen=True)
 class Summary:
-    """The state of a study. best: one trial, or with several metrics all that no other trial beats in every one."""
+    """The state of a study. best: one trial, or with several metrics the Pareto front."""
 
     sweep_dir: Path
     study: Study
@@ -44,15 +44,15 @@ class Summary:
 
     @property
     def completed(self) -> list[FrozenTrial]:
-        """The trials that went to their end."""
+        """The completed trials."""
         return [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
 
     @property
     def counts(self) -> dict[str, int]:
-        """The number of trials by what became of them."""
+        """The number of trials by state."""
         return {name: self.count(state) for state, name in STATES.items() if state != TrialState.WAITING}
 
-    def named(self, values: Sequence[float] | None) -> dict[str, float]:
+    def by_metric(self, values: Sequence[float] | None) -> dict[str, float]:
         """A trial's values by metric."""
         return {each.metric: value for each, value in zip(self.options.objectives, values or [], strict=False)}
 
@@ -70,7 +70,7 @@ class Summary:
                 {
                     "trial": trial.number,
                     "run_dir": str(self.sweep_dir / str(trial.number)),
-                    "values": self.named(trial.values),
+                    "values": self.by_metric(trial.values),
                     "params": trial.params,
                     "command": self.command.of(trial.params),
                 }
@@ -83,7 +83,7 @@ class Summary:
         return {
             "trial": trial.number,
             "state": STATES[trial.state],
-            "values": self.named(trial.values),
+            "values": self.by_metric(trial.values),
             "params": trial.params,
             "reports": {str(step): value for step, value in trial.intermediate_values.items()},
             "seconds": round(trial.duration.total_seconds(), 3) if trial.duration else None,
@@ -102,9 +102,9 @@ class Summary:
         keys = list(dict.fromkeys(key for trial in self.trials for key in trial.params))
         rows = []
         for trial in self.ranked():
-            named = self.named(trial.values)
+            values = self.by_metric(trial.values)
             cells = [str(trial.number), STATES[trial.state]]
-            cells += [f"{named[metric]:.6g}" if named else "" for metric in metrics]
+            cells += [f"{values[metric]:.6g}" if values else "" for metric in metrics]
             cells += [show(trial.params[key]) if key in trial.params else "" for key in keys]
             rows.append([*cells, printable(self._note(trial))])
         return ["trial", "state", *metrics, *keys, "note"], rows
@@ -131,14 +131,15 @@ class Summary:
         rows = []
         for trial in completed[:BEST]:
             chosen = " ".join(f"{key}={show(value)}" for key, value in trial.params.items())
-            rows.append([str(trial.number), *(f"{value:.6g}" for value in self.named(trial.values).values()), chosen])
+            values = [f"{value:.6g}" for value in self.by_metric(trial.values).values()]
+            rows.append([str(trial.number), *values, chosen])
         print()
         print_metrics(["trial", *metrics, "chosen"], rows)
         print()
         sys.stdout.flush()
 
     def lines(self) -> Iterator[str]:
-        """What is printed at the end."""
+        """The lines that are printed at the end."""
         yield f"{self.headline()} · {self.options.goal}"
         if not self.best:
             yield f"no trial has been completed; {self.sweep_dir / 'search.md'} lists what became of them"
@@ -146,14 +147,14 @@ class Summary:
         if len(self.options.objectives) > 1:
             yield f"{len(self.best)} of them are best: no other trial beats one in every metric"
         for trial in self.best:
-            figures = "  ".join(f"{name} {value:.6g}" for name, value in self.named(trial.values).items())
-            yield f"trial {trial.number}: {figures}"
+            values = "  ".join(f"{name} {value:.6g}" for name, value in self.by_metric(trial.values).items())
+            yield f"trial {trial.number}: {values}"
             yield f"  {self.command.of(trial.params)}"
         yield f"{self.sweep_dir / 'search.html'}"
 
 
 def summarize(study: Study, sweep_dir: Path, options: Options, command: Command) -> Summary:
-    """Read a study."""
+    """Read the trials of a study."""
     trials = study.get_trials(deepcopy=False)
     completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     best: list[FrozenTrial] = []

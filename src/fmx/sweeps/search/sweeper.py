@@ -1,4 +1,4 @@
-"""What Hydra calls for `hydra/sweeper=search`."""
+"""Hydra's sweeper plugin for `hydra/sweeper=search`."""
 
 import logging
 from typing import Any
@@ -12,18 +12,18 @@ __all__ = ["SearchSweeper"]
 
 
 class SearchSweeper(Sweeper):
-    """Runs a search over the distributions of a command line; conf/hydra/sweeper/search.yaml says what it takes."""
+    """Runs a search over the distributions of a command line; see conf/hydra/sweeper/search.yaml."""
 
     def __init__(self, **_: Any) -> None:
-        """Take any setting: they are all checked together, in plain words, before the first trial."""
+        """Accept any setting: all are checked together before the first trial."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what the search needs; the task is run by name, in other processes."""
+        """Keep what the search needs; trials run in other processes, so the task function is not used."""
         self.context = hydra_context
         self.settings = config
 
     def sweep(self, arguments: list[str]) -> None:
-        """Search; raises ConfigError for wrong settings, TrainingError where trials failed."""
+        """Search; ConfigError for invalid settings, TrainingError if trials failed."""
         from fmx.sweeps.search.search import search
 
         setup_globals()

@@ -1,4 +1,4 @@
-"""The trials that one command runs: claimed as workers get free, told to the study when they have ended."""
+"""The trials that one command runs: claimed as workers become free, recorded in the study when they end."""
 
 import logging
 import time
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def pruning_overrides(options: Options) -> list[str]:
-    """The callback that lets the search stop a run."""
+    """The override that adds the pruning callback."""
     if options.pruning == "none":
         return []
     monitor = options.objectives[0].metric
@@ -30,7 +30,7 @@ def pruning_overrides(options: Options) -> list[str]:
 
 
 class Trials:
-    """Makes jobs of claimed trials, and tells the study what became of them.
+    """Turns claimed trials into jobs, and records their outcomes in the study.
 
     fixed: the overrides of every trial. `failed` has the errors of this command's trials by number.
     """
@@ -46,19 +46,19 @@ class Trials:
         self.failed: dict[int, str] = {}
 
     def claimed(self) -> Iterator[tuple[Job, list[str]]]:
-        """Jobs with their arguments, for as long as there are trials to run and time to start them in."""
+        """Jobs with their extra arguments, until there are enough trials or the time is up."""
         budget = self._options.timeout_s
         while budget is None or time.monotonic() - self._began < budget:
             claim = self._study.claim()
             if claim is None:
                 return
-            arguments = self._begun(claim.number) if claim.begun else []
+            arguments = self._resume_arguments(claim.number) if claim.begun else []
             if arguments is None or (job := self._job(claim)) is None:
                 continue
             yield job, arguments
 
-    def _begun(self, number: int) -> list[str] | None:
-        """The arguments that continue a trial of a command that is gone; None where its run had ended."""
+    def _resume_arguments(self, number: int) -> list[str] | None:
+        """The arguments that resume a trial whose command has died; None if its run had ended."""
         run_dir = self._study.sweep_dir / str(number)
         if not is_under_way(run_dir):
             return []
@@ -66,22 +66,22 @@ class Trials:
         return None if self._settle_from_record(number) else [f"resume={quoted(str(run_dir))}"]
 
     def _job(self, claim: AssignedTrial) -> Job | None:
-        """The job of a trial; None, and the trial failed, where its values do not fit together."""
+        """The job of a trial; None, with the trial recorded as failed, if its values do not fit together."""
         self._values[claim.number] = self._space.overrides(claim.values)
         overrides = [*self._fixed, *self._values[claim.number], *pruning_overrides(self._options)]
         try:
             return self._plan.job(overrides, claim.number)
-        except ConfigError as error:  # each value was right by itself
+        except ConfigError as error:  # each value is valid by itself
             log.warning("%s", error)
             self._fail(claim.number, str(error))
             return None
 
     def labelled(self, job: Job) -> Job:
-        """The job as it is shown: by what the search chose."""
+        """The job for display, with the drawn values as its only overrides."""
         return replace(job, overrides=self._values[job.number])
 
     def settle(self, ended: Ended) -> None:
-        """Tell the study how a run ended; one that was interrupted is left for the next command to continue."""
+        """Record how a run ended; an interrupted one is left for the next command to resume."""
         number = ended.job.number
         if ended.status == "failed":
             self._fail(number, ended.error or f"the run ended as {ended.cause}")
@@ -89,7 +89,7 @@ class Trials:
             self._settle_from_record(number)
 
     def _settle_from_record(self, number: int) -> bool:
-        """Tell what run.json says of a trial whose run has ended by itself; returns whether it has."""
+        """Record the outcome of a trial from its run.json; returns whether the run has ended."""
         run = open_run(self._study.sweep_dir / str(number), finished=False)
         if run.pruned:
             self._study.prune(number)

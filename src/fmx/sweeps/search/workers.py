@@ -1,4 +1,4 @@
-"""The workers of a search on this machine: the local launcher's pool, fed with trials."""
+"""Run the trials of a search on this machine, in the local launcher's pool."""
 
 import logging
 import signal
@@ -21,12 +21,12 @@ from fmx.sweeps.settings import check_settings
 __all__ = ["check_launcher", "run_trials"]
 
 log = logging.getLogger(__name__)
-LEADERBOARD_SHARE = 10  # writing the leaderboard may take one part of so many of the time
+LEADERBOARD_SHARE = 10  # writing the leaderboard takes at most 1/10 of the time
 LOCAL = "fmx.sweeps.launchers.LocalLauncher"
 
 
 def check_launcher(settings: Mapping[str, Any]) -> None:
-    """ConfigError for a launcher that a search cannot feed, or wrong settings of the right one."""
+    """ConfigError for a launcher other than the local one, or for invalid settings."""
     if settings["_target_"] != LOCAL:
         raise ConfigError(
             "hydra/sweeper=search runs its trials with hydra/launcher=local; to use several machines, start the same "
@@ -44,9 +44,9 @@ def run_trials(
     num_begun: int,
     labelled: Callable[[Job], Job],
 ) -> Generator[Ended]:
-    """Run jobs side by side, each asked for when a worker is free, and yield each as it ends.
+    """Run jobs in parallel, each taken when a worker is free, and yield each as it ends.
 
-    settings: of hydra.launcher. The leaderboard is kept; Ctrl-C and SIGTERM let the running jobs save their states.
+    settings: of hydra.launcher. Ctrl-C and SIGTERM let running jobs save their states.
     """
     first = next(jobs, None)
     if first is None:
@@ -88,7 +88,7 @@ def _show(display: Display, ended: Ended, labelled: Callable[[Job], Job]) -> Non
 
 
 class _Leaderboard:
-    """The sweep directory's leaderboard, written often but for no more than a part of the time."""
+    """Writes the leaderboard of the sweep directory, within its share of the time."""
 
     def __init__(self, sweep_dir: Path) -> None:
         self._sweep_dir = sweep_dir
@@ -103,7 +103,7 @@ class _Leaderboard:
         try:
             with exclusive(self._sweep_dir):
                 write_leaderboard(self._sweep_dir)
-        except (DataError, OSError) as error:  # a table is not worth the trials
+        except (DataError, OSError) as error:  # a table must not stop the trials
             log.warning("the leaderboard was not written: %s", error)
         self.due = False
         self._wait_until = began + LEADERBOARD_SHARE * (time.monotonic() - began)
