@@ -1,4 +1,4 @@
-"""Run the default recipe on the real data and write what it reaches, and in how many seconds, into the README.
+"""Run the default recipe on the real data and write what it reaches, and in how many seconds, into docs/recipes.md.
 
     python benchmarks/default.py [--seeds 1] [--table]
 

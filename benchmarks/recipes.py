@@ -1,4 +1,4 @@
-"""Run every published recipe with three seeds on the real data and write the table in docs/ of them.
+"""Run every published recipe with three seeds on the real data and write their table in docs/.
 
     python benchmarks/recipes.py [--seeds 1,2,3] [--only three_conv_adam,lenet_mnist] [--table]
 

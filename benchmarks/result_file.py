@@ -37,7 +37,7 @@ def save(name: str, machine: dict[str, object], measured: dict[str, Any]) -> dic
 
 
 def load(name: str, device: str = "cpu") -> dict[str, Any]:
-    """What was measured on the kind of machine that the README shows for a device."""
+    """What was measured on the kind of machine that docs/ show for a device."""
     return _read(_path(name, SHOWN[device]))
 
 

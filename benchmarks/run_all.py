@@ -1,9 +1,9 @@
-"""Run the benchmarks of table in docs/ of targets with few rounds: less than 30 minutes on two cores with AMX.
+"""Run the benchmarks of the table of targets in docs/ with few rounds: less than 30 minutes on two cores with AMX.
 
     python benchmarks/run_all.py [--device cuda]
 
-Each writes its JSON file of this kind of machine, and its table of docs/, which show CPUs with AMX; run one by
-itself, with --help, for more rounds.
+Each one writes its JSON file for this kind of machine, and its table in docs/, which show CPUs with AMX. For more
+rounds run a benchmark by itself; --help lists its options.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Take the README's two screenshots: TensorBoard and the HTML report on a small sweep of the digits.
+"""Take the two screenshots in docs/: TensorBoard and the HTML report on a small sweep of the digits.
 
     python benchmarks/screenshots.py
 

@@ -3,8 +3,9 @@
     python benchmarks/tta.py RUN …
 
 RUN: run directories of model=cosine_resnet with data.validation > 0; their last checkpoints are judged with each kind
-of `model.net.tta`. The test set plays no part in it. The README's figures are of two runs of time_to_accuracy.py's
-command for 94 %, one of them with trainer.max_epochs=16, and besides
+of `model.net.tta`. The test set plays no part in it. The numbers in
+docs/performance_notes.md are of two runs of time_to_accuracy.py's command for 94 %, one of them with
+trainer.max_epochs=16, and besides
 
     data.validation=10000 seed=1 trainer.limit_test_batches=1
 """

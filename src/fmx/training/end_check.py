@@ -1,6 +1,6 @@
 """What a run needs at its end is tried before its first step: training must not be what finds out.
 
-README.md lists it under "What is tried before training".
+docs/checks.md lists it.
 """
 
 import errno
