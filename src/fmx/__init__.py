@@ -1,7 +1,7 @@
 """fmx: config-driven image-classification experiments on Fashion-MNIST and its relatives.
 
-`fmx.train` trains as the command line does, `fmx.open_run` and `fmx.open_runs` open what it left. Importing fmx brings
-nothing heavy.
+`fmx.train` trains like the command line; `fmx.open_run` and `fmx.open_runs` open run directories. Importing fmx
+imports nothing heavy.
 """
 
 from collections.abc import Collection
@@ -19,14 +19,14 @@ __all__ = ["ConfigError", "DataError", "FmxError", "Run", "__version__", "open_r
 
 
 def train(*overrides: str, config_dir: str | Path | None = None) -> "Run":
-    """Train as `fmx OVERRIDE ...` does, in this process, and open the run that it leaves.
+    """Train like `fmx OVERRIDE ...`, in this process, and open the new run.
 
-    overrides: as on the command line, such as "model=lenet", "data=digits", "trainer.max_epochs=3"; what a shell would
-    take away, quotes around a word, is left out. config_dir: a folder of your own YAML files, as --config-dir.
+    overrides: as on the command line but without shell quotes, such as "model=lenet", "data=digits",
+    "trainer.max_epochs=3". config_dir: a folder of your own YAML files, as --config-dir.
 
-    Raises ConfigError for what is wrong with them, before any data is loaded, DataError for data that is missing or
-    damaged, FmxError where the run fails, and KeyboardInterrupt, with the state saved, where it is interrupted. What
-    the run changes in the process (loggers, random states, signals, working folder) is given back.
+    Raises ConfigError for wrong overrides, before any data is loaded, DataError for missing or damaged data, FmxError
+    where the run fails, and KeyboardInterrupt, with the state saved, where it is interrupted. Afterwards the process's
+    loggers, random states, signal handlers and working directory are restored.
     """
     from fmx.run import train
 
@@ -36,8 +36,8 @@ def train(*overrides: str, config_dir: str | Path | None = None) -> "Run":
 def open_run(path: str | Path, *, allow: Collection[str] = ()) -> "Run":
     """Open the directory of a finished run, or of one job of a sweep.
 
-    allow: packages beside fmx's own whose code the run may name, as --allow does: a run directory may come from
-    anywhere. Raises DataError where the folder is no run, or the run is not finished.
+    allow: packages besides fmx's own whose code the run may name, as --allow: a run directory may come from anyone.
+    Raises DataError where the folder is not a run, or the run is not finished.
     """
     from fmx.inference.opened_run import open_run
 

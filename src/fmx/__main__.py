@@ -1,4 +1,4 @@
-"""`fmx`: a verb by name, or Hydra overrides alone for a run."""
+"""`fmx VERB …`, or `fmx OVERRIDE …` for a run."""
 
 import sys
 
@@ -6,7 +6,7 @@ from fmx.commands.verbs import MORE_VERBS, VERBS, verb_module
 
 __all__ = ["main"]
 
-# What other programs call it, and what to type here.
+# Names for these commands in other programs.
 KNOWN_AS = {
     "fmx run": ["train", "fit", "start"],
     "fmx evaluate": ["test", "eval", "score", "validate"],
@@ -21,7 +21,7 @@ KNOWN_AS = {
 
 
 def main() -> None:
-    """Run `fmx VERB …` as `python -m fmx.VERB …`; everything else is a run's command line, so that completion works."""
+    """Run a verb's module; any other arguments are a run's command line."""
     sys.argv[0] = sys.argv[0].removesuffix("/__main__.py")  # python -m fmx
     words = sys.argv[1:]
     if words[:1] == ["help"]:
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def _refuse(word: str) -> None:
-    """Say what a word without `=` may have meant; Hydra would call it an override that it cannot read."""
+    """Refuse a word without `=`, with a suggestion; Hydra would report an unreadable override."""
     from fmx.errors import ConfigError
     from fmx.process.exits import plain_exits
 
@@ -76,7 +76,7 @@ def _meant(word: str) -> str:
 
 
 def _setting(key: str, value: str) -> str:
-    """A key that may have been meant, given a value where it is no choice of a member, which has one."""
+    """`KEY=VALUE` for a suggested key; a suggestion that already has a value is returned unchanged."""
     key = key.partition(" with ")[0]
     return key if "=" in key else f"{key}={value}"
 

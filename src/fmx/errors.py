@@ -1,4 +1,4 @@
-"""The errors that fmx shows to people as one or two plain lines, never as a traceback."""
+"""Errors that users see as one or two plain lines, without a traceback."""
 
 from collections.abc import Iterator
 
@@ -6,30 +6,30 @@ __all__ = ["ConfigError", "DataError", "FmxError", "Refusal", "TrainingError", "
 
 
 class FmxError(Exception):
-    """An expected failure: what is wrong, where, and what to type instead.
+    """An expected failure; the message says what is wrong, where, and what to type instead.
 
-    `exit_code` is what the process ends with.
+    `exit_code` is the exit code of the process.
     """
 
     exit_code = 1
 
 
 class ConfigError(FmxError):
-    """The command line or the configuration is wrong; nothing was loaded or written yet."""
+    """The command line or the configuration is wrong; nothing has been loaded or written."""
 
     exit_code = 2
 
 
 class DataError(FmxError):
-    """A data set, an image, a checkpoint or a run directory is missing, damaged or does not fit."""
+    """A data set, an image, a checkpoint or a run directory is missing, damaged or unsuitable."""
 
 
 class TrainingError(FmxError):
-    """Training cannot go on; the checkpoints so far are kept."""
+    """Training cannot continue; the checkpoints so far are kept."""
 
 
 class Refusal(BaseException):
-    """An FmxError on its way through Hydra, which would turn an Exception in a callback into a warning."""
+    """Carries an FmxError through Hydra, which turns an Exception in a callback into a warning."""
 
     def __init__(self, error: FmxError) -> None:
         super().__init__(str(error))
@@ -37,9 +37,9 @@ class Refusal(BaseException):
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception, its cause, and so on."""
+    """An exception, its cause or context, and so on."""
     seen = set[int]()
-    while error is not None and id(error) not in seen:  # contexts may run in a circle
+    while error is not None and id(error) not in seen:  # contexts may form a cycle
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__

@@ -1,4 +1,4 @@
-"""`python -m fmx.run`: compose a configuration, train, choose a checkpoint, test it once, leave a run directory."""
+"""`python -m fmx.run`: compose a configuration, train, choose a checkpoint, test it once, write a run directory."""
 
 import logging
 import sys
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 __all__ = ["command", "main", "run", "train"]
 
 _started = time.time()
-_run_dirs: list[Path] = []  # of this process's runs: Hydra hands on nothing that a run returns
+_run_dirs: list[Path] = []  # of this process's runs, since Hydra discards their return values
 register_resolvers()
-OmegaConf.register_new_resolver("verbs", verbs_in_help, replace=True, use_cache=False)  # of --help
+OmegaConf.register_new_resolver("verbs", verbs_in_help, replace=True, use_cache=False)  # for --help
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
 def run(cfg: DictConfig) -> float:
-    """One run, from its composed configuration to a complete run directory; returns the validation accuracy."""
+    """Run a composed configuration and write a complete run directory; returns the validation accuracy."""
     from fmx.inference.scoring import test
     from fmx.runs.record import recording
     from fmx.training.build import build
@@ -48,19 +48,19 @@ def run(cfg: DictConfig) -> float:
         experiment = build(cfg, record)
         checkpoint = fit(experiment)
         scores = test(experiment, checkpoint)
-        from fmx.reporting.results import report  # brings what draws and tabulates, for which training need not wait
+        from fmx.reporting.results import report  # imports plotting libraries, which training does not need
 
         return report(experiment, scores)
 
 
 def _without_dry_run(arguments: list[str]) -> list[str]:
-    """The arguments without `--dry-run`, which is obeyed wherever it stands."""
+    """The arguments without `--dry-run`, which takes effect at any position."""
     dry_run.ask(dry_run.FLAG in arguments)
     return [each for each in arguments if each != dry_run.FLAG]
 
 
 def _continue_sweep(folder: Path, allow: list[str], root: str | None) -> None:
-    """`--resume-sweep DIR [--allow PKG] [data.root=DIR]`: run what an earlier sweep did not complete."""
+    """`--resume-sweep DIR [--allow PKG] [data.root=DIR]`: run the jobs that an earlier sweep did not complete."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     from fmx.sweeps.continuation import continue_sweep
 
@@ -68,30 +68,30 @@ def _continue_sweep(folder: Path, allow: list[str], root: str | None) -> None:
 
 
 def _compose_and_run(arguments: list[str]) -> None:
-    """Hand the command line to Hydra, which composes the configuration and calls `run`."""
-    with ExitStack() as meanwhile:
+    """Let Hydra compose the configuration and call `run`."""
+    with ExitStack() as contexts:
         if {"--help", "-h", "--shell-completion"} & {*arguments}:
-            meanwhile.enter_context(list_groups_from_one_copy())
-            meanwhile.enter_context(list_whole_members_only())
-        meanwhile.enter_context(compose_once())
-        meanwhile.enter_context(own_files_first())
+            contexts.enter_context(list_groups_from_one_copy())
+            contexts.enter_context(list_whole_members_only())
+        contexts.enter_context(compose_once())
+        contexts.enter_context(own_files_first())
         sys.argv[1:] = arguments
         if {"-m", "--multirun"} & {*arguments}:
-            meanwhile.enter_context(advice(lambda: BEFORE_ANY_JOB))
+            contexts.enter_context(advice(lambda: BEFORE_ANY_JOB))
         run()
 
 
 def main() -> None:
-    """Run the command line and end with one of fmx's exit codes; a process that goes on gets its state back."""
-    global _started  # noqa: PLW0603 - of this command, which need not be the first of its process
+    """Run the command line and exit with one of fmx's exit codes; restore the state of a process that lives on."""
+    global _started  # noqa: PLW0603 - one process may run several commands
     if not is_own_process():
         _started = time.time()
     arguments = sys.argv[1:]
     with plain_exits():
         arguments = _without_dry_run(arguments)
         if is_query(arguments):
-            if (hydras := complete(arguments)) is not None:
-                _compose_and_run(hydras)
+            if (hydra_arguments := complete(arguments)) is not None:
+                _compose_and_run(hydra_arguments)
         elif sweep := resumed_sweep(arguments):
             _continue_sweep(Path(sweep[0]), *sweep[1:])
         elif "--version" in arguments:
@@ -99,7 +99,7 @@ def main() -> None:
         else:
             check_typed(arguments)
             _compose_and_run(quote_texts(expand_resume(in_hydra_order(arguments))))
-        sys.stdout.flush()  # here, where a reader that has seen enough is nothing wrong
+        sys.stdout.flush()  # here, where a closed pipe is not an error
 
 
 def train(*overrides: str, config_dir: str | Path | None = None) -> "Run":
@@ -113,7 +113,7 @@ def train(*overrides: str, config_dir: str | Path | None = None) -> "Run":
     if options := [each for each in given if each.startswith("-")]:
         raise ConfigError(f"fmx.train takes overrides alone, and trains one run: {options[0]} is for the command line")
     with raised_errors():
-        global _started  # noqa: PLW0603 - of this run
+        global _started  # noqa: PLW0603 - one process may train several runs
         _started = time.time()
         _run_dirs.clear()
         dry_run.ask(asked=False)
@@ -125,7 +125,7 @@ def train(*overrides: str, config_dir: str | Path | None = None) -> "Run":
 
 
 def command() -> None:
-    """Do what `main` does as a process of its own, which ends with it."""
+    """The entry point: `main`, ending the process if it was started for this command."""
     as_command(main)
 
 

@@ -1,1 +1,1 @@
-"""What a person types: one file for each verb, and a run's command line."""
+"""The command line: one file per verb, and the overrides and options of a run."""

@@ -1,4 +1,4 @@
-"""A run's command line: overrides and Hydra's options in any order, and what a mistyped option may have meant."""
+"""Parse a run's command line: overrides and Hydra's options in any order, with suggestions for unknown options."""
 
 import argparse
 import re
@@ -21,9 +21,9 @@ INFO_CHOICES = ["all", "config", "defaults", "defaults-tree", "plugins", "search
 
 
 def in_hydra_order(arguments: list[str]) -> list[str]:
-    """The command line as Hydra reads it, which wants the overrides side by side.
+    """The arguments reordered for Hydra, which accepts only adjacent overrides.
 
-    Raises ConfigError for an option that does not exist or lacks its value.
+    Raises ConfigError for an unknown option or one without its value.
     """
     arguments = [*_with_info_named(arguments)]
     parser = get_args_parser()
@@ -40,17 +40,15 @@ def in_hydra_order(arguments: list[str]) -> list[str]:
 
 
 def options(parser: argparse.ArgumentParser) -> list[str]:
-    """The long options that a parser knows."""
+    """A parser's long options."""
     strings = [each for action in parser._actions for each in action.option_strings]  # noqa: SLF001 - no public list
     return [each for each in strings if each.startswith("--")]
 
 
 def resumed_sweep(arguments: list[str]) -> tuple[str, list[str], str | None] | None:
-    """The directory that `--resume-sweep DIR` names, each PKG of `--allow PKG`, and the DIR of data.root=DIR.
+    """The DIR of `--resume-sweep DIR`, each PKG of `--allow PKG`, and the DIR of data.root=DIR; None without it.
 
-    None without it.
-
-    Raises ConfigError where anything else stands beside it.
+    Raises ConfigError for any other argument next to it.
     """
     if not any(each.partition("=")[0] == RESUME_SWEEP for each in arguments):
         return None
@@ -65,7 +63,7 @@ def resumed_sweep(arguments: list[str]) -> tuple[str, list[str], str | None] | N
     return known.folder, known.allow, told_root(roots[0]) if roots else None
 
 
-def _refuse_beside(message: str = "") -> NoReturn:  # noqa: ARG001 - argparse says less
+def _refuse_beside(message: str = "") -> NoReturn:  # noqa: ARG001 - argparse's message says less
     raise ConfigError(
         f"{RESUME_SWEEP} takes the directory of a sweep, what you trust in it, where its data lies now, and nothing "
         f"else: {RESUME_SWEEP} DIR [--allow PKG] [data.root=DIR]"
@@ -73,7 +71,7 @@ def _refuse_beside(message: str = "") -> NoReturn:  # noqa: ARG001 - argparse sa
 
 
 def _with_info_named(arguments: list[str]) -> Iterator[str]:
-    """`--info` may have a value or none, so argparse would take the override after it for one."""
+    """Give `--info` an explicit value, since argparse would take the next override as its value."""
     for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
         yield f"{word}=all" if word in INFO and following not in INFO_CHOICES else word
 
@@ -83,7 +81,7 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _refuse_option(word: str, parser: argparse.ArgumentParser) -> NoReturn:
-    """Say what an unknown option may have meant: another option, or a setting, which has no dashes."""
+    """Raise ConfigError for an unknown option, suggesting a similar option or a key without dashes."""
     name, _, value = word.partition("=")
     known = [*options(parser), *OWN_OPTIONS]
     if near := re.search(r"'(.+)'", nearest(name, known, cutoff=0.75)):
@@ -100,4 +98,4 @@ def _refuse_option(word: str, parser: argparse.ArgumentParser) -> NoReturn:
         word = printed_command(key.strip("'") if "=" in key else f"{key}={value or 'VALUE'}")
         example = word + (f" with {member}" if with_ else "")
         raise ConfigError(f"there is no option {name!r}: settings are written without dashes, {example}")
-    raise ConfigError(f"there is no option {name!r}; {printed_command('fmx', '--help')} shows what there is")
+    raise ConfigError(f"there is no option {name!r}; {printed_command('fmx', '--help')} lists all")

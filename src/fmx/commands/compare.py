@@ -1,4 +1,4 @@
-"""`fmx compare`: two runs, or two groups of seeds: what differs, and whether one is better."""
+"""`fmx compare`: what differs between two runs or two groups of seeds, and whether one is better."""
 
 import sys
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ examples:
   fmx compare 'outputs/sweeps/SWEEP/[012]' 'outputs/sweeps/SWEEP/[345]'     (seeds of A, seeds of B; mind the quotes)
 
 Two single runs are tested image by image (McNemar), two groups by Student's t over their seeds (paired where these are
-the same) and the test images, both of which are samples. A difference is always B − A. One run each says nothing of
-other seeds, and fewer than five seeds say little. What a search pruned is left out.
+the same) and the test images, both of which are samples. A difference is always B − A. One run each says nothing about
+other seeds, and fewer than five seeds say little. Pruned trials are left out.
 """
 SIGNIFICANT = 0.05
 MAX_LISTED = 20  # images whose indices are printed
@@ -70,10 +70,10 @@ def compare(
 ) -> None:
     """Print what differs between the runs of A and B, and write it to files.
 
-    root: `data.root=DIR`, where their data lies now, for the grid.
+    root: `data.root=DIR`, where their data is now, for the grid.
 
-    Raises ConfigError where a file exists and not `force`; DataError where a run is missing or not finished, where
-    the test sets differ, and where the images for a grid are not at hand.
+    Raises ConfigError where a file exists without `force`; DataError where a run is missing or not finished, the test
+    sets differ, or the images for a grid are not available.
     """
     from fmx.reporting.comparison import check_same_test_set, compare_accuracy, differences, read_side
     from fmx.runs.new_file import refuse_existing
@@ -131,7 +131,7 @@ def _print_accuracy(a: "Side", b: "Side", accuracy: "Accuracy") -> None:
     print(f"\ntest accuracy: A {100 * accuracy.a:.2f} %, B {100 * accuracy.b:.2f} %, of {total:,} images")
     print(f"B − A: {100 * accuracy.difference:+.2f} points, 95 % interval {100 * low:+.2f} to {100 * high:+.2f} "
           f"({accuracy.interval_method})")  # fmt: skip
-    p = f"p = {accuracy.p_value:.3g}" if accuracy.p_value else f"p < {sys.float_info.min:.0e}"  # what a float can hold
+    p = f"p = {accuracy.p_value:.3g}" if accuracy.p_value else f"p < {sys.float_info.min:.0e}"  # the smallest float
     print(f"{p} ({accuracy.test})" if accuracy.test else p)
     print(" ".join([_verdict(a, b, accuracy), *accuracy.cautions]))
     for name, side in (("A", a), ("B", b)):
@@ -154,7 +154,7 @@ def _verdict(a: "Side", b: "Side", accuracy: "Accuracy") -> str:
 
 
 def _print_classes(a: "Side", b: "Side") -> None:
-    """The classes in which images changed sides, and which images these are."""
+    """Print the classes and indices of the images that exactly one side classifies correctly."""
     from dataclasses import astuple
 
     from fmx.process.table import print_table
@@ -204,7 +204,7 @@ def _write_json(
 
 
 def _draw_grid(file: Path, a: "Side", b: "Side", *, force: bool, allow: Sequence[str], root: str | None) -> None:
-    """The images come from the data set, so it has to be at hand and unchanged."""
+    """Draw the images from the data set; DataError where it is missing or has changed."""
     from fmx.errors import DataError, FmxError
     from fmx.reporting.comparison import changed
 

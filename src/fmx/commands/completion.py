@@ -1,6 +1,6 @@
-"""What Tab offers beside Hydra's names and keys: verbs, options, run directories.
+"""Shell completion of verbs, options and run directories, in addition to Hydra's groups and keys.
 
-The shell's own script is Hydra's; it asks `fmx --shell-completion query=SHELL` with the line in COMP_LINE.
+Hydra's shell script calls `fmx --shell-completion query=SHELL` with the line in COMP_LINE.
 """
 
 import os
@@ -17,21 +17,21 @@ from fmx.errors import ConfigError
 __all__ = ["complete", "is_query"]
 
 COMPLETION = {"--shell-completion", "-sc"}
-ONE_LINE = {"bash", "zsh"}  # shells that take the candidates in one line
+ONE_LINE = {"bash", "zsh"}  # shells that read all candidates from one line
 VALUES = {"--cfg": ["job", "hydra", "all"], "-c": ["job", "hydra", "all"], "--info": INFO_CHOICES, "-i": INFO_CHOICES}
 FOLDERS = ["outputs/runs", "outputs/sweeps"]
-NEWEST = 20  # run directories that are offered
+NEWEST = 20  # number of run directories offered
 
 
 def is_query(arguments: list[str]) -> bool:
-    """Whether a shell asks what may follow."""
+    """Whether the arguments are a shell's request for candidates."""
     return bool(COMPLETION & {*arguments}) and any(each.startswith("query=") for each in arguments)
 
 
 def complete(arguments: list[str]) -> list[str] | None:
-    """Print fmx's own candidates for the line in COMP_LINE; returns the arguments with which Hydra adds its own.
+    """Print fmx's candidates for the line in COMP_LINE; returns the arguments with which Hydra prints its own.
 
-    None where there is nothing for Hydra to add: it knows neither verbs nor what follows them.
+    None where Hydra has none to add, as after a verb.
     """
     shell = next(each for each in arguments if each.startswith("query=")).removeprefix("query=")
     line = os.environ.get("COMP_LINE", "")
@@ -51,13 +51,13 @@ def complete(arguments: list[str]) -> list[str] | None:
     return ["--shell-completion", f"query={shell}", *folders]
 
 
-HydraArguments = tuple[list[str], list[str]]  # the overrides before the word, and the options that Hydra itself needs
+HydraArguments = tuple[list[str], list[str]]  # overrides before the word, and Hydra's options
 
 
-def _candidates(  # noqa: PLR0911 - one case after the other
+def _candidates(  # noqa: PLR0911 - one return per case
     typed: list[str], word: str, *, files: bool
 ) -> tuple[list[str], HydraArguments | None]:
-    """What fmx offers for a word after those that were typed, and what Hydra needs to offer more."""
+    """Candidates for a word, given the words before it, and the arguments for Hydra's own candidates."""
     from fmx.commands.verbs import MORE_VERBS, VERBS
 
     first: list[str] = []
@@ -88,11 +88,11 @@ def _verb_candidates(verb: str, typed: list[str], word: str, *, files: bool) -> 
     from fmx.commands.verbs import parser_of
 
     parser = parser_of(verb)
-    actions = {name: action for action in parser._actions for name in action.option_strings}  # noqa: SLF001 - likewise
+    actions = {name: action for action in parser._actions for name in action.option_strings}  # noqa: SLF001 - no public list
     before = actions.get(typed[-1]) if typed else None
     if before is not None and before.choices:
         yield from map(str, before.choices)
-    elif before is not None and before.nargs is None:  # a value that only the user knows: a file, a number
+    elif before is not None and before.nargs is None:  # any value: a file, a number
         yield from _files(word) if files else []
     elif word.startswith("-"):
         yield from options(parser)
@@ -105,22 +105,22 @@ def _verb_candidates(verb: str, typed: list[str], word: str, *, files: bool) -> 
 
 
 def _folders(word: str, homes: Sequence[str], *, files: bool) -> list[str]:
-    """outputs/latest and the newest run or sweep directories; none where something else is typed, such as another path.
+    """outputs/latest and the newest run or sweep directories, unless the word is the start of another path.
 
-    files: whether the shell leaves it to us to offer files then.
+    files: whether to return matching files then, for shells that do not complete files themselves.
     """
     latest = Path("outputs/latest")
     found = [str(latest)] if latest.exists() and f"outputs/{latest.resolve().parent.name}" in homes else []
     for home in homes:
-        there = [entry.name for entry in os.scandir(home) if entry.is_dir()] if Path(home).is_dir() else []
-        found += [f"{home}/{name}" for name in sorted(there, reverse=True)[:NEWEST]]
+        names = [entry.name for entry in os.scandir(home) if entry.is_dir()] if Path(home).is_dir() else []
+        found += [f"{home}/{name}" for name in sorted(names, reverse=True)[:NEWEST]]
     return found if any(each.startswith(word) for each in found) or not files else _files(word)
 
 
 def _files(word: str) -> list[str]:
     folder, _, start = word.rpartition("/")
-    here = Path(folder or ("/" if word.startswith("/") else "."))
-    names = sorted(entry.name for entry in os.scandir(here)) if here.is_dir() else []
+    path = Path(folder or ("/" if word.startswith("/") else "."))
+    names = sorted(entry.name for entry in os.scandir(path)) if path.is_dir() else []
     return [word[: len(word) - len(start)] + name for name in names]
 
 

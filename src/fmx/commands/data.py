@@ -1,4 +1,4 @@
-"""`fmx data`: fetch and check a data set, look at it, turn IDX files into CSV files and back."""
+"""`fmx data`: fetch, check and summarise a data set, and convert between IDX and CSV files."""
 
 import argparse
 from pathlib import Path
@@ -24,8 +24,8 @@ examples:
   fmx data fashion_mnist --idx-to-csv csv      write csv/fashion-mnist_train.csv and csv/fashion-mnist_test.csv
   fmx data --csv-to-idx csv --root idx         write idx/FashionMNIST/raw/train-images-idx3-ubyte and so on
 """
-MAX_BYTES = 512 * 2**20  # of pixels that are looked at for duplicates and their mean
-MANY = 10  # damaged pictures; more are only counted
+MAX_BYTES = 512 * 2**20  # of pixels to load for the mean and the search for duplicates
+MANY = 10  # damaged pictures that are named; the others are counted
 CSV_NAMES = {"train": "fashion-mnist_train.csv", "test": "fashion-mnist_test.csv"}
 
 
@@ -60,12 +60,12 @@ def main() -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Load the set, which checks its sums, and print what is in it."""
+    """Load the set, which verifies its checksums, and print a summary."""
     from fmx.runs.new_file import new_file, refuse_existing
 
     outputs = [arguments.idx_to_csv / name for name in CSV_NAMES.values()] if arguments.idx_to_csv else []
     for path in [*outputs, *([arguments.grid] if arguments.grid else [])]:
-        if path.parent.exists() or path.parent != arguments.idx_to_csv:  # which is made below
+        if path.parent.exists() or path.parent != arguments.idx_to_csv:  # created below
             refuse_existing(path, force=arguments.force)
     data = _load(_compose(arguments.name, arguments.root, arguments.config_dir))
     if arguments.deep:
@@ -92,13 +92,13 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _decode_all(data: "ImageDataModule") -> None:
-    """DataError that names the pictures that cannot be decoded, the first few of many."""
+    """DataError with the first pictures that cannot be decoded."""
     from fmx.data.arrays import ImageArrays
     from fmx.errors import DataError
 
     damaged: list[str] = []
     for source in (data.sources["train"], data.sources["test"]):
-        if isinstance(source, ImageArrays):  # decoded by now
+        if isinstance(source, ImageArrays):  # decoded when loaded
             continue
         for index in range(len(source)):  # type: ignore[arg-type]
             try:
@@ -112,7 +112,7 @@ def _decode_all(data: "ImageDataModule") -> None:
 
 
 def _csv_to_idx(arguments: argparse.Namespace) -> None:
-    """Read the CSV files, checking every value, and write the four IDX files where the set's IDX reader looks."""
+    """Read and validate the CSV files, and write the four IDX files where the IDX reader expects them."""
     from fmx.data.conversion import write_idx
     from fmx.runs.new_file import new_file, refuse_existing
 
@@ -123,8 +123,8 @@ def _csv_to_idx(arguments: argparse.Namespace) -> None:
     }
     for path in paths.values():
         path.parent.mkdir(parents=True, exist_ok=True)
-        for there in (path, path.with_name(f"{path.name}.gz")):  # which a run would no longer look at
-            refuse_existing(there, force=arguments.force)
+        for existing in (path, path.with_name(f"{path.name}.gz")):  # a run prefers the plain file
+            refuse_existing(existing, force=arguments.force)
     data = _load(_compose("fashion_mnist_csv", str(arguments.csv_to_idx), None))
     for (part, kind), path in paths.items():
         with new_file(path, force=arguments.force) as temporary:
@@ -147,7 +147,7 @@ def _md5(path: Path) -> str:
 
 
 def _compose(name: str, root: str | None, config_dir: str | None) -> "DictConfig":
-    """The data node as a run would compose it, with nothing held out."""
+    """The data node as a run would compose it, without a validation split."""
     from fmx.config.quoting import quoted
     from fmx.runs.composition import compose_config
 
@@ -198,7 +198,7 @@ def _print_summary(data: "ImageDataModule") -> None:
     print_table(["label", "class", "training", "test"], rows)
     num_bytes = (len(train) + len(test)) * prod(data.input_shape)
     if num_bytes > MAX_BYTES:
-        print(f"(duplicates and mean are not looked for: {num_bytes / 2**20:,.0f} MiB of pixels are more than the "
+        print(f"(duplicates and mean are not computed: {num_bytes / 2**20:,.0f} MiB of pixels are more than the "
               f"{MAX_BYTES / 2**20:,.0f} MiB that this takes at once)")  # fmt: skip
         return
     training, testing = (_in_memory(data.sources[part]) for part in ("train", "test"))
@@ -209,7 +209,7 @@ def _print_summary(data: "ImageDataModule") -> None:
 
 
 def _in_memory(source: "Source") -> "ImageArrays":
-    """All images of a set at once, read from their files where they are not in memory."""
+    """A source as arrays, with all files read where it is not in memory already."""
     import torch
 
     from fmx.data.arrays import ImageArrays

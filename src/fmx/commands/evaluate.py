@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 __all__ = ["main", "make_parser"]
 
 DESCRIPTION = """\
-Score finished runs again, from their directories alone, and say whether the figures are those of
-metrics.json: to the last digit where nothing has changed. Several runs, sweeps or globs make a table. Nothing
+Score finished runs again, from their directories alone, and say whether the metrics equal those of
+metrics.json, to the last digit where nothing has changed. Several runs, sweeps or globs make a table. Nothing
 is written into a run directory.
 
 --data NAME scores the test set of another data group of the same shape and number of classes; the run's class
 names and normalisation stay. --set changes keys of the data, such as the folder that it has moved to. A run that
-cannot be scored is named and left out; the exit code is then 1. Trials that a search pruned are counted and left out:
-they were not to be scored, so the exit code stays 0.
+cannot be scored is named and left out; the exit code is then 1. Trials that a search pruned are counted and left out,
+and do not change the exit code.
 """
 EXAMPLES = """\
 examples:
@@ -56,8 +56,8 @@ def make_parser() -> VerbParser:
     parser.add_argument("--set", action="append", default=[], metavar="data.KEY=VALUE", help="change a key of the data")
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with data groups of your own")
     parser.add_argument("--checkpoint", metavar="best|last|FILE", help="other weights than those that were tested")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a row a run")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all metrics")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write one row per run")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
     parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help="trust code the runs name")
     return parser
@@ -76,7 +76,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Score, print and write what was asked for; returns 1 where a run could not be scored, else 0."""
+    """Score the runs, print the results and write the files; returns 1 where a run could not be scored, else 0."""
     from fmx.runs.new_file import refuse_existing
     from fmx.runs.run_dir import find_runs
 
@@ -123,7 +123,7 @@ def _is_pruned(path: Path) -> bool:
 
     try:
         return open_run(path, finished=False).pruned
-    except DataError:  # said when it is scored
+    except DataError:  # reported when it is scored
         return False
 
 
@@ -142,8 +142,8 @@ def _print(evaluations: Sequence["Evaluation"]) -> None:
         )
         print(printable(only.verdict))
     elif evaluations:
-        figures = ["val accuracy", *(f"test {name}" for name in METRICS)]
-        columns = ["run", "data", "checkpoint", "figures", *figures]
+        metrics = ["val accuracy", *(f"test {name}" for name in METRICS)]
+        columns = ["run", "data", "checkpoint", "figures", *metrics]
         print_table(columns, [_row(e) for e in evaluations], num_left=4)
     if any(evaluation.validated_on_test for evaluation in evaluations):
         print(f"{ON_TEST} validated on the test set, which flatters")
@@ -153,21 +153,21 @@ def _print(evaluations: Sequence["Evaluation"]) -> None:
 
 
 def _row(evaluation: "Evaluation") -> list[str]:
-    figures = {part: dict(_cells(evaluation.figures[part] or {})) for part in ("val", "test")}
+    cells = {part: dict(_cells(evaluation.figures[part] or {})) for part in ("val", "test")}
     return [
         evaluation.run,
         evaluation.data,
         _checkpoint(evaluation),
         {True: "identical", False: "differ", None: "new"}[evaluation.identical],
-        figures["val"].get("accuracy", "") + (ON_TEST if evaluation.validated_on_test else ""),
-        *(figures["test"].get(name, "") for name in METRICS),
+        cells["val"].get("accuracy", "") + (ON_TEST if evaluation.validated_on_test else ""),
+        *(cells["test"].get(name, "") for name in METRICS),
     ]
 
 
-def _cells(figures: dict[str, Any]) -> list[tuple[str, str]]:
-    """Each figure's name and its text; of classes, the accuracy of each."""
+def _cells(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    """Name and formatted value of each metric, and the accuracy of each class."""
     cells = []
-    for name, value in figures.items():
+    for name, value in metrics.items():
         if isinstance(value, float):
             cells.append((name, f"{100 * value:.2f} %" if name == "accuracy" else f"{value:.4f}"))
         elif name == "per_class":
@@ -193,7 +193,7 @@ def _write_json(evaluations: Sequence["Evaluation"], args: argparse.Namespace) -
 
 
 def _write_csv(evaluations: Sequence["Evaluation"], args: argparse.Namespace) -> None:
-    """A row a run; the figures with all digits."""
+    """Write one row per run, with all digits."""
     from fmx.runs.new_file import new_file
 
     parts = [(part, name) for part in ("val", "test") for name in METRICS]
@@ -205,9 +205,9 @@ def _write_csv(evaluations: Sequence["Evaluation"], args: argparse.Namespace) ->
         header = ["run", "data", "checkpoint", "identical", "validated_on_test"]
         writer.writerow([*header, *(f"{part}/{name}" for part, name in parts)])
         for e in evaluations:
-            figures = [(e.figures[part] or {}).get(name, "") for part, name in parts]
+            metrics = [(e.figures[part] or {}).get(name, "") for part, name in parts]
             identical, on_test = "" if e.identical is None else e.identical, "yes" if e.validated_on_test else "no"
-            writer.writerow([e.run, e.data, e.checkpoint, identical, on_test, *figures])
+            writer.writerow([e.run, e.data, e.checkpoint, identical, on_test, *metrics])
 
 
 if __name__ == "__main__":

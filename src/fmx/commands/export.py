@@ -1,4 +1,4 @@
-"""`fmx export`: a trained model as one file for other programs, proven to say the same."""
+"""`fmx export`: write a trained model as one file for other programs, with its predictions verified."""
 
 import argparse
 import re
@@ -46,7 +46,7 @@ examples:
 """
 SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "torchscript": ".torchscript.pt", "state_dict": ".state_dict.pt"}
 NAMES = {"onnx": "an ONNX", "pt2": "a pt2"}
-OPSETS = range(18, 100)  # below, torch's exporter has no operators
+OPSETS = range(18, 100)  # the minimum of torch's exporter
 NUM_RANDOM = 256
 
 
@@ -90,7 +90,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def export(args: argparse.Namespace) -> None:
-    """Write the file and its card, once the file is proven."""
+    """Write the file and its model card; both are kept only if the file's predictions agree."""
     if args.format == "onnx":
         from fmx.inference.export.onnx_model import require
 
@@ -140,12 +140,12 @@ def export(args: argparse.Namespace) -> None:
 
 
 def _file_name(signature: "Signature") -> str:
-    """Model and data as a name that stays in this folder, whatever characters they have."""
+    """A file name made from model and data, without path separators."""
     return re.sub(r"[^\w-]+", "_", f"{signature.model}_{signature.data}")
 
 
 def _write(module: "nn.Module", signature: "Signature", path: Path, args: argparse.Namespace) -> "Logits":
-    """Write one of the formats and read it back as a function from pixels to logits."""
+    """Write one of the formats; returns it read back as a function from pixels to logits."""
     if args.format == "onnx":
         from fmx.inference.export.onnx_model import DEFAULT_OPSET, open_onnx, write_onnx
 
@@ -168,7 +168,7 @@ def _write(module: "nn.Module", signature: "Signature", path: Path, args: argpar
 
 
 def _evidence(run: "Run", config: "DictConfig", own: "Logits", *, tested: bool) -> "Evidence":
-    """The run's predictions of its test set; where they will not do, what `own` says of it or of random images."""
+    """The predictions to compare with: the run's own, else those of `own` on the test set or on random images."""
     import torch
 
     from fmx.data.module import Pictures
@@ -192,14 +192,14 @@ def _evidence(run: "Run", config: "DictConfig", own: "Logits", *, tested: bool) 
 
 
 def _data_at_hand(run: "Run", config: "DictConfig") -> "ImageDataModule | None":
-    """The run's data set as it was then, if it is on this machine; else None, and a line that says why."""
+    """The run's data set if it is on this machine and unchanged; else None, after printing why."""
     from fmx.process.table import printable
     from fmx.training.restore import restore_data
 
     config = config.copy()
     for part in (config.data.train, config.data.test):
         if "mirrors" in part:
-            part.mirrors = []  # an export fetches nothing
+            part.mirrors = []  # an export downloads nothing
     try:
         data = restore_data(config)
     except DataError as error:

@@ -1,4 +1,4 @@
-"""What Hydra calls before a run or a multirun: it refuses a wrong configuration before there is a folder."""
+"""The Hydra callback that refuses a wrong configuration before a run directory is created."""
 
 import sys
 import traceback
@@ -31,14 +31,14 @@ __all__ = ["MULTIRUN_KEYS", "PLUGINS", "Check", "check"]
 class Check(Callback):
     """The Hydra callback that refuses a wrong configuration before Hydra makes the run directory.
 
-    bounded: the configuration is from a directory that may be anybody's, so its parts are made within bounds.
+    bounded: the configuration is from an untrusted directory, so its objects are instantiated within bounds.
     """
 
     def __init__(self, *, bounded: bool = False) -> None:
-        """What is bounded is read from the configuration, where sweeps and searches see it too."""
+        """Ignore `bounded`, which is read from the configuration, where sweeps and searches find it too."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Bring the launchers and sweepers that conf/ names, and refuse a dry run by others, who know of none."""
+        """Register fmx's launchers and sweepers; refuse a dry run with any others, which do not support it."""
         from fmx.commands.plugins import use_plugins
 
         use_plugins(config)
@@ -51,11 +51,11 @@ class Check(Callback):
             raise Refusal(ConfigError("--dry-run goes with hydra/launcher=local, slurm and hydra/sweeper=search alone"))
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Check one run's configuration, then hold its run directory, before Hydra writes anything there."""
+        """Check one run's configuration, then lock its run directory before Hydra writes into it."""
         _refuse_errors(lambda: _check_mode(config.hydra))
         _refuse_errors(lambda: check(config, alone=True))
         if is_first_process(config.trainer):
-            _refuse_errors(lambda: _check_hydras_folder(config.hydra))  # the others are told by whoever started them
+            _refuse_errors(lambda: _check_hydras_folder(config.hydra))  # the first process passes it to the others
             print_shadowed_files(config)
         if dry_run.is_asked():
             _refuse_errors(lambda: _preview(config))
@@ -64,16 +64,16 @@ class Check(Callback):
             _refuse_errors(lambda: lock_folder(Path(config.hydra.run.dir)))
         else:
             with read_write(config.hydra):
-                config.hydra.output_subdir = None  # the first process writes it
+                config.hydra.output_subdir = None  # only the first process writes .hydra/
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """Check each job of a sweep, for which Hydra calls nothing earlier."""
+        """Check each job of a sweep; Hydra has no earlier callback for jobs."""
         if config.hydra.mode == RunMode.MULTIRUN:
             _refuse_errors(lambda: check(config))
 
 
 def _preview(config: DictConfig) -> None:
-    """Say what a single run would do."""
+    """Print what a single run would do."""
     from fmx.sweeps.disk import REST_BYTES, checkpoint_bytes, in_words
 
     run_dir = Path(config.hydra.run.dir).absolute()
@@ -84,7 +84,7 @@ def _preview(config: DictConfig) -> None:
 
 
 def _check_mode(hydra: DictConfig) -> None:
-    """ConfigError for words of the command line that only a multirun would obey; a file may serve both."""
+    """ConfigError for overrides that only a multirun uses; in a file they are allowed."""
     for_multiruns = (*MULTIRUN_KEYS, *(f"hydra/{group}=" for group in PLUGINS if "mode" in hydra[group]))
     overrides = as_typed(hydra.overrides.hydra) + as_typed(hydra.overrides.task)
     typed = [text for text in overrides if text.lstrip("+~").startswith(for_multiruns)]
@@ -96,13 +96,13 @@ def _check_mode(hydra: DictConfig) -> None:
             else f"type: {printed_command('python', '-m', 'fmx.run', '-m', *sys.argv[1:])}"
         )
         raise ConfigError(f"{typed[0]} is for a multirun, which this is not: {how}")
-    written: Any = OmegaConf.to_container(hydra.run, resolve=False)  # what it refers to is checked by its own name
+    written: Any = OmegaConf.to_container(hydra.run, resolve=False)  # references are checked at their own keys
     if not str(written["dir"]).strip():
         raise ConfigError("hydra.run.dir is empty: give it a folder, or leave it out")
 
 
 def _check_hydras_folder(hydra: DictConfig) -> None:
-    """ConfigError where a run's configuration would lie elsewhere than every verb looks for it."""
+    """ConfigError where .hydra/ would be elsewhere than every verb expects it."""
     if hydra.output_subdir != ".hydra":
         raise ConfigError(
             "hydra.output_subdir cannot be changed: resume, evaluate and every other verb look into .hydra"
@@ -110,7 +110,7 @@ def _check_hydras_folder(hydra: DictConfig) -> None:
 
 
 def _check_sweep_folder(hydra: DictConfig) -> None:
-    """ConfigError where the current folder would stand in for the folder of a multirun."""
+    """ConfigError for an empty hydra.sweep.dir or subdir, which would mean the working directory."""
     written: Any = OmegaConf.to_container(hydra.sweep, resolve=False)
     for key, value in written.items():
         if not str(value).strip():
@@ -124,17 +124,17 @@ def _refuse_errors(step: Callable[[], None]) -> None:
         if (code := interruption(error)) is not None:
             raise SystemExit(code) from error
         plain = expected_error(error)
-        if plain is None:  # a bug of ours, or of somebody's part: Hydra would warn of it, and begin the run unchecked
+        if plain is None:  # a bug: Hydra would only warn, and start the run unchecked
             traceback.print_exc()
             raise SystemExit(1) from error
         raise Refusal(plain) from error
 
 
 def check(config: DictConfig, *, alone: bool = False) -> None:
-    """Raise ConfigError for the first thing that is wrong in a composed configuration.
+    """Raise ConfigError for the first mistake in a composed configuration.
 
-    Names and values come first and need no heavy import; then the parts. alone: no part of a sweep, so that its folder
-    is asked as well.
+    Names and values are checked first, without heavy imports, then the objects are instantiated. alone: not a job of a
+    sweep, so its run directory is checked too.
     """
     with _name_version(config):
         resolved = check_names(config)
@@ -150,7 +150,7 @@ def check(config: DictConfig, *, alone: bool = False) -> None:
 
 @contextmanager
 def _name_version(config: DictConfig) -> Iterator[None]:
-    """Where a run goes on that another version of fmx wrote, let a refusal name that version."""
+    """Add the version of fmx to errors about resuming a run of another version."""
     try:
         yield
     except Exception as error:

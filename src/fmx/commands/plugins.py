@@ -1,6 +1,6 @@
-"""fmx's launchers and sweepers as Hydra plugins of this process alone.
+"""Register fmx's launchers and sweepers as Hydra plugins of this process alone.
 
-A package `hydra_plugins`, where Hydra looks by itself, would make them plugins of every application of the environment.
+A `hydra_plugins` package would make them plugins of every Hydra application in the environment.
 """
 
 from hydra.core.plugins import Plugins
@@ -9,16 +9,16 @@ from omegaconf import DictConfig
 
 __all__ = ["use_plugins"]
 
-BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"  # what -m uses where nothing else is named
+BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"  # the default of -m
 OWN_PACKAGE = "fmx."
 _allowed = Plugins.is_in_toplevel_plugins_module
 
 
 def use_plugins(config: DictConfig) -> None:
-    """Let Hydra instantiate what a multirun's `hydra.launcher` and `hydra.sweeper` name; safe to repeat.
+    """Register fmx's launchers and sweepers, so that Hydra can instantiate those of a multirun; safe to repeat.
 
-    Hydra's basic sweeper is replaced where a launcher of fmx gets the jobs: in the configuration, since an `override
-    hydra/sweeper` in conf/config.yaml would beat those of experiment files.
+    With a launcher of fmx, Hydra's basic sweeper is replaced here, since an `override hydra/sweeper` in
+    conf/config.yaml would take precedence over those of experiment files.
     """
     from fmx.sweeps.launchers import LocalLauncher, SlurmLauncher
     from fmx.sweeps.product import ProductSweeper
@@ -38,5 +38,5 @@ def _name(plugin: type[Plugin]) -> str:
 
 
 def _may_hold_plugins(target: str) -> bool:
-    """What Hydra 1.3 allows, `hydra_plugins.`, and fmx's own; Hydra still asks whether such a class was registered."""
+    """Allow fmx's classes as well as `hydra_plugins.`; Hydra 1.3 still requires that a class is registered."""
     return _allowed(target) or target.startswith(OWN_PACKAGE)

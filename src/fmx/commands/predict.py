@@ -1,4 +1,4 @@
-"""`fmx predict`: what a trained model says of pictures."""
+"""`fmx predict`: classify pictures with a trained model."""
 
 import argparse
 import csv
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 __all__ = ["main", "make_parser"]
 
 DESCRIPTION = """\
-Say what a trained model sees in pictures: files, folders (with what is below them) and globs, of any size and
-mode. No data set is needed.
+Classify pictures with a trained model: files, folders (with their subfolders) and globs, of any size and mode.
+No data set is needed.
 
-A picture becomes what the model was trained on: grey or colour; its longer side the model's size, centred on
-a square of its border's colour (stretched instead where training did so: data=image_folder, or pictures that
-fmx.data.in_memory read); the camera's orientation is applied, nothing is cropped, so crop it first if the
-thing is small in it. Fashion-MNIST shows light things on black: for such models --invert auto inverts a
-picture if more than two thirds of its border are bright, and puts what is dark on a transparent ground on
-white first. A grey picture of the model's own size with a dark border passes unchanged. Files that cannot be
-read, HEIC and AVIF among them, are named and left out, and the exit code is then 1. What else a folder holds,
-hidden files and texts, is counted.
+A picture is converted to the model's input: grey or colour; its longer side the model's size, centred on a
+square of its border's colour (stretched instead where training did so: data=image_folder, or pictures that
+fmx.data.in_memory read). The camera's orientation is applied. Nothing is cropped, so crop the picture first if
+its subject is small. Fashion-MNIST shows light things on black: for such models --invert auto inverts a
+picture if more than two thirds of its border are bright, after placing dark subjects with a transparent
+background on white. A grey picture of the model's own size with a dark border passes unchanged. Files that cannot be
+read, HEIC and AVIF among them, are named and left out, and the exit code is then 1. Other files in a folder,
+such as hidden files and texts, are counted.
 """
 EXAMPLES = """\
 examples:
@@ -39,13 +39,13 @@ examples:
   fmx predict outputs/latest pictures/ 'more/*.png' --top 5 --csv said.csv --grid said.png
   fmx predict model.onnx scan.png --invert no        a file that fmx export wrote
 """
-CHUNK = 64  # pictures at a time
+CHUNK = 64  # pictures per batch
 MAX_TILES = 96
 
 
 @dataclass(frozen=True)
 class ClassifiedPicture:
-    """A picture, its classes from the most probable down, and their probabilities."""
+    """A picture with its classes, most probable first, and their probabilities."""
 
     picture: "Picture"
     classes: list[int]
@@ -66,8 +66,8 @@ def make_parser() -> VerbParser:
     parser.add_argument("--top", type=_count, default=3, metavar="K", help="how many classes to name (3)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table with all digits")
     parser.add_argument("--grid", type=Path, metavar="FILE.png", help="draw the pictures as the model saw them")
-    parser.add_argument("--invert", choices=["auto", "yes", "no"], default="auto", help="light for dark (auto)")
-    parser.add_argument("--checkpoint", metavar="best|last|FILE", help="other weights than the run's figures are of")
+    parser.add_argument("--invert", choices=["auto", "yes", "no"], default="auto", help="invert brightness (auto)")
+    parser.add_argument("--checkpoint", metavar="best|last|FILE", help="other weights than those that were tested")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
     parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help="trust code that the run names")
     return parser
@@ -84,7 +84,7 @@ def _count(text: str) -> int:
 
 
 def predict(args: argparse.Namespace) -> int:
-    """Predict, print and write what was asked for; returns 1 where a picture could not be read, else 0."""
+    """Classify, print the table and write the files; returns 1 where a picture could not be read, else 0."""
     from fmx.inference.images import find_pictures
     from fmx.process.table import printable
     from fmx.runs.new_file import refuse_existing
@@ -131,7 +131,7 @@ def _classify(
     args: argparse.Namespace,
     problems: list[str],
 ) -> Iterator[ClassifiedPicture]:
-    """Predict the files a chunk at a time; a file that cannot be read becomes a problem."""
+    """Classify the files in batches; messages for unreadable files are added to `problems`."""
     import numpy as np
     from scipy.special import softmax
 
@@ -183,10 +183,10 @@ def _write_csv(results: Sequence[ClassifiedPicture], signature: "Signature", arg
         writer = csv.writer(file)
         writer.writerow(header)
         for result in results:
-            says: list[Any] = [str(result.picture.path), "yes" if result.picture.inverted else "no"]
+            row: list[Any] = [str(result.picture.path), "yes" if result.picture.inverted else "no"]
             for label, prob in zip(result.classes, result.probs, strict=True):
-                says += [signature.class_names[label], repr(prob)]
-            writer.writerow(says)
+                row += [signature.class_names[label], repr(prob)]
+            writer.writerow(row)
 
 
 def _draw(results: Sequence[ClassifiedPicture], signature: "Signature", args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""`fmx report`: any set of runs and sweeps as a leaderboard, on the terminal and as files."""
+"""`fmx report`: a leaderboard of runs and sweeps, on the terminal and as files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -51,8 +51,8 @@ def main() -> None:
 def report(patterns: list[str], files: dict[str, Path], *, force: bool) -> None:
     """Print the leaderboard of the runs that folders and globs name, and write it to files.
 
-    files: by kind: html, csv, md, latex. Raises ConfigError where one exists and not `force`, DataError where there
-    is no run directory or none completed.
+    files: paths by kind: html, csv, md, latex. Raises ConfigError where a file exists without `force`, DataError where
+    there is no completed run.
     """
     from fmx.errors import DataError
     from fmx.reporting.html_report import html_report

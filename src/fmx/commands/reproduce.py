@@ -1,4 +1,4 @@
-"""`fmx reproduce`: run an exact configuration again and say whether the same comes out, to the bit."""
+"""`fmx reproduce`: repeat a run and say whether the results are identical to the bit."""
 
 import os
 import subprocess
@@ -30,19 +30,20 @@ examples:
   fmx reproduce outputs/runs/RUN --dir outputs/runs/RUN_again
   fmx reproduce RUN --allow mypkg          (its configuration names targets from your package)
 
-The second run is an ordinary one in its own folder. Compared are history.csv (without its seconds), metrics.json, the
-test logits and the weights of both checkpoints. Exit code 0: identical; 1: different, with what and by how much.
+The second run is an ordinary one in its own folder. The comparison covers history.csv (without the seconds),
+metrics.json, the test logits and the weights of both checkpoints. Exit code 0: identical; 1: different, with what and
+by how much.
 """
 
 
-MAX_HISTORY_BYTES = 16_000_000  # some hundred a validation
-MAX_COLUMNS = 10_000  # a figure each; pandas takes some kilobytes for one
+MAX_HISTORY_BYTES = 16_000_000  # some hundred per validation
+MAX_COLUMNS = 10_000  # one per metric; pandas needs some kilobytes for each
 
 
 def make_parser() -> VerbParser:
     """The verb's options and arguments."""
     parser = VerbParser(
-        "reproduce", description="Run a run's exact configuration again and compare what comes out.", examples=EXAMPLES
+        "reproduce", description="Repeat a run's exact configuration and compare the results.", examples=EXAMPLES
     )
     parser.add_argument("run", metavar="RUN", help="a run directory")
     parser.add_argument("root", nargs="?", metavar="data.root=DIR", help="where its data lies now (or FMX_DATA_ROOT)")
@@ -60,11 +61,11 @@ def main() -> None:
 
 
 def reproduce(path: str, folder: Path | None, allow: list[str], *, root: str | None = None) -> int:
-    """Run again, print the comparison, and return 0 where everything is identical, else 1.
+    """Repeat a run and print the comparison; returns 0 where everything is identical, else 1.
 
-    root: `data.root=DIR`, where its data lies now.
+    root: `data.root=DIR`, where its data is now.
 
-    Raises DataError where the run is no finished one, or the second run fails, and ConfigError where DIR exists.
+    Raises DataError where the run is not finished, or the second run fails, and ConfigError where DIR exists.
     """
     from omegaconf import OmegaConf
 
@@ -90,7 +91,7 @@ def reproduce(path: str, folder: Path | None, allow: list[str], *, root: str | N
     _check_results(first, config)
     with tempfile.TemporaryDirectory() as frozen:
         arguments = freeze(config, Path(frozen), **_recorded_origin(first))
-        # A run that was continued says so in its configuration; this one starts anew.
+        # The configuration of a resumed run has resume=RUN; the second run starts from scratch.
         arguments += ["resume=null", f"hydra.run.dir={quoted(str(folder.resolve()))}"]
         code = subprocess.run(
             [sys.executable, *_safe_path_option(), "-m", "fmx.run", *arguments], env=_same_threads(first), check=False
@@ -110,13 +111,13 @@ def reproduce(path: str, folder: Path | None, allow: list[str], *, root: str | N
 
 
 def _safe_path_option() -> list[str]:
-    """Python's option that the folder we are in is no library, unless it is one to this process already."""
-    here = {"", str(Path.cwd()), os.path.realpath(".")}
-    return [] if here & set(sys.path) else ["-P"]
+    """Python's -P, which keeps the working directory off sys.path, unless it is on this process's sys.path."""
+    working_dir = {"", str(Path.cwd()), os.path.realpath(".")}
+    return [] if working_dir & set(sys.path) else ["-P"]
 
 
 def _recorded_origin(run: "Run") -> dict[str, Any]:
-    """What the second run's records take from the first one's, as far as they say it."""
+    """Overrides, choices and references of the first run, for the second run's records."""
     from fmx.config.bounded_files import read_yaml
     from fmx.runs.settings import read_settings
 
@@ -132,14 +133,14 @@ def _recorded_origin(run: "Run") -> dict[str, Any]:
 
 
 def _same_threads(run: "Run") -> dict[str, str]:
-    """The environment, with as many threads as the run had: sums over other shares differ in their last digits."""
+    """The environment with the run's number of threads: other partial sums differ in their last digits."""
     threads = _mapping(run.record, "device").get("threads")
     known = isinstance(threads, int) and 0 < threads <= (os.cpu_count() or 1)
     return environment_without_ranks() | ({"OMP_NUM_THREADS": str(threads)} if known else {})
 
 
 def _check_results(run: "Run", config: "DictConfig") -> None:
-    """DataError where a result cannot be read, or the weights are of another network: better now than after hours."""
+    """DataError where a result cannot be read or the weights do not fit the network, before hours of training."""
     from fmx.inference.scoring import Predictions
     from fmx.training.restore import check_fits
 
@@ -151,7 +152,7 @@ def _check_results(run: "Run", config: "DictConfig") -> None:
 
 
 def config_edits(run: "Run") -> Iterator[str]:
-    """What was changed in the run's configuration after it ran, as far as its own files tell."""
+    """Edits of the run's configuration after it ran, as far as its files show them."""
     from fmx.config.bounded_files import read_yaml
     from fmx.runs.record import is_fingerprint
     from fmx.runs.settings import flat
@@ -172,7 +173,7 @@ def config_edits(run: "Run") -> Iterator[str]:
 
 
 def environment_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:
-    """What differs between two records: commit, versions, data, device, the file of weights at the start."""
+    """Differences between two records: commit, versions, data, device, initial weights file."""
     for part in ("git", "versions", "data", "device", "weights"):
         before, after = _mapping(first, part), _mapping(second, part)
         for key in sorted({*before, *after}):
@@ -188,7 +189,7 @@ def _mapping(record: Mapping[str, Any], part: str) -> Mapping[str, Any]:
 
 
 def result_differences(first: "Run", second: "Run") -> Iterator[str]:
-    """What came out differently, and by how much."""
+    """Differences between the results of two runs, with their sizes."""
     yield from _history_differences(first, second)
     yield from _metric_differences(first, second)
     yield from _prediction_differences(first, second)
@@ -197,7 +198,7 @@ def result_differences(first: "Run", second: "Run") -> Iterator[str]:
 
 
 def _read_history(run: "Run") -> "pd.DataFrame":
-    """history.csv without its seconds; DataError where it is missing, damaged, or larger than 16 MB."""
+    """history.csv without the seconds; DataError where it is missing, damaged, or larger than 16 MB."""
     import pandas as pd
 
     path = run.path / "history.csv"
@@ -213,7 +214,9 @@ def _read_history(run: "Run") -> "pd.DataFrame":
 def _history_differences(first: "Run", second: "Run") -> Iterator[str]:
     was, now = _read_history(first), _read_history(second)
     if first.record.get("format") != second.record.get("format"):
-        was, now = (each.drop(columns="lr", errors="ignore") for each in (was, now))  # once it was the next step's
+        was, now = (
+            each.drop(columns="lr", errors="ignore") for each in (was, now)
+        )  # earlier formats recorded the next step's lr
     if was.shape != now.shape:
         yield f"history.csv: {len(was)} rows were {len(now)} now"
     elif not was.equals(now):
@@ -228,7 +231,7 @@ def _metric_differences(first: "Run", second: "Run") -> Iterator[str]:
     for part in ("val", "test"):
         was, now = first.metrics.get(part) or {}, second.metrics.get(part) or {}
         for name, value in was.items():
-            if isinstance(value, float) and repr(value) != repr(now.get(name)):  # NaN is no other NaN than itself
+            if isinstance(value, float) and repr(value) != repr(now.get(name)):  # repr: NaN equals NaN
                 yield f"metrics.json: {part} {name} {value:.6g} is {now.get(name, float('nan')):.6g} now"
 
 

@@ -1,4 +1,4 @@
-"""`fmx tensorboard`: curves, figures and embeddings of runs, served to a browser on this machine."""
+"""`fmx tensorboard`: serve the curves, figures and embeddings of runs with TensorBoard."""
 
 import json
 import logging
@@ -22,10 +22,10 @@ __all__ = ["main", "make_parser"]
 
 DESCRIPTION = """\
 Serve what runs have logged for TensorBoard: curves, figures, graphs, precision and recall, hyperparameters
-and an embedding of test images (the Projector). A run of a sweep is called by what tells it from the others;
-runs that begin later appear by themselves. Ctrl-C ends it.
+and an embedding of test images (the Projector). The runs of a sweep are named by the settings in which they
+differ; runs that start later appear by themselves. Ctrl-C ends it.
 
-What follows `--` goes to TensorBoard itself, whose options `tensorboard --helpfull` lists.
+Options after `--` are passed to TensorBoard; `tensorboard --helpfull` lists them.
 """
 EXAMPLES = """\
 examples:
@@ -36,7 +36,7 @@ examples:
 """
 LOOPBACK = "127.0.0.1"
 PORT = 6006
-LOOK_EVERY_S = 3.0  # for runs that have begun or gone
+LOOK_EVERY_S = 3.0  # between searches for new and removed runs
 HIGHEST_PORT = 65_535
 
 
@@ -64,8 +64,8 @@ def main() -> None:
 def serve(folders: Sequence[str], *, host: str, port: int, more: Sequence[str] = ()) -> None:
     """Serve the runs in and below folders until Ctrl-C.
 
-    more: further options of TensorBoard's own. Raises DataError where there are no event files, ConfigError where the
-    address cannot be had.
+    more: further options for TensorBoard. Raises DataError where there are no event files, ConfigError where the
+    address is not available.
     """
     from fmx.reporting.event_folders import event_folders, named
 
@@ -93,7 +93,7 @@ def serve(folders: Sequence[str], *, host: str, port: int, more: Sequence[str] =
 
 
 class _RunLinks:
-    """A folder of links to the folders with event files, one a run: TensorBoard's projector wants a single folder."""
+    """A folder with one link per run to its event files: TensorBoard's projector needs a single folder."""
 
     def __init__(self, folder: Path, runs: Callable[[], dict[str, Path]]) -> None:
         self.folder = folder
@@ -101,12 +101,12 @@ class _RunLinks:
         self.there = dict[str, Path]()
 
     def update(self, runs: dict[str, Path]) -> None:
-        """Make links to new runs, and remove those to runs that have gone or are called otherwise now."""
+        """Add links to new runs, and remove those of removed or renamed runs."""
         for name in [name for name, target in self.there.items() if runs.get(name) != target]:
             (self.folder / name).unlink(missing_ok=True)
             del self.there[name]
             for above in (self.folder / name).relative_to(self.folder).parents[:-1]:
-                with suppress(OSError):  # others are below it
+                with suppress(OSError):  # not empty
                     (self.folder / above).rmdir()
         for name, target in runs.items():
             if name not in self.there:
@@ -116,10 +116,10 @@ class _RunLinks:
                 self.there[name] = target
 
     def follow(self, url: str) -> None:
-        """Look for runs until a signal comes; url: TensorBoard's."""
+        """Update the links until a signal arrives. url: TensorBoard's address."""
         never, awake = threading.Event(), False
         while not never.wait(LOOK_EVERY_S):
-            with suppress(OSError, FmxError):  # a folder that is removed at this moment is looked at again
+            with suppress(OSError, FmxError):  # a folder may be removed meanwhile
                 self.update(self.runs())
             awake = awake or _projector_is_awake(url)
 
@@ -129,7 +129,7 @@ def _launch(options: list[str]) -> str:
     from tensorboard.program import TensorBoard, TensorBoardServerException
     from tensorboard.util import tb_logging
 
-    tb_logging.get_logger().setLevel(logging.ERROR)  # that TensorFlow is not there, which fmx does without
+    tb_logging.get_logger().setLevel(logging.ERROR)  # hide the warning about missing TensorFlow
     server: Any = TensorBoard()
     try:
         server.configure(argv=["fmx tensorboard", *options])
@@ -140,7 +140,7 @@ def _launch(options: list[str]) -> str:
 
 
 def _projector_is_awake(url: str) -> bool:
-    """Whether the projector is among the tabs: it looks for embeddings only when asked, and is hidden until then."""
+    """Whether the projector is active: it searches for embeddings only on request, and is hidden until then."""
     try:
         with urlopen(f"{url}data/plugins_listing", timeout=LOOK_EVERY_S) as listing:  # noqa: S310 - this process itself
             return bool(json.load(listing)["projector"]["enabled"])

@@ -14,9 +14,9 @@ WRONG = 2  # exit code
 
 
 class VerbParser(argparse.ArgumentParser):
-    """argparse's parser, which refuses in one line that says what to type instead.
+    """argparse's parser with one-line errors that say what to type instead.
 
-    examples: a heading and a command per line; the first of them is shown where arguments are missing.
+    examples: a heading, then one command per line; errors for missing arguments show the first.
     """
 
     def __init__(self, verb: str, *, description: str, examples: str) -> None:
@@ -29,7 +29,7 @@ class VerbParser(argparse.ArgumentParser):
         self.example = next(line.strip() for line in examples.splitlines() if line.strip().startswith("fmx "))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Refuse empty arguments as well: the current folder would stand in for them."""
+        """Refuse empty arguments as well, which would mean the working directory."""
         from fmx.config.empty_arguments import empty_argument
 
         if said := empty_argument(sys.argv[1:] if args is None else list(args)):

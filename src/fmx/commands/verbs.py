@@ -7,11 +7,11 @@ __all__ = ["ABOUT", "MORE_VERBS", "RUN", "VERBS", "parser_of", "verbs_in_help"]
 
 VERBS = {
     "evaluate": "score finished runs again, from their directories alone",
-    "predict": "say what a model sees in pictures",
+    "predict": "classify pictures with a trained model",
     "export": "write a model as one file for other programs",
     "report": "a leaderboard of runs and sweeps, on the terminal and as files",
     "compare": "what differs between two runs or two groups of seeds, and which is better",
-    "reproduce": "run a run again and say whether the same comes out",
+    "reproduce": "repeat a run and say whether the results are identical",
     "data": "fetch and check a data set, look at it, convert it",
     "tensorboard": "serve the curves and pictures of runs to a browser",
 }
@@ -39,5 +39,5 @@ def verb_module(verb: str) -> Any:
 
 
 def verbs_in_help() -> str:
-    """A line for each verb."""
+    """The verbs, one per line, for --help."""
     return "\n".join(f"  {verb:<13}{what}" for verb, what in (RUN | VERBS | ABOUT).items())
