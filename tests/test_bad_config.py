@@ -84,7 +84,7 @@ COMMAND_LINE = {
         "in quotes",
     ],
     "+metrics.loss={_target_:torchmetrics.classification.MulticlassAccuracy,num_classes:10}": [
-        "metrics.loss would stand in the place of the loss",
+        "metrics.loss would replace the loss",
     ],
     "+metrics.top5={_target_:torchmetrics.classification.MulticlassAccuracy,num_classes:5}": [
         "metrics.top5: MulticlassAccuracy does not take logits (B, 10)",

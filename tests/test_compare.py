@@ -150,7 +150,7 @@ def test_two_runs_are_compared_image_by_image(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "+16.67 points" in out
     assert "p = 0.125 (McNemar's exact test)" in out
-    assert "No difference can be told" in out
+    assert "No significant difference" in out
     assert "B alone is right on the test images: 1, 2, 3, 4, 5, 29" in out
 
 
@@ -172,7 +172,7 @@ def test_a_model_against_itself_says_no_difference(tmp_path, capsys):
     assert found["differences"] == {"configuration": {}, "environment": {}, "data": {}}
     out = capsys.readouterr().out
     assert "A and B are the same." in out
-    assert "No difference: both give every image the same name." in out
+    assert "No difference: both predict the same class for every image." in out
 
 
 def test_what_differs_is_named(tmp_path):
@@ -258,7 +258,7 @@ def test_one_image_decides_nothing_however_much_the_seeds_agree(tmp_path, comman
         )
         assert finished.returncode == 0, finished.stderr
         assert "is better" not in finished.stdout
-        assert "No difference can be told" in finished.stdout
+        assert "No significant difference" in finished.stdout
         assert "undefined" in finished.stdout
         assert ("2 seeds a side are few" in finished.stdout) == (num_seeds == 2)
         found = json.loads((tmp_path / "t.json").read_text())["test_accuracy"]

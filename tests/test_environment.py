@@ -65,17 +65,20 @@ def test_a_run_says_which_variable_it_needs(command, run, tmp_path):
     for module in ("evaluate", "export", "reproduce"):
         missing = command("run", module=module, cwd=tmp_path)
         assert missing.returncode == 1
-        assert "comes from the environment variable WIDTH, which is not set: set WIDTH as it was" in missing.stderr
+        assert (
+            "comes from the environment variable WIDTH, which is not set: set WIDTH to its earlier value"
+            in missing.stderr
+        )
         other = command("run", module=module, cwd=tmp_path, env=SAID | {"WIDTH": "13"})
         assert other.returncode == 1
-        assert "says something else now: set WIDTH as it was" in other.stderr
+        assert "has another value now: set WIDTH to its earlier value" in other.stderr
     record = json.loads((copy / "run.json").read_text())
     (copy / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
     whole = [*SMALL, *TAKEN, "resume=run"]
     for typed in (["resume=run"], whole):
         other = command(*typed, cwd=tmp_path, env=SAID | {"TOKEN": "another"})
         assert other.returncode in {1, 2}
-        assert "vars.token comes from the environment (${oc.env:TOKEN}), which says something else" in other.stderr
+        assert "vars.token comes from the environment (${oc.env:TOKEN}), which has another value" in other.stderr
         missing = command(*typed, cwd=tmp_path, env={key: text for key, text in SAID.items() if key != "TOKEN"})
         assert missing.returncode in {1, 2}
         assert "variable TOKEN, which is not set" in missing.stderr
@@ -104,7 +107,7 @@ def test_no_file_of_a_sweep_or_a_search_says_it(command, tmp_path):
     for changed in ({"TOKEN": "another"}, {"LIST": "[1]"}):
         refused = command("--resume-sweep", "sweep", cwd=tmp_path, env=env | changed)
         assert refused.returncode == 1
-        assert f"says something else now: set {next(iter(changed))} as it was" in refused.stderr
+        assert f"has another value now: set {next(iter(changed))} to its earlier value" in refused.stderr
         assert not (tmp_path / "sweep/1").exists()
     again = command("--resume-sweep", "sweep", cwd=tmp_path, env=env)
     assert again.returncode == 0, again.stdout + again.stderr

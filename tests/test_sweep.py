@@ -337,7 +337,7 @@ def test_jobs_insist_on_what_the_environment_said_and_may_have_been_killed_befor
         refused = command("--resume-sweep", "sweep", cwd=tmp_path, env=env)
         assert refused.returncode == 1
         assert "vars.tag comes from the environment" in refused.stderr
-        assert "set TAG as it was" in refused.stderr
+        assert "set TAG to its earlier value" in refused.stderr
     again = command("--resume-sweep", "sweep", cwd=tmp_path, env={"TAG": "first"})
     assert again.returncode == 0, again.stdout + again.stderr
     for number in ("0", "1"):

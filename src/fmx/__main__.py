@@ -69,10 +69,10 @@ def _meant(word: str) -> str:
     key, colon, value = word.partition(":")
     if colon and value and (keys := [key] if is_key(key) else suggest_keys(key)):
         return f"; did you mean {_setting(keys[0], value)}?"
-    said = nearest(word, [*MORE_VERBS, *VERBS], cutoff=0.6)
-    if said == "." and (keys := [word] if is_key(word) else suggest_keys(word)):
+    suggestion = nearest(word, [*MORE_VERBS, *VERBS], cutoff=0.6)
+    if suggestion == "." and (keys := [word] if is_key(word) else suggest_keys(word)):
         return f"; did you mean {_setting(keys[0], 'VALUE')} (without spaces)?"
-    return said
+    return suggestion
 
 
 def _setting(key: str, value: str) -> str:

@@ -65,8 +65,8 @@ def resumed_sweep(arguments: list[str]) -> tuple[str, list[str], str | None] | N
 
 def _refuse_beside(message: str = "") -> NoReturn:  # noqa: ARG001 - argparse's message says less
     raise ConfigError(
-        f"{RESUME_SWEEP} takes the directory of a sweep, what you trust in it, where its data lies now, and nothing "
-        f"else: {RESUME_SWEEP} DIR [--allow PKG] [data.root=DIR]"
+        f"{RESUME_SWEEP} takes the directory of a sweep, packages to trust, the folder of its data, and nothing else: "
+        f"{RESUME_SWEEP} DIR [--allow PKG] [data.root=DIR]"
     )
 
 

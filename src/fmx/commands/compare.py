@@ -146,9 +146,9 @@ def _verdict(a: "Side", b: "Side", accuracy: "Accuracy") -> str:
 
     pairs = zip(a.predictions, b.predictions, strict=False)
     if len(a.runs) == len(b.runs) and all(np.array_equal(x.predicted, y.predicted) for x, y in pairs):
-        return "No difference: both give every image the same name."
+        return "No difference: both predict the same class for every image."
     if accuracy.p_value >= SIGNIFICANT:
-        return f"No difference can be told at the {100 * SIGNIFICANT:.0f} % level."
+        return f"No significant difference at the {100 * SIGNIFICANT:.0f} % level."
     better, worse = ("B", "A") if accuracy.difference > 0 else ("A", "B")
     return f"{better} is better than {worse} at the {100 * SIGNIFICANT:.0f} % level."
 

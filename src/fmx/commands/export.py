@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["main", "make_parser"]
 
 DESCRIPTION = """\
-Write a run's model as one file for other programs, with a model card beside it (FILE.md).
+Write a run's model as one file for other programs, with a model card next to it (FILE.md).
 
 onnx         for onnxruntime and the like; any number of images at a time; classes, input size and
              normalisation are in the file's metadata: `fmx predict FILE.onnx IMAGE…` needs nothing else
@@ -136,7 +136,7 @@ def export(args: argparse.Namespace) -> None:
         page.write_text(text, encoding="utf-8")
     print(f"{file}: {signature.model} as {args.format}, {file.stat().st_size:,} bytes")
     print(agreement)
-    print(f"{card}: what it takes, what it says, how good it is")
+    print(f"{card}: the model card, with inputs, outputs and metrics")
 
 
 def _file_name(signature: "Signature") -> str:
@@ -182,13 +182,13 @@ def _evidence(run: "Run", config: "DictConfig", own: "Logits", *, tested: bool) 
         return Evidence(list(noise), "random images", answers(own, list(noise)))
     if not tested:
         return Evidence(data.pictures("test"), "test images", answers(own, data.pictures("test")))
-    said = Predictions.load(run.path / "predictions.npz")
-    labels, count = data.labels("test"), len(said.labels)
-    if not torch.equal(said.labels, labels[:count]) or said.logits.shape[1] != data.num_classes:
+    stored = Predictions.load(run.path / "predictions.npz")
+    labels, count = data.labels("test"), len(stored.labels)
+    if not torch.equal(stored.labels, labels[:count]) or stored.logits.shape[1] != data.num_classes:
         raise DataError(f"{run.path / 'predictions.npz'} is not of this run's test set")
     images = Pictures(data.sources["test"], data.indices["test"][:count])
     from_gpu = run.recorded(str, "device", "accelerator") != "cpu"
-    return Evidence(images, "test images", said.logits.numpy(), from_gpu=from_gpu)
+    return Evidence(images, "test images", stored.logits.numpy(), from_gpu=from_gpu)
 
 
 def _data_at_hand(run: "Run", config: "DictConfig") -> "ImageDataModule | None":

@@ -48,7 +48,9 @@ def make_parser() -> VerbParser:
     parser.add_argument("run", metavar="RUN", help="a run directory")
     parser.add_argument("root", nargs="?", metavar="data.root=DIR", help="where its data lies now (or FMX_DATA_ROOT)")
     parser.add_argument("--set", metavar="data.root=DIR", help="the same, as evaluate takes it")
-    parser.add_argument("--dir", type=Path, metavar="DIR", help="where the second run goes (default: beside the first)")
+    parser.add_argument(
+        "--dir", type=Path, metavar="DIR", help="where the second run goes (default: next to the first)"
+    )
     parser.add_argument("--allow", action="append", default=[], metavar="PKG", help="trust a package that it names")
     return parser
 
@@ -244,7 +246,7 @@ def _prediction_differences(first: "Run", second: "Run") -> Iterator[str]:
     elif not was.logits.equal(now.logits) or not was.labels.equal(now.labels):
         sides = int((was.logits.argmax(1) != now.logits.argmax(1)).sum())
         largest = float((was.logits - now.logits).abs().max())
-        yield f"predictions.npz: logits by up to {largest:.3g}, {sides} of {len(was.labels)} images named otherwise"
+        yield f"predictions.npz: logits by up to {largest:.3g}, {sides} of {len(was.labels)} predictions differ"
 
 
 def _weight_differences(first: "Run", second: "Run", name: str) -> Iterator[str]:

@@ -98,22 +98,22 @@ class _RunLinks:
     def __init__(self, folder: Path, runs: Callable[[], dict[str, Path]]) -> None:
         self.folder = folder
         self.runs = runs
-        self.there = dict[str, Path]()
+        self.links = dict[str, Path]()
 
     def update(self, runs: dict[str, Path]) -> None:
         """Add links to new runs, and remove those of removed or renamed runs."""
-        for name in [name for name, target in self.there.items() if runs.get(name) != target]:
+        for name in [name for name, target in self.links.items() if runs.get(name) != target]:
             (self.folder / name).unlink(missing_ok=True)
-            del self.there[name]
+            del self.links[name]
             for above in (self.folder / name).relative_to(self.folder).parents[:-1]:
                 with suppress(OSError):  # not empty
                     (self.folder / above).rmdir()
         for name, target in runs.items():
-            if name not in self.there:
+            if name not in self.links:
                 link = self.folder / name
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(target, target_is_directory=True)
-                self.there[name] = target
+                self.links[name] = target
 
     def follow(self, url: str) -> None:
         """Update the links until a signal arrives. url: TensorBoard's address."""

@@ -32,8 +32,8 @@ class VerbParser(argparse.ArgumentParser):
         """Refuse empty arguments as well, which would mean the working directory."""
         from fmx.config.empty_arguments import empty_argument
 
-        if said := empty_argument(sys.argv[1:] if args is None else list(args)):
-            self.error(said)
+        if message := empty_argument(sys.argv[1:] if args is None else list(args)):
+            self.error(message)
         with ascii_fallback():  # --help
             return super().parse_known_args(args, namespace)
 

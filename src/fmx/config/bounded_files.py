@@ -32,7 +32,7 @@ def read_bytes(path: Path, *, at_most: int) -> bytes:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if len(contents) > at_most:
-        raise DataError(f"{path} is larger than the {at_most:,} bytes that such a file may have")
+        raise DataError(f"{path} is larger than the limit of {at_most:,} bytes")
     return contents
 
 

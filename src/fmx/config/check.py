@@ -140,7 +140,7 @@ def _check_metrics(metrics: Mapping[str, Any]) -> None:
                 f"metrics.{name} is missing: it is reported of every run; add your own metrics next to it"
             )
     if "loss" in metrics:
-        raise ConfigError("metrics.loss would stand in the place of the loss itself: give that metric another name")
+        raise ConfigError("metrics.loss would replace the loss itself: give that metric another name")
 
 
 def _check_model_keys(model: Mapping[str, Any]) -> None:

@@ -215,11 +215,12 @@ def why_unresolved(place: Place, stored: Mapping[Place, str]) -> str:
     key, text = ".".join(map(str, place)), stored[place]
     names = _variables_of(text, {".".join(map(str, other)): each for other, each in stored.items()})
     if missing := [name for name in names if name not in os.environ]:
-        return f"{key} comes from the environment variable {missing[0]}, which is not set: set {missing[0]} as it was"
-    said = f"{key} comes from the environment ({reference_of(text)}), "
+        name = missing[0]
+        return f"{key} comes from the environment variable {name}, which is not set: set {name} to its earlier value"
+    source = f"{key} comes from the environment ({reference_of(text)}), "
     if REPEATABLE.fullmatch(reference_of(text)):
-        return f"{said}which says something else now: set {' and '.join(names) or 'it'} as it was"
-    return f"{said}in a way that only the whole command repeats: type that again"
+        return f"{source}which has another value now: set {' and '.join(names) or 'it'} to its earlier value"
+    return f"{source}through a custom resolver, which only the original command calls: type that command again"
 
 
 def _variables_of(text: str, stored: Mapping[str, str]) -> list[str]:

@@ -43,8 +43,8 @@ def likely_keys(key: str, last: str, siblings: Iterable[str], node: Container | 
     from fmx.config.key_names import suggest_keys  # reads all of conf/
 
     found = suggest_keys(key, node._get_root() if node is not None else None)  # noqa: SLF001 - no public way
-    said = [name if "'" in name else repr(name) for name in found]
-    return f"; did you mean {' or '.join(said)}?" if said else nearest(last, names, cutoff=CLOSE)
+    quoted_names = [name if "'" in name else repr(name) for name in found]
+    return f"; did you mean {' or '.join(quoted_names)}?" if quoted_names else nearest(last, names, cutoff=CLOSE)
 
 
 def translate(raised: BaseException) -> FmxError | None:
@@ -146,9 +146,9 @@ def _unresolved(key: str, cause: InterpolationResolutionError) -> ConfigError:
 
 def _failed_target(raised: InstantiationException) -> ConfigError:
     """The error for a constructor that raised an unexpected exception, which may be a bug in it."""
-    said, _, key = str(raised).partition("full_key: ")
+    message, _, key = str(raised).partition("full_key: ")
     return ConfigError(
-        f"{f'{key.strip()}: ' if key else ''}{' '.join(said.split())} (HYDRA_FULL_ERROR=1 shows the traceback)"
+        f"{f'{key.strip()}: ' if key else ''}{' '.join(message.split())} (HYDRA_FULL_ERROR=1 shows the traceback)"
     )
 
 
@@ -162,19 +162,19 @@ def _refused_by_library(raised: BaseException) -> bool:
 
 def _composition(raised: BaseException) -> ConfigError:
     """The error for groups, defaults lists and overrides that Hydra cannot compose."""
-    said = " ".join(str(raised).split())
-    if group := re.match(r"(?:In '([^']+)': )?Could not override '([^']+)'", said):
+    message = " ".join(str(raised).split())
+    if group := re.match(r"(?:In '([^']+)': )?Could not override '([^']+)'", message):
         where = f"{group[1]}: " if group[1] else ""
         return ConfigError(
             f"{where}{group[2]!r} is no group or key{nearest(group[2], _groups())} Groups: {', '.join(_groups())}"
         )
-    if kind := re.match(r"Config group override must be a string or a list. Got (\w+)", said):
+    if kind := re.match(r"Config group override must be a string or a list. Got (\w+)", message):
         got = "null" if kind[1] == "NoneType" else f"a value of type {kind[1]}"
         return ConfigError(f"a group takes the name of a member, such as model=mlp, but one override gives it {got}")
-    if override := re.match(r"Ambiguous value for argument '(\S+)'", said):
+    if override := re.match(r"Ambiguous value for argument '(\S+)'", message):
         return ConfigError(f"{override[1]} gives several values: add -m to run them all, or write [A,B] for one list")
-    if override := re.match(r"Sweep parameters (.+) requires --multirun", said):
+    if override := re.match(r"Sweep parameters (.+) requires --multirun", message):
         return ConfigError(f"{override[1]} gives many values: add -m, and hydra/sweeper=search to draw from them")
-    if "does not support sweep type" in said:
+    if "does not support sweep type" in message:
         return ConfigError("an interval has no values to run one after another: draw from it with hydra/sweeper=search")
-    return ConfigError(said)
+    return ConfigError(message)

@@ -201,7 +201,7 @@ def check_sizes(data: Mapping[str, Any], source: Path) -> None:
         if num_classes > MAX_CLASSES or channels * side * side > MAX_NUMBERS:
             raise DataError(
                 f"{source} says that {name} has {num_classes:,} classes of images of {channels:,} x {side:,} x "
-                f"{side:,} numbers; a run from a directory may have {MAX_CLASSES:,}, and {MAX_NUMBERS:,} numbers an "
+                f"{side:,} numbers; a run from a directory may have {MAX_CLASSES:,}, and {MAX_NUMBERS:,} numbers per "
                 "image"
             )
 

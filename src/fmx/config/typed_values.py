@@ -31,15 +31,15 @@ def check_typed(arguments: Sequence[str]) -> None:
         raise ConfigError(f"the current folder is {folder}: Hydra takes ${{ in a path for a reference; work in another")
     # Hydra's error for unknown names has suggestions.
     known = [word for word in arguments if not _is_unknown(word.strip().rstrip("="))]
-    if said := empty_argument(known):
-        raise ConfigError(said)
+    if message := empty_argument(known):
+        raise ConfigError(message)
     for word in arguments:
         key, _, value = word.partition("=")
         if "/" in key and is_key(dotted := key.replace("/", ".")):
             raise ConfigError(f"{key} is no group; did you mean {dotted}={value}?")
         if key in CHOSEN_PARTS and not value.startswith("{"):
-            way = printed_command(f"{key.replace('.', '/')}={value}")
-            raise ConfigError(f"{word} would be without effect: {key} is a group, so type {way}")
+            command = printed_command(f"{key.replace('.', '/')}={value}")
+            raise ConfigError(f"{word} would be without effect: {key} is a group, so type {command}")
 
 
 def _is_unknown(name: str) -> bool:

@@ -95,10 +95,10 @@ def launcher_hint(trainer: Mapping[str, Any]) -> str | None:
     if (tasks := _srun_tasks()) > 1:
         who, count = f"srun started {tasks} tasks", tasks
     elif name := next((name for name in SIZES if _number(name) > 1), None):
-        who, count = f"the environment tells of {_number(name)} processes ({name})", _number(name)
+        who, count = f"the environment has {name}={_number(name)}", _number(name)
     else:
         return None
-    return f"{who}; this is a run of its own all the same (one run of all: trainer=ddp trainer.devices={count})"
+    return f"{who}, but this is a separate run (for one run of all processes: trainer=ddp trainer.devices={count})"
 
 
 def check_started(trainer: Mapping[str, Any], *, names_folder: bool) -> None:
@@ -121,7 +121,9 @@ def check_started(trainer: Mapping[str, Any], *, names_folder: bool) -> None:
     if starter == "srun" and "SLURM_NTASKS_PER_NODE" not in os.environ:
         raise ConfigError("give srun the number of tasks as --ntasks-per-node=N, with N as trainer.devices")
     if starter != "nobody" and not names_folder:
-        raise ConfigError("the processes of this run are started one by one: tell all of them hydra.run.dir=DIR")
+        raise ConfigError(
+            "the processes of this run are started one by one: give each of them the same hydra.run.dir=DIR"
+        )
     if starter == "hand":
         _check_by_hand(nodes)
         _check_stray_variables(["LOCAL_RANK"], [name for name in SIZES if _number(name) not in {0, processes}])
@@ -330,14 +332,14 @@ class _ChildrenWatch(_WatchThread):
             signum = -code if code < 0 else code - 128
             if signum in {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}:  # sent to the whole run
                 self._record.end("interrupted", None)
-                said: str | None = "interrupted"
+                message: str | None = "interrupted"
                 code = 128 + signum
             else:
                 how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-                said = self._record.end("failed", f"process {number} of this run {how}, so the others were ended")
+                message = self._record.end("failed", f"process {number} of this run {how}, so the others were ended")
                 code = 1
             for other in processes:
                 other.kill()
-            sys.stderr.write(f"{said}\n")
+            sys.stderr.write(f"{message}\n")
             sys.stderr.flush()
             os._exit(code)
