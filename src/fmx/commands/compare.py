@@ -38,7 +38,9 @@ def make_parser() -> VerbParser:
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="A and B: a run directory, or a folder or glob of "
                         "seeds; for --grid also data.root=DIR, where the data lies now")  # fmt: skip
-    parser.add_argument("--grid", type=Path, metavar="F.png", help="draw the images that one side alone names right")
+    parser.add_argument(
+        "--grid", type=Path, metavar="F.png", help="draw the images that only one side classifies correctly"
+    )
     parser.add_argument("--json", type=Path, metavar="F", help="write everything, with the indices of all such images")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
     parser.add_argument("--allow", action="append", default=[], metavar="PKG",

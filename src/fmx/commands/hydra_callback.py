@@ -168,7 +168,7 @@ def _version_of(config: DictConfig) -> str:
         return ""
 
 
-PLUGINS = ["launcher", "sweeper"]  # one that has a `mode` is for multiruns alone
+PLUGINS = ["launcher", "sweeper"]  # groups; a member with a `mode` is for multiruns
 
 
 MULTIRUN_KEYS = ("hydra.launcher.", "hydra.sweeper.", "hydra.sweep.", "sweep.")

@@ -15,8 +15,8 @@ examples:
   fmx report outputs/runs 'outputs/sweeps/2026-*' --html report.html
   fmx report outputs --csv table.csv --md table.md --latex table.tex
 
-A row is a configuration without its seed. Rows are ranked by mean validation accuracy, each data set for itself; test
-accuracy ranks nothing. A row whose runs are of several commits, versions, devices or precisions says so (mixed).
+A row is a configuration without its seed. Rows are ranked by mean validation accuracy, separately for each data set;
+test accuracy does not affect the ranking. A row of several commits, versions, devices or precisions is marked (mixed).
 """
 
 

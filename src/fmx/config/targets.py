@@ -12,7 +12,7 @@ from fmx.config.renamed_targets import present_name
 from fmx.config.suggest import nearest
 from fmx.errors import ConfigError
 
-__all__ = ["check_accelerator", "check_keys", "check_targets", "locate"]
+__all__ = ["check_accelerator", "check_keys", "check_targets", "locate", "target_nodes"]
 
 HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 # Arguments that training.build passes; the YAML must have every other required parameter.
@@ -52,19 +52,19 @@ def locate(path: str, key: str) -> Callable[..., Any]:
 
 def check_keys(config: Mapping[str, Any]) -> None:
     """ConfigError for a target that cannot be imported or does not take a given key."""
-    for key, node in _target_nodes(config, ""):
+    for key, node in target_nodes(config, ""):
         _known_keys(_parameters(node, key), key, node)
 
 
 def check_targets(config: Mapping[str, Any]) -> None:
     """ConfigError for a target that cannot be imported, or whose signature does not fit the given keys and values."""
-    for key, node in _target_nodes(config, ""):
+    for key, node in target_nodes(config, ""):
         parameters = _parameters(node, key)
         _known_keys(parameters, key, node)
         _bind(parameters, key, node)
 
 
-def _target_nodes(node: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def target_nodes(node: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every mapping with a `_target_` below a node, with its dotted key, outer ones first."""
     if isinstance(node, Mapping):
         if "_target_" in node:
@@ -73,7 +73,7 @@ def _target_nodes(node: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]
     else:
         items = enumerate(node) if isinstance(node, list) else ()
     for name, child in items:
-        yield from _target_nodes(child, f"{key}.{name}" if key else str(name))
+        yield from target_nodes(child, f"{key}.{name}" if key else str(name))
 
 
 Parameters = Mapping[str, inspect.Parameter]

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from fmx.config.targets import locate
+from fmx.config.targets import locate, target_nodes
 from fmx.errors import ConfigError, DataError
 
 __all__ = [
@@ -101,7 +101,8 @@ def check_trusted(config: Mapping[str, Any], source: Path, allow: Iterable[str] 
     config: plain values, resolved. allow: packages that may be named anywhere. All names are checked before any import.
     """
     allowed = set(allow)
-    targets = [(place, name) for place, name in _targets(config, "") if _package(name) not in allowed]
+    named = [(place, node["_target_"]) for place, node in target_nodes(config, "")]
+    targets = [(place, name) for place, name in named if _package(name) not in allowed]
     for place, name in targets:
         _check_name(place, name, source, allowed)
     for place, name in targets:
@@ -176,18 +177,6 @@ def _kind(place: str) -> Kind | None:
 
 def _package(name: object) -> str:
     return str(name).partition(".")[0]
-
-
-def _targets(node: Any, place: str) -> Iterator[tuple[str, Any]]:
-    """Every `_target_` below a node with its place: `data.train`, `callbacks.best`."""
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield place, node["_target_"]
-        items: Any = node.items()
-    else:
-        items = enumerate(node) if isinstance(node, list) else ()
-    for name, child in items:
-        yield from _targets(child, f"{place}.{name}" if place else str(name))
 
 
 def check_sizes(data: Mapping[str, Any], source: Path) -> None:

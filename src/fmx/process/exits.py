@@ -123,7 +123,7 @@ def _plain_errors() -> Iterator[None]:
             sys.exit(interruption(interrupted))
         except Pruned:
             sys.exit(0)
-        except BrokenPipeError:  # the reader of `fmx report … | head` has seen enough
+        except BrokenPipeError:  # `fmx report … | head` closes the pipe early
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         except (Refusal, Exception) as raised:

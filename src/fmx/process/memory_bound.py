@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from fmx.errors import DataError
+from fmx.errors import DataError, chain
 
 __all__ = ["SPARE_BYTES", "at_most_bytes"]
 
@@ -84,11 +84,6 @@ def _at_most_seconds(seconds: float, what: str) -> Iterator[None]:
         signal.signal(signal.SIGPROF, before)
 
 
-def _is_lack_of_memory(error: BaseException | None) -> bool:
-    seen = set[int]()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "std::bad_alloc" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def _is_lack_of_memory(error: BaseException) -> bool:
+    messages = ("can't allocate memory", "std::bad_alloc")
+    return any(isinstance(each, MemoryError) or any(text in str(each) for text in messages) for each in chain(error))
