@@ -39,7 +39,7 @@ def write_group(folder: Path, num_classes: int) -> str:
     name = f"made_up_{num_classes}"
     parts = {"train": NUM_TRAIN + NUM_VAL, "test": NUM_TEST}
     group = {
-        "defaults": ["_loader", "_self_"],
+        "defaults": ["/_loader@_here_", "_self_"],
         "name": name, "num_classes": num_classes, "in_channels": 1, "image_size": 8, "mean": [0.5], "std": [0.3],
         "class_names": [f"class {number}" for number in range(num_classes)], "translations": {},
         "validation": NUM_VAL, "split": "tail",

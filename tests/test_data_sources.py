@@ -35,7 +35,9 @@ LABELS = np.arange(100, dtype=np.uint8) % 3
 
 def configured(name, **changes):
     """The sources and figures of a member of conf/data."""
-    config = OmegaConf.merge(OmegaConf.load(CONF / "_loader.yaml"), OmegaConf.load(CONF / f"{name}.yaml"), changes)
+    config = OmegaConf.merge(
+        OmegaConf.load(CONF.parent / "_loader.yaml"), OmegaConf.load(CONF / f"{name}.yaml"), changes
+    )
     return OmegaConf.create({"data": config}).data
 
 

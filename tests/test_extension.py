@@ -71,7 +71,7 @@ net:
   width: 16
 """,
     "data/stripes.yaml": """
-defaults: [_loader, _self_]
+defaults: [/_loader@_here_, _self_]
 name: stripes
 num_classes: 2
 in_channels: 1

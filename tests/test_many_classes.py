@@ -25,7 +25,7 @@ def load(*, images, num_classes):
     return ImageArrays(images=pixels.to(torch.uint8), labels=labels)
 """
 DATA = """
-defaults: [_loader, _self_]
+defaults: [/_loader@_here_, _self_]
 name: many
 num_classes: 1000
 class_names: ${numbers:${data.num_classes}}

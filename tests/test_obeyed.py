@@ -110,7 +110,7 @@ def test_the_users_own_file_goes_before_that_of_fmx(command, tmp_path):
         "model/mlp.yaml": "name: mlp\nnet: {_target_: fmx.models.mlp.MLP, in_channels: 1, image_size: 28, "
         "num_classes: 10, hidden_sizes: [7]}\n",
         "optim/adamw.yaml": "_target_: torch.optim.AdamW\n_partial_: true\nlr: 0.5\nweight_decay: 0.125\n",
-        "data/_loader.yaml": (CONF / "data/_loader.yaml").read_text().replace("split_seed: 0", "split_seed: 3"),
+        "_loader.yaml": (CONF / "_loader.yaml").read_text().replace("split_seed: 0", "split_seed: 3"),
         "model/lenet.yaml": "name: lenet\nnet: {_target_: builtins.dict}\n",
     }
     for name, text in written.items():
@@ -122,7 +122,7 @@ def test_the_users_own_file_goes_before_that_of_fmx(command, tmp_path):
     assert record["params"] == 784 * 7 + 7 + 7 * 10 + 10
     config = yaml.safe_load((tmp_path / "run/.hydra/resolved.yaml").read_text())
     assert (config["optim"]["lr"], config["data"]["split_seed"]) == (0.5, 3)
-    for name in ("model/mlp", "optim/adamw", "data/_loader"):
+    for name in ("model/mlp", "optim/adamw", "_loader"):
         assert f"my/{name}.yaml is used in place of fmx's own {name}\n" in done.stderr
     assert "lenet" not in done.stderr
     by_path = command(*SHORT, f"hydra.searchpath=[file://{tmp_path}/my]", "--cfg", "job", cwd=tmp_path)

@@ -52,7 +52,7 @@ CONTEXT = {
     "callbacks/skip_nonfinite": [*BASE, "callbacks=[default,skip_nonfinite]", "optim=sgd", "optim.lr=1e30"],
     "callbacks/ema": [*BASE, "callbacks=[default,ema]"],
     "data/digits": ["data=digits", *TINY],
-    "data/_loader": ["data=digits", *TINY, "trainer.limit_train_batches=1.0"],
+    "_loader": ["data=digits", *TINY, "trainer.limit_train_batches=1.0"],
     "data/fashion_mnist_csv": ["data=fashion_mnist_csv", *ARRAYS],
     "data/image_folder": ["data=image_folder", "data.root=data/folder", "data.image_size=16", *TINY],
     "data/*": ["data={name}", *ARRAYS, *ANY_SUM],
@@ -197,7 +197,8 @@ def cases() -> Iterator[Case]:
         file = path.relative_to(CONF_DIR).with_suffix("").as_posix()
         group = file.partition("/")[0]
         node: Any = OmegaConf.to_container(OmegaConf.load(path))
-        for key, value in leaves(node, ".".join(file.split("/")[:-1])):
+        above = "data" if file == "_loader" else ".".join(file.split("/")[:-1])
+        for key, value in leaves(node, above):
             if group != "experiment":  # a recipe names values of keys that other files have
                 yield Case(file, key, value)
 

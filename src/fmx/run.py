@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from fmx.commands.command_line import in_hydra_order, resumed_sweep
 from fmx.commands.completion import complete, is_query
 from fmx.commands.verbs import verbs_in_help
+from fmx.compat import compose_once, own_files_first
 from fmx.config.conf_dir import CONF_DIR
-from fmx.config.quick_hydra import compose_once, list_groups_from_one_copy, list_whole_members_only, own_files_first
 from fmx.config.typed_values import check_typed, quote_texts
 from fmx.errors import ConfigError
 from fmx.process import dry_run
@@ -70,9 +70,6 @@ def _continue_sweep(folder: Path, allow: list[str], root: str | None) -> None:
 def _compose_and_run(arguments: list[str]) -> None:
     """Let Hydra compose the configuration and call `run`."""
     with ExitStack() as contexts:
-        if {"--help", "-h", "--shell-completion"} & {*arguments}:
-            contexts.enter_context(list_groups_from_one_copy())
-            contexts.enter_context(list_whole_members_only())
         contexts.enter_context(compose_once())
         contexts.enter_context(own_files_first())
         sys.argv[1:] = arguments

@@ -5,18 +5,32 @@ import re
 from collections.abc import Iterator
 from typing import NoReturn
 
-from hydra._internal.utils import get_args_parser
-
 from fmx.config.printed_command import printed_command
 from fmx.config.suggest import nearest
 from fmx.errors import ConfigError
 from fmx.runs.data_root import KEY, told_root
 
-__all__ = ["OWN_OPTIONS", "RESUME_SWEEP", "in_hydra_order", "options", "resumed_sweep"]
+__all__ = ["INFO_CHOICES", "OWN_OPTIONS", "RESUME_SWEEP", "in_hydra_order", "make_parser", "options", "resumed_sweep"]
 
 RESUME_SWEEP = "--resume-sweep"
 OWN_OPTIONS = [RESUME_SWEEP, "--dry-run"]
 INFO = ["--info", "-i"]
+# Hydra 1.3's options (its page "Hydra's command line flags").
+FLAGS = [
+    ("--help", "-h"),
+    ("--hydra-help",),
+    ("--resolve",),
+    ("--run", "-r"),
+    ("--multirun", "-m"),
+    ("--shell-completion", "-sc"),
+]
+WITH_VALUE = [
+    ("--package", "-p"),
+    ("--config-path", "-cp"),
+    ("--config-name", "-cn"),
+    ("--config-dir", "-cd"),
+    ("--experimental-rerun",),
+]
 INFO_CHOICES = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
 
 
@@ -26,23 +40,36 @@ def in_hydra_order(arguments: list[str]) -> list[str]:
     Raises ConfigError for an unknown option or one without its value.
     """
     arguments = [*_with_info_named(arguments)]
-    parser = get_args_parser()
+    parser = make_parser()
     parser.error = _refuse  # type: ignore[method-assign]
     known, rest = parser.parse_known_args(arguments)
     if rest:
         known, rest = parser.parse_known_intermixed_args(arguments)
         for word in rest:
-            _refuse_option(word, parser)
+            _refuse_option(word)
         given = {f"--{name.replace('_', '-')}": value for name, value in vars(known).items() if name != "overrides"}
         flags = [name if value is True else f"{name}={value}" for name, value in given.items() if value]
         arguments = [*known.overrides, *flags]
     return arguments
 
 
-def options(parser: argparse.ArgumentParser) -> list[str]:
-    """A parser's long options."""
-    strings = [each for action in parser._actions for each in action.option_strings]  # noqa: SLF001 - no public list
-    return [each for each in strings if each.startswith("--")]
+def make_parser() -> argparse.ArgumentParser:
+    """A parser of Hydra's options, of which Hydra offers none; tests/test_compat.py compares it with Hydra's own."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("overrides", nargs="*")
+    for names in FLAGS:
+        parser.add_argument(*names, action="store_true")
+    for names in WITH_VALUE:
+        parser.add_argument(*names)
+    parser.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
+    parser.add_argument("--info", "-i", const="all", nargs="?", choices=INFO_CHOICES)
+    parser.add_argument("--version", action="store_true")
+    return parser
+
+
+def options() -> list[str]:
+    """Hydra's long options."""
+    return [*(names[0] for names in [*FLAGS, *WITH_VALUE]), "--cfg", "--info", "--version"]
 
 
 def resumed_sweep(arguments: list[str]) -> tuple[str, list[str], str | None] | None:
@@ -80,10 +107,10 @@ def _refuse(message: str) -> NoReturn:
     raise ConfigError(f"{message} ({printed_command('fmx', '--hydra-help')} lists the options)")
 
 
-def _refuse_option(word: str, parser: argparse.ArgumentParser) -> NoReturn:
+def _refuse_option(word: str) -> NoReturn:
     """Raise ConfigError for an unknown option, suggesting a similar option or a key without dashes."""
     name, _, value = word.partition("=")
-    known = [*options(parser), *OWN_OPTIONS]
+    known = [*options(), *OWN_OPTIONS]
     if near := re.search(r"'(.+)'", nearest(name, known, cutoff=0.75)):
         raise ConfigError(f"there is no option {name!r}; did you mean {near[1]!r}?")
     from fmx.config.conf_dir import CONF_DIR

@@ -9,9 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from hydra._internal.utils import get_args_parser
-
-from fmx.commands.command_line import INFO_CHOICES, OWN_OPTIONS, RESUME_SWEEP, options
+from fmx.commands.command_line import INFO_CHOICES, OWN_OPTIONS, RESUME_SWEEP, make_parser, options
+from fmx.compat import parser_actions
 from fmx.errors import ConfigError
 
 __all__ = ["complete", "is_query"]
@@ -77,7 +76,7 @@ def _candidates(  # noqa: PLR0911 - one return per case
     if before in {"--config-dir", "-cd", "--config-path", "-cp"}:
         return _files(word) if files else [], None
     if word.startswith("-"):
-        return [*options(get_args_parser()), *OWN_OPTIONS], None
+        return [*options(), *OWN_OPTIONS], None
     if word.startswith("resume="):
         folders = _folders(word.removeprefix("resume="), ["outputs/runs"], files=files)
         return ["resume=auto", *(f"resume={each}" for each in folders)], None
@@ -88,14 +87,14 @@ def _verb_candidates(verb: str, typed: list[str], word: str, *, files: bool) -> 
     from fmx.commands.verbs import parser_of
 
     parser = parser_of(verb)
-    actions = {name: action for action in parser._actions for name in action.option_strings}  # noqa: SLF001 - no public list
+    actions = {name: action for action in parser_actions(parser) for name in action.option_strings}
     before = actions.get(typed[-1]) if typed else None
     if before is not None and before.choices:
         yield from map(str, before.choices)
     elif before is not None and before.nargs is None:  # any value: a file, a number
         yield from _files(word) if files else []
     elif word.startswith("-"):
-        yield from options(parser)
+        yield from [name for name in actions if name.startswith("--")]
     elif verb == "data":
         from fmx.config.key_names import members
 
@@ -125,7 +124,7 @@ def _files(word: str) -> list[str]:
 
 
 def _hydra_arguments(typed: list[str]) -> HydraArguments:
-    parser = get_args_parser()
+    parser = make_parser()
     parser.error = _raise_config_error  # type: ignore[method-assign]
     try:
         known, _ = parser.parse_known_intermixed_args([each for each in map(_shell_unquoted, typed) if each])

@@ -44,7 +44,7 @@ class Check(Callback):
         use_plugins(config)
         _refuse_errors(lambda: _check_hydras_folder(config.hydra))
         _refuse_errors(lambda: _check_sweep_folder(config.hydra))
-        print_shadowed_files(config)
+        _refuse_errors(lambda: print_shadowed_files(config))
         launches = str(config.hydra.launcher._target_).startswith("fmx.")
         searches = str(config.hydra.sweeper._target_).startswith("fmx.sweeps.search.")
         if dry_run.is_asked() and not (launches or searches):
@@ -56,7 +56,7 @@ class Check(Callback):
         _refuse_errors(lambda: check(config, alone=True))
         if is_first_process(config.trainer):
             _refuse_errors(lambda: _check_hydras_folder(config.hydra))  # the first process passes it to the others
-            print_shadowed_files(config)
+            _refuse_errors(lambda: print_shadowed_files(config))
         if dry_run.is_asked():
             _refuse_errors(lambda: _preview(config))
             raise SystemExit(0)

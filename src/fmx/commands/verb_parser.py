@@ -42,10 +42,12 @@ class VerbParser(argparse.ArgumentParser):
         if missing := re.match(r"the following arguments are required: (.+)", message):
             message = f"{missing[1]} is missing; for example: {self.example}"
         elif unknown := re.match(r"unrecognized arguments: (-[\w-]*)", message):
-            from fmx.commands.command_line import options
+            from fmx.compat import parser_actions
             from fmx.config.suggest import nearest
 
-            message = f"there is no option {unknown[1]!r}{nearest(unknown[1], options(self), cutoff=0.6)}"
+            known = [name for action in parser_actions(self) for name in action.option_strings]
+            near = nearest(unknown[1], [name for name in known if name.startswith("--")], cutoff=0.6)
+            message = f"there is no option {unknown[1]!r}{near}"
         how = printed_command(*self.prog.split(), "--help")
         sys.stderr.write(f"{self.prog}: {message} ({how} shows all)\n")
         sys.exit(WRONG)

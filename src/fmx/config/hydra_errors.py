@@ -18,6 +18,7 @@ from omegaconf.errors import (
 )
 from yaml import MarkedYAMLError
 
+from fmx.compat import root_of
 from fmx.config.conf_dir import CONF_DIR
 from fmx.config.printed_command import printed_command
 from fmx.config.quoting import quoted
@@ -42,7 +43,7 @@ def likely_keys(key: str, last: str, siblings: Iterable[str], node: Container | 
         return nearest(last, names)
     from fmx.config.key_names import suggest_keys  # reads all of conf/
 
-    found = suggest_keys(key, node._get_root() if node is not None else None)  # noqa: SLF001 - no public way
+    found = suggest_keys(key, root_of(node))
     quoted_names = [name if "'" in name else repr(name) for name in found]
     return f"; did you mean {' or '.join(quoted_names)}?" if quoted_names else nearest(last, names, cutoff=CLOSE)
 
@@ -76,6 +77,8 @@ def _missing_member(raised: MissingConfigException) -> ConfigError:
     options = raised.options or [file.stem for folder in searched for file in folder.glob("*.yaml")]
     if not group:
         return ConfigError(f"there is no configuration {name!r}: leave --config-name out")
+    if (group, name) == ("data", "_loader"):  # of files that were written for an earlier version
+        return ConfigError("data/_loader.yaml is conf/_loader.yaml now: write defaults: [/_loader@_here_, _self_]")
     if not options:
         return ConfigError(f"there is no group {group!r}{nearest(group, _groups())} Groups: {', '.join(_groups())}")
     parent = re.match(r"In '([^']+)'", str(raised))

@@ -157,8 +157,7 @@ def _with_members(keys: list[str], elsewhere: Mapping[str, str]) -> list[str]:
 
 @cache
 def _members() -> list[tuple[str, str]]:
-    files = sorted(CONF_DIR.glob("*/*.yaml"))
-    return [(file.parent.name, file.stem) for file in files if not file.stem.startswith("_")]
+    return [(file.parent.name, file.stem) for file in sorted(CONF_DIR.glob("*/*.yaml"))]
 
 
 @cache

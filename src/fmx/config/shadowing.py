@@ -7,23 +7,30 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from fmx.compat import SWITCH, TESTED
 from fmx.config.conf_dir import CONF_DIR
+from fmx.errors import ConfigError
 
 __all__ = ["print_shadowed_files"]
 
 
 def print_shadowed_files(config: DictConfig) -> None:
-    """Print one line to stderr for each user file that replaces a file of the same name in conf/."""
+    """Print one line to stderr for each user file that replaces a file of the same name in conf/.
+
+    ConfigError where the installed version of Hydra uses fmx's own file instead (compat.own_files_first).
+    """
     words = {*re.findall(r"[\w-]+", " ".join([*map(str, config.hydra.runtime.choices.values()), *sys.argv[1:]]))}
-    folders = [
-        Path(each.path)
-        for each in config.hydra.runtime.config_sources
-        if each.schema == "file" and Path(each.path) != CONF_DIR
-    ]
-    for folder in folders:
+    folders = [Path(each.path) for each in config.hydra.runtime.config_sources if each.schema == "file"]
+    for folder in [each for each in folders if each != CONF_DIR]:
         for file in sorted(folder.rglob("*.yaml")):
             name = file.relative_to(folder)
             own = CONF_DIR / name
             used = name.stem in words or name.stem.startswith("_") or name.as_posix() == "config.yaml"
             if used and own.is_file() and not filecmp.cmp(file, own, shallow=False):
-                print(f"{file} is used in place of fmx's own {name.with_suffix('').as_posix()}", file=sys.stderr)
+                replaced = f"fmx's own {name.with_suffix('').as_posix()}"
+                if folders.index(folder) > folders.index(CONF_DIR):
+                    raise ConfigError(
+                        f"{file} cannot replace {replaced} with this version of hydra-core: rename it, "
+                        f"install {' or '.join(TESTED['hydra-core'])}, or unset {SWITCH}"
+                    )
+                print(f"{file} is used in place of {replaced}", file=sys.stderr)

@@ -10,10 +10,10 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from fmx.compat import own_files_first
 from fmx.config.bounded_files import read_yaml
 from fmx.config.conf_dir import CONF_DIR
 from fmx.config.expansion import check_expansion
-from fmx.config.quick_hydra import own_files_first
 from fmx.config.quoting import quoted
 from fmx.data.module import names_of_classes
 from fmx.errors import ConfigError, DataError

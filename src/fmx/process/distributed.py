@@ -20,7 +20,6 @@ from fmx.errors import ConfigError
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
-    from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
 __all__ = [
     "agree_on",
@@ -317,7 +316,7 @@ class _ParentWatch(_WatchThread):
 class _ChildrenWatch(_WatchThread):
     """Ends this process and its children once a child has failed."""
 
-    def __init__(self, launcher: "_SubprocessScriptLauncher", record: EndRecorder) -> None:
+    def __init__(self, launcher: Any, record: EndRecorder) -> None:
         super().__init__()
         self._launcher = launcher
         self._record = record

@@ -6,12 +6,15 @@ module answers such questions, and is replaced by the real one on any other attr
 
 import functools
 import importlib
+import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.machinery import ModuleSpec
 from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
+
+from fmx.compat import is_tested
 
 __all__ = ["defer_imports"]
 
@@ -20,7 +23,9 @@ COMPILER = "torch._dynamo"
 
 
 def defer_imports() -> None:
-    """Put stand-ins into sys.modules for those modules that are not imported yet."""
+    """Put stand-ins into sys.modules for those modules that are not imported yet; none with untested versions."""
+    if not all(map(is_tested, ("torch", "pytorch-lightning", "torchmetrics"))):
+        return
     config = _DeferredModule("torch._inductor.config")  # torch.use_deterministic_algorithms sets an attribute of it
     _defer(
         _DeferredModule(COMPILER, "OptimizedModule", disable=_disable_compiler, graph_break=_do_nothing),
@@ -57,10 +62,10 @@ class _DeferredModule(ModuleType):
         self.own = {*self.__dict__, "own"}
 
     def __getattr__(self, name: str) -> Any:
-        caller = sys._getframe(1).f_globals  # noqa: SLF001
+        caller = _caller_globals()
         if name in self.answers and caller.get("__name__", "").partition(".")[0] in ALLOWED_CALLERS:
             return self.answers[name]
-        submodule = name == "__path__" and caller is vars(importlib._bootstrap)  # noqa: SLF001 - importing a submodule
+        submodule = name == "__path__" and caller.get("__name__") == "importlib._bootstrap"  # importing a submodule
         if name.startswith("__") and not submodule and name != "__version__":
             # `from … import` and code that inspects all modules look for these.
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
@@ -69,6 +74,13 @@ class _DeferredModule(ModuleType):
             with suppress(ModuleNotFoundError):
                 importlib.import_module(f"{self.__name__}.{name}")
         return getattr(module, name)
+
+
+def _caller_globals() -> dict[str, Any]:
+    """The globals of the code that asked a stand-in for an attribute."""
+    frame = inspect.currentframe()
+    stand_in = frame.f_back if frame else None
+    return stand_in.f_back.f_globals if stand_in and stand_in.f_back else {}
 
 
 def _defer(*modules: _DeferredModule) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
+from fmx.compat import preserve_log_handlers
 from fmx.process.lock import release_locks
 
 __all__ = ["preserve_process_state"]
@@ -56,10 +57,9 @@ def _preserve_loggers() -> Iterator[None]:
     """Restore levels and handlers of all loggers, and close added handlers such as that of run.log."""
     loggers = {"": logging.getLogger(), **_named_loggers()}
     before = {name: (logger.level, logger.propagate, [*logger.handlers]) for name, logger in loggers.items()}
-    known = [*logging._handlerList]  # type: ignore[attr-defined]  # noqa: SLF001 - Hydra's logging configuration clears it
-    by_name = dict(logging._handlers)  # type: ignore[attr-defined]  # noqa: SLF001 - likewise
     try:
-        yield
+        with preserve_log_handlers():
+            yield
     finally:
         for name, logger in {"": logging.getLogger(), **_named_loggers()}.items():
             level, propagate, handlers = before.get(name, (logging.NOTSET, True, []))
@@ -68,8 +68,6 @@ def _preserve_loggers() -> Iterator[None]:
             logger.handlers[:] = handlers
             logger.setLevel(level)
             logger.propagate = propagate
-        logging._handlerList[:] = known  # type: ignore[attr-defined]  # noqa: SLF001
-        logging._handlers.update(by_name)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def _named_loggers() -> dict[str, logging.Logger]:

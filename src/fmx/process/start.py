@@ -6,15 +6,16 @@ In a notebook, a script, a debugger or a profiler, none of this happens.
 
 import atexit
 import gc
+import inspect
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
+from fmx.compat import ends_at_once, join_threads, run_exit_functions
 from fmx.process.cores import limit_threads
 from fmx.process.distributed import drop_invalid_ranks
 from fmx.process.lean_imports import defer_imports
@@ -38,7 +39,7 @@ def as_command(main: Callable[[], None]) -> None:
     Any other process lives on, or gets the SystemExit that `main` raises.
     """
     if not is_own_process():
-        if _started_for_this(sys._getframe(1)):  # noqa: SLF001 - only the callers tell
+        if _started_for_this(inspect.currentframe()):  # only the callers tell
             _restart_in_utf_8()
             start_lean()
         else:
@@ -62,6 +63,7 @@ def _started_for_this(frame: FrameType | None) -> bool:
     """Whether only `python -m fmx…` or the console script is on the stack, without debugger, profiler or -i."""
     if sys.flags.inspect or os.environ.get("PYTHONINSPECT") or sys.gettrace() or sys.getprofile():
         return False
+    frame = frame.f_back if frame else None
     while frame is not None:
         name, spec = frame.f_globals.get("__name__", ""), frame.f_globals.get("__spec__")
         if name == "__main__":
@@ -108,12 +110,14 @@ def exit_now(code: int = 0) -> None:
 
     Threads and executors are joined and atexit functions run, as at a normal exit.
     """
+    if not ends_at_once():
+        raise SystemExit(code)
     try:
-        threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - joins threads and executors
+        join_threads()
     except KeyboardInterrupt:  # stop waiting; a second one skips atexit functions too
         code = INTERRUPTED
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
-    atexit._run_exitfuncs()  # noqa: SLF001 - no public way
+    run_exit_functions()
     with suppress(BrokenPipeError):  # the reader, such as head, has closed the pipe
         sys.stdout.flush()
     sys.stderr.flush()

@@ -3,12 +3,14 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 
+from fmx.compat import packed_image_writer
 from fmx.data.module import ImageDataModule
 from fmx.inference.scoring import Predictions
 from fmx.reporting.figures.confusion import confusion_matrix
@@ -62,5 +64,7 @@ class Gallery:
         width, height = canvas.get_width_height()
         image = Summary.Image(height=height, width=width, colorspace=RGBA, encoded_image_string=file.read_bytes())
         for writer in self.writers:  # add_figure would draw and pack everything once more
-            events = writer._get_file_writer()  # noqa: SLF001 - the one way to an image that is packed already
-            events.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+            if events := packed_image_writer(writer):
+                events.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+            else:
+                writer.add_image(name, np.asarray(canvas.buffer_rgba()), step, dataformats="HWC")

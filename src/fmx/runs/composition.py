@@ -65,7 +65,7 @@ def compose_config(overrides: list[str], *, config_dir: str | None = None) -> Di
     """
     register_resolvers()
     search = [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
-    from fmx.config.quick_hydra import own_files_first
+    from fmx.compat import own_files_first
 
     with own_files_first(), initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return compose("config", overrides=[*search, *overrides])

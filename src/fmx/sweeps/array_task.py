@@ -14,6 +14,7 @@ from types import FrameType
 __all__ = ["TERMINATED", "ArrayTask"]
 
 TERMINATED = 143
+SIGNAL = "SUBMITIT_PREEMPT_SIGNAL"  # submitit's variable for another signal before the time limit
 
 
 @dataclass
@@ -67,11 +68,10 @@ class ArrayTask:
 
     def _install_signal_handlers(self) -> None:
         """Handle SIGTERM (preempted, requeued or cancelled) and submitit's signal before the time limit."""
-        from submitit import JobEnvironment
-
         signal.signal(signal.SIGTERM, _exit_on_signal)  # until fmx.run installs its own handlers
         signal.signal(signal.SIGCONT, signal.SIG_DFL)
-        signal.signal(JobEnvironment._usr_sig(), self._on_time_limit)  # noqa: SLF001 - a cluster may configure another signal
+        before_the_limit = getattr(signal, f"SIG{os.environ.get(SIGNAL, 'USR2')}")
+        signal.signal(before_the_limit, self._on_time_limit)
 
     def _on_time_limit(self, *_: object) -> None:
         self._out_of_time = True

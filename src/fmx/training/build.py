@@ -17,6 +17,7 @@ from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
+from fmx.compat import full_key
 from fmx.config.from_environment import to_stored
 from fmx.config.quoting import escape_interpolations
 from fmx.config.targets import locate
@@ -171,7 +172,7 @@ def make(node: Any, **extra: Any) -> Any:
         if isinstance(cause, FmxError):
             raise cause from None
         if isinstance(cause, ValueError | TypeError):
-            key = node._get_full_key(None) if OmegaConf.is_config(node) else ""  # noqa: SLF001
+            key = full_key(node)
             raise ConfigError(f"{key}: {cause}" if key else str(cause)) from error
         raise
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
@@ -20,6 +19,8 @@ from fmx.training.counts import update
 from fmx.training.schedule import Schedule
 
 __all__ = ["Batch", "Classifier", "Step", "scales_gradients", "validates"]
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 Batch = tuple[Tensor, Tensor]  # images float (B, C, H, W), labels int64 (B,)
 MANY = 8  # images that an error lists
@@ -215,7 +216,7 @@ def _remedies(loss: nn.Module) -> str:
 @contextmanager
 def _running_statistics(net: nn.Module) -> Iterator[None]:
     """Let batch norm use its running mean and variance: one image alone may have no variance at all."""
-    norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    norms = [m for m in net.modules() if isinstance(m, BATCH_NORMS) and m.training and m.track_running_stats]
     for norm in norms:
         norm.eval()
     try:

@@ -2,19 +2,17 @@
 
 torchmetrics counts hits and misses of a class in a confusion matrix of K x K numbers, and where torch is asked to be
 deterministic, as by trainer.deterministic=warn, it makes that many for each image: torch.bincount once was not. While
-metrics count here, two private functions of torchmetrics (1.9) are replaced.
+metrics count here, two private functions of torchmetrics are replaced (`compat.py`).
 """
 
-import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
-from torchmetrics.functional.classification.stat_scores import _multiclass_stat_scores_update as _by_matrix
-from torchmetrics.utilities.data import _bincount as _by_mesh
+
+from fmx.compat import torchmetrics_bincount, torchmetrics_class_counts, torchmetrics_counts_by
 
 __all__ = ["plain_figures", "update"]
 
@@ -24,30 +22,17 @@ AT_ONCE = 2**22  # logits that metrics see at once, and numbers that a mesh may 
 def update(metrics: MetricCollection, logits: Tensor, labels: Tensor) -> None:
     """Let metrics see logits (N, K) and labels (N,), a part of them at a time."""
     images = max(1, AT_ONCE // logits.shape[1])
-    with _linear():
+    with torchmetrics_counts_by(bincount=_bincount, class_counts=_class_counts):
         for part in range(0, len(labels), images):
             metrics.update(logits[part : part + images], labels[part : part + images])
-
-
-@contextmanager
-def _linear() -> Iterator[None]:
-    """While it lasts, torchmetrics counts by the functions below."""
-    places = [(sys.modules.get(module), name) for name, modules in PLACES.items() for module in modules]
-    replaced = [(module, name, vars(module)[name]) for module, name in places if module and name in vars(module)]
-    for module, name, _ in replaced:
-        setattr(module, name, INSTEAD[name])
-    try:
-        yield
-    finally:
-        for module, name, before in replaced:
-            setattr(module, name, before)
 
 
 def _bincount(x: Tensor, minlength: int | None = None) -> Tensor:
     """How often each number from 0 to minlength - 1 occurs, as torchmetrics' function of this name."""
     small = minlength is not None and len(x) * minlength <= AT_ONCE
     if x.device.type == "mps" or (x.is_cuda and small):  # where torch.bincount would wait for the GPU
-        return _by_mesh(x, minlength)
+        counts: Tensor = torchmetrics_bincount()(x, minlength)
+        return counts
     return torch.bincount(x, minlength=len(torch.unique(x)) if minlength is None else minlength)
 
 
@@ -62,7 +47,10 @@ def _class_counts(  # noqa: PLR0917 - torchmetrics' own
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """True and false positives, true and false negatives of each class, (K,) each, from classes (N,)."""
     if top_k != 1 or average == "micro" or multidim_average != "global":
-        return _by_matrix(preds, target, num_classes, top_k, average, multidim_average, ignore_index)  # type: ignore[arg-type]
+        by_matrix: tuple[Tensor, Tensor, Tensor, Tensor] = torchmetrics_class_counts()(
+            preds, target, num_classes, top_k, average, multidim_average, ignore_index
+        )
+        return by_matrix
     preds, target = preds.flatten().long(), target.flatten().long()
     if ignore_index is not None:
         counts = target != ignore_index
@@ -72,14 +60,6 @@ def _class_counts(  # noqa: PLR0917 - torchmetrics' own
     fp = _bincount(preds, minlength=num_classes) - tp
     fn = _bincount(target, minlength=num_classes) - tp
     return tp, fp, preds.numel() - (tp + fp + fn), fn
-
-
-FUNCTIONAL = "torchmetrics.functional.classification"
-INSTEAD = {"_bincount": _bincount, "_multiclass_stat_scores_update": _class_counts}
-PLACES = {
-    "_bincount": [f"{FUNCTIONAL}.{name}" for name in ("confusion_matrix", "precision_recall_curve", "stat_scores")],
-    "_multiclass_stat_scores_update": ["torchmetrics.classification.stat_scores"],
-}
 
 
 def plain_figures(

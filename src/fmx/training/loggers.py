@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 __all__ = ["NUMBERED", "take_back", "versions"]
 
@@ -28,7 +29,8 @@ def take_back(loggers: Sequence[Logger], step: int) -> None:
     """
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger._kwargs["purge_step"] = step  # noqa: SLF001 - what TensorBoardLogger would hand on to its writer
+            restart = SessionLog(status=SessionLog.START)  # as a SummaryWriter with a purge_step begins
+            logger.experiment.file_writer.add_event(Event(step=step, session_log=restart))
         elif isinstance(logger, CSVLogger):
             _take_back_rows(logger, step)
         elif callable(purge := getattr(logger, "purge", None)):

@@ -6,6 +6,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
+from fmx.compat import has_step_hooks
 from fmx.data.module import ImageDataModule
 from fmx.training.classifier import Batch, Classifier
 
@@ -14,14 +15,6 @@ __all__ = ["StepGraph", "can_be_captured", "fixed_parts"]
 # Whose modules do the same at every step, up to what they draw with torch on the GPU. torchvision's transforms draw on
 # the CPU, and decide in Python what they do.
 KNOWN = ("torch.", "torchvision.models.", "torchvision.ops.", "fmx.")
-# Where torch keeps what somebody asked to have called at each step.
-HOOKS = [
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-    "_post_accumulate_grad_hooks",
-]
 
 
 def can_be_captured(classifier: Classifier, data: LightningDataModule) -> bool:
@@ -29,7 +22,7 @@ def can_be_captured(classifier: Classifier, data: LightningDataModule) -> bool:
     if type(classifier) is not Classifier or type(data) is not ImageDataModule or torch.is_anomaly_enabled():
         return False
     modules = _modules(classifier, data)
-    hooked = any(getattr(each, hooks, None) for each in [*modules, *classifier.parameters()] for hooks in HOOKS)
+    hooked = any(map(has_step_hooks, [*modules, *classifier.parameters()]))
     return not hooked and all(f"{type(module).__module__}.".startswith(KNOWN) for module in modules)
 
 

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fmx.compat import assert_dtype
 from fmx.errors import FmxError
 from fmx.inference.export.onnx_model import Logits
 from fmx.inference.export.signature import Signature
@@ -28,7 +29,7 @@ class _Guarded(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits."""
-        torch.ops.aten._assert_tensor_metadata(images, dtype=self.dtype)  # noqa: SLF001 - as torch.export adds at casts
+        assert_dtype(images, self.dtype)
         logits: Tensor = self.module(images)
         return logits
 

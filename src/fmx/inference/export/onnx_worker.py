@@ -69,16 +69,24 @@ def _check(model: Any) -> None:
     """ValueError where a model reads other files, or may run for ever."""
     from onnx import external_data_helper
 
-    for tensor in external_data_helper._get_all_tensors(model):  # noqa: SLF001 - there is no public walk
-        if external_data_helper.uses_external_data(tensor):
+    def check_inside(tensors: Any) -> None:
+        if any(map(external_data_helper.uses_external_data, tensors)):
             raise ValueError("it keeps weights in another file, which fmx export never does")
+
     waiting = [model.graph, *model.functions]
     while waiting:
-        for node in waiting.pop().node:
+        place = waiting.pop()
+        check_inside(getattr(place, "initializer", []))  # a function has none
+        for sparse in getattr(place, "sparse_initializer", []):
+            check_inside([sparse.values, sparse.indices])
+        for node in place.node:
             if node.op_type in LOOPS:
                 raise ValueError(f"it holds a loop ({node.op_type}), which may never end")
             for attribute in node.attribute:
                 waiting += [attribute.g, *attribute.graphs] if attribute.type else []
+                check_inside([attribute.t, *attribute.tensors])
+                for sparse in [attribute.sparse_tensor, *attribute.sparse_tensors]:
+                    check_inside([sparse.values, sparse.indices])
 
 
 def _serve(session: Any, answer: Any) -> None:

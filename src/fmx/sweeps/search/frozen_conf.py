@@ -10,9 +10,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.types import HydraContext
 from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
@@ -44,11 +43,13 @@ def frozen_context(context: HydraContext, config: DictConfig, sweep_dir: Path) -
     with exclusive(sweep_dir):
         if not folder.is_dir():
             _copy(paths, folder)
-    path = _search_path(context.config_loader, sources, folder)
+    own: Any = context.config_loader
+    loader = type(own)(config_search_path=_search_path(own, sources, folder))  # Hydra's own class
     if not _differs(paths, folder):  # the same as the command's own files, which are trusted
-        return HydraContext(config_loader=ConfigLoaderImpl(config_search_path=path), callbacks=context.callbacks)
+        return HydraContext(config_loader=loader, callbacks=context.callbacks)
     _check_files(paths, folder)
-    return HydraContext(config_loader=_CheckedLoader(path, folder, _packages(paths)), callbacks=context.callbacks)
+    gated: Any = _CheckedLoader(loader, folder, _packages(paths))
+    return HydraContext(config_loader=gated, callbacks=context.callbacks)
 
 
 def warn_of_changes(config: DictConfig, sweep_dir: Path) -> None:
@@ -83,10 +84,10 @@ def _differs(sources: list[Path], folder: Path) -> bool:
     return False
 
 
-def _search_path(loader: ConfigLoader, sources: list[tuple[str, str]], folder: Path) -> ConfigSearchPathImpl:
+def _search_path(loader: ConfigLoader, sources: list[tuple[str, str]], folder: Path) -> ConfigSearchPath:
     """Hydra's search path with the copies in place of the folders; the first match wins."""
     built_in = [each for each in loader.get_search_path().get_path() if str(each.path).startswith(BUILT_IN)]
-    path = ConfigSearchPathImpl()
+    path = type(loader.get_search_path())()
     path.append(built_in[0].provider, str(built_in[0].path))
     for number, (provider, _) in enumerate(sources):
         path.append(provider, f"file://{(folder / str(number)).resolve()}")
@@ -121,19 +122,22 @@ def _packages(sources: list[Path]) -> set[str]:
     return named - {*TRUSTED} - sys.stdlib_module_names
 
 
-class _CheckedLoader(ConfigLoaderImpl):
+class _CheckedLoader:
     """Composes trials from untrusted files, and refuses parts that are not trusted."""
 
-    def __init__(self, path: ConfigSearchPathImpl, folder: Path, allow: Collection[str]) -> None:
-        super().__init__(config_search_path=path)
+    def __init__(self, loader: ConfigLoader, folder: Path, allow: Collection[str]) -> None:
+        self._loader = loader
         self._folder = folder
         self._allow = allow
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """Compose a trial's configuration; DataError for anything in it that is not trusted."""
         try:
             with at_most_bytes(COMPOSED_BYTES, f"what the files of {self._folder} name in their defaults"):
-                config = super().load_sweep_config(master_config, sweep_overrides)
+                config = self._loader.load_sweep_config(master_config, sweep_overrides)
             _update_targets(config)
             self._check(config, master_config)
         except DataError as error:

@@ -57,8 +57,6 @@ def _known_trials(options: Options, space: Space, total: int | None) -> list[lis
         study.sampler = make_sampler(
             options.sampler, space, seed=options.seed, number=number, startup=max(options.startup, number + 1)
         )
-        trial = study.ask()
-        for key, distribution in space.distributions.items():
-            trial._suggest(key, distribution)  # noqa: SLF001 - as SharedStudy draws
+        trial = study.ask(dict(space.distributions))
         drawn.append(space.overrides(trial.params))
     return drawn

@@ -13,7 +13,6 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-from optuna.storages.journal._file import get_lock_file
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -67,8 +66,9 @@ class SharedStudy:
         self._grid = space.num_points(space.grid()) if options.sampler == "grid" else math.inf
         wanted = _settings(options, space, fixed)
         with self._locked():
+            self._storage = _storage(sweep_dir)
             self.study = optuna.create_study(
-                storage=_storage(sweep_dir),
+                storage=self._storage,
                 study_name=NAME,
                 directions=[each.direction for each in options.objectives],
                 load_if_exists=True,
@@ -126,13 +126,13 @@ class SharedStudy:
 
     def _trial(self, trial: FrozenTrial) -> Trial:
         self._use_sampler(trial.number)
-        return Trial(self.study, trial._trial_id)  # noqa: SLF001
+        return Trial(self.study, _trial_id(self._storage, trial.number))
 
     def _assign(self, trial: Trial, *, begun: bool) -> AssignedTrial:
         """Make a trial this command's own and draw its values, except those that a killed command had drawn."""
         trial.set_user_attr(OWNER, self._searcher.name)
         for key, distribution in self._space.distributions.items():
-            trial._suggest(key, distribution)  # noqa: SLF001 - what ask() does with its distributions
+            _draw(trial, key, distribution)
         return AssignedTrial(trial.number, trial.params, begun)
 
     def _use_sampler(self, number: int) -> None:
@@ -159,7 +159,7 @@ class SharedStudy:
             log.warning("#%d: another command has recorded its outcome: %s", number, trial.state.name)
             return
         if error is not None:
-            self.study._storage.set_trial_user_attr(trial._trial_id, ERROR, error)  # noqa: SLF001
+            self._storage.set_trial_user_attr(_trial_id(self._storage, number), ERROR, error)
         self._use_sampler(number)  # tell() updates cmaes
         self.study.tell(number, **outcome)
 
@@ -184,28 +184,45 @@ def num_begun(sweep_dir: Path, options: Options, space: Space, *, fixed: Mapping
 class RunningTrial:
     """A trial as its own run sees it: takes reports, and says when to stop."""
 
-    def __init__(self, study: Study, trial: FrozenTrial) -> None:
+    def __init__(self, study: Study, storage: JournalStorage, number: int) -> None:
         self._study = study
-        self._trial_id = trial._trial_id  # noqa: SLF001
+        self._storage = storage
+        self._trial_id = _trial_id(storage, number)
 
     @classmethod
     def of_run(cls, run_dir: Path) -> "RunningTrial | None":
         """The trial of a run directory; None if it is no trial of a search, or one that has ended."""
         if not (run_dir.parent / JOURNAL).is_file() or not run_dir.name.isdecimal():
             return None
-        study = optuna.load_study(study_name=NAME, storage=_storage(run_dir.parent))
+        storage = _storage(run_dir.parent)
+        study = optuna.load_study(study_name=NAME, storage=storage)
         study.pruner = make_pruner(study.user_attrs[SETTINGS])
         trials = study.get_trials(deepcopy=False)
         number = int(run_dir.name)
         if number >= len(trials) or trials[number].state != TrialState.RUNNING:
             return None
-        return cls(study, trials[number])
+        return cls(study, storage, number)
 
     def report(self, step: int, value: float) -> bool:
         """Report a metric after the `step`-th validation; returns whether the trial should stop."""
-        storage = self._study._storage  # noqa: SLF001
-        storage.set_trial_intermediate_value(self._trial_id, step, value)
-        return self._study.pruner.prune(self._study, storage.get_trial(self._trial_id))
+        self._storage.set_trial_intermediate_value(self._trial_id, step, value)
+        return self._study.pruner.prune(self._study, self._storage.get_trial(self._trial_id))
+
+
+def _trial_id(storage: JournalStorage, number: int) -> int:
+    """The id by which a storage knows a trial of the one study that it holds."""
+    return storage.get_trial_id_from_study_id_trial_number(storage.get_study_id_from_name(NAME), number)
+
+
+def _draw(trial: Trial, key: str, distribution: BaseDistribution) -> None:
+    """Draw a value as study.ask(fixed_distributions=…) does, for a trial that may have been begun before."""
+    if isinstance(distribution, CategoricalDistribution):
+        trial.suggest_categorical(key, distribution.choices)
+    elif isinstance(distribution, IntDistribution):
+        trial.suggest_int(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+    else:
+        assert isinstance(distribution, FloatDistribution)
+        trial.suggest_float(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
 
 
 def _check_same(sweep_dir: Path, known: object, wanted: Mapping[str, Any]) -> None:
@@ -301,10 +318,14 @@ def _remove_torn_line(journal: Path) -> None:
     _num_bytes(journal)
     if not _ends_torn(journal):
         return
-    with get_lock_file(JournalFileSymlinkLock(str(journal))):  # runs may append reports at the same time
+    lock = JournalFileSymlinkLock(str(journal))
+    lock.acquire()  # runs may append reports at the same time
+    try:
         if _ends_torn(journal):
             whole = journal.read_bytes().rfind(b"\n") + 1
             os.truncate(journal, whole)
+    finally:
+        lock.release()
 
 
 def _ends_torn(journal: Path) -> bool:

@@ -10,7 +10,8 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
-from fmx.errors import ConfigError
+from fmx.compat import SWITCH, TESTED, resume_in_epoch, save_last_weights
+from fmx.errors import ConfigError, TrainingError
 from fmx.training.classifier import Classifier, validates
 from fmx.training.random_state import random_state, restore_random_state
 
@@ -87,8 +88,8 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last weights where there is no validation."""
-        if not self.monitor and not self._should_skip_saving_checkpoint(trainer):
-            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+        if not self.monitor:
+            save_last_weights(self, trainer)
 
 
 def _batches_to_validation(trainer: Trainer) -> int:
@@ -122,6 +123,7 @@ class LastCheckpoint(Checkpoint):
         self._finished = False
         self.is_final = False  # whether last.ckpt holds the final state
         self._states: list[dict[str, Any]] = []  # of every process
+        self._loader_states: list[dict[str, Any]] = []  # of the checkpoint that training goes on from
         self._began = self._saved = time.monotonic()
         self._written = -math.inf  # by this process
 
@@ -140,9 +142,11 @@ class LastCheckpoint(Checkpoint):
         restore_random_state(state["random"])
         assert isinstance(pl_module, Classifier)
         pl_module.tally.restore(state["tally"])
-        # Lightning does so when it makes the loaders, but a schedule that asks for their length makes them too early.
-        trainer.fit_loop._load_combined_loader_states()  # noqa: SLF001
-        trainer.fit_loop._restarting = False  # noqa: SLF001 - or a plateau schedule would miss the end of this epoch
+        if not resume_in_epoch(trainer, self._loader_states):
+            raise TrainingError(
+                "training cannot go on in the middle of this epoch with this version of pytorch-lightning: "
+                f"install one of {', '.join(TESTED['pytorch-lightning'])}, or unset {SWITCH}"
+            )
         if self._at_epoch_start:  # Lightning would take the epoch that is to begin for one that has ended
             trainer.fit_loop.epoch_loop.restarting = False
 
@@ -183,6 +187,11 @@ class LastCheckpoint(Checkpoint):
         trainer.save_checkpoint(checkpoint_dir(trainer) / f"{self.filename}.ckpt")
         self._states = []
         self._saved = self._written = time.monotonic()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep where the loader stood, as Lightning writes it."""
+        loops = checkpoint.get("loops") or {}
+        self._loader_states = loops.get("fit_loop", {}).get("state_dict", {}).get("combined_loader", [])
 
     def state_dict(self) -> dict[str, Any]:
         """What training needs to go on from here; other checkpoints, such as best.ckpt, hold no random states."""

@@ -8,6 +8,7 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
 
+from fmx.compat import count_steps, is_tested, next_batches
 from fmx.errors import TrainingError
 from fmx.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, is_between_steps
 from fmx.training.callbacks.history import History
@@ -39,6 +40,7 @@ class LeanSteps(Callback):
     network's step costs more than a plain loop's (benchmarks/overhead.py). Those at which something is due stay
     Lightning's: an epoch's last, the one before a validation, those that log, the last of all. All do where another
     callback, precision 16-mixed, a profiler, several processes or accumulated gradients need to see each step.
+    With a version of Lightning that was not tested (compat.py) all steps are Lightning's.
     On a GPU they are replayed as one CUDA graph, where they are the same each time (`step_graph.py`).
     """
 
@@ -51,7 +53,8 @@ class LeanSteps(Callback):
         """Find out whether anybody needs to see each step, and who knows of signals."""
         self._interruptions = [each for each in trainer.callbacks if isinstance(each, SaveOnSignal)]  # type: ignore[attr-defined]
         if (
-            type(pl_module) is Classifier
+            is_tested("pytorch-lightning")
+            and type(pl_module) is Classifier
             and isinstance(trainer.strategy, SingleDeviceStrategy)
             and type(trainer.profiler) is PassThroughProfiler  # type: ignore[attr-defined]
             and not scales_gradients(trainer)
@@ -67,22 +70,12 @@ class LeanSteps(Callback):
             return
         if not is_between_steps(trainer) or not self._training.look_anew(trainer):
             return
-        loop, fetcher, began = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher, time.monotonic()  # noqa: SLF001
-        assert fetcher is not None
-        place, first, taken, room = loop.batch_idx + 1, trainer.global_step, 0, _room(trainer)
-        served = fetcher.combined_loader._iterator  # noqa: SLF001
-        batches = served.iterators[0]  # type: ignore[union-attr] # a small network's step feels what is wrapped around
+        place, first, taken, room = trainer.fit_loop.epoch_loop.batch_idx + 1, trainer.global_step, 0, _room(trainer)
+        batches, began = next_batches(trainer), time.monotonic()
         while taken < room and time.monotonic() - began < self.at_most_s and not self._asked_to_stop():
             self._training(next(batches), Step(first + taken, trainer.current_epoch, place + taken))
             taken += 1
-        served._idx += taken  # type: ignore[union-attr] # noqa: SLF001
-        fetcher.fetched += taken
-        fetcher.done = fetcher.fetched == fetcher.length
-        loop.batch_progress.increment_by(taken, is_last_batch=fetcher.done)
-        loop._batches_that_stepped += taken  # noqa: SLF001 - where the loggers' curves go on
-        loop.scheduler_progress.increment_by(taken * len(self._training.schedulers))
-        loop.automatic_optimization.optim_progress.optimizer.step.increment_by(taken)
-        loop.automatic_optimization.optim_progress.optimizer.zero_grad.increment_by(taken)
+        count_steps(trainer, taken, num_schedulers=len(self._training.schedulers))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Free the memory of a step."""
@@ -103,7 +96,7 @@ def _room(trainer: Trainer) -> int:
     loop = trainer.fit_loop.epoch_loop
     room = trainer.num_training_batches - 1 - (loop.batch_idx + 1)
     if log_every := trainer.log_every_n_steps:  # type: ignore[attr-defined]
-        room = min(room, _until(loop._batches_that_stepped + 1, log_every))  # noqa: SLF001
+        room = min(room, _until(trainer.global_step, log_every))
     if isinstance(trainer.val_check_batch, int):
         counted = loop.total_batch_idx if trainer.check_val_every_n_epoch is None else loop.batch_idx
         room = min(room, _until(counted + 1, trainer.val_check_batch))

@@ -23,7 +23,8 @@ class LearningRate(Callback):
         """Log at some of the steps."""
         changes = any(config.interval == "step" for config in trainer.lr_scheduler_configs)
         wanted = self.logging_interval == "step" or (self.logging_interval is None and changes)
-        if wanted and trainer._logger_connector.should_update_logs:  # noqa: SLF001 - as LearningRateMonitor asks
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if wanted and every and ((trainer.global_step + 1) % every == 0 or trainer.should_stop):
             self._log(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -34,7 +35,7 @@ class LearningRate(Callback):
     def _log(self, trainer: Trainer) -> None:
         rates = {name: rate for optimizer in trainer.optimizers for name, rate in _rates(optimizer).items()}
         for logger in trainer.loggers:
-            logger.log_metrics(rates, step=trainer.fit_loop.epoch_loop._batches_that_stepped)  # noqa: SLF001
+            logger.log_metrics(rates, step=trainer.global_step)
 
 
 def _rates(optimizer: Optimizer) -> Mapping[str, float]:

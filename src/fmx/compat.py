@@ -1,0 +1,405 @@
+"""Private parts of other libraries, all in one file: what each buys, where it was tested, and the way without it.
+
+A name with a leading underscore may change with any release. So each is used only with the versions in TESTED; with any
+other one, or with FMX_COMPAT=off in the environment, fmx does the same by public names alone, and logs that once. What
+has no public way says so here and in docs/compatibility.md. Importing this file imports no library.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import argparse
+
+    from hydra.types import RunMode
+    from omegaconf import Container, DictConfig
+    from pytorch_lightning import Trainer
+    from pytorch_lightning.callbacks import ModelCheckpoint
+    from torch import Tensor, nn
+
+__all__ = [
+    "SWITCH",
+    "TESTED",
+    "assert_dtype",
+    "compose_once",
+    "count_steps",
+    "ends_at_once",
+    "full_key",
+    "has_step_hooks",
+    "is_tested",
+    "join_threads",
+    "next_batches",
+    "own_files_first",
+    "packed_image_writer",
+    "parser_actions",
+    "preserve_log_handlers",
+    "resume_in_epoch",
+    "root_of",
+    "run_exit_functions",
+    "save_last_weights",
+    "script_launcher",
+    "torchmetrics_bincount",
+    "torchmetrics_class_counts",
+    "torchmetrics_counts_by",
+]
+
+log = logging.getLogger(__name__)
+
+SWITCH = "FMX_COMPAT"  # off: as with versions that nobody has tested
+TESTED: Mapping[str, tuple[str, ...]] = {
+    "python": ("3.11", "3.12", "3.13"),
+    "hydra-core": ("1.3",),
+    "omegaconf": ("2.3",),
+    "pytorch-lightning": ("2.6",),
+    "torch": ("2.11", "2.15"),
+    "torchmetrics": ("1.9",),
+}
+
+_notes: dict[str, str] = {}  # what is to be logged, by library
+_logged: set[str] = set()
+
+
+def is_tested(library: str) -> bool:
+    """Whether the private parts of a library's installed version are known; if not, that is logged once."""
+    if os.environ.get(SWITCH) == "off":
+        _notes["off"] = f"{SWITCH}=off: fmx uses public names of its libraries alone, which is slower"
+        known = False
+    else:
+        version = _version(library)
+        known = ".".join(version.split(".")[:2]) in TESTED[library]
+        if not known:
+            versions = " and ".join(TESTED[library])
+            _notes[library] = (
+                f"{library} {version or 'of an unknown version'}: fmx was tested with {versions}, "
+                "and uses public names of it alone, which is slower (docs/compatibility.md)"
+            )
+    if logging.getLogger().hasHandlers():  # before that, nobody would see it
+        for name in _notes.keys() - _logged:
+            _logged.add(name)
+            log.info("%s", _notes[name])
+    return known
+
+
+@cache
+def _version(library: str) -> str:
+    if library == "python":
+        return f"{sys.version_info.major}.{sys.version_info.minor}"
+    try:
+        return installed_version(library)
+    except PackageNotFoundError:
+        return ""
+
+
+# Hydra
+
+
+@contextmanager
+def compose_once() -> Iterator[None]:
+    """In the block, a run reuses the configuration that Hydra composes first only to read hydra.mode.
+
+    Buys one of two compositions, some 0.1 s of a command. Without: Hydra composes twice.
+    """
+    if not is_tested("hydra-core"):
+        yield
+        return
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    composed = ConfigLoaderImpl.load_configuration
+    kept: dict[tuple[str | None, ...], DictConfig | Exception] = {}
+
+    def load(
+        loader: ConfigLoaderImpl, config_name: str | None, overrides: list[str], run_mode: "RunMode", **how: bool
+    ) -> "DictConfig":
+        asked = (config_name, *overrides)
+        if how.get("validate_sweep_overrides", True):
+            known = kept.pop(asked, None) if run_mode == RunMode.RUN else None
+            if isinstance(known, Exception):
+                raise known
+            return known or composed(loader, config_name, overrides, run_mode, **how)
+        as_run = (*asked, "hydra.mode=RUN")  # Hydra's next request, unless a file or -m sets the mode
+        try:
+            cfg = composed(loader, config_name, overrides, RunMode.RUN)
+        except Exception as error:  # noqa: BLE001 - for Hydra to tell, unless it is a multirun after all
+            kept[as_run] = error
+            return composed(loader, config_name, overrides, run_mode, **how)
+        if cfg.hydra.mode is not None:
+            return cfg
+        cfg.hydra.mode = RunMode.RUN
+        cfg.hydra.overrides.hydra.append("hydra.mode=RUN")
+        kept[as_run] = cfg
+        return OmegaConf.create({"hydra": {"mode": None}})  # Hydra reads nothing else here
+
+    ConfigLoaderImpl.load_configuration = load  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        ConfigLoaderImpl.load_configuration = composed  # type: ignore[method-assign]
+
+
+@contextmanager
+def own_files_first() -> Iterator[None]:
+    """In the block, Hydra searches --config-dir and hydra.searchpath before fmx's own conf/, not after it.
+
+    Buys that a user's file may replace one of fmx's. Without: such a file is refused, by config/shadowing.py.
+    """
+    if not is_tested("hydra-core"):
+        yield
+        return
+    from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+
+    prepended, appended = ConfigSearchPathImpl.prepend, ConfigSearchPathImpl.append
+
+    def prepend(search: ConfigSearchPathImpl, provider: str, path: str, anchor: Any = None) -> None:
+        prepended(search, provider, path, "main" if provider == "command-line" else anchor)
+
+    def append(search: ConfigSearchPathImpl, provider: str, path: str, anchor: Any = None) -> None:
+        if provider.startswith("hydra.searchpath "):
+            prepended(search, provider, path, "main")
+        else:
+            appended(search, provider, path, anchor)
+
+    ConfigSearchPathImpl.prepend = prepend  # type: ignore[assignment, method-assign]
+    ConfigSearchPathImpl.append = append  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        ConfigSearchPathImpl.prepend, ConfigSearchPathImpl.append = prepended, appended  # type: ignore[method-assign]
+
+
+# OmegaConf
+
+
+def root_of(node: "Container | None") -> "Container | None":
+    """The whole configuration that a node is part of.
+
+    Buys a suggestion for a mistyped key from the user's own configuration. Without: None, and fmx's own keys alone are
+    suggested.
+    """
+    if node is None or not is_tested("omegaconf"):
+        return None
+    return node._get_root()
+
+
+def full_key(node: Any) -> str:
+    """The key of a node, such as `model.net`; "" for what is no node.
+
+    Buys the key at the head of an error message. Without: "", and the message has none.
+    """
+    from omegaconf import OmegaConf
+
+    return str(node._get_full_key(None)) if OmegaConf.is_config(node) and is_tested("omegaconf") else ""
+
+
+# Lightning
+
+
+def next_batches(trainer: "Trainer") -> Iterator[Any]:
+    """The batches that the training epoch has still to come; count_steps must follow for those that are taken.
+
+    Buys steps without hooks: 909 of the 1,870 ms of an MLP's epoch; as a CUDA graph, 0.82 instead of 4.5 ms a step.
+    Without: never called, all steps are Lightning's. callbacks/lean_steps.py asks is_tested first.
+    """
+    fetcher = trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    batches: Iterator[Any] = fetcher.combined_loader._iterator.iterators[0]  # type: ignore[union-attr]
+    return batches
+
+
+def count_steps(trainer: "Trainer", taken: int, *, num_schedulers: int) -> None:
+    """Let Lightning count steps that were taken beside its own loop, in all of its counters; see next_batches."""
+    loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    fetcher.combined_loader._iterator._idx += taken  # type: ignore[union-attr]
+    fetcher.fetched += taken
+    fetcher.done = fetcher.fetched == fetcher.length
+    loop.batch_progress.increment_by(taken, is_last_batch=fetcher.done)
+    loop._batches_that_stepped += taken  # where the loggers' curves go on
+    loop.scheduler_progress.increment_by(taken * num_schedulers)
+    loop.automatic_optimization.optim_progress.optimizer.step.increment_by(taken)
+    loop.automatic_optimization.optim_progress.optimizer.zero_grad.increment_by(taken)
+
+
+def resume_in_epoch(trainer: "Trainer", loader_states: list[dict[str, Any]]) -> bool:
+    """Let a resumed epoch go on after the batches that it has had; False where a plateau schedule would miss its end.
+
+    Lightning does so when it makes the loaders, but a schedule that asks for their length makes them too early.
+    loader_states: of the checkpoint, as it names them. Without: they go to the loader by its own load_state_dict.
+    """
+    if is_tested("pytorch-lightning"):
+        trainer.fit_loop._load_combined_loader_states()
+        trainer.fit_loop._restarting = False  # or a plateau schedule would miss the end of this epoch
+        return True
+    if not trainer.fit_loop.restarting:
+        return True
+    loader: Any = trainer.train_dataloader
+    for state in loader_states:
+        loader.load_state_dict(state)
+    return bool(loader_states) and not any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs)
+
+
+def save_last_weights(checkpoint: "ModelCheckpoint", trainer: "Trainer") -> None:
+    """Save best.ckpt at the end of a training without validation, unless its last epoch did.
+
+    Buys one file that need not be written twice. Without: it is.
+    """
+    if is_tested("pytorch-lightning"):
+        if not checkpoint._should_skip_saving_checkpoint(trainer):
+            checkpoint._save_topk_checkpoint(trainer, checkpoint._monitor_candidates(trainer))
+        return
+    assert checkpoint.dirpath is not None
+    checkpoint.best_model_path = str(Path(checkpoint.dirpath) / f"{checkpoint.filename}.ckpt")
+    trainer.save_checkpoint(checkpoint.best_model_path)
+
+
+def script_launcher(trainer: "Trainer") -> Any:
+    """Lightning's launcher of the other processes of this machine, whose `procs` they are; None where it has none.
+
+    Buys that all end within 0.1 s of the first that fails, with the reason on record. Without: None; Lightning looks
+    every 5 s, and ends the others without a word.
+    """
+    if not is_tested("pytorch-lightning"):
+        return None
+    from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
+
+    launcher = trainer.strategy.launcher
+    return launcher if isinstance(launcher, _SubprocessScriptLauncher) else None
+
+
+# torch
+
+
+def packed_image_writer(writer: Any) -> Any:
+    """The event file of a SummaryWriter, for images that are PNG already; None where it is not known.
+
+    Buys that each figure is drawn and packed once. Without: None, and `add_image` packs it again.
+    """
+    return writer._get_file_writer() if is_tested("torch") else None
+
+
+def assert_dtype(images: "Tensor", dtype: Any) -> None:
+    """In an exported program, raise for another type of numbers, as torch.export does at casts.
+
+    Without: nothing, and a program that is fed with another type computes something else; its signature says which.
+    """
+    import torch
+
+    if is_tested("torch"):
+        torch.ops.aten._assert_tensor_metadata(images, dtype=dtype)
+
+
+def has_step_hooks(part: "nn.Module | Tensor") -> bool:
+    """Whether somebody asked torch to call something at each step; a CUDA graph would not.
+
+    Buys CUDA graphs where there is none (see next_batches). Without: True, and steps are launched one by one.
+    """
+    names = ["forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks", "post_accumulate_grad_hooks"]
+    return not is_tested("torch") or any(getattr(part, f"_{name}", None) for name in names)
+
+
+# torchmetrics
+
+
+@contextmanager
+def torchmetrics_counts_by(**instead: Callable[..., Any]) -> Iterator[None]:
+    """In the block, torchmetrics counts by the functions `bincount` and `class_counts`; see training/counts.py.
+
+    Buys memory that is linear in images and classes: 61 instead of some thousand MiB more for 1,000 classes. Without:
+    torchmetrics' own functions, which give the same numbers.
+    """
+    if not is_tested("torchmetrics"):
+        yield
+        return
+    functional = "torchmetrics.functional.classification"
+    modules = ("confusion_matrix", "precision_recall_curve", "stat_scores")
+    places = [
+        *((f"{functional}.{name}", "bincount") for name in modules),
+        ("torchmetrics.classification.stat_scores", "class_counts"),
+    ]
+    names = {"bincount": "_bincount", "class_counts": "_multiclass_stat_scores_update"}
+    found = [(sys.modules.get(module), names[name], instead[name]) for module, name in places]
+    replaced = [
+        (module, name, own, vars(module)[name]) for module, name, own in found if module and name in vars(module)
+    ]
+    for module, name, own, _ in replaced:
+        setattr(module, name, own)
+    try:
+        yield
+    finally:
+        for module, name, _, before in replaced:
+            setattr(module, name, before)
+
+
+def torchmetrics_bincount() -> Any:
+    """What `bincount` stands for in torchmetrics_counts_by, which alone calls it."""
+    from torchmetrics.utilities.data import _bincount
+
+    return _bincount
+
+
+def torchmetrics_class_counts() -> Any:
+    """What `class_counts` stands for in torchmetrics_counts_by, which alone calls it."""
+    from torchmetrics.functional.classification.stat_scores import _multiclass_stat_scores_update
+
+    return _multiclass_stat_scores_update
+
+
+# Python's standard library
+
+
+def ends_at_once() -> bool:
+    """Whether a command that has done its work may end without freeing its modules one by one.
+
+    Buys 1 s and more at the end of each command (docs/benchmarks.md: the three imports alone, with and without Python's
+    end, take 5.45 and 4.05 s). Without: it ends as every Python does.
+    """
+    return is_tested("python")
+
+
+def run_exit_functions() -> None:
+    """What is registered to run at the end of the process; see ends_at_once."""
+    import atexit
+
+    atexit._run_exitfuncs()
+
+
+def join_threads() -> None:
+    """Wait for threads and executors, as Python does at its end; see ends_at_once."""
+    import threading
+
+    threading._shutdown()  # type: ignore[attr-defined]
+
+
+@contextmanager
+def preserve_log_handlers() -> Iterator[None]:
+    """Let logging know its handlers by name, and flush them at the end, after Hydra's configuration forgot them.
+
+    Without: in a notebook that has handlers of its own, they still write, but nobody flushes them at Python's end.
+    """
+    if not is_tested("python"):
+        yield
+        return
+    known = [*logging._handlerList]  # type: ignore[attr-defined]
+    by_name = dict(logging._handlers)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        logging._handlerList[:] = known  # type: ignore[attr-defined]
+        logging._handlers.update(by_name)  # type: ignore[attr-defined]
+
+
+def parser_actions(parser: "argparse.ArgumentParser") -> list["argparse.Action"]:
+    """The options and arguments that a parser knows, of which argparse has no public list.
+
+    Buys Tab's completion of a verb's options. Without: none are offered.
+    """
+    return parser._actions if is_tested("python") else []
