@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from fmx.compat import script_launcher
 from fmx.config.printed_command import printed_command
 from fmx.errors import ConfigError
 
@@ -255,10 +256,8 @@ def end_together(trainer: "Trainer", record: EndRecorder) -> Iterator[None]:
 
     For the processes that Lightning starts; srun does this for its own tasks with --kill-on-bad-exit.
     """
-    from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
-
-    launcher = trainer.strategy.launcher
-    if not isinstance(launcher, _SubprocessScriptLauncher):
+    launcher = script_launcher(trainer)
+    if launcher is None:
         yield
         return
     watch: _WatchThread

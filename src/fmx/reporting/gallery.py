@@ -67,4 +67,4 @@ class Gallery:
             if events := packed_image_writer(writer):
                 events.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
             else:
-                writer.add_image(name, np.asarray(canvas.buffer_rgba()), step, dataformats="HWC")
+                writer.add_image(name, np.asarray(canvas.buffer_rgba()), step, dataformats="HWC")  # type: ignore[no-untyped-call]

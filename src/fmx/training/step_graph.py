@@ -22,7 +22,7 @@ def can_be_captured(classifier: Classifier, data: LightningDataModule) -> bool:
     if type(classifier) is not Classifier or type(data) is not ImageDataModule or torch.is_anomaly_enabled():
         return False
     modules = _modules(classifier, data)
-    hooked = any(map(has_step_hooks, [*modules, *classifier.parameters()]))
+    hooked = any(has_step_hooks(each) for each in [*modules, *classifier.parameters()])
     return not hooked and all(f"{type(module).__module__}.".startswith(KNOWN) for module in modules)
 
 
