@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from omegaconf import Container, DictConfig
     from pytorch_lightning import Trainer
     from pytorch_lightning.callbacks import ModelCheckpoint
-    from torch import Tensor, nn
+    from torch import Tensor
 
 __all__ = [
     "SWITCH",
@@ -297,7 +297,7 @@ def assert_dtype(images: "Tensor", dtype: Any) -> None:
         torch.ops.aten._assert_tensor_metadata(images, dtype=dtype)
 
 
-def has_step_hooks(part: "nn.Module | Tensor") -> bool:
+def has_step_hooks(part: object) -> bool:
     """Whether somebody asked torch to call something at each step; a CUDA graph would not.
 
     Buys CUDA graphs where there is none (see next_batches). Without: True, and steps are launched one by one.
