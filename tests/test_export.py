@@ -23,7 +23,7 @@ from fmx.data.idx import load_idx
 from fmx.errors import DataError, FmxError
 from fmx.inference.export.model_card import model_card
 from fmx.inference.export.onnx_model import open_onnx
-from fmx.inference.export.parity import Evidence, prove
+from fmx.inference.export.parity import Reference, check_parity
 from fmx.inference.export.signature import Signature
 from fmx.runs.run_dir import open_run
 
@@ -180,7 +180,7 @@ def test_what_a_file_does_not_take_is_an_error_and_no_answer(digits_run, exporte
     assert 'torch.export.load("inside.pt2").module()' in said["inside.pt2"]
     assert "Another type of numbers, number of channels or size is an error." in said["inside.pt2"]
     assert "TorchScript is deprecated; `fmx export --format pt2`" in said["inside.pt"]
-    assert "What is float32 but not normalised so gets a wrong answer." in said["outside.pt"]
+    assert "Images with another normalisation get wrong results." in said["outside.pt"]
     notes = {"fmx.json": ""}
     models = {
         "inside.pt2": torch.export.load("inside.pt2", extra_files=notes).module(),
@@ -312,7 +312,7 @@ def test_without_the_test_set_random_images_prove_it_and_nothing_is_fetched(copi
     assert "x-ubyte.gz is missing" in captured.err
     assert "127.0.0.1" not in captured.err
     card = Path("lenet_digits.state_dict.pt.md").read_text(encoding="utf-8")
-    assert "| accuracy | not scored: the run's figures are of `best` |" in card
+    assert "| accuracy | not scored: the run's metrics are those of `best` |" in card
     assert "256 random images" in card
 
 
@@ -324,12 +324,13 @@ def test_ties_are_no_disagreement_where_a_gpu_computed_the_figures():
         return logits[: len(pixels), [1, 0, 2]]
 
     with pytest.raises(FmxError, match=r"300 of 300 test images get another class.*nothing was written"):
-        prove(swapped, Evidence(images, "test images", logits))
-    said = prove(swapped, Evidence(images, "test images", logits, from_gpu=True))
+        check_parity(swapped, Reference(images, "test images", logits))
+    said = check_parity(swapped, Reference(images, "test images", logits, from_gpu=True))
     assert "but for 300 that are ties to the run's GPU" in said
+    reference = Reference(images, "images", logits, from_gpu=True)
     for wrong in (logits + 0.5, logits * np.nan, np.roll(logits, 1, axis=1)):
         with pytest.raises(FmxError, match="does not agree"):
-            prove(lambda pixels, wrong=wrong: wrong[: len(pixels)], Evidence(images, "images", logits, from_gpu=True))
+            check_parity(lambda pixels, wrong=wrong: wrong[: len(pixels)], reference)
 
 
 def test_onnx_files_from_elsewhere_are_refused(exported, tmp_path):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from fmx.data.module import ImageDataModule
     from fmx.inference.export.onnx_model import Logits
-    from fmx.inference.export.parity import Evidence
+    from fmx.inference.export.parity import Reference
     from fmx.inference.export.signature import Signature
     from fmx.runs.run_dir import Run
 
@@ -98,7 +98,7 @@ def export(args: argparse.Namespace) -> None:
     from omegaconf import OmegaConf
 
     from fmx.inference.export.model_card import model_card
-    from fmx.inference.export.parity import prove
+    from fmx.inference.export.parity import check_parity
     from fmx.inference.export.pixel_net import PixelNet, torch_logits
     from fmx.inference.export.signature import signature_of
     from fmx.runs.new_file import new_file, refuse_existing
@@ -117,10 +117,10 @@ def export(args: argparse.Namespace) -> None:
     checkpoint = args.checkpoint or run.tested
     net = restore_classifier(config, run.checkpoint(checkpoint)).net
     whole = PixelNet(signature.normalization(), net)
-    evidence = _evidence(run, config, torch_logits(whole), tested=checkpoint == run.tested)
+    reference = _reference(run, config, torch_logits(whole), tested=checkpoint == run.tested)
     with new_file(file, force=args.force) as written, new_file(card, force=args.force) as page:
         exported = _write(net if outside else whole, signature, written, args)
-        agreement = prove(exported, evidence)
+        agreement = check_parity(exported, reference)
         text = model_card(
             run=run,
             signature=signature,
@@ -167,28 +167,28 @@ def _write(module: "nn.Module", signature: "Signature", path: Path, args: argpar
     return open_state_dict(module, signature, path)
 
 
-def _evidence(run: "Run", config: "DictConfig", own: "Logits", *, tested: bool) -> "Evidence":
+def _reference(run: "Run", config: "DictConfig", own: "Logits", *, tested: bool) -> "Reference":
     """The predictions to compare with: the run's own, else those of `own` on the test set or on random images."""
     import torch
 
     from fmx.data.module import Pictures
-    from fmx.inference.export.parity import Evidence, answers
+    from fmx.inference.export.parity import Reference, logits_of
     from fmx.inference.scoring import Predictions
 
     data = _data_at_hand(run, config)
     if data is None:
         shape = (NUM_RANDOM, config.data.in_channels, config.data.image_size, config.data.image_size)
         noise = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        return Evidence(list(noise), "random images", answers(own, list(noise)))
+        return Reference(list(noise), "random images", logits_of(own, list(noise)))
     if not tested:
-        return Evidence(data.pictures("test"), "test images", answers(own, data.pictures("test")))
+        return Reference(data.pictures("test"), "test images", logits_of(own, data.pictures("test")))
     stored = Predictions.load(run.path / "predictions.npz")
     labels, count = data.labels("test"), len(stored.labels)
     if not torch.equal(stored.labels, labels[:count]) or stored.logits.shape[1] != data.num_classes:
         raise DataError(f"{run.path / 'predictions.npz'} is not of this run's test set")
     images = Pictures(data.sources["test"], data.indices["test"][:count])
     from_gpu = run.recorded(str, "device", "accelerator") != "cpu"
-    return Evidence(images, "test images", stored.logits.numpy(), from_gpu=from_gpu)
+    return Reference(images, "test images", stored.logits.numpy(), from_gpu=from_gpu)
 
 
 def _data_at_hand(run: "Run", config: "DictConfig") -> "ImageDataModule | None":

@@ -1,1 +1,1 @@
-"""A trained network at work: restored, scored, run on pictures, exported."""
+"""A trained network in use: restored, evaluated, run on pictures, exported."""

@@ -1,4 +1,4 @@
-"""A trained network that takes images as they come: uint8 tensors and arrays, PIL images, paths."""
+"""A trained network that takes images of any kind: uint8 tensors and arrays, PIL images, paths."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -46,17 +46,17 @@ def pixels_of(images: Any, signature: Signature, invert: Invert) -> NDArray[np.u
         images = images.numpy(force=True)
     if isinstance(images, np.ndarray):
         _check(images.shape, str(images.dtype), signature)
-        whole: NDArray[np.uint8] = images[:, None] if images.ndim == STACK else images
+        stack: NDArray[np.uint8] = images[:, None] if images.ndim == STACK else images
         if invert == "yes":
-            whole = np.bitwise_not(whole)  # 255 - whole
-        return whole
+            stack = np.bitwise_not(stack)  # 255 - stack
+        return stack
     each = [images] if isinstance(images, str | Path | Image.Image) or not isinstance(images, Iterable) else images
-    pixels: list[NDArray[np.uint8]] = [_of_one(image, signature, invert) for image in each]
+    pixels: list[NDArray[np.uint8]] = [_pixels_of_one(image, signature, invert) for image in each]
     size = (0, signature.in_channels, signature.image_size, signature.image_size)
     return np.stack(pixels) if pixels else np.empty(size, np.uint8)
 
 
-def _of_one(image: Any, signature: Signature, invert: Invert) -> NDArray[np.uint8]:
+def _pixels_of_one(image: Any, signature: Signature, invert: Invert) -> NDArray[np.uint8]:
     """One image as uint8 (C, S, S)."""
     if isinstance(image, str | Path):
         return prepare(Path(image), signature, invert).pixels
@@ -69,7 +69,7 @@ def _of_one(image: Any, signature: Signature, invert: Invert) -> NDArray[np.uint
 
 
 def _check(shape: tuple[int, ...], dtype: str, signature: Signature) -> None:
-    """ConfigError for an array that is none of the model's images."""
+    """ConfigError for an array of another type or shape than the model's images."""
     side, channels = signature.image_size, signature.in_channels
     if dtype != "uint8":
         raise ConfigError(f"images must be uint8 with values 0 to 255, got {dtype}: load_model(raw=True) takes floats")

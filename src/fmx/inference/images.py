@@ -1,4 +1,4 @@
-"""Pictures of any kind, made into what a model was trained on."""
+"""Pictures of any kind, converted to the images that a model was trained on."""
 
 import os
 import warnings
@@ -20,13 +20,13 @@ from fmx.inference.export.signature import Signature
 __all__ = ["Invert", "Picture", "find_pictures", "prepare", "prepare_image"]
 
 Invert = Literal["auto", "yes", "no"]
-MIDDLE = 127  # of the brightnesses 0..255: what is above is bright
-MOSTLY = 2 / 3  # of the border; no test image of Fashion-MNIST, MNIST or the digits has more than 0.43
+MIDDLE = 127  # brightness, of 0..255, above which a pixel is bright
+MOSTLY = 2 / 3  # bright share of an inverted picture's border; at most 0.43 in Fashion-MNIST, MNIST and digits
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as a model is to see it: uint8 (C, S, S), and whether it was inverted for that."""
+    """A picture as input of a model, uint8 (C, S, S), and whether it was inverted."""
 
     path: Path
     pixels: NDArray[np.uint8]
@@ -34,10 +34,10 @@ class Picture:
 
 
 def find_pictures(patterns: Iterable[str]) -> tuple[list[Path], list[str], list[str]]:
-    """The files that paths, folders (with what is below them) and globs name, each once; what cannot be read; notes.
+    """The files that paths, folders (recursively) and globs name, each once; problems; notes.
 
-    A folder gives its files with the suffix of a picture; a file is taken as it is. What a folder holds beside them is
-    counted in a note, but pictures of a kind that is not read are a problem: somebody may wait for them.
+    A folder yields its files with the suffix of a picture; a named file is always taken. Other files in a folder are
+    counted in a note, but pictures in an unsupported format are a problem.
     """
     files: dict[str, Path] = {}
     problems: list[str] = []
@@ -45,7 +45,7 @@ def find_pictures(patterns: Iterable[str]) -> tuple[list[Path], list[str], list[
     for pattern in patterns:
         names = [pattern] if os.path.lexists(pattern) else sorted(glob(pattern, recursive=True))  # noqa: PTH207
         found = [Path(name) for name in names]
-        pictures = [file for path in found for file in (_below(path, problems, notes) if path.is_dir() else [path])]
+        pictures = [file for path in found for file in (_walk(path, problems, notes) if path.is_dir() else [path])]
         if not pictures:
             problems.append(f"{pattern}: " + ("no pictures in this folder" if found else "there is no such file"))
         for path in pictures:
@@ -53,8 +53,8 @@ def find_pictures(patterns: Iterable[str]) -> tuple[list[Path], list[str], list[
     return list(files.values()), problems, notes
 
 
-def _below(folder: Path, problems: list[str], notes: list[str]) -> Iterator[Path]:
-    """The pictures in a folder and below it; a link that leads out of the folder becomes a problem."""
+def _walk(folder: Path, problems: list[str], notes: list[str]) -> Iterator[Path]:
+    """The pictures in a folder and below it; a link that leads out of the folder is a problem."""
     inside = os.path.realpath(folder) + os.sep
     passed = PassedOver()
     for parent, folders, names in os.walk(folder):  # follows no links, so it ends
@@ -79,17 +79,16 @@ def _below(folder: Path, problems: list[str], notes: list[str]) -> Iterator[Path
 
 
 def prepare(path: Path, signature: Signature, invert: Invert) -> Picture:
-    """Read a picture and bring it to the channels and the size of a model; DataError where it cannot be read.
+    """Read a picture and convert it to the channels and the size of a model; DataError if it cannot be read.
 
-    Where the training pictures were stretched (data.folder, data.in_memory), this one is, exactly as they
-    were. Else its longer side becomes `image_size` (bilinear with antialiasing), and it is centred on a ground of the
-    median colour of its border. Grey is the luminance (ITU-R 601). The camera's orientation is applied, 16
-    bits keep their upper 8, of several frames the first counts, and nothing is cropped.
+    If the training pictures were stretched (data.folder, data.in_memory), so is this one. Otherwise its longer side
+    becomes `image_size` (bilinear with antialiasing), and it is centred on the median colour of its border. Grey is the
+    luminance (ITU-R 601). The EXIF orientation is applied, 16-bit pictures keep their upper 8 bits, only the first
+    frame is read, and nothing is cropped.
 
-    `auto` inverts where the model knows light things on a dark ground (grey, the mean of its training set
-    below 0.4) and more than two thirds of the picture's border are bright. What is transparent becomes black,
-    or, where what is opaque is dark and may be inverted, white. A picture of the model's own size and mode
-    with a dark border passes unchanged.
+    `auto` inverts if the model was trained on light objects on a dark ground (grey, mean of the training set below 0.4)
+    and more than two thirds of the picture's border are bright. Transparent pixels become black, or white if the opaque
+    ones are dark and may be inverted. A picture of the model's size and mode with a dark border stays unchanged.
     """
     if signature.in_channels not in MODES:
         raise ConfigError(
@@ -109,7 +108,7 @@ def prepare(path: Path, signature: Signature, invert: Invert) -> Picture:
 
 
 def prepare_image(image: Image.Image, signature: Signature, invert: Invert) -> tuple[NDArray[np.uint8], bool]:
-    """Bring an image to the channels and the size of a model, as `prepare` does: uint8 (C, S, S), and if inverted."""
+    """Convert an image as `prepare` does; returns uint8 (C, S, S), and whether it was inverted."""
     if invert == "auto" and not signature.light_on_dark:
         invert = "no"
     mode, side = MODES[signature.in_channels], signature.image_size
@@ -121,7 +120,7 @@ def prepare_image(image: Image.Image, signature: Signature, invert: Invert) -> t
 
 
 def _pixels(image: Image.Image, mode: str, side: int, invert: Invert, *, stretch: bool) -> NDArray[np.uint8]:
-    """Decode an image to uint8 (C, H, W), both sides of which, or the longer one, are `side`."""
+    """Decode an image to uint8 (C, H, W), with both sides, or the longer one, equal to `side`."""
     check_size(image)
     picture = resized(image, mode, side, stretch=stretch)
     white = picture.mode == "RGBA" and (invert == "yes" or (invert == "auto" and _is_dark(picture)))
@@ -129,7 +128,7 @@ def _pixels(image: Image.Image, mode: str, side: int, invert: Invert, *, stretch
 
 
 def _is_dark(picture: Image.Image) -> bool:
-    """Whether what is opaque in an RGBA picture is dark on average."""
+    """Whether the opaque pixels of an RGBA picture are dark on average."""
     brightness, alpha = (
         np.asarray(picture.convert("RGB").convert("L"), float),
         np.asarray(picture.getchannel("A"), float),

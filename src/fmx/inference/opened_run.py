@@ -1,4 +1,4 @@
-"""A finished run as an object: its metrics, its history, its network, and what that says of images."""
+"""A finished run as an object: its metrics, its history, its network and its predictions."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Prediction", "Run", "open_run"]
 
-AT_ONCE = 256  # images
+BATCH_SIZE = 256  # images
 
 
 class Prediction(NamedTuple):
-    """What a model says of N images: the most probable class of each, and the probabilities of all K classes."""
+    """Predictions for N images: the most probable class of each, and the probabilities of all K classes."""
 
     names: list[str]  # N
     probabilities: NDArray[np.float64]  # (N, K)
@@ -37,10 +37,10 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Run(run_dir.Run):
-    """One finished run, read from its directory when it is asked.
+    """One finished run, whose files are read when they are asked for.
 
     path, status; record: run.json; metrics: metrics.json, such as metrics["test"]["accuracy"]; config: the whole
-    configuration as it was resolved.
+    resolved configuration.
     """
 
     allow: tuple[str, ...] = ()  # packages whose code the run may name
@@ -61,7 +61,7 @@ class Run(run_dir.Run):
 
     @property
     def predictions(self) -> StoredPredictions:
-        """What the tested checkpoint says of the test set: labels (N,), logits float32 (N, K), indices (N,)."""
+        """The tested checkpoint's predictions on the test set: labels (N,), logits float32 (N, K), indices (N,)."""
         return read_predictions(self.path)
 
     @property
@@ -85,9 +85,8 @@ class Run(run_dir.Run):
         """The trained network in eval mode on the CPU, which maps images to logits (N, K).
 
         It takes uint8 tensors or arrays (N, C, H, W) or (N, H, W) and PIL images, and normalises them itself. raw: the
-        bare network, which takes normalised float32 (N, C, H, W). checkpoint: best, last or a file; None is the one
-        that the run's metrics are of. Raises DataError for weights that do not fit, and for a run that names code
-        that is not trusted.
+        bare network, which takes normalised float32 (N, C, H, W). checkpoint: best, last or a file; None for the
+        one that the run tested. DataError for weights that do not fit, and for code that is not trusted.
         """
         from fmx.inference.image_model import ImageModel
         from fmx.runs.trusted_config import trusted_config
@@ -97,11 +96,11 @@ class Run(run_dir.Run):
         return net if raw else ImageModel(self._signature, net).eval()
 
     def predict(self, images: "Images", *, checkpoint: str | None = None, invert: "Invert" = "auto") -> Prediction:
-        """Say what the model sees in images.
+        """Classify images.
 
-        images: uint8 (N, H, W) or (N, C, H, W); a PIL image, the path of one, or a sequence of such. Arrays of the
-        model's own size are taken as they are, all else as `fmx predict` takes a picture. invert: light for dark;
-        auto decides by the border of a picture. Raises DataError for what is no image, ConfigError for other arrays.
+        images: uint8 (N, H, W) or (N, C, H, W) of the model's own size; a PIL image, a path, or a sequence of these,
+        which are converted as by `fmx predict`. invert: swap light and dark; auto decides by the border of a picture.
+        DataError for a file that is no image, ConfigError for other arrays.
         """
         import torch
 
@@ -112,14 +111,14 @@ class Run(run_dir.Run):
             raise ConfigError("there are no images to predict")
         model = self.load_model(checkpoint)
         with torch.inference_mode():
-            starts = range(0, len(pixels), AT_ONCE)
-            logits = [model(torch.from_numpy(pixels[first : first + AT_ONCE])) for first in starts]
+            starts = range(0, len(pixels), BATCH_SIZE)
+            logits = [model(torch.from_numpy(pixels[first : first + BATCH_SIZE])) for first in starts]
         probabilities = torch.cat(logits).double().softmax(dim=1).numpy()
         names = self.class_names
         return Prediction([names[number] for number in probabilities.argmax(axis=1)], probabilities, names)
 
 
 def open_run(path: str | Path, *, allow: Collection[str] = ()) -> Run:
-    """Open the directory of a finished run; DataError where it is none."""
+    """Open the directory of a finished run; DataError if it is none."""
     run = run_dir.open_run(path)
     return Run(path=run.path, record=run.record, status=run.status, allow=tuple(allow))

@@ -1,4 +1,4 @@
-"""The data that a run is scored on where it is not simply its own: moved elsewhere, or another set of its shape."""
+"""Other data to evaluate a run on: its own, moved or changed, or another data set of the same shape."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ from fmx.runs.run_dir import Run
 
 __all__ = ["changed_data", "other_data", "parse_changes"]
 
-OF_THE_RUN = ["class_names", "translations", "mean", "std", "normalize"]  # what the model was trained with
+OF_THE_RUN = ["class_names", "translations", "mean", "std", "normalize"]  # kept: the model was trained with them
 
 
 def parse_changes(texts: Sequence[str]) -> list[Override]:
@@ -35,7 +35,7 @@ def parse_changes(texts: Sequence[str]) -> list[Override]:
 
 
 def changed_data(run: Run, config: DictConfig, changes: Iterable[Override]) -> DictConfig:
-    """The run's resolved configuration with keys of its data changed, and what depends on them."""
+    """The run's resolved configuration with changed keys of its data, and the keys that depend on them."""
     path = run.path / ".hydra" / "config.yaml"
     written = read_yaml(path)
     check_expansion(written, "data", path)
@@ -46,7 +46,7 @@ def changed_data(run: Run, config: DictConfig, changes: Iterable[Override]) -> D
         raise DataError(f"{path} is no configuration of a run: {str(error).partition(chr(10))[0]}") from error
     if not isinstance(source.get("data"), DictConfig):
         raise DataError(f"{path} is no configuration of a run: it lacks data")
-    for key in ("root", "class_names"):  # the others follow from what is changed
+    for key in ("root", "class_names"):  # the other keys follow from the changed ones
         OmegaConf.update(source, f"data.{key}", config.data[key])
     OmegaConf.set_struct(source, value=True)
     for change in changes:
@@ -59,10 +59,9 @@ def changed_data(run: Run, config: DictConfig, changes: Iterable[Override]) -> D
 def other_data(
     config: DictConfig, name: str, changes: Iterable[Override], config_dir: Path | None
 ) -> tuple[DictConfig, str | None]:
-    """The run's configuration with the test set of another data group, seen as the run sees its own.
+    """The run's configuration with the test set of another data group, and a note if its classes have other names.
 
-    The run's class names and normalisation stay; a note says where the other set's classes have other names.
-    DataError where its images have another shape or number of classes.
+    The run's class names and normalisation are kept. DataError if the images have another shape or number of classes.
     """
     register_resolvers()
     search = [] if config_dir is None else [f"hydra.searchpath=[{quoted(f'file://{config_dir.resolve()}')}]"]
@@ -70,13 +69,13 @@ def other_data(
     with own_files_first(), initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         other = compose("config", [f"data={name}", *lines, *search])
     from_folders = str(other.data.train._target_).startswith("fmx.data.folder.")
-    note = None if from_folders else _other_names(config, other)
+    note = None if from_folders else _note_on_class_names(config, other)
     with open_dict(other):
         for key in OF_THE_RUN:
             other.data[key] = config.data[key]
     changed = _with_data(config, other)
     _check_shape(changed, config, f"data={name}", settable=from_folders)
-    with open_dict(changed):  # no other part of it takes part, so it need not be on this machine
+    with open_dict(changed):  # only the test set has to be on this machine
         changed.data.train = changed.data.test
         changed.data.validation = "none"
         changed.data.drop_last = False
@@ -100,8 +99,8 @@ def _with_data(config: DictConfig, source: Any) -> DictConfig:
     return changed
 
 
-def _other_names(config: DictConfig, other: DictConfig) -> str | None:
-    """A note where class 0 of the one set may not be class 0 of the other."""
+def _note_on_class_names(config: DictConfig, other: DictConfig) -> str | None:
+    """A note if the classes of the two data sets have different names."""
     theirs = names_of_classes(other.data.class_names, other.data.translations, other.data.num_classes)
     ours = names_of_classes(config.data.class_names, config.data.translations, config.data.num_classes)
     if ours == theirs or ours in [list(names) for names in other.data.translations.values()]:

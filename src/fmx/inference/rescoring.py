@@ -1,4 +1,4 @@
-"""One run scored again from its directory: the figures, and how they compare with those that it recorded."""
+"""Evaluate a run again from its directory, and compare the metrics with the recorded ones."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ IDENTICAL = "identical to metrics.json, to the last digit"
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be scored. checkpoint: `best`, `last`, a file, or None for the one that the run tested.
+    """What to evaluate. checkpoint: `best`, `last`, a file, or None for the one that the run tested.
 
     data: another data group, found in config_dir or conf/, or None for the run's own; changes: of its keys.
     allow: packages whose code the user trusts.
@@ -47,9 +47,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A run's new figures (val and test, as in metrics.json), and how they compare with the recorded ones.
+    """A run's new metrics (val and test, as in metrics.json), and how they compare with the recorded ones.
 
-    identical: None where there is nothing to compare with. validated_on_test: whether val's images are the test set's.
+    identical: None if there is nothing to compare with. validated_on_test: whether val's images are the test set's.
     """
 
     run: str
@@ -63,7 +63,7 @@ class Evaluation:
 
 
 def reevaluate(path: Path, request: Request) -> Evaluation:
-    """Score a run; DataError where it, a checkpoint or the data is missing, damaged, or does not fit."""
+    """Evaluate a run; DataError if it, a checkpoint or the data is missing, damaged, or does not fit."""
     run = open_run(path)
     config = trusted_config(run, request.allow)
     note = None
@@ -73,7 +73,7 @@ def reevaluate(path: Path, request: Request) -> Evaluation:
         config = checked_config(changed_data(run, config, request.changes), run, request.allow)
     checkpoint = request.checkpoint or run.tested
     classifier, data = restore_classifier(config, run.checkpoint(checkpoint)), restore_data(config)
-    figures, predictions = _score(run, config, classifier, data, own=request.data is None)
+    metrics, predictions = _score(run, config, classifier, data, own=request.data is None)
     notes = [] if note is None else [note]
     identical = None
     if request.data is not None:
@@ -81,45 +81,45 @@ def reevaluate(path: Path, request: Request) -> Evaluation:
     else:
         notes += _changes_of_data(run, data)
         if checkpoint == run.tested:
-            identical, verdict = _compare(run, figures, predictions)
-            notes += [] if identical else _changes_around(run)
+            identical, verdict = _compare(run, metrics, predictions)
+            notes += [] if identical else _changes_of_environment(run)
         else:
-            verdict = f"the run's own figures are of {run.tested}.ckpt"
-    on_test = bool(figures["val"]) and data.validation == "test"
-    return Evaluation(str(path), config.data.name, checkpoint, figures, identical, verdict, on_test, notes)
+            verdict = f"the run's own metrics are those of {run.tested}.ckpt"
+    on_test = bool(metrics["val"]) and data.validation == "test"
+    return Evaluation(str(path), config.data.name, checkpoint, metrics, identical, verdict, on_test, notes)
 
 
 def _score(
     run: Run, config: DictConfig, classifier: Classifier, data: ImageDataModule, *, own: bool
 ) -> tuple[dict[str, Any], Predictions]:
-    """Figures of val (of the run's own data alone) and test as the run computed them, and the test predictions."""
+    """Metrics of val (only for the run's own data) and test, as the run computes them, and the test predictions."""
     device = _device(run)
     limits = config.trainer if own else {"limit_val_batches": 1.0, "limit_test_batches": 1.0}
-    figures: dict[str, Any] = {"val": None}
+    metrics: dict[str, Any] = {"val": None}
     with _quiet_lightning():
         if own and data.has_validation:
             held_out = predict(classifier, data, "val", device=device, limit=limits["limit_val_batches"])
-            figures["val"] = _bounded_score(held_out, classifier, data)
+            metrics["val"] = _bounded_score(held_out, classifier, data)
         predictions = predict(classifier, data, "test", device=device, limit=limits["limit_test_batches"])
-        figures["test"] = _bounded_score(predictions, classifier, data)
-    return figures, predictions
+        metrics["test"] = _bounded_score(predictions, classifier, data)
+    return metrics, predictions
 
 
 def _bounded_score(predictions: Predictions, classifier: Classifier, data: ImageDataModule) -> dict[str, Any]:
-    """The figures of predictions; DataError where a metric takes more memory, or time, than figures do."""
+    """The metrics of predictions; DataError if they take too much memory or time."""
     with at_most_bytes(SCORE_BYTES + SCORE_COPIES * predictions.logits.nbytes, "its loss and metrics"):
         return score(predictions, classifier, data.class_names)
 
 
 def _device(run: Run) -> torch.device:
-    """What the run computed on, if this machine has it."""
+    """The device of the run, if this machine has it, else the CPU."""
     on_gpu = run.recorded(str, "device", "accelerator") == "cuda" and torch.cuda.is_available()
     return torch.device("cuda", 0) if on_gpu else torch.device("cpu")
 
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's notes on devices and workers from the reader."""
+    """Hide Lightning's messages on devices and workers."""
     logger = logging.getLogger("pytorch_lightning")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -131,16 +131,16 @@ def _quiet_lightning() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _compare(run: Run, figures: Mapping[str, Any], predictions: Predictions) -> tuple[bool, str]:
-    """Whether new figures equal the recorded ones, and in words by how much they do not."""
-    recorded = {part: run.metrics.get(part) for part in figures}
-    if json.dumps(recorded, sort_keys=True) == json.dumps(figures, sort_keys=True):
+def _compare(run: Run, metrics: Mapping[str, Any], predictions: Predictions) -> tuple[bool, str]:
+    """Whether new metrics equal the recorded ones, and a description of the largest difference."""
+    recorded = {part: run.metrics.get(part) for part in metrics}
+    if json.dumps(recorded, sort_keys=True) == json.dumps(metrics, sort_keys=True):
         return True, IDENTICAL
-    before, now = dict(_numbers(recorded)), dict(_numbers(figures))
+    before, now = dict(_numbers(recorded)), dict(_numbers(metrics))
     both = now.keys() & before.keys()
     differences = {key: abs(now[key] - before[key]) for key in both if now[key] != before[key]}
     if not differences:
-        return False, "metrics.json holds other figures"
+        return False, "metrics.json holds other metrics"
     key = max(differences, key=lambda k: differences[k])
     words = f"differs from metrics.json by up to {differences[key]:.2g} ({key})"
     then = Predictions.load(run.path / "predictions.npz")
@@ -167,8 +167,8 @@ def _changes_of_data(run: Run, data: ImageDataModule) -> list[str]:
     return notes
 
 
-def _changes_around(run: Run) -> list[str]:
-    """What else is not as it was: the device and the packages."""
+def _changes_of_environment(run: Run) -> list[str]:
+    """Notes on another device and other versions of packages."""
     notes = []
     then, now = run.recorded(str, "device", "accelerator"), _device(run).type
     if then != now:

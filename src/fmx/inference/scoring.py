@@ -1,4 +1,4 @@
-"""The final figures: predictions of one checkpoint in float32, and what every metric says of them."""
+"""The final metrics: predictions of one checkpoint in float32, and all metrics of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ __all__ = ["Predictions", "Scores", "predict", "score", "test"]
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of one part of the data."""
+    """A model's predictions on one part of the data."""
 
     labels: Tensor  # int64 (N,)
     logits: Tensor  # float32 (N, K)
@@ -45,34 +45,34 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Scores:
-    """The figures of metrics.json, and the test predictions that they come from."""
+    """The metrics of metrics.json, and the test predictions that they come from."""
 
     metrics: dict[str, Any]
     predictions: Predictions
 
 
 def test(experiment: Experiment, checkpoint: Path) -> Scores:
-    """Load the chosen checkpoint, score it on validation, and for the one time on the test set."""
+    """Load the chosen checkpoint, and evaluate it on the validation set, and once on the test set."""
     classifier, data, trainer = experiment.classifier, experiment.data, experiment.trainer
     device = trainer.strategy.root_device
     load_weights(classifier, checkpoint)
-    figures: dict[str, Any] = {"val": None}
+    metrics: dict[str, Any] = {"val": None}
     with experiment.record.timed("test_s"):
         if data.has_validation:
             held_out = predict(classifier, data, "val", device=device, limit=trainer.limit_val_batches)
-            figures["val"] = score(held_out, classifier, data.class_names)
+            metrics["val"] = score(held_out, classifier, data.class_names)
         predictions = predict(classifier, data, "test", device=device, limit=trainer.limit_test_batches)
-        figures["test"] = score(predictions, classifier, data.class_names)
+        metrics["test"] = score(predictions, classifier, data.class_names)
     chosen_by_validation = data.has_validation and checkpoint.stem == "best"
-    figures["selected_on"] = ("test" if data.validation == "test" else "val") if chosen_by_validation else "last"
-    figures["validation"] = data.validation
-    return Scores(figures, predictions)
+    metrics["selected_on"] = ("test" if data.validation == "test" else "val") if chosen_by_validation else "last"
+    metrics["validation"] = data.validation
+    return Scores(metrics, predictions)
 
 
 def predict(
     classifier: Classifier, data: ImageDataModule, part: Part, *, device: torch.device, limit: float = 1.0
 ) -> Predictions:
-    """Run a classifier over one part of the data, on one device, in float32 whatever the training's precision was.
+    """Run a classifier over one part of the data, on one device, in float32 whatever the training precision.
 
     limit: the share or count of batches, as Lightning's limit_predict_batches.
     """
@@ -81,7 +81,7 @@ def predict(
         accelerator="gpu" if device.type == "cuda" else device.type,
         devices=[device.index or 0] if device.type != "cpu" else 1,
         precision="32-true",
-        plugins=[cluster_environment({})],  # one process, whoever started it
+        plugins=[cluster_environment({})],  # one process, even within a distributed job
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -97,8 +97,8 @@ def predict(
 
 
 def score(predictions: Predictions, classifier: Classifier, class_names: Sequence[str]) -> dict[str, Any]:
-    """Return loss, accuracy, macro_f1, per_class and whatever else the metrics group holds, as plain numbers."""
+    """Return loss, accuracy, macro_f1, per_class and the other metrics of the metrics group, as plain numbers."""
     with torch.inference_mode():
         loss = classifier.loss.cpu().eval()(predictions.logits, predictions.labels)
-    figures = plain_figures(classifier.val_metrics, predictions.logits, predictions.labels, class_names)
-    return {"loss": float(loss)} | figures
+    metrics = plain_figures(classifier.val_metrics, predictions.logits, predictions.labels, class_names)
+    return {"loss": float(loss)} | metrics

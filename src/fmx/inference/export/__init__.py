@@ -1,1 +1,1 @@
-"""Files in which a trained model leaves fmx, and the proof that they say the same."""
+"""Export formats of a trained model, and the check that an exported file gives the same results."""

@@ -20,7 +20,7 @@ NOTES = "fmx.json"
 
 
 class _Guarded(nn.Module):
-    """Lets the exported graph raise for another type of numbers; of the shape it knows by itself."""
+    """Adds a check of the dtype to the exported graph, which checks the shape by itself."""
 
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -35,16 +35,16 @@ class _Guarded(nn.Module):
 
 
 def write_exported_program(module: nn.Module, signature: Signature, path: Path) -> None:
-    """Export a network with a dynamic batch; its signature goes along as the extra file `fmx.json`.
+    """Export a network with a dynamic batch; its signature is stored as the extra file `fmx.json`.
 
     The input is uint8 (N, C, H, W), or float32 where the normalisation stays outside; the output, logits (N, K).
-    FmxError where torch cannot express the network.
+    FmxError if torch cannot export the network.
     """
     dtype = torch.uint8 if signature.normalize == "inside" else torch.float32
     example = torch.zeros(2, *signature.shape, dtype=dtype)
     try:
         with torch.no_grad():
-            # Weights that lie channels_last would be written as views of something larger.
+            # channels_last weights would be saved as views of larger tensors.
             contiguous = copy.deepcopy(module).to(memory_format=torch.contiguous_format)
             guarded = _Guarded(contiguous, dtype).eval()
             program = torch.export.export(guarded, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
@@ -52,14 +52,14 @@ def write_exported_program(module: nn.Module, signature: Signature, path: Path) 
             node.meta.pop("stack_trace", None)  # it names folders of this machine
         buffer = io.BytesIO()
         torch.export.save(program, buffer, extra_files={NOTES: signature.to_json()})
-    except Exception as error:  # whatever the network does, torch's tracer may stumble over
+    except Exception as error:  # torch's exporter may raise any exception
         reason = str(error).strip().partition("\n")[0]
         raise FmxError(f"{signature.model} cannot be written by torch.export: {reason}; try --format onnx") from error
     path.write_bytes(buffer.getbuffer())
 
 
 def open_exported_program(path: Path, signature: Signature) -> Logits:
-    """Load such a file as a function from pixels uint8 (N, C, H, W) to logits float32 (N, K)."""
+    """Load the file as a function from pixels uint8 (N, C, H, W) to logits float32 (N, K)."""
     module = torch.export.load(io.BytesIO(path.read_bytes())).module()
 
     def logits(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""The page that goes with an exported model: what it takes, what it says, and how good it is."""
+"""The model card of an exported file: its input, its output and its accuracy."""
 
 import hashlib
 import html
@@ -82,13 +82,13 @@ def model_card(
     """Return the Markdown page of an exported file.
 
     form: onnx, pt2, torchscript or state_dict; network: the part of the configuration that it is built from;
-    agreement: how the file was proven; command: what wrote it.
+    agreement: the result of the parity check; command: the one that wrote the file.
     """
     facts = {
         "run": _code(run.path.name),
         "parameters": f"{num_params:,}",
         "checkpoint": _code(checkpoint),
-        **_figures(run, checkpoint),
+        **_metrics(run, checkpoint),
         "data": f"{_text(signature.data)}, fingerprint {_code(run.recorded(str, 'data', 'fingerprint'))}",
         "agreement": _text(agreement),
         "trained by": _code(command_again(run)),
@@ -123,24 +123,24 @@ def _version(package: str) -> str:
     return __version__ if package == "fmx" else metadata.version(package)  # fmx may be a folder on PYTHONPATH
 
 
-def _figures(run: Run, checkpoint: str) -> dict[str, str]:
-    """The run's own figures, if they are of these weights."""
+def _metrics(run: Run, checkpoint: str) -> dict[str, str]:
+    """The run's metrics, if they are those of these weights."""
     if checkpoint != run.tested:
-        return {"accuracy": f"not scored: the run's figures are of {_code(run.tested)}"}
-    figures = run.metrics
+        return {"accuracy": f"not scored: the run's metrics are those of {_code(run.tested)}"}
+    metrics = run.metrics
     chosen = {
         "val": "on validation",
         "test": "on the test set itself, so it flatters",
         "last": "as the last one",
     }
     lines = {}
-    on_test = figures.get("validation") == "test"
+    on_test = metrics.get("validation") == "test"
     validation = "accuracy on validation, which was the test set" if on_test else "validation accuracy"
     for part, name in [("test", "test accuracy"), ("val", validation)]:
-        accuracy = figures[part].get("accuracy") if isinstance(figures.get(part), dict) else None
+        accuracy = metrics[part].get("accuracy") if isinstance(metrics.get(part), dict) else None
         if isinstance(accuracy, float):
             lines[name] = f"{100 * accuracy:.2f} %"
-    how = chosen.get(str(figures.get("selected_on")), "in a way that is not recorded")
+    how = chosen.get(str(metrics.get("selected_on")), "in a way that is not recorded")
     return lines | {"checkpoint chosen": how}
 
 
@@ -150,19 +150,19 @@ def _input(signature: Signature, shape: str) -> str:
     else:
         text = (
             f"float32 (N, {shape}): pixels from 0 to 255, then (pixel / 255 - mean) / std with mean "
-            f"{signature.mean} and std {signature.std}. What is float32 but not normalised so gets a wrong answer."
+            f"{signature.mean} and std {signature.std}. Images with another normalisation get wrong results."
         )
     ground = " Light things on a dark ground, as in the training set." if signature.light_on_dark else ""
     return text + ground
 
 
 def _text(text: object) -> str:
-    """Text that means itself in Markdown and in HTML."""
+    """Text escaped for Markdown and HTML."""
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(printable(text), quote=False))
 
 
 def _code(text: object) -> str:
-    """Code in one line of a table."""
+    """Inline code, escaped for a table cell."""
     plain = printable(text).replace("|", r"\|")
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", plain)), default=0))
     pad = " " if "`" in plain else ""

@@ -1,4 +1,4 @@
-"""ONNX files: written from a network with all that is needed to use them, and run by onnxruntime."""
+"""ONNX files: written from a network with its signature as metadata, and run by onnxruntime."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ __all__ = ["DEFAULT_OPSET", "Logits", "open_onnx", "require", "write_onnx"]
 
 Logits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # pixels (N, C, H, W) to logits (N, K)
 DEFAULT_OPSET = 18  # the oldest that torch's exporter knows, so that old runtimes read the file as well
-MAX_ANSWER = 2**26  # bytes of a line: a hundred thousand class names and more
+MAX_ANSWER = 2**26  # bytes of a line, enough for 100,000 class names
 
 
 def require(*packages: str) -> list[Any]:
@@ -44,7 +44,7 @@ def write_onnx(module: "nn.Module", signature: Signature, path: Path, *, opset: 
     """Write a network with a dynamic batch; its signature goes into the file's metadata.
 
     The input is `pixels` uint8 (N, C, H, W), or `images` float32 where the normalisation stays outside; the
-    output is `logits` float32 (N, K). FmxError where torch cannot express the network, ConfigError for the opset.
+    output is `logits` float32 (N, K). FmxError if torch cannot export the network, ConfigError for the opset.
     """
     onnx, _ = require("onnx", "onnxscript")
     import torch
@@ -64,7 +64,7 @@ def write_onnx(module: "nn.Module", signature: Signature, path: Path, *, opset: 
                 output_names=["logits"],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
             )
-    except Exception as error:  # whatever the network does, torch's tracer may stumble over
+    except Exception as error:  # torch's exporter may raise any exception
         raise FmxError(
             f"{signature.model} cannot be written as ONNX: {_first_line(error)}; try --format torchscript"
         ) from error
@@ -73,13 +73,13 @@ def write_onnx(module: "nn.Module", signature: Signature, path: Path, *, opset: 
     reached = {entry.domain: entry.version for entry in model.opset_import}[""]
     if reached != opset:
         raise ConfigError(f"--opset {opset} cannot be reached, only {reached}; leave it out, or use that")
-    _forget_sources(model.graph)
+    _remove_source_notes(model.graph)
     onnx.helper.set_model_props(model, signature.to_texts())
     onnx.save(model, path)
 
 
-def _forget_sources(graph: Any) -> None:
-    """Remove what torch notes of the source code: it names folders of this machine."""
+def _remove_source_notes(graph: Any) -> None:
+    """Remove torch's notes on the source code, which name folders of this machine."""
     del graph.metadata_props[:]
     for item in [*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]:
         item.ClearField("doc_string")
@@ -89,7 +89,7 @@ def _forget_sources(graph: Any) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's advice on its own workings from the reader; what fails is raised."""
+    """Hide the exporter's log messages and warnings; failures are raised."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -104,12 +104,11 @@ def _quiet() -> Iterator[None]:
 
 
 def open_onnx(path: Path) -> tuple[Signature, Logits]:
-    """Read a file that fmx export wrote: what it takes and gives, and the function from pixels to logits.
+    """Open a file that fmx export wrote: its signature, and the function from pixels to logits.
 
-    The file is opened and run in a process of its own, which may take 6 GiB and four times the size of the
-    file, and a quarter of an hour a batch.
-    DataError where the file is missing, damaged, not from fmx, or not what it says of itself; where it keeps weights
-    in other files or holds a loop; and where it brings that process down.
+    The file runs in a process of its own, limited to 6 GiB plus four times the size of the file, and to 15 minutes of
+    CPU time per core and batch. DataError if the file is missing, damaged, not from fmx, or contradicts its signature;
+    if it has external weights or a loop; and if it crashes that process.
     """
     require("onnx", "onnxruntime")
     if not path.is_file():
@@ -120,16 +119,16 @@ def open_onnx(path: Path) -> tuple[Signature, Logits]:
     dtype = "uint8" if signature.normalize == "inside" else "float"
     inputs = [(kind, tuple(shape[1:])) for _, kind, shape in facts["inputs"]]
     if inputs != [(f"tensor({dtype})", signature.shape)] or facts["num_outputs"] != 1:
-        raise DataError(f"{path} takes and gives other arrays than it says of itself")
+        raise DataError(f"{path} has other inputs or outputs than its signature says")
     num_classes = len(signature.class_names)
 
     def logits(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         worker.ask(signature.as_input(pixels))
-        said = worker.answer("cannot be run")
+        reply = worker.answer("cannot be run")
         shape = (len(pixels), num_classes)
-        if (said["dtype"], tuple(said["shape"])) != ("float32", shape):
+        if (reply["dtype"], tuple(reply["shape"])) != ("float32", shape):
             raise DataError(
-                f"{path} gives {said['dtype']} {tuple(said['shape'])}, not a number for each of its classes"
+                f"{path} gives {reply['dtype']} {tuple(reply['shape'])}, not a number for each of its classes"
             )
         return np.frombuffer(worker.read(4 * len(pixels) * num_classes), np.float32).reshape(shape)
 
@@ -137,11 +136,11 @@ def open_onnx(path: Path) -> tuple[Signature, Logits]:
 
 
 class _Worker:
-    """The process that runs a file; it ends when this object does."""
+    """The process that runs a file; it ends with this object."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        command = [sys.executable, "-P", onnx_worker.__file__, str(path)]  # -P: the folder we are in is no library
+        command = [sys.executable, "-P", onnx_worker.__file__, str(path)]  # -P: import nothing from the current folder
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         self.process = subprocess.Popen(command, **pipes)  # type: ignore[call-overload]
         self.end = weakref.finalize(self, _end, self.process)
@@ -149,12 +148,12 @@ class _Worker:
     def ask(self, batch: NDArray[Any]) -> None:
         """Send an array."""
         line = json.dumps({"shape": batch.shape, "dtype": str(batch.dtype)}) + "\n"
-        with suppress(BrokenPipeError):  # the answer will say that there is no one
+        with suppress(BrokenPipeError):  # answer() reports that the process has died
             self.process.stdin.write(line.encode() + np.ascontiguousarray(batch).tobytes())
             self.process.stdin.flush()
 
     def answer(self, failure: str) -> dict[str, Any]:
-        """The next line that the process says; DataError where it is an error, or where there is none."""
+        """Read the next line from the process; DataError if it is an error, or if the process has died."""
         line = self.process.stdout.readline(MAX_ANSWER)
         try:
             facts = json.loads(line)
@@ -168,7 +167,7 @@ class _Worker:
         return facts
 
     def read(self, num_bytes: int) -> bytes:
-        """The bytes behind the last line; DataError where there are fewer."""
+        """Read the bytes that follow the last line; DataError if there are fewer."""
         contents: bytes = self.process.stdout.read(num_bytes)
         if len(contents) < num_bytes:
             raise DataError(f"{self.path} cannot be run: it brings down the process that runs it")

@@ -1,7 +1,7 @@
-"""The process in which an ONNX file is opened and run: it may come from anywhere, and this process may die of it.
+"""The process in which an untrusted ONNX file is opened and run, since the file may crash it.
 
-Started as a script with the file's path and imports nothing of fmx. It answers with a line of JSON once the file is
-open, then with one for each batch: an array comes as its raw bytes behind the line that says their shape.
+A script that takes the file's path and imports nothing of fmx. It writes a line of JSON once the file is open, then one
+for each batch. An array follows as raw bytes after the line with its shape.
 """
 
 import json
@@ -10,30 +10,30 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ERRORS_ONLY = 4  # onnxruntime's own log; what goes wrong is raised as well
-FREE_BYTES = 6 * 2**30  # of addresses: for the libraries, and for 250 images in the largest network of torchvision
-GROWTH = 4  # times the size of the file: as bytes, as a graph, as weights in another order
-BATCH_CPU_S = 900  # of each core
-LOOPS = {"Loop", "Scan", "SequenceMap"}  # they end when the file says so
+ERRORS_ONLY = 4  # level of onnxruntime's log; errors are raised as well
+FREE_BYTES = 6 * 2**30  # of address space: for the libraries, and 250 images in torchvision's largest network
+GROWTH = 4  # times the size of the file: as bytes, as a graph, as weights in another layout
+BATCH_CPU_S = 900  # per core
+LOOPS = {"Loop", "Scan", "SequenceMap"}  # the file decides when they end
 
 
 def main() -> None:
-    """Open the file, say what it is, then run batches until there is no more."""
+    """Open the file, describe it, then run batches until the input ends."""
     path = Path(sys.argv[1])
-    answer, sys.stdout = sys.stdout.buffer, sys.stderr  # what a library prints is no answer
+    answer, sys.stdout = sys.stdout.buffer, sys.stderr  # prints of libraries must not mix with answers
     try:
         _limit_memory(FREE_BYTES + GROWTH * path.stat().st_size)
         _limit_time()
         session, facts = _open(path)
     except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no base class
-        _say(answer, {"error": _first_line(error)})
+        _write_answer(answer, {"error": _first_line(error)})
         return
-    _say(answer, facts)
+    _write_answer(answer, facts)
     _serve(session, answer)
 
 
 def _limit_memory(num_bytes: int) -> None:
-    """Let an allocation beyond the limit fail; where the system knows no such limit there is none."""
+    """Let an allocation beyond the limit fail, if the system supports such a limit."""
     import resource
 
     try:
@@ -43,7 +43,7 @@ def _limit_memory(num_bytes: int) -> None:
 
 
 def _limit_time() -> None:
-    """Let the process end where what comes takes longer than any batch does: a graph may be long without a loop."""
+    """Limit the CPU time until the next batch is done: a graph may be long without a loop."""
     import resource
 
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -66,7 +66,7 @@ def _open(path: Path) -> tuple[Any, dict[str, Any]]:
 
 
 def _check(model: Any) -> None:
-    """ValueError where a model reads other files, or may run for ever."""
+    """ValueError if a model has external weights, or loops that may never end."""
     from onnx import external_data_helper
 
     def check_inside(tensors: Any) -> None:
@@ -104,10 +104,10 @@ def _serve(session: Any, answer: Any) -> None:
             facts, contents = {"shape": result.shape, "dtype": str(result.dtype)}, result.tobytes()
         except Exception as error:  # noqa: BLE001 - as above
             facts, contents = {"error": _first_line(error)}, b""
-        _say(answer, facts, contents)
+        _write_answer(answer, facts, contents)
 
 
-def _say(answer: Any, facts: dict[str, Any], contents: bytes = b"") -> None:
+def _write_answer(answer: Any, facts: dict[str, Any], contents: bytes = b"") -> None:
     answer.write(json.dumps(facts).encode() + b"\n" + contents)
     answer.flush()
 

@@ -1,4 +1,4 @@
-"""Whether an exported model says the same as the one it came from."""
+"""Whether an exported model gives the same results as the network that it came from."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from fmx.data.module import Pictures
 from fmx.errors import FmxError
 from fmx.inference.export.onnx_model import Logits
 
-__all__ = ["Evidence", "answers", "prove"]
+__all__ = ["Reference", "check_parity", "logits_of"]
 
-FIRST, CHUNK = 7, 250  # images at a time: the batch must be free, so its size changes
-EXACT = 1e-3  # the largest difference that the order of float32 sums explains, of logits up to 1
-COARSE = 2e-2  # where the reference comes from a GPU, whose convolutions may keep ten bits of a number
+FIRST, CHUNK = 7, 250  # batch sizes: several, since the batch must be dynamic
+EXACT = 1e-3  # largest difference of logits up to 1 that the order of float32 sums explains
+COARSE = 2e-2  # for a reference from a GPU, whose TF32 convolutions have ten mantissa bits
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """Images uint8 (C, H, W) each, what they are in words, and the logits (N, K) that they must get.
+class Reference:
+    """Images uint8 (C, H, W) each, a description of them, and the logits (N, K) that a model must reproduce.
 
-    from_gpu: whether a GPU computed these.
+    from_gpu: whether a GPU computed the logits.
     """
 
     images: Sequence[Tensor] | Pictures
@@ -33,8 +33,8 @@ class Evidence:
     from_gpu: bool = False
 
 
-def answers(model: Logits, images: Sequence[Tensor] | Pictures) -> NDArray[np.float32]:
-    """Give a model all images, some at a time; returns its logits (N, K)."""
+def logits_of(model: Logits, images: Sequence[Tensor] | Pictures) -> NDArray[np.float32]:
+    """Run a model on all images, in batches; returns its logits (N, K)."""
     return np.concatenate([model(chunk) for chunk in _chunks(images)])
 
 
@@ -43,19 +43,19 @@ def _chunks(images: Sequence[Tensor] | Pictures) -> Iterator[NDArray[np.uint8]]:
         yield torch.stack([images[i] for i in range(first, end)]).numpy()
 
 
-def prove(exported: Logits, evidence: Evidence) -> str:
-    """Return a line that says how well an exported model agrees with the evidence; FmxError where it does not.
+def check_parity(exported: Logits, reference: Reference) -> str:
+    """Return a line on how well an exported model agrees with the reference; FmxError if it does not.
 
-    Every class must be equal; where the evidence comes from a GPU, but for ties within its rounding.
+    Every predicted class must be equal, except for ties within the rounding of a reference from a GPU.
     """
-    expected, given = evidence.logits, answers(exported, evidence.images)
+    expected, given = reference.logits, logits_of(exported, reference.images)
     largest = float(np.abs(given - expected).max())
-    tolerance = (COARSE if evidence.from_gpu else EXACT) * max(1.0, float(np.abs(expected).max()))
+    tolerance = (COARSE if reference.from_gpu else EXACT) * max(1.0, float(np.abs(expected).max()))
     classes = given.argmax(axis=1)
     changed = classes != expected.argmax(axis=1)
     lost = expected.max(axis=1) - np.take_along_axis(expected, classes[:, None], axis=1)[:, 0]
-    wrong = changed & (lost > 2 * tolerance) if evidence.from_gpu else changed
-    count = f"{len(classes):,} {evidence.what}"
+    wrong = changed & (lost > 2 * tolerance) if reference.from_gpu else changed
+    count = f"{len(classes):,} {reference.what}"
     if wrong.any() or not largest <= tolerance:  # a NaN must not pass
         raise FmxError(
             f"the exported model does not agree with the run: {changed.sum():,} of {count} get another class, "

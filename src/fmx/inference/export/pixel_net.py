@@ -1,4 +1,4 @@
-"""A run's network behind its normalisation: pixels in, logits out."""
+"""A run's network with its normalisation: pixels in, logits out."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,7 +34,7 @@ class PixelNet(nn.Module):
 def open_trained(run_dir: Path, *, checkpoint: str | None, allow: Iterable[str] = ()) -> tuple[Signature, Logits]:
     """Open a finished run on the CPU, without its data: the model's signature, and the model as a function.
 
-    checkpoint: `best`, `last` or a file; None is the one that the run's figures are of.
+    checkpoint: `best`, `last` or a file; None for the one that the run tested.
     """
     run = open_run(run_dir)
     config = trusted_config(run, allow)

@@ -1,4 +1,4 @@
-"""What goes into a trained model and what comes out: the facts that an exported file carries with it."""
+"""The input and the output of a trained model, as exported files store them."""
 
 import json
 from collections.abc import Mapping
@@ -18,8 +18,8 @@ if TYPE_CHECKING:  # an ONNX file is read without torch
 __all__ = ["Signature", "Where", "signature_of"]
 
 Where = Literal["inside", "outside"]
-DARK = 0.4  # mean of all pixels in 0..1 below which grey pictures show light things on a dark ground
-IMAGE_FOLDER = "fmx.data.folder.ImageFolder"  # of photographs, mostly: dark ones are not inverted ones
+DARK = 0.4  # mean of all pixels in 0..1 below which grey pictures show light objects on a dark ground
+IMAGE_FOLDER = "fmx.data.folder.ImageFolder"  # mostly photographs, which are not inverted when dark
 STRETCHING = {IMAGE_FOLDER, "fmx.data.in_memory.in_memory"}
 MAX_SIDE = 4096
 MAX_CLASSES = 100_000
@@ -30,9 +30,9 @@ MAX_CHANNELS = 16
 class Signature:
     """Classes, input and preparation of one model.
 
-    mean, std: one number a channel, of pixels in 0..1. `normalize` says whether the model applies them itself
+    mean, std: one number per channel, of pixels in 0..1. `normalize` says whether the model applies them itself
     (inside: it takes pixels 0..255) or its caller does. `fit` and `light_on_dark` say how the training
-    pictures looked: stretched to the square or not, light things on a dark ground or not.
+    pictures looked: stretched to the square or not, light objects on a dark ground or not.
     """
 
     model: str
@@ -53,7 +53,7 @@ class Signature:
         return self.in_channels, self.image_size, self.image_size
 
     def as_input(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
-        """What the model takes for pixels (N, C, H, W): themselves, or float32 of the same shape."""
+        """The model's input for pixels (N, C, H, W): unchanged, or normalised float32 of the same shape."""
         if self.normalize == "inside":
             return pixels
         mean, std = (np.array(v, dtype=np.float32).reshape(1, -1, 1, 1) for v in (self.mean, self.std))
@@ -61,13 +61,13 @@ class Signature:
         return normalised
 
     def normalization(self) -> "Normalize":
-        """What turns pixels uint8 (N, C, H, W) into what the network was trained on."""
+        """The module that normalises pixels uint8 (N, C, H, W) as in training."""
         from fmx.data.module import Normalize
 
         return Normalize(mean=self.mean, std=self.std)
 
     def to_texts(self) -> dict[str, str]:
-        """One JSON text a field."""
+        """One JSON text per field."""
         return {name: json.dumps(value, ensure_ascii=False) for name, value in asdict(self).items()}
 
     def to_json(self) -> str:
@@ -76,7 +76,7 @@ class Signature:
 
     @classmethod
     def from_texts(cls, texts: Mapping[str, str], source: object) -> Self:
-        """Read back what to_texts wrote; DataError names `source` where it is not that."""
+        """The inverse of to_texts; DataError, which names `source`, for invalid texts."""
         try:
             signature = cls(**{field.name: json.loads(texts[field.name]) for field in fields(cls)})
         except (KeyError, ValueError, TypeError, RecursionError):
@@ -110,7 +110,7 @@ def signature_of(config: "DictConfig", *, normalize: Where) -> Signature:
 
     data: Any = OmegaConf.to_container(config.data, resolve=True)
     try:
-        signature = _read(config.model.name, data, normalize)
+        signature = _from_data(config.model.name, data, normalize)
     except (ArithmeticError, AttributeError, ConfigError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(f"the run's configuration of its data is damaged: {error!r:.300}") from error
     if not signature.is_sound():
@@ -118,8 +118,8 @@ def signature_of(config: "DictConfig", *, normalize: Where) -> Signature:
     return signature
 
 
-def _read(model: str, data: Any, normalize: Where) -> Signature:
-    """The signature that a resolved `data` node stands for."""
+def _from_data(model: str, data: Any, normalize: Where) -> Signature:
+    """The signature for a resolved `data` node."""
     from fmx.data.module import english_names, names_of_classes, normalization
 
     applied = normalization(data["normalize"], data["mean"], data["std"], data["in_channels"])
@@ -142,7 +142,7 @@ def _read(model: str, data: Any, normalize: Where) -> Signature:
 
 
 def _mean_and_std(applied: "Normalize") -> tuple[list[float], list[float]]:
-    """What a Normalize takes off and divides by, to six digits: its float32 has hardly more."""
+    """The mean and std of a Normalize, to six digits: float32 has hardly more."""
     scale, shift = applied.scale.double().flatten(), applied.shift.double().flatten()
     std = 1 / (255 * scale)
     return _six_digits((0 - shift * std).tolist()), _six_digits(std.tolist())

@@ -1,4 +1,4 @@
-"""Weights alone, as torch.save writes them: tensors by name and nothing else."""
+"""A state dict as torch.save writes it: tensors by name and nothing else."""
 
 import copy
 import io
@@ -17,13 +17,13 @@ __all__ = ["open_state_dict", "write_state_dict"]
 
 def write_state_dict(net: nn.Module, path: Path) -> None:
     """Write a network's weights for torch.load(path, weights_only=True)."""
-    buffer = io.BytesIO()  # so that a full disk is an OSError, not one of torch's own
+    buffer = io.BytesIO()  # so that a full disk raises an OSError
     torch.save({name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}, buffer)
     path.write_bytes(buffer.getbuffer())
 
 
 def open_state_dict(net: nn.Module, signature: Signature, path: Path) -> Logits:
-    """Load them into a copy of the network: a function from pixels uint8 (N, C, H, W) to logits (N, K)."""
+    """Load the weights into a copy of the network: a function from pixels uint8 (N, C, H, W) to logits (N, K)."""
     blank = copy.deepcopy(net)
     for tensor in blank.state_dict().values():
         tensor.zero_()

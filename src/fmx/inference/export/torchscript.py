@@ -20,9 +20,9 @@ NOTES = "fmx.json"
 
 
 class _Guarded(nn.Module):
-    """Raises for images that a traced network would answer with nonsense: a trace keeps no check of what it is given.
+    """Checks the dtype and the shape of images, which a traced network does not.
 
-    It is compiled, so its checks are in the file.
+    It is scripted, so its checks are in the file.
     """
 
     def __init__(self, traced: nn.Module, signature: Signature) -> None:
@@ -44,7 +44,7 @@ class _Guarded(nn.Module):
 
 
 def write_torchscript(module: nn.Module, signature: Signature, path: Path) -> None:
-    """Trace a network and save it; its signature goes along as the extra file `fmx.json`.
+    """Trace a network and save it; its signature is stored as the extra file `fmx.json`.
 
     The input is uint8 (N, C, H, W), or float32 where the normalisation stays outside, and nothing else; the output,
     logits (N, K).
@@ -52,21 +52,21 @@ def write_torchscript(module: nn.Module, signature: Signature, path: Path) -> No
     dtype = torch.uint8 if signature.normalize == "inside" else torch.float32
     notes = signature.to_json()
     try:
-        with _deprecated(), torch.no_grad():
+        with _without_warnings(), torch.no_grad():
             traced = torch.jit.trace(  # type: ignore[no-untyped-call]
                 module, torch.zeros(2, *signature.shape, dtype=dtype), check_trace=False
             )
             guarded = torch.jit.script(_Guarded(traced, signature))
             contents = guarded.save_to_buffer(_extra_files={NOTES: notes})  # type: ignore[no-untyped-call]
-    except Exception as error:  # whatever the network does, the tracer may stumble over
+    except Exception as error:  # the tracer may raise any exception
         reason = str(error).strip().partition("\n")[0]
         raise FmxError(f"{signature.model} cannot be written as TorchScript: {reason}") from error
     path.write_bytes(contents)
 
 
 def open_torchscript(path: Path, signature: Signature) -> Logits:
-    """Load such a file as a function from pixels uint8 (N, C, H, W) to logits float32 (N, K)."""
-    with _deprecated():
+    """Load the file as a function from pixels uint8 (N, C, H, W) to logits float32 (N, K)."""
+    with _without_warnings():
         loaded = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
 
     def logits(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -78,8 +78,8 @@ def open_torchscript(path: Path, signature: Signature) -> Logits:
 
 
 @contextmanager
-def _deprecated() -> Iterator[None]:
-    """Pass over torch's advice to move to torch.export: who asks for TorchScript has a runtime that needs it."""
+def _without_warnings() -> Iterator[None]:
+    """Hide torch's deprecation warnings: who asks for TorchScript has a runtime that needs it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
