@@ -20,7 +20,7 @@ from torch import Tensor
 
 from chosen import chosen
 from extracted_data import extracted
-from fmx.training.callbacks.lean_steps import _Training
+from fmx.training.callbacks.lean_steps import _StepRunner
 from fmx.training.classifier import Classifier, Step
 from machine import describe, in_words
 from overhead import CASES
@@ -39,8 +39,8 @@ class InTurn(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Classifier) -> None:
         """Let the two sides take turns."""
-        data, train = trainer.datamodule, _Training(trainer, pl_module)
-        assert train.look_anew(trainer)
+        data, train = trainer.datamodule, _StepRunner(trainer, pl_module)
+        assert train.refresh(trainer)
         images, labels = data.sources["train"].images, data.sources["train"].labels
         images, labels = images.to(pl_module.device), labels.to(pl_module.device)
         order = data.indices["train"].to(pl_module.device)

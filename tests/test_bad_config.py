@@ -29,12 +29,12 @@ COMMAND_LINE = {
     "optim=null": ["a group takes the name of a member", "null"],
     "callbacks.best=null": ["callbacks.best must make a", "~callbacks.best leaves it out"],
     "~callbacks.best": ["no callback keeps", "callbacks.best"],
-    "callbacks.best.monitor=val/per_class": ["no figure 'val/per_class'", "Figures: "],
+    "callbacks.best.monitor=val/per_class": ["no metric 'val/per_class'", "Metrics: "],
     "callbacks.best.monitor=val/loss": ["callbacks.best.mode=max keeps the worst val/loss", "callbacks.best.mode=min"],
     "~callbacks.history": ["no callback writes history.csv", "callbacks.history"],
     "+trainer.logger=false": ["trainer.logger would be without effect", "logger=none"],
     "+trainer.default_root_dir=there": ["trainer.default_root_dir would be without effect", "hydra.run.dir=DIR"],
-    "callbacks.best.monitor=val/acc": ["no figure 'val/acc'", "did you mean 'val/accuracy'?"],
+    "callbacks.best.monitor=val/acc": ["no metric 'val/acc'", "did you mean 'val/accuracy'?"],
     # types and ranges
     "trainer.max_epochs=ten": ["trainer.max_epochs must be a whole number of at least 1, got 'ten'"],
     "trainer.max_epochs=0": ["trainer.max_epochs must be a whole number of at least 1, got 0"],
@@ -92,7 +92,7 @@ COMMAND_LINE = {
     "+metrics.roc={_target_:torchmetrics.classification.MulticlassROC,num_classes:10}": [
         "metrics.roc: MulticlassROC gives a tuple",
     ],
-    "callbacks.best.monitor=train/accuracy": ["by the images that it learns from", "select=last"],
+    "callbacks.best.monitor=train/accuracy": ["by its training images", "select=last"],
     "run_dir=there": ["run_dir follows hydra.run.dir", "hydra.run.dir=DIR"],
     "~metrics.macro_f1": ["metrics.macro_f1 is missing"],
     "metrics.macro_f1.average=mikro": ["metrics.macro_f1", "'macro'", "mikro"],

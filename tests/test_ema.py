@@ -144,7 +144,7 @@ def test_a_run_from_before_the_warm_up_goes_on_without_it(command, tmp_path):
     (folder / "run.json").write_text(json.dumps(record))
     done = command(*run, "resume=auto", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "going on after step" in done.stdout
+    assert "resuming after step" in done.stdout
     assert_same(folder, tmp_path / "whole")
     assert [path.name for path in folder.parent.iterdir()] == ["cut"]
     assert "_target_: fmx.training.callbacks.ema.EMA" in (folder / ".hydra/resolved.yaml").read_text()

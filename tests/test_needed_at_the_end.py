@@ -208,7 +208,7 @@ def test_what_a_sweep_and_a_search_need_at_their_end(command, tmp_path, name, op
 def test_a_training_that_is_whole_is_tested_whoever_fails_at_its_end(command, tmp_path, part, said):
     done = command(*SHORT, part, cwd=tmp_path, env=parts(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"what is called at its end failed ({said}): going on to the test" in done.stdout
+    assert f"a hook at its end failed ({said}): continuing with the test" in done.stdout
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert (record["status"], record["end_error"]) == ("completed", said)
     assert (tmp_path / "run/figures/mistakes.png").is_file()

@@ -43,7 +43,7 @@ def test_a_run_is_reproduced(command, old):
 def test_an_interrupted_run_and_sweep_go_on(command, old):
     done = command("resume=interrupted", cwd=old)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "going on after step" in done.stdout
+    assert "resuming after step" in done.stdout
     assert len((old / "interrupted" / "history.csv").read_text().splitlines()) == 1 + 12
     done = command("--resume-sweep", "sweep", cwd=old)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -264,7 +264,7 @@ def test_which_run_is_gone_on_with(command, tmp_path, interrupted):
 
     finished = command(f"resume={folder}", cwd=tmp_path)  # the run's own overrides, without typing them
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert "going on after step" in finished.stdout
+    assert "resuming after step" in finished.stdout
     whole = command(*run, "hydra.run.dir=whole", cwd=tmp_path)
     assert whole.returncode == 0
     assert_same(folder, tmp_path / "whole")
@@ -486,7 +486,7 @@ def test_a_dataset_that_draws_random_numbers(command, tmp_path, workers):
     options += ["trainer.max_epochs=3"]
     own = {"own": LOGGERS["own"]}
     done = stopped(command, tmp_path, *options, step=29, signum=signal.SIGTERM, loggers=own)
-    assert "Lines keeps what it wrote from step 30 on, which comes again: rows may be there twice" in done.stdout
+    assert "Lines keeps what it wrote from step 30 on, which is written again: rows may be duplicated" in done.stdout
 
 
 def test_draws_do_not_depend_on_the_number_of_workers(command, tmp_path):

@@ -98,7 +98,7 @@ def test_a_sweep_whose_parent_ends(command, tmp_path, how):
 
     done = command("--resume-sweep", "sweep", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "going on after step" in "".join(path.read_text() for path in tmp_path.glob("sweep/jobs/*.log"))
+    assert "resuming after step" in "".join(path.read_text() for path in tmp_path.glob("sweep/jobs/*.log"))
     jobs[-1] = "hydra.sweep.dir=whole"
     whole = command(*jobs, cwd=tmp_path)
     assert whole.returncode == 0, whole.stdout + whole.stderr
@@ -173,7 +173,7 @@ def test_a_sweep_that_is_still_at_work_is_left_alone(command, tmp_path):
     assert status(tmp_path / "sweep") == {"0": "completed", "1": "completed"}
     for number in ("0", "1"):
         assert len(json.loads((tmp_path / f"sweep/{number}/run.json").read_text())["parts"]) == 1
-        assert "going on after step" in (tmp_path / f"sweep/jobs/{number}.log").read_text()
+        assert "resuming after step" in (tmp_path / f"sweep/jobs/{number}.log").read_text()
 
 
 def test_later_edits_change_no_job(tmp_path):
@@ -427,8 +427,8 @@ def test_what_a_failed_job_left_is_gone_on_with_and_never_deleted(command, tmp_p
 
     last = command("--resume-sweep", "sweep", "--allow", "faults", cwd=tmp_path, env=here())
     assert last.returncode == 0, last.stdout + last.stderr
-    assert "going on after step" in (tmp_path / "sweep/jobs/0.log").read_text()
-    assert "no checkpoint to go on from: starting anew" in (tmp_path / "sweep/jobs/1.log").read_text()
+    assert "resuming after step" in (tmp_path / "sweep/jobs/0.log").read_text()
+    assert "no checkpoint to resume from: starting anew" in (tmp_path / "sweep/jobs/1.log").read_text()
     for number in range(3):
         assert (tmp_path / f"sweep/{number}/notes.txt").read_text() == "mine"
         assert (tmp_path / f"sweep/{number}").stat().st_ino == inodes[number]

@@ -17,7 +17,7 @@ from fmx.training.build import Experiment
 from fmx.training.callbacks.collect_predictions import CollectPredictions
 from fmx.training.classifier import Classifier
 from fmx.training.cluster_environment import cluster_environment
-from fmx.training.counts import plain_figures
+from fmx.training.counts import plain_metrics
 from fmx.training.hardware import keep_freed_memory
 
 __all__ = ["Predictions", "Scores", "predict", "score", "test"]
@@ -100,5 +100,5 @@ def score(predictions: Predictions, classifier: Classifier, class_names: Sequenc
     """Return loss, accuracy, macro_f1, per_class and the other metrics of the metrics group, as plain numbers."""
     with torch.inference_mode():
         loss = classifier.loss.cpu().eval()(predictions.logits, predictions.labels)
-    metrics = plain_figures(classifier.val_metrics, predictions.logits, predictions.labels, class_names)
+    metrics = plain_metrics(classifier.val_metrics, predictions.logits, predictions.labels, class_names)
     return {"loss": float(loss)} | metrics

@@ -1,1 +1,1 @@
-"""From a composed configuration to a trained network: the only room that instantiates."""
+"""From a composed configuration to a trained network: the only package that instantiates."""

@@ -30,7 +30,7 @@ from fmx.runs.record import Record
 from fmx.training.charts import with_shared_charts
 from fmx.training.classifier import Classifier
 from fmx.training.cluster_environment import cluster_environment
-from fmx.training.end_check import rehearse_end
+from fmx.training.end_check import check_end
 from fmx.training.hardware import ask_for_gpus_once, describe_device, keep_freed_memory, resolve_precision
 from fmx.training.loggers import NUMBERED, versions
 
@@ -40,9 +40,9 @@ __all__ = [
     "build_classifier",
     "build_data",
     "is_beyond_meta",
-    "lightnings_keys",
     "meta_network",
     "network_node",
+    "without_own_keys",
 ]
 
 log = logging.getLogger(__name__)
@@ -57,23 +57,24 @@ class Experiment:
     data: ImageDataModule
     classifier: Classifier
     trainer: Trainer
-    select: str  # which checkpoint is tested: best or last
+    select: str  # the checkpoint to test: best or last
     seed: int
-    resumes: bool  # whether to go on from the newest checkpoint in the run directory, where there is one
-    hparams: dict[str, Any]  # the choices that tell this run from others, for tables
-    yaml: str  # the configuration as text, for the reader
+    resumes: bool  # whether to continue from the newest checkpoint in the run directory, if any
+    hparams: dict[str, Any]  # the main settings, for tables
+    yaml: str  # the configuration as text
 
 
 def build(cfg: DictConfig, record: Record) -> Experiment:
-    """Instantiate what the configuration names, record it, and say in a few lines what will run.
+    """Instantiate the parts of a run, record them, and log in a few lines what will run.
 
     Raises ConfigError for values that do not fit together, DataError for data that is missing or damaged.
     """
-    # Lightning's advice about workers and its own deprecations are not the reader's business.
+    # Lightning's advice about workers and its own deprecations do not help users.
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     keep_freed_memory()
     ask_for_gpus_once()
-    # What trainer.deterministic would fill first is written before it is read: a tenth of a step for nothing.
+    # With trainer.deterministic, torch would fill new tensors, which all are written before they are read: a tenth of a
+    # step for nothing.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     seed_everything(cfg.seed, workers=True, verbose=False)
     classifier = build_classifier(cfg)
@@ -86,7 +87,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     _check_test_batches(trainer, data)
     _check_class_weights(classifier.loss, data)
     described: dict[str, object] = {"name": data.name, "sizes": data.sizes()}
-    if record.writes or cfg.resume is not None:  # to hash an image folder is to read it all
+    if record.writes or cfg.resume is not None:  # hashing an image folder reads all of it
         described |= data.fingerprints()
         record.check_data(described, is_same=data.has_fingerprint, chosen_on_test=data.validation == "test")
     record.update(
@@ -96,11 +97,11 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
         logger_versions=versions(loggers) if record.writes else {},
     )
     if record.writes:
-        rehearse_end(record.run_dir, data, classifier, trainer.loggers, trainer.callbacks)  # type: ignore[attr-defined]
-    _announce(record, cfg.model.name)
-    _say_processes(record, cfg.trainer)
+        check_end(record.run_dir, data, classifier, trainer.loggers, trainer.callbacks)  # type: ignore[attr-defined]
+    _log_run(record, cfg.model.name)
+    _log_processes(record, cfg.trainer)
     if cfg.resume is None or not _has_checkpoint(record.run_dir):
-        _tell_origin(record, classifier.net)
+        _log_origin(record, classifier.net)
     stored = to_stored(cfg)
     return Experiment(
         run_dir=record.run_dir,
@@ -117,7 +118,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
 
 
 def _check_test_batches(trainer: Trainer, data: ImageDataModule) -> None:
-    """ConfigError where no test image would be left: the test comes after all training."""
+    """ConfigError where no test image would be left, which would show only after training."""
     share, batches = trainer.limit_test_batches, math.ceil(len(data.indices["test"]) / data.eval_batch_size)
     if isinstance(share, float) and int(share * batches) < 1:
         raise ConfigError(
@@ -127,12 +128,12 @@ def _check_test_batches(trainer: Trainer, data: ImageDataModule) -> None:
 
 
 def _check_class_weights(loss: nn.Module, data: ImageDataModule) -> None:
-    """ConfigError where no training image counts."""
+    """ConfigError where the loss gives every training image the weight 0."""
     weight = getattr(loss, "weight", None)
     if isinstance(weight, torch.Tensor) and len(weight) == data.num_classes and not weight[data.labels("train")].any():
         names = ", ".join(name for name, value in zip(data.class_names, weight.tolist(), strict=True) if value)
         raise ConfigError(
-            f"loss.weight is 0 for every class that has training images, so that nothing would be learnt; the classes "
+            f"loss.weight is 0 for every class that has training images, so nothing would be learnt; the classes "
             f"of a larger weight ({names}) have none"
         )
 
@@ -158,9 +159,9 @@ def build_data(cfg: DictConfig) -> ImageDataModule:
 
 
 def make(node: Any, **extra: Any) -> Any:
-    """Instantiate one node into plain objects; what a constructor says of its values becomes a ConfigError.
+    """Instantiate one node into plain objects; a constructor's ValueError or TypeError becomes a ConfigError.
 
-    The node is resolved once. Hydra would resolve what comes of that again: names of folders, for example.
+    The node is resolved once. Hydra would resolve the result again, and with it names of folders, for example.
     """
     plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
     try:
@@ -178,13 +179,13 @@ def make(node: Any, **extra: Any) -> Any:
 
 
 def meta_network(node: Mapping[str, Any]) -> nn.Module:
-    """The network of a resolved `model.net` node, without memory for weights: what cannot be built shows at once."""
+    """The network of a resolved `model.net` node on the meta device, without memory for weights."""
     with torch.device("meta"):
-        return _module(make(dict(node)))
+        return _as_module(make(dict(node)))
 
 
 def is_beyond_meta(error: BaseException) -> bool:
-    """Whether a network failed since it looks at values while it is built, which the meta device has none of."""
+    """Whether a network failed because it reads values while it is built, which the meta device does not have."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, NotImplementedError) or "meta" in str(cause):
@@ -194,7 +195,7 @@ def is_beyond_meta(error: BaseException) -> bool:
 
 
 def network_node(cfg: DictConfig, earlier: Path | None) -> dict[str, Any]:
-    """The resolved `model.net` node; without its file of weights, which may be gone, where a checkpoint has them all.
+    """The resolved `model.net` node; without its weights file, which may be gone, where a checkpoint replaces it.
 
     earlier: the folder of the run that is resumed, if any.
     """
@@ -215,7 +216,7 @@ def _is_pretrained(target: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, Pretrained)
 
 
-def _module(net: Any) -> nn.Module:
+def _as_module(net: Any) -> nn.Module:
     if not isinstance(net, nn.Module):
         raise ConfigError(f"model.net._target_ must make a torch.nn.Module, not {type(net).__name__}")
     return net
@@ -224,13 +225,13 @@ def _module(net: Any) -> nn.Module:
 def _network(cfg: DictConfig) -> nn.Module:
     """The network, its convolutions in the memory format that is faster for them."""
     formats = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-    return _module(make(network_node(cfg, None if cfg.resume is None else Path(cfg.run_dir)))).to(
+    return _as_module(make(network_node(cfg, None if cfg.resume is None else Path(cfg.run_dir)))).to(
         memory_format=formats[cfg.memory_format]
     )
 
 
-def lightnings_keys(trainer: DictConfig) -> DictConfig:
-    """The trainer node without the keys that parts of fmx read by interpolation."""
+def without_own_keys(trainer: DictConfig) -> DictConfig:
+    """The trainer node without keys that are not Lightning's: parts of fmx read them by interpolation."""
     taken = trainer.copy()
     with open_dict(taken):
         taken.pop("checkpoint_every_s", None)
@@ -238,7 +239,7 @@ def lightnings_keys(trainer: DictConfig) -> DictConfig:
 
 
 def _loggers(cfg: DictConfig, record: Record) -> dict[str, Logger]:
-    """The loggers by their names; in a run that goes on, each with the folder that it had."""
+    """The loggers by name; in a resumed run each keeps its folder."""
     recorded = record.contents.get("logger_versions")
     recorded = recorded if isinstance(recorded, dict) else {}
     loggers = {}
@@ -253,7 +254,7 @@ def _loggers(cfg: DictConfig, record: Record) -> dict[str, Logger]:
 
 def _trainer(cfg: DictConfig, net: nn.Module, loggers: list[Logger]) -> Trainer:
     trainer = make(
-        lightnings_keys(cfg.trainer),
+        without_own_keys(cfg.trainer),
         precision=resolve_precision(cfg.trainer.precision, accelerator=cfg.trainer.accelerator, net=net),
         callbacks=[make(node) for node in cfg.callbacks.values()],
         logger=loggers,
@@ -265,7 +266,7 @@ def _trainer(cfg: DictConfig, net: nn.Module, loggers: list[Logger]) -> Trainer:
 
 
 def _hparams(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
-    """The main choices, and whatever the command line set."""
+    """The main settings, and all that the command line set."""
     keys = ["optim.lr", "data.batch_size", "data.validation", "trainer.max_epochs", "seed"]
     keys += [key for key in (text.lstrip("+").partition("=")[0] for text in overrides) if "." in key]
     hparams: dict[str, Any] = {
@@ -276,8 +277,8 @@ def _hparams(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
     return hparams | {key: value for key in keys if (value := OmegaConf.select(cfg, key)) is not None}
 
 
-def _tell_origin(record: Record, net: nn.Module) -> None:
-    """Say in a line where the weights of a network come from that may have them from a file, and record the file."""
+def _log_origin(record: Record, net: nn.Module) -> None:
+    """Log where the weights of a network with an `origin` come from, and record their file, if any."""
     origin, path = getattr(net, "origin", None), getattr(net, "weights_file", None)
     if not record.writes or not isinstance(origin, str):
         return
@@ -287,8 +288,8 @@ def _tell_origin(record: Record, net: nn.Module) -> None:
             record.update(weights={"file": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()})
 
 
-def _announce(record: Record, model: str) -> None:
-    """Say in two lines what will run, on what, and where it writes."""
+def _log_run(record: Record, model: str) -> None:
+    """Log in two lines what will run, on what, and where it writes."""
     if not record.writes:
         return
     data, device = record.contents["data"], record.contents["device"]
@@ -297,8 +298,8 @@ def _announce(record: Record, model: str) -> None:
     log.info("%s, %s threads, %s · %s", device["name"], device["threads"], device["precision"], record.run_dir)
 
 
-def _say_processes(record: Record, trainer: DictConfig) -> None:
-    """Say what is odd about the number of processes, or about where they compute."""
+def _log_processes(record: Record, trainer: DictConfig) -> None:
+    """Log what is unusual about the number of processes or their device."""
     processes, device = num_processes(trainer), record.contents["device"]["accelerator"]
     if not record.writes:
         return

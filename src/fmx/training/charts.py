@@ -1,4 +1,4 @@
-"""TensorBoard's curves, training and validation of a figure in one chart."""
+"""TensorBoard charts with the training and the validation curve of a metric."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,14 +12,14 @@ __all__ = ["SharedCharts", "with_shared_charts"]
 
 STOCK = "pytorch_lightning.loggers.TensorBoardLogger"
 PARTS = ("train", "val")
-STEPS = "steps/"  # the figures of single training steps
+STEPS = "steps/"  # metrics of single training steps
 
 
 class SharedCharts(TensorBoardLogger):
     """Lightning's TensorBoardLogger, which writes `train/loss` and `val/loss` as `curves/loss` of two runs.
 
-    TensorBoard draws a chart for each tag with a curve for each run, so both are in one; the runs are the folders
-    train/ and val/ of its own one. Everything else stays where it was.
+    TensorBoard draws one chart per tag with one curve per run, so both curves share a chart. The two runs are the
+    subfolders train/ and val/. Everything else is written as by Lightning.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -28,19 +28,19 @@ class SharedCharts(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write each figure into the run whose curve it is a point of."""
+        """Write each metric into the run of its curve."""
         own = dict(metrics)
         for name in metrics:
-            part, _, figure = name.partition("/")
-            if part in PARTS and figure:
-                self._part(part).log_metrics({f"curves/{figure}": own.pop(name)}, step)
+            part, _, metric = name.partition("/")
+            if part in PARTS and metric:
+                self._part(part).log_metrics({f"curves/{metric}": own.pop(name)}, step)
             elif name.startswith(STEPS):
                 self._part("train").log_metrics({name: own.pop(name)}, step)
         super().log_metrics(own, step)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what waits to be written."""
+        """Flush all writers."""
         super().finalize(status)
         for part in self._parts.values():
             part.finalize(status)
@@ -52,9 +52,9 @@ class SharedCharts(TensorBoardLogger):
 
 
 def with_shared_charts(logger: DictConfig) -> DictConfig:
-    """The node of a logger, with fmx's own class where Lightning's TensorBoardLogger is named.
+    """A logger node with SharedCharts in place of Lightning's TensorBoardLogger.
 
-    The configuration keeps Lightning's name, by which older runs are continued and compared with newer ones.
+    The configuration keeps Lightning's name, so that older runs can be resumed and compared with newer ones.
     """
     if logger.get("_target_") != STOCK:
         return logger

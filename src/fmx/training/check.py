@@ -1,4 +1,4 @@
-"""The parts of a configuration, checked without any data: importing this brings nothing heavy."""
+"""The parts of a configuration, checked without any data; this module imports nothing heavy by itself."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +13,10 @@ __all__ = ["check_parts"]
 
 
 def check_parts(config: DictConfig, resolved: Mapping[str, Any], *, here: bool = True) -> None:
-    """Import the targets, bind their signatures, and make what needs no data.
+    """Import the targets, bind their signatures, and dry-run the parts that need no data.
 
-    resolved: what check_names returned. here: it will run on this machine, not on another one, which may have what this
-    one lacks.
+    resolved: what check_names returned. here: whether it will run on this machine; another one may have what
+    this one lacks.
     """
     from fmx.config.targets import check_accelerator, check_targets
     from fmx.training.dry_run import check_data_class, dry_run_parts
@@ -25,7 +25,7 @@ def check_parts(config: DictConfig, resolved: Mapping[str, Any], *, here: bool =
     check_data_class(str(resolved["data"].get("_target_", "")))
     if here:
         check_accelerator(resolved["trainer"])
-    resume_garbage_collection()  # what is rehearsed goes again
+    resume_garbage_collection()  # objects made by the dry run are garbage from here on
     earlier = None if resolved["resume"] is None else Path(config.hydra.run.dir)
     bounded = OmegaConf.select(config, "hydra.callbacks.check.bounded")
     if bounded and earlier is not None:
@@ -34,7 +34,7 @@ def check_parts(config: DictConfig, resolved: Mapping[str, Any], *, here: bool =
 
 
 def _check_fits(config: DictConfig, run_dir: Path) -> None:
-    """DataError where the weights of a run that goes on are not those of its newest checkpoint, if it has any."""
+    """DataError where the newest checkpoint of a resumed run, if any, does not fit its network."""
     from fmx.runs.checkpoint_files import newest_checkpoint
     from fmx.training.restore import check_fits
 

@@ -1,4 +1,4 @@
-"""The LightningModule: a network, a loss, an optimizer, a schedule and metrics, logged leanly."""
+"""The LightningModule: a network with its loss, optimizer, schedule and metrics."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,14 +28,14 @@ REMEDIES = (
     "Try a smaller optim.lr, trainer.gradient_clip_val=1, trainer.precision=32-true or "
     "'callbacks=[default,skip_nonfinite]'"
 )
-FLUSH_EVERY = 64  # training steps between two looks at the losses: each look makes the CPU wait for the GPU
+FLUSH_EVERY = 64  # training steps; reading the losses makes the CPU wait for the GPU
 
 
 class Classifier(LightningModule):
     """Trains a network that maps images (B, C, H, W) to logits (B, K).
 
     optimizer: a partial that lacks its parameters. metrics: torchmetrics by name, updated with logits and labels.
-    Logs one row a validation: `train/loss`, `train/accuracy` since the last one, `val/loss` and each scalar metric.
+    Logs one row per validation: `train/loss`, `train/accuracy` since the last one, `val/loss` and each scalar metric.
     Raises TrainingError, with the step and its images, once a loss or a gradient is not finite.
     """
 
@@ -53,12 +53,11 @@ class Classifier(LightningModule):
         self.loss = loss
         self.make_optimizer = optimizer
         self.make_schedule = schedule
-        # Each counts for itself: torchmetrics would let those share their counts that agree on the first batch, as an
-        # accuracy of the five best classes and one of the best may.
+        # torchmetrics would merge metrics that agree on the first batch, as top-1 and top-5 accuracy may.
         self.val_metrics = MetricCollection(dict(metrics), compute_groups=False)
         self.val_loss = MeanMetric(nan_strategy="disable")
-        self.tally = TrainMetrics(self.images_of, remedies=_remedies(loss))
-        self._watched: list[nn.Parameter] = []  # whose gradients are looked at
+        self.train_metrics = TrainMetrics(self.images_of, remedies=_remedies(loss))
+        self._watched: list[nn.Parameter] = []  # whose gradients are checked
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, C, H, W) to logits (B, K)."""
@@ -66,7 +65,7 @@ class Classifier(LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the batch's mean training loss, as its window of accumulated batches takes it."""
+        """Return the batch's mean training loss, scaled for its window of accumulated batches."""
         loss = self.train_on(batch, Step(self.global_step, self.current_epoch, batch_idx))
         # Lightning divides by accumulate_grad_batches, but an epoch's last window may hold fewer.
         summed, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
@@ -74,29 +73,29 @@ class Classifier(LightningModule):
         return loss * (summed / held) if held and batch_idx >= batches - held else loss
 
     def train_on(self, batch: Batch, step: "Step") -> Tensor:
-        """Return the mean training loss of a step's batch, and note how it did."""
+        """Return the mean training loss of a step's batch, and update the training metrics."""
         images, labels = batch
-        alone = len(images) == 1 and step.batch > 0  # what the last batch of an epoch may be
-        with _running_statistics(self.net) if alone else nullcontext():
+        is_single = len(images) == 1 and step.batch > 0  # as the last batch of an epoch may be
+        with _running_statistics(self.net) if is_single else nullcontext():
             loss, logits = self.loss_and_logits(images, labels)
-        self.tally.add(step, loss, logits, labels)
+        self.train_metrics.add(step, loss, logits, labels)
         return loss
 
     def loss_and_logits(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean loss of normalised images (B, C, H, W), and the logits (B, K) that it judges."""
+        """The mean loss of normalised images (B, C, H, W), and their logits (B, K)."""
         logits = self.net(images)
         return self.loss(logits, labels), logits
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Note the gradients, to be looked at with the losses."""
+        """Keep the gradients, which are checked together with the losses."""
         gradients = [p.grad for p in self._watched if p.grad is not None]
         if gradients and not scales_gradients(self.trainer):
-            self.tally.add_gradients([grad if grad.dim() == 1 else grad.sum().view(1) for grad in gradients])
+            self.train_metrics.add_gradients([grad if grad.dim() == 1 else grad.sum().view(1) for grad in gradients])
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip as Lightning would, who refuses to where an optimizer is fused, even if bf16-mixed scales nothing."""
+        """Clip like Lightning, which refuses fused optimizers even with bf16-mixed, where no gradients are scaled."""
         if scales_gradients(self.trainer):
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val is not None:
@@ -104,7 +103,7 @@ class Classifier(LightningModule):
             clip([p for group in optimizer.param_groups for p in group["params"]], gradient_clip_val)
 
     def images_of(self, step: "Step") -> str:
-        """The positions in the training set of the images of a step, as far as this process served them."""
+        """The positions in the training set of a step's images, of those that this process served."""
         order = getattr(self.trainer.train_dataloader, "sampler", None)
         if not isinstance(order, EpochSampler):
             return ""
@@ -115,16 +114,16 @@ class Classifier(LightningModule):
         return f": training images {', '.join(map(str, images[:MANY]))}{', …' if len(images) > MANY else ''}"
 
     def on_validation_start(self) -> None:
-        """Make all processes validate the same network, that of the checkpoints: their running averages differ."""
+        """Broadcast the buffers of rank 0, which checkpoints save: running averages differ between ranks."""
         if self.trainer.world_size > 1:
             for buffer in self.net.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Take a validation batch into the figures."""
+        """Update the validation metrics with a batch."""
         images, labels = batch
         logits = self.net(images).float()
-        # Once for each image: MeanMetric forgets its weights where it does not look for NaN (torchmetrics 1.9).
+        # One value per image: MeanMetric ignores its weights where nan_strategy is "disable" (torchmetrics 1.9).
         self.val_loss.update(self.loss(logits, labels).expand(len(labels)))
         update(self.val_metrics, logits, labels)
 
@@ -137,18 +136,18 @@ class Classifier(LightningModule):
         self._log_row(row)
 
     def on_train_epoch_end(self) -> None:
-        """Log the training figures where no validation will."""
+        """Log the training metrics where no validation does."""
         if not validates(self.trainer):
             self._log_row({})
 
     def _log_row(self, row: dict[str, Tensor]) -> None:
         if self.trainer.sanity_checking:
             return
-        self.log_dict(row | self.tally.means(self._summed_over_ranks), rank_zero_only=False)
+        self.log_dict(row | self.train_metrics.means(self._summed_over_ranks), rank_zero_only=False)
 
     def _summed_over_ranks(self, values: Tensor) -> Tensor:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            values = values.to(self.trainer.strategy.root_device)  # NCCL reduces nothing that lies in the CPU's memory
+            values = values.to(self.trainer.strategy.root_device)  # NCCL reduces no tensors on the CPU
         total: Tensor = self.trainer.strategy.reduce(values, reduce_op="sum")
         return total
 
@@ -158,8 +157,8 @@ class Classifier(LightningModule):
         return self.net(images).float().cpu(), labels.cpu()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Look at losses and weights before a checkpoint is written: weights after a NaN must not replace good ones."""
-        self.tally.flush()
+        """Check losses and weights before a checkpoint is written: weights after a NaN must not replace good ones."""
+        self.train_metrics.flush()
         for name, weight in self.named_parameters():
             if not weight.isfinite().all():
                 raise TrainingError(
@@ -168,13 +167,13 @@ class Classifier(LightningModule):
                 )
 
     def configure_optimizers(self) -> Any:
-        """Make the optimizer over what is not frozen, and its schedule for the length of this training."""
+        """Make the optimizer of the trainable parameters, and its schedule for the length of this training."""
         parameters = [p for p in self.parameters() if p.requires_grad]
         optimizer = self.make_optimizer(parameters)
-        # Biases, and what normalisation adds, sum up all that flows back through their layers: what is not finite there
-        # is not finite in them, and they are soon looked at. Where there are none, everything is.
+        # The gradient of a bias, or of the shift of a normalisation, is a sum over its layer's gradients: it is not
+        # finite if any of these is not, and cheap to check. Without such parameters, all are checked.
         self._watched = [p for p in parameters if p.dim() == 1] or parameters
-        total_steps = int(self.trainer.estimated_stepping_batches)  # which finds out how many batches there are
+        total_steps = int(self.trainer.estimated_stepping_batches)  # also sets num_training_batches
         steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         epochs = math.ceil(total_steps / steps)  # fewer than max_epochs where max_steps ends the training
         entries = self.make_schedule(optimizer, steps_per_epoch=steps, epochs=epochs, total_steps=total_steps)
@@ -196,12 +195,12 @@ def validates(trainer: Trainer) -> bool:
 
 
 def scales_gradients(trainer: Trainer) -> bool:
-    """Whether precision 16-mixed leaves out steps itself, until it has found a scale that suits the gradients."""
+    """Whether precision 16-mixed skips steps itself, while it searches a scale for the gradients."""
     return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
 def _remedies(loss: nn.Module) -> str:
-    """What to try against a loss that is not finite: torch's own have none for a batch in which no image counts."""
+    """What to try against a loss that is not finite; torch's losses have no mean for a batch of ignored images."""
     weight, ignored = getattr(loss, "weight", None), getattr(loss, "ignore_index", None)
     leaves_out = (isinstance(weight, Tensor) and not weight.all()) or (isinstance(ignored, int) and ignored >= 0)
     if not leaves_out or type(loss).__module__.startswith("fmx."):
@@ -215,7 +214,7 @@ def _remedies(loss: nn.Module) -> str:
 
 @contextmanager
 def _running_statistics(net: nn.Module) -> Iterator[None]:
-    """Let batch norm use its running mean and variance: one image alone may have no variance at all."""
+    """Let batch norm use its running mean and variance: a single image may have no variance."""
     norms = [m for m in net.modules() if isinstance(m, BATCH_NORMS) and m.training and m.track_running_stats]
     for norm in norms:
         norm.eval()
@@ -227,7 +226,7 @@ def _running_statistics(net: nn.Module) -> Iterator[None]:
 
 
 class Step(NamedTuple):
-    """Where training is: optimizer steps before this one, and the epoch and the batch in it, each from 0."""
+    """A training step: the number of optimizer steps before it, its epoch, and its batch in the epoch, each from 0."""
 
     number: int
     epoch: int
@@ -235,10 +234,10 @@ class Step(NamedTuple):
 
 
 class TrainMetrics:
-    """Training loss and accuracy since the last look, kept on the device and summed up only every few steps.
+    """Training loss and accuracy since the last row, kept on the device and summed every FLUSH_EVERY steps.
 
-    images_of: what to say of the images of a step. remedies: what to try where a loss is not finite. tolerates: leave
-    out a step whose loss is not finite, for someone else sees to it.
+    images_of: describes the images of a step in errors. remedies: what to try where a loss is not finite. tolerates:
+    leave out steps whose loss is not finite, because a callback handles them.
     """
 
     def __init__(self, images_of: Callable[[Step], str] = lambda _: "", *, remedies: str = REMEDIES) -> None:
@@ -246,24 +245,24 @@ class TrainMetrics:
         self._remedies = remedies
         self.tolerates = False
         self._waiting: list[tuple[Step, int]] = []  # steps and their images
-        self._notes: _Notes | None = None  # what is known of those steps
+        self._step_buffers: _StepBuffers | None = None  # losses, gradients and hits of those steps
         self.sums = [0.0, 0.0, 0.0]  # loss times images, right images, images
         self.steps: list[tuple[int, float, float]] | None = None  # step, loss, accuracy; kept where a list is set
 
     def add(self, step: Step, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Note one training step."""
+        """Add one training step."""
         if len(self._waiting) == FLUSH_EVERY:
             self.flush()
-        if self._notes is None or self._notes.batch_size < len(labels):
+        if self._step_buffers is None or self._step_buffers.batch_size < len(labels):
             self.flush()
-            self._notes = _Notes(len(labels), labels.device)
-        self._notes.add(len(self._waiting), loss.detach(), logits.detach(), labels)
+            self._step_buffers = _StepBuffers(len(labels), labels.device)
+        self._step_buffers.add(len(self._waiting), loss.detach(), logits.detach(), labels)
         self._waiting.append((step, len(labels)))
 
     def add_gradients(self, vectors: Sequence[Tensor]) -> None:
-        """Note gradients (N,) of the last step, which should be finite."""
-        if self._notes is not None and self._waiting:
-            self._notes.add_gradients(len(self._waiting) - 1, vectors)
+        """Add gradients (N,) of the last step, which should be finite."""
+        if self._step_buffers is not None and self._waiting:
+            self._step_buffers.add_gradients(len(self._waiting) - 1, vectors)
 
     def _check(self, losses: Sequence[float], gradients: Sequence[float]) -> None:
         """TrainingError for the first step whose loss, or else whose gradient, is not finite."""
@@ -278,13 +277,13 @@ class TrainMetrics:
 
     def flush(self) -> None:
         """Sum up the waiting steps; TrainingError names the first whose loss or gradients are not finite."""
-        if not self._waiting or self._notes is None:
+        if not self._waiting or self._step_buffers is None:
             return
-        losses, gradients, right = self._notes.first(len(self._waiting))
+        losses, gradients, right = self._step_buffers.first(len(self._waiting))
         if not self.tolerates:
             self._check(losses, gradients)
-        self._notes.forget_gradients()
-        # One by one: the sum must not depend on when someone looked.
+        self._step_buffers.forget_gradients()
+        # One by one: the sum must not depend on when it is flushed.
         for (step, count), loss, hits in zip(self._waiting, losses, right, strict=True):
             if not math.isfinite(loss):
                 continue
@@ -294,27 +293,26 @@ class TrainMetrics:
         self._waiting = []
 
     def state(self) -> dict[str, Any]:
-        """What was summed up since the last look, as plain values."""
+        """The sums since the last row, as plain values."""
         self.flush()
         return {"sums": self.sums, "steps": self.steps}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state that `state` returned."""
+        """Continue from a state that `state` returned."""
         self.sums, self.steps = state["sums"], state["steps"]
 
     def means(self, summed: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """Return the mean loss and accuracy since the last call, and start anew; summed: a tensor's sum over ranks."""
+        """Return the mean loss and accuracy since the last call, and reset them; summed: sums a tensor over ranks."""
         self.flush()
         loss, right, count = summed(torch.tensor(self.sums, dtype=torch.float64))
         self.sums = [0.0, 0.0, 0.0]
         return {"train/loss": (loss / count).float(), "train/accuracy": (right / count).float()} if count else {}
 
 
-class _Notes:
-    """What a Tally keeps of each step, in memory of its own on the device.
+class _StepBuffers:
+    """What TrainMetrics keeps of each step, in preallocated memory on the device.
 
-    A tensor kept from each step would lie between those that the next steps could use again: the heap falls to pieces,
-    and a training on a CPU becomes slower and larger.
+    Tensors kept from each step would fragment the heap, which makes training on a CPU slower and larger.
     """
 
     def __init__(self, batch_size: int, device: torch.device) -> None:
@@ -339,14 +337,14 @@ class _Notes:
             self.gradients = nn.functional.pad(self.gradients, (0, size - width))
             self._gradient_rows = self.gradients.unbind()
         row = self._gradient_rows[place]
-        # Copied as they are: to sum them up here, too, would be felt in a small network's step.
+        # Copied, not summed: a sum at each step would slow small networks.
         torch.cat([*vectors], out=row if size >= width else row[:size])
 
     def forget_gradients(self) -> None:
         self.gradients.zero_()
 
     def first(self, steps: int) -> tuple[list[float], list[float], list[float]]:
-        """Losses, sums of gradients and right images of the first steps."""
+        """Losses, sums of gradients and numbers of right images of the first steps."""
         parts = [self.losses[:steps], self.gradients[:steps].sum(1), self.hits[:steps].sum(1)]
         losses, gradients, right = torch.stack(parts).cpu().double().tolist()  # Apple's GPUs have no float64
         return losses, gradients, right

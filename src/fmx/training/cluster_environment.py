@@ -1,4 +1,4 @@
-"""What Lightning is told of who starts the processes of a run; it would believe whatever is left in the environment."""
+"""The Lightning environment of a run's processes; Lightning's own choice would trust stale environment variables."""
 
 import os
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ __all__ = ["cluster_environment"]
 
 
 def cluster_environment(trainer: Mapping[str, Any]) -> ClusterEnvironment:
-    """The environment for a `trainer` node, to be handed to Lightning's Trainer; sets this process's rank."""
+    """The environment for the Trainer of a `trainer` node; sets this process's rank."""
     # Lightning reads it from the environment when it is imported, and sets it anew only for distributed strategies.
     rank_zero_only.rank = int(not is_first_process(trainer))  # type: ignore[attr-defined]
     starter = started_by(trainer)
@@ -27,7 +27,7 @@ def cluster_environment(trainer: Mapping[str, Any]) -> ClusterEnvironment:
         return TorchElasticEnvironment()
     if starter == "srun":
         return SLURMEnvironment(auto_requeue=False)
-    if not torchrun_processes():  # else torch would wait for the store of an agent that is gone
+    if not torchrun_processes():  # or torch would wait for the store of an agent that has ended
         os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)
     return OwnProcesses(
         local_rank=int(os.environ["LOCAL_RANK"]) if starter == "fmx" else 0,
@@ -39,7 +39,7 @@ def cluster_environment(trainer: Mapping[str, Any]) -> ClusterEnvironment:
 class OwnProcesses(LightningEnvironment):
     """Lightning starts the other processes of this machine, unless this is one of them.
 
-    joins: whether MASTER_ADDR and MASTER_PORT are of this run, and not left over.
+    joins: whether MASTER_ADDR and MASTER_PORT are of this run, not stale.
     """
 
     def __init__(self, *, local_rank: int, node_rank: int, joins: bool) -> None:
@@ -50,25 +50,25 @@ class OwnProcesses(LightningEnvironment):
 
     @property
     def creates_processes_externally(self) -> bool:
-        """Whether the others are started already."""
+        """Whether the other processes are started already."""
         return self._local_rank > 0
 
     @property
     def main_address(self) -> str:
-        """Where the first process is."""
+        """The address of the first process."""
         return super().main_address if self._joins else "127.0.0.1"
 
     @property
     def main_port(self) -> int:
-        """Where the first process listens."""
+        """The port of the first process."""
         if not self._joins and self._main_port == -1:
             self._main_port = find_free_network_port()
         return super().main_port
 
     def local_rank(self) -> int:
-        """The number of this process on its machine."""
+        """The rank of this process on its machine."""
         return self._local_rank
 
     def node_rank(self) -> int:
-        """The number of this machine."""
+        """The rank of this machine."""
         return self._node_rank

@@ -1,8 +1,8 @@
-"""What metrics count, in memory and time that are linear in images and classes.
+"""Metrics in memory and time that are linear in images and classes.
 
-torchmetrics counts hits and misses of a class in a confusion matrix of K x K numbers, and where torch is asked to be
-deterministic, as by trainer.deterministic=warn, it makes that many for each image: torch.bincount once was not. While
-metrics count here, two private functions of torchmetrics are replaced (`compat.py`).
+torchmetrics counts hits and misses of a class in a confusion matrix of K x K numbers. With deterministic algorithms, as
+of trainer.deterministic=warn, it makes such a matrix for each image, because torch.bincount once was not deterministic.
+`update` replaces two private functions of torchmetrics while it runs (`compat.py`).
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -14,13 +14,13 @@ from torchmetrics import MetricCollection
 
 from fmx.compat import torchmetrics_bincount, torchmetrics_class_counts, torchmetrics_counts_by
 
-__all__ = ["plain_figures", "update"]
+__all__ = ["plain_metrics", "update"]
 
-AT_ONCE = 2**22  # logits that metrics see at once, and numbers that a mesh may have
+AT_ONCE = 2**22  # logits per update, and numbers in a mesh
 
 
 def update(metrics: MetricCollection, logits: Tensor, labels: Tensor) -> None:
-    """Let metrics see logits (N, K) and labels (N,), a part of them at a time."""
+    """Update metrics with logits (N, K) and labels (N,), a part of them at a time."""
     images = max(1, AT_ONCE // logits.shape[1])
     with torchmetrics_counts_by(bincount=_bincount, class_counts=_class_counts):
         for part in range(0, len(labels), images):
@@ -28,7 +28,7 @@ def update(metrics: MetricCollection, logits: Tensor, labels: Tensor) -> None:
 
 
 def _bincount(x: Tensor, minlength: int | None = None) -> Tensor:
-    """How often each number from 0 to minlength - 1 occurs, as torchmetrics' function of this name."""
+    """How often each number from 0 to minlength - 1 occurs, as torchmetrics' _bincount."""
     small = minlength is not None and len(x) * minlength <= AT_ONCE
     if x.device.type == "mps" or (x.is_cuda and small):  # where torch.bincount would wait for the GPU
         counts: Tensor = torchmetrics_bincount()(x, minlength)
@@ -62,20 +62,20 @@ def _class_counts(  # noqa: PLR0917 - torchmetrics' own
     return tp, fp, preds.numel() - (tp + fp + fn), fn
 
 
-def plain_figures(
+def plain_metrics(
     metrics: MetricCollection, logits: Tensor, labels: Tensor, class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """Return what a copy of metrics says of logits (N, K) and labels (N,), as plain numbers."""
+    """Return metrics of logits (N, K) and labels (N,) as plain numbers, computed by a copy."""
     metrics = metrics.clone().cpu()
     metrics.reset()
     update(metrics, logits, labels)
-    return _plain(metrics.compute(), class_names, set(labels.tolist()))
+    return _as_plain(metrics.compute(), class_names, set(labels.tolist()))
 
 
-def _plain(values: Mapping[str, Tensor], class_names: Sequence[str], present: Collection[int]) -> dict[str, Any]:
-    """A number for each scalar, a mapping by class name for each vector with one value a class.
+def _as_plain(values: Mapping[str, Tensor], class_names: Sequence[str], present: Collection[int]) -> dict[str, Any]:
+    """A number for each scalar, a mapping by class name for each vector with one value per class.
 
-    A class without images has no value: torchmetrics would say 0.
+    A class without images has the value None, where torchmetrics has 0.
     """
     plain: dict[str, Any] = {}
     for name, value in values.items():

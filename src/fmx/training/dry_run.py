@@ -1,4 +1,4 @@
-"""What needs no data is made once before a run exists, so that values which a part refuses show at once."""
+"""The dry run: all parts that need no data are made once before a run exists, so that refused values show at once."""
 
 import inspect
 import logging
@@ -24,15 +24,15 @@ from fmx.data.module import names_of_classes, normalization
 from fmx.errors import ConfigError, FmxError
 from fmx.models.sizes import infer_output
 from fmx.process.memory_bound import SPARE_BYTES, at_most_bytes
-from fmx.training.build import is_beyond_meta, lightnings_keys, make, meta_network, network_node
+from fmx.training.build import is_beyond_meta, make, meta_network, network_node, without_own_keys
 from fmx.training.callbacks.history import History
 from fmx.training.cluster_environment import cluster_environment
 from fmx.training.counts import update
 
 __all__ = ["check_data_class", "dry_run_parts"]
 
-STEPS_PER_EPOCH = 1009  # any will do that leaves a schedule room for its phases, none of which is a single step
-ENOUGH = 100  # images that a metric is tried on, one a class
+STEPS_PER_EPOCH = 1009  # any number for which no phase of a schedule is a single step
+MAX_IMAGES = 100  # for the trial of a metric, one per class
 DIRECTIONS = {"loss": "min", "accuracy": "max", "macro_f1": "max"}
 
 
@@ -40,18 +40,18 @@ def dry_run_parts(config: DictConfig, *, earlier: Path | None = None, here: bool
     """Raise ConfigError for parts that refuse their values or do not fit each other or the shape of the data.
 
     earlier: the folder of the run that is resumed, if any. here: whether the run will compute on this machine.
-    bounded: raise DataError for parts that take more memory, or time, than those of any run.
+    bounded: raise DataError for parts that take more memory or time than any run needs.
     """
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # before Hydra sets it
-    with warnings.catch_warnings(action="ignore"):  # they come again when the run makes the parts
-        _data(config.data)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # Hydra sets it only later
+    with warnings.catch_warnings(action="ignore"):  # the run itself repeats them
+        _check_data(config.data)
         with at_most_bytes(SPARE_BYTES, "its parts") if bounded else nullcontext():
-            callbacks = _parts(config, earlier)
+            callbacks = _make_parts(config, earlier)
         known = here and config.trainer.precision != "auto"
-        elsewhere = {} if here else {"accelerator": "cpu", "devices": 1}  # this machine need not have what that one has
-        _made(
+        elsewhere = {} if here else {"accelerator": "cpu", "devices": 1}  # this machine may lack that one's devices
+        _make_part(
             "trainer",
-            lightnings_keys(config.trainer),
+            without_own_keys(config.trainer),
             Trainer,
             precision=config.trainer.precision if known else "32-true",
             **elsewhere,
@@ -61,35 +61,37 @@ def dry_run_parts(config: DictConfig, *, earlier: Path | None = None, here: bool
         )
 
 
-def _parts(config: DictConfig, earlier: Path | None) -> dict[str, Callback]:
-    """Make all but the data and the trainer, which may reserve any memory for a GPU; returns the callbacks."""
-    _network(network_node(config, earlier), config.model.name, config.data)
+def _make_parts(config: DictConfig, earlier: Path | None) -> dict[str, Callback]:
+    """Make all parts but the data and the trainer, which may reserve any memory for a GPU; returns the callbacks."""
+    _check_network(network_node(config, earlier), config.model.name, config.data)
     for key in ("augment", "loss"):
-        _made(key, config[key], nn.Module)
-    metrics = {name: _made(f"metrics.{name}", node, Metric, MetricCollection) for name, node in config.metrics.items()}
-    callbacks = {str(name): _made(f"callbacks.{name}", node, Callback) for name, node in config.callbacks.items()}
-    figures = ["train/loss", "train/accuracy"]
+        _make_part(key, config[key], nn.Module)
+    metrics = {
+        name: _make_part(f"metrics.{name}", node, Metric, MetricCollection) for name, node in config.metrics.items()
+    }
+    callbacks = {str(name): _make_part(f"callbacks.{name}", node, Callback) for name, node in config.callbacks.items()}
+    logged = ["train/loss", "train/accuracy"]
     if config.data.validation != "none":
-        figures += ["val/loss", *(f"val/{name}" for name in _numbers(metrics, config.data.num_classes))]
-    _callbacks(callbacks, figures, config.select)
-    _optimization(config, figures)
+        logged += ["val/loss", *(f"val/{name}" for name in _scalar_names(metrics, config.data.num_classes))]
+    _check_callbacks(callbacks, logged, config.select)
+    _check_optimization(config, logged)
     return callbacks
 
 
-def _data(data: DictConfig) -> None:
-    """Names and normalisation, which the datamodule would refuse once everything is loaded."""
+def _check_data(data: DictConfig) -> None:
+    """Check names and normalisation, which the data module would check only after loading."""
     if data._target_ != "fmx.data.module.ImageDataModule":
         return
     plain: Any = OmegaConf.to_container(data, resolve=True)
     for key in ("mean", "std"):
         if not is_number_list(plain[key]):
-            raise ConfigError(f"data.{key} must be a list of numbers, one a channel, got {plain[key]!r}")
+            raise ConfigError(f"data.{key} must be a list of numbers, one per channel, got {plain[key]!r}")
     names_of_classes(plain["class_names"], plain["translations"], plain["num_classes"])
     normalization(plain["normalize"], plain["mean"], plain["std"], plain["in_channels"])
 
 
-def _made(key: str, node: Any, *kinds: type, **extra: Any) -> Any:
-    """Make one part and see that it is what the run needs."""
+def _make_part(key: str, node: Any, *kinds: type, **extra: Any) -> Any:
+    """Make one part and check its type."""
     with _refusals(key, node):
         try:
             made = make(node, **extra)
@@ -104,7 +106,7 @@ def _made(key: str, node: Any, *kinds: type, **extra: Any) -> Any:
 
 
 def _near_name(key: str, node: Mapping[str, Any]) -> str:
-    """A hint for a mistyped key of a target that takes any, such as a metric."""
+    """A hint for a mistyped key of a target that accepts any key, such as a metric."""
     known = inspect.signature(locate(node["_target_"], key)).parameters
     hints = [nearest(name, known) for name in node if not name.startswith("_") and name not in known]
     return next((hint for hint in hints if hint != "."), "")
@@ -112,7 +114,7 @@ def _near_name(key: str, node: Mapping[str, Any]) -> str:
 
 @contextmanager
 def _refusals(key: str, node: Any) -> Iterator[None]:
-    """Say in one line which part refused its values."""
+    """Turn an exception of a part into one line that names the part."""
     try:
         yield
     except FmxError:
@@ -133,7 +135,7 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _network(node: Mapping[str, Any], name: str, data: DictConfig) -> None:
+def _check_network(node: Mapping[str, Any], name: str, data: DictConfig) -> None:
     """Send one image's shape through the network; a file of weights is read and compared, but not loaded."""
     shape = (int(data.in_channels), int(data.image_size), int(data.image_size))
     try:
@@ -158,9 +160,9 @@ def _network(node: Mapping[str, Any], name: str, data: DictConfig) -> None:
         )
 
 
-def _numbers(metrics: Mapping[str, Metric | MetricCollection], num_classes: int) -> Iterator[str]:
-    """The names of the metrics that are one number: those with a value a class are logged nowhere."""
-    images = min(num_classes, ENOUGH)
+def _scalar_names(metrics: Mapping[str, Metric | MetricCollection], num_classes: int) -> Iterator[str]:
+    """The names of the scalar metrics; those with one value per class are not logged."""
+    images = min(num_classes, MAX_IMAGES)
     for name, metric in MetricCollection(dict(metrics)).items():
         try:
             collection = MetricCollection({name: metric})
@@ -172,7 +174,7 @@ def _numbers(metrics: Mapping[str, Metric | MetricCollection], num_classes: int)
                     f"metrics.{name}: {type(metric).__name__} does not take logits (B, {num_classes}) and labels (B,): "
                     f"{_first_line(error)}"
                 ) from error
-            yield name  # somebody's own, which may ask for more than this
+            yield name  # a user's own metric, which may need other inputs
             continue
         for key, value in values.items():
             if not isinstance(value, torch.Tensor):
@@ -184,25 +186,25 @@ def _numbers(metrics: Mapping[str, Metric | MetricCollection], num_classes: int)
                 yield key
 
 
-def _callbacks(callbacks: Mapping[str, Callback], figures: Sequence[str], select: str) -> None:
-    """A figure that no validation logs, or a checkpoint that no one keeps, would show only after hours of training."""
+def _check_callbacks(callbacks: Mapping[str, Callback], logged: Sequence[str], select: str) -> None:
+    """Check monitored metrics and kept checkpoints, which would fail only after hours of training."""
     packages = {type(callback).__module__.partition(".")[0] for callback in callbacks.values()}
     if not packages <= {"fmx", "pytorch_lightning"}:
-        return  # a user's own callback may log figures and keep checkpoints
-    validates = "val/loss" in figures
+        return  # a user's own callback may log metrics and keep checkpoints
+    validates = "val/loss" in logged
     for name, callback in callbacks.items():
         monitor = getattr(callback, "monitor", None)
         if isinstance(callback, ModelCheckpoint) and not validates:
-            continue  # it keeps the newest weights then
+            continue  # without validation it keeps the newest weights
         if name == select == "best" and validates and str(monitor).startswith("train/"):
             raise ConfigError(
-                f"callbacks.best.monitor={monitor} would choose the checkpoint by the images that it learns from; "
+                f"callbacks.best.monitor={monitor} would choose the checkpoint by its training images; "
                 "monitor val/accuracy, or test the last one with select=last"
             )
-        if monitor is not None and monitor not in figures:
+        if monitor is not None and monitor not in logged:
             raise ConfigError(
-                f"callbacks.{name}.monitor: there is no figure {monitor!r}{nearest(monitor, figures)} "
-                f"Figures: {', '.join(figures)}"
+                f"callbacks.{name}.monitor: there is no metric {monitor!r}{nearest(monitor, logged)} "
+                f"Metrics: {', '.join(logged)}"
             )
         better, mode = DIRECTIONS.get(str(monitor).rpartition("/")[2]), getattr(callback, "mode", None)
         if better and mode in {"min", "max"} and mode != better:
@@ -219,8 +221,8 @@ def _callbacks(callbacks: Mapping[str, Callback], figures: Sequence[str], select
         )
 
 
-def _optimization(config: DictConfig, figures: Sequence[str]) -> None:
-    """Make optimizer and schedule for one weight."""
+def _check_optimization(config: DictConfig, logged: Sequence[str]) -> None:
+    """Make optimizer and schedule for a single weight."""
     with _refusals("optim", config.optim):
         optimizer = make(config.optim)([nn.Parameter(torch.zeros(1))])
     if not isinstance(optimizer, Optimizer):
@@ -233,12 +235,12 @@ def _optimization(config: DictConfig, figures: Sequence[str]) -> None:
     for entry in entries:
         with _refusals("schedule", config.schedule):  # some refuse their values at the first step
             entry["scheduler"].step(*([1.0] if "monitor" in entry else []))
-        if entry.get("monitor", "train/loss") not in figures:
+        if entry.get("monitor", "train/loss") not in logged:
             raise ConfigError(f"schedule: it follows {entry['monitor']}, which data.validation=none leaves out")
 
 
 def check_data_class(path: str) -> None:
-    """ConfigError where `data` names something else than a data module."""
+    """ConfigError where the target of `data` is no ImageDataModule."""
     from fmx.data.module import ImageDataModule
 
     target = locate(path, "data")

@@ -1,4 +1,4 @@
-"""What a run needs at its end is tried before its first step: training must not be what finds out.
+"""What a run needs at its end is tried before its first step, so that no training is lost.
 
 docs/checks.md lists it.
 """
@@ -24,35 +24,35 @@ from fmx.errors import ConfigError, DataError, FmxError
 from fmx.runs.checkpoint_files import NEWEST
 from fmx.training.classifier import Classifier
 
-__all__ = ["rehearse_end"]
+__all__ = ["check_end"]
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-ENOUGH = 1000  # images that a metric is tried on
+MAX_IMAGES = 1000  # for the trial of a metric
 FLOATS = 4  # bytes
-STATES = 2  # numbers that the usual optimizers keep of each weight, at most
+STATES = 2  # numbers that the usual optimizers keep for each weight, at most
 CHECKPOINTS = 2  # best.ckpt and last.ckpt
 
 
-def rehearse_end(
+def check_end(
     run_dir: Path,
     data: ImageDataModule,
     classifier: Classifier,
     loggers: Sequence[Logger],
     callbacks: Sequence[Callback],
 ) -> None:
-    """Raise FmxError for the first thing that a run could not do at its end, in the process that writes.
+    """Raise FmxError for the first thing that the run could not do at its end; call it in the process that writes.
 
-    It takes a moment: at most some hundred test pictures, and a thousand images of random logits for a metric.
+    It reads some hundred test pictures at most, and tries metrics on random logits of a thousand images.
     """
-    _lettering(data.class_names)
-    _ends(loggers, callbacks)
-    _metrics(classifier, data)
-    _disk(run_dir, classifier, data)
+    _check_text(data.class_names)
+    _check_hooks(loggers, callbacks)
+    _check_metrics(classifier, data)
+    _check_disk(run_dir, classifier, data)
     data.check_test_images()
 
 
-def _lettering(names: Sequence[str]) -> None:
-    """The class names are text; matplotlib draws with the backend that the environment names, if it names one."""
+def _check_text(names: Sequence[str]) -> None:
+    """ConfigError for class names that cannot be encoded, or a backend that matplotlib refuses."""
     for name in names:
         if not name.isascii() and name.encode(errors="replace").decode() != name:
             raise ConfigError(f"data.class_names: {name!r} is no text, so no report can hold it")
@@ -60,7 +60,7 @@ def _lettering(names: Sequence[str]) -> None:
     if not backend:
         return
     try:
-        importlib.import_module("matplotlib").rcParams  # noqa: B018 - its import may be put off until it is used
+        importlib.import_module("matplotlib").rcParams  # noqa: B018 - the module may be a lazy one, which this imports
     except ValueError as error:
         raise ConfigError(
             f"MPLBACKEND={backend}: matplotlib, which draws the figures of a run, refuses to be imported; unset it "
@@ -68,15 +68,15 @@ def _lettering(names: Sequence[str]) -> None:
         ) from error
 
 
-def _ends(loggers: Sequence[Logger], callbacks: Sequence[Callback]) -> None:
-    """What is called at the end takes what it is given; what a checkpoint keeps of a callback can be read back."""
+def _check_hooks(loggers: Sequence[Logger], callbacks: Sequence[Callback]) -> None:
+    """ConfigError for hooks with a wrong signature, or a callback whose state a checkpoint cannot hold."""
     for logger in loggers:
         for method, arguments in (("finalize", ["success"]), ("save", [])):
-            _binds(logger, method, arguments)
+            _check_signature(logger, method, arguments)
     for callback in callbacks:
         for method in ("on_train_end", "on_fit_end", "on_validation_end"):
-            _binds(callback, method, [None, None])
-        _binds(callback, "teardown", [None, None, "fit"])
+            _check_signature(callback, method, [None, None])
+        _check_signature(callback, "teardown", [None, None, "fit"])
         name = f"{type(callback).__module__}.{type(callback).__qualname__}"
         if type(callback).state_dict is Callback.state_dict or name.startswith(("fmx.", "pytorch_lightning.")):
             continue
@@ -92,9 +92,9 @@ def _ends(loggers: Sequence[Logger], callbacks: Sequence[Callback]) -> None:
             ) from error
 
 
-def _binds(part: object, method: str, arguments: Sequence[Any]) -> None:
+def _check_signature(part: object, method: str, arguments: Sequence[Any]) -> None:
     hook = getattr(part, method, None)
-    with suppress(ValueError):  # no signature to be had
+    with suppress(ValueError):  # builtins may have no signature
         if not callable(hook):
             raise ConfigError(f"{type(part).__name__}.{method} is no method, and it is called when training ends")
         try:
@@ -103,8 +103,8 @@ def _binds(part: object, method: str, arguments: Sequence[Any]) -> None:
             raise ConfigError(f"{type(part).__name__}.{method}, called when training ends: {error}") from None
 
 
-def _metrics(classifier: Classifier, data: ImageDataModule) -> None:
-    """Somebody's own metric gives what metrics.json can hold; torchmetrics' own have been tried before."""
+def _check_metrics(classifier: Classifier, data: ImageDataModule) -> None:
+    """ConfigError where a user's metric fails or cannot be in metrics.json; the dry run tried torchmetrics' own."""
     own = {
         name: metric
         for name, metric in classifier.val_metrics.items(keep_base=True)
@@ -112,15 +112,15 @@ def _metrics(classifier: Classifier, data: ImageDataModule) -> None:
     }
     if not own:
         return
-    from fmx.training.counts import plain_figures
+    from fmx.training.counts import plain_metrics
 
-    labels = data.labels("test")[:ENOUGH]
+    labels = data.labels("test")[:MAX_IMAGES]
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(len(labels), data.num_classes, generator=generator)
     for name, metric in own.items():
         try:
-            figures = plain_figures(MetricCollection({name: metric}), logits, labels, data.class_names)
-            json.dumps(figures)
+            values = plain_metrics(MetricCollection({name: metric}), logits, labels, data.class_names)
+            json.dumps(values)
         except FmxError:
             raise
         except Exception as error:
@@ -130,13 +130,13 @@ def _metrics(classifier: Classifier, data: ImageDataModule) -> None:
             ) from error
 
 
-def _disk(run_dir: Path, classifier: Classifier, data: ImageDataModule) -> None:
-    """The disk takes as many bytes as checkpoints and predictions will: they are asked for, and given back."""
+def _check_disk(run_dir: Path, classifier: Classifier, data: ImageDataModule) -> None:
+    """DataError where the disk has no room for checkpoints and predictions: their bytes are reserved and freed."""
     weights = sum(each.numel() * each.element_size() for each in classifier.state_dict().values())
     trained = sum(each.numel() * each.element_size() for each in classifier.parameters() if each.requires_grad)
     predictions = len(data.indices["test"]) * data.num_classes * FLOATS
-    already = (run_dir / "checkpoints" / NEWEST).is_file()  # of a run that goes on, whose next ones take their place
-    sizes = [weights + STATES * trained] * (1 if already else CHECKPOINTS) + [predictions]
+    has_checkpoints = (run_dir / "checkpoints" / NEWEST).is_file()  # in a resumed run, which replaces them
+    sizes = [weights + STATES * trained] * (1 if has_checkpoints else CHECKPOINTS) + [predictions]
     with ExitStack() as reserved:
         for number, size in enumerate(sizes):
             file = run_dir / f".reserved.{os.getpid()}.{number}.part"
@@ -145,7 +145,7 @@ def _disk(run_dir: Path, classifier: Classifier, data: ImageDataModule) -> None:
             reserved.callback(os.close, descriptor)
             try:
                 os.posix_fallocate(descriptor, 0, max(1, size))
-            except OSError as error:  # any other: a file system that cannot say
+            except OSError as error:  # any other error: the file system cannot reserve
                 if error.errno in FULL:
                     raise DataError(
                         f"cannot write {sum(sizes):,} bytes of checkpoints and predictions to {run_dir}: "

@@ -1,4 +1,4 @@
-"""Training: Lightning's fit, and the choice of the checkpoint that will be tested."""
+"""Training: Lightning's fit, and the choice of the checkpoint to test."""
 
 import logging
 import math
@@ -12,7 +12,7 @@ from fmx.process.exits import Interrupted, expected_error, interruption
 from fmx.runs.checkpoint_files import load_checkpoint, newest_checkpoint
 from fmx.training.build import Experiment
 from fmx.training.callbacks.checkpoints import LastCheckpoint, checkpoint_dir
-from fmx.training.loggers import take_back
+from fmx.training.loggers import purge_after
 
 __all__ = ["fit"]
 
@@ -23,23 +23,23 @@ def fit(experiment: Experiment) -> Path:
     """Train, record how it went, and return the checkpoint that `select` chooses."""
     trainer, record = experiment.trainer, experiment.record
     record.link_latest()
-    newest = _newest(experiment)
-    # Building must not change what training draws, and no two processes should draw the same.
+    newest = _resume_from(experiment)
+    # What training draws must not depend on building, and must differ between processes.
     seed_everything(experiment.seed + trainer.global_rank, workers=True, verbose=False)
     with record.timed("fit_s"), end_together(trainer, record):
         try:
             trainer.fit(experiment.classifier, datamodule=experiment.data, ckpt_path=newest, weights_only=True)
         except Interrupted as interrupted:
             if interrupted.agreed and not record.writes:
-                raise SystemExit(0) from None  # the first process says so
+                raise SystemExit(0) from None  # the first process reports it
             raise
         except Exception as error:
-            if not _is_whole(experiment, error):
+            if not _is_complete(experiment, error):
                 raise
             what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            log.warning("the training is whole, but what is called at its end failed (%s): going on to the test", what)
+            log.warning("training is complete, but a hook at its end failed (%s): continuing with the test", what)
             record.update(end_error=what)
-    if is_initialized():  # the ranks meet no more; what follows is the first one's work
+    if is_initialized():  # the ranks are done; only the first continues
         destroy_process_group()
     if not record.writes:
         raise SystemExit(0)
@@ -49,8 +49,8 @@ def fit(experiment: Experiment) -> Path:
     return checkpoint
 
 
-def _is_whole(experiment: Experiment, error: Exception) -> bool:
-    """Whether an exception of somebody's logger or callback came after the final state was saved."""
+def _is_complete(experiment: Experiment, error: Exception) -> bool:
+    """Whether an exception of a user's logger or callback came after the final state was saved."""
     trainer = experiment.trainer
     if trainer.world_size > 1 or expected_error(error) is not None or interruption(error) is not None:
         return False
@@ -58,22 +58,22 @@ def _is_whole(experiment: Experiment, error: Exception) -> bool:
     return bool(kept) and kept[0].is_final
 
 
-def _newest(experiment: Experiment) -> Path | None:
-    """The checkpoint to go on from; the curves of what came after it are taken back."""
+def _resume_from(experiment: Experiment) -> Path | None:
+    """The checkpoint to resume from, if any; what the loggers wrote after it is removed."""
     if not experiment.resumes:
         return None
     newest, step, complaints = newest_checkpoint(checkpoint_dir(experiment.trainer))
     for complaint in complaints:
-        log.warning("%s; going on from %s", complaint, newest)
-    log.info("going on after step %d", step) if newest else log.info("no checkpoint to go on from: starting anew")
+        log.warning("%s; resuming from %s", complaint, newest)
+    log.info("resuming after step %d", step) if newest else log.info("no checkpoint to resume from: starting anew")
     if experiment.record.writes:
-        take_back(experiment.trainer.loggers, step)
+        purge_after(experiment.trainer.loggers, step)
     return newest
 
 
 def _record_fit(experiment: Experiment, checkpoint: Path) -> None:
     """Add to run.json how fast training was, and which epoch's weights were chosen by what."""
-    import pandas as pd  # training need not wait for it
+    import pandas as pd  # not needed for training, and slow to import
 
     trainer, history = experiment.trainer, pd.read_csv(experiment.run_dir / "history.csv")
     state = load_checkpoint(checkpoint)
@@ -82,7 +82,7 @@ def _record_fit(experiment: Experiment, checkpoint: Path) -> None:
     metric = "val/accuracy" if by_validation else "train/loss"
     if checkpoint.stem == "best" and by_validation:
         metric = next(filter(None, (getattr(c, "monitor", None) for c in trainer.checkpoint_callbacks)))
-    # Of the steps that the rows tell of: an epoch may go on after its last validation.
+    # Of the steps up to the last row: an epoch may continue after its last validation.
     seconds, steps = history["seconds"].sum(), history["step"].iloc[-1]
     steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
     epochs = steps / steps_per_epoch

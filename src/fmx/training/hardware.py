@@ -1,4 +1,4 @@
-"""What this machine computes with, and how well."""
+"""The device that this machine computes with, and settings that make it faster."""
 
 import ctypes
 import os
@@ -20,26 +20,26 @@ def resolve_precision(precision: str, *, accelerator: str, net: torch.nn.Module)
     """Replace `auto` by the fastest precision that costs no accuracy: bf16-mixed where the hardware multiplies bf16.
 
     On a CPU that means AMX or AVX512-BF16, and a network with a convolution that reads several channels: one of few
-    channels, or a small matrix product, does not repay the casts. Anything but `auto` is returned as it is.
+    channels, or a small matrix product, does not repay the casts. Any other precision is returned unchanged.
     """
     if precision != "auto":
         return precision
     if accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     worth = any(isinstance(module, torch.nn.Conv2d) and module.in_channels >= WORTH_BF16 for module in net.modules())
-    return "bf16-mixed" if accelerator in {"auto", "cpu"} and _cpu_multiplies_bf16() and worth else "32-true"
+    return "bf16-mixed" if accelerator in {"auto", "cpu"} and _cpu_has_bf16() and worth else "32-true"
 
 
-def _cpu_multiplies_bf16() -> bool:
+def _cpu_has_bf16() -> bool:
     capabilities: Mapping[str, object] = torch.cpu.get_capabilities()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what a training step frees for the next step; nothing where the C library is another.
+    """Have glibc keep the memory that a training step frees for the next; other C libraries are left alone.
 
-    By default large tensors go back to the system as soon as they are freed, and the system clears every page anew when
-    the next step asks for them: up to a third of a small convolutional network's time on a CPU.
+    By default large tensors are returned to the system when they are freed, and the system clears each page again when
+    the next step allocates: up to a third of a small convolutional network's time on a CPU.
     """
     if sys.platform != "linux":
         return
@@ -52,10 +52,10 @@ def keep_freed_memory() -> None:
 
 
 def ask_for_gpus_once() -> None:
-    """Where there is no GPU, undo a setting of Lightning's with which each optimizer step looks for one on the disk.
+    """Without a GPU, undo a setting of Lightning's with which each optimizer step searches the disk for one.
 
-    It has torch ask NVIDIA's management library, which can be asked before a fork; where it is missing, it is searched
-    for at every question, and Adam and AdamW ask at every step (torch 2.15), which small networks feel.
+    The setting makes torch query NVIDIA's management library, which is safe before a fork. If the library is missing,
+    each query searches for it, and Adam and AdamW query at each step (torch 2.15), which slows small networks.
     """
     if not torch.cuda.is_available():
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
@@ -82,6 +82,6 @@ def _cpu_name() -> str:
 
 
 def peak_memory_mb() -> float:
-    """The most memory that this process ever held in RAM, in MiB."""
+    """The peak memory of this process in RAM, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)  # bytes on macOS, KiB on Linux

@@ -1,4 +1,4 @@
-"""Loggers of a run that goes on: what they wrote after its checkpoint comes again, and is taken back."""
+"""Loggers of a resumed run: what they wrote after its checkpoint is removed, since training writes it again."""
 
 import csv
 import logging
@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-__all__ = ["NUMBERED", "take_back", "versions"]
+__all__ = ["NUMBERED", "purge_after", "versions"]
 
 log = logging.getLogger(__name__)
 
@@ -22,38 +22,38 @@ def versions(loggers: Mapping[str, Logger]) -> dict[str, Any]:
     return {name: logger.version for name, logger in loggers.items() if isinstance(logger, NUMBERED)}
 
 
-def take_back(loggers: Sequence[Logger], step: int) -> None:
-    """Let each logger forget what it wrote from a step on, for training goes on there; a warning names who cannot.
+def purge_after(loggers: Sequence[Logger], step: int) -> None:
+    """Remove what each logger wrote from a step on, where training resumes; a warning names loggers that cannot.
 
-    A logger of somebody's own can where its class has a method `purge(step)`.
+    A user's logger can if its class has a method `purge(step)`.
     """
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             restart = SessionLog(status=SessionLog.START)  # as a SummaryWriter with a purge_step begins
             logger.experiment.file_writer.add_event(Event(step=step, session_log=restart))
         elif isinstance(logger, CSVLogger):
-            _take_back_rows(logger, step)
+            _purge_rows(logger, step)
         elif callable(purge := getattr(logger, "purge", None)):
             purge(step)
         elif step:
             log.warning(
-                "%s keeps what it wrote from step %d on, which comes again: rows may be there twice (a method "
-                "purge(step) of its class would be called to take them back)",
+                "%s keeps what it wrote from step %d on, which is written again: rows may be duplicated (a method "
+                "purge(step) of its class would be called to remove them)",
                 type(logger).__name__,
                 step,
             )
 
 
-def _take_back_rows(logger: CSVLogger, step: int) -> None:
-    """Keep the rows of metrics.csv that are older, where CSVLogger would begin the file anew.
+def _purge_rows(logger: CSVLogger, step: int) -> None:
+    """Keep the rows of metrics.csv before a step, where CSVLogger would delete the file.
 
-    It removes the file, so that what is kept lies beside it meanwhile: whenever the process is killed, one is whole.
+    Meanwhile they lie in a second file: whenever the process is killed, one of the two is complete.
     """
     file, kept = (Path(logger.log_dir, name) for name in ("metrics.csv", KEPT))
     if file.is_file():
         _copy_rows(file, kept, step)
     writer = logger.experiment
-    if kept.is_file() and isinstance(getattr(writer, "metrics_keys", None), list):  # of the first process alone
+    if kept.is_file() and isinstance(getattr(writer, "metrics_keys", None), list):  # in the first process only
         with kept.open(newline="", encoding="utf-8") as stream:
             writer.metrics_keys[:] = next(csv.reader(stream), [])
         kept.replace(file)

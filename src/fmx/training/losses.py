@@ -1,4 +1,4 @@
-"""Losses on logits; what shapes the training alone (weights, smoothing) is off in eval mode, so figures compare."""
+"""Losses on logits; class weights and label smoothing are off in eval mode, so that losses compare."""
 
 import math
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ def _class_weights(weight: Sequence[float] | None) -> Tensor | None:
 
 
 def _mean(loss: Tensor, weight: Tensor | None, labels: Tensor) -> Tensor:
-    """A batch's sum of weighted losses, divided by its weights: 0 where these are all 0, and torch has 0 / 0."""
+    """A batch's sum of weighted losses divided by its weights; 0 where these are all 0, for which torch gives NaN."""
     assert weight is not None
     total = weight[labels].sum()
     return loss / total.masked_fill(total == 0, math.inf)

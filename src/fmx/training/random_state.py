@@ -1,4 +1,4 @@
-"""Every random state that training draws from, as plain values that a checkpoint can hold."""
+"""The states of all random generators that training uses, as plain values for a checkpoint."""
 
 import random
 from typing import Any
@@ -14,7 +14,7 @@ def random_state() -> dict[str, Any]:
     _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 - torchvision uses it
     return {
         "python": random.getstate(),
-        # As int64, since ranks send each other their states, and torch cannot send its unsigned types.
+        # As int64: ranks exchange their states, and torch cannot send unsigned types.
         "numpy": [torch.from_numpy(np.array(keys, dtype=np.int64)), position, has_gauss, cached],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],

@@ -1,4 +1,4 @@
-"""From a run directory back to objects: the classifier with a checkpoint's weights, and the data set."""
+"""Objects made from a run directory: the classifier with a checkpoint's weights, and the data set."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,40 +24,40 @@ from fmx.training.classifier import Classifier
 
 __all__ = ["check_fits", "restore_classifier", "restore_data"]
 
-COPIES = 4  # of the weights: made, drawn, laid out anew, and replaced by those of the checkpoint
+COPIES = 4  # of the weights: allocated, initialised, in another memory format, and from the checkpoint
 NO_AUGMENTATION = {"_target_": "torch.nn.Identity"}
 
 
 def restore_classifier(config: DictConfig, checkpoint: Path) -> Classifier:
     """The run's classifier in eval mode with a checkpoint's weights, on the CPU.
 
-    DataError where its parts cannot be made, or the weights do not fit. The shapes are compared before there is memory
-    for the network; where they cannot be, the memory for all parts is bounded by the size of the checkpoint.
+    DataError where its parts cannot be made, or the weights do not fit. The shapes are compared before memory is
+    allocated for the network, and the memory for all parts is bounded by the size of the checkpoint.
     """
     config = config.copy()
     net: Any = OmegaConf.to_container(config.model.net, resolve=True)
     config.model.net = OmegaConf.create(escape_interpolations(_without_weights(net)))
     state = load_checkpoint(checkpoint)["state_dict"]
     with naming_version(config):
-        return _restored(config, state, checkpoint)
+        return _build_and_load(config, state, checkpoint)
 
 
-def _restored(config: DictConfig, state: Mapping[str, Tensor], checkpoint: Path) -> Classifier:
+def _build_and_load(config: DictConfig, state: Mapping[str, Tensor], checkpoint: Path) -> Classifier:
     weights = sum(tensor.untyped_storage().nbytes() for tensor in state.values())
     _import_parts(config)
     with at_most_bytes(SPARE_BYTES + COPIES * weights, f"its parts ({checkpoint})"):
         check_shapes(_shapes(config), state, checkpoint)
-        with _makable("its parts"):
+        with _construction_errors("its parts"):
             classifier = build_classifier(config)
     apply_weights(classifier, state, checkpoint)
     return classifier.eval()
 
 
 def _without_weights(node: Any) -> Any:
-    """A copy of a plain node whose networks are made without weights of their own: the checkpoint has them.
+    """A copy of a plain node whose networks load no weights of their own: the checkpoint has them.
 
-    A download would be wasted, and lands where nobody asked for it. torchvision still takes its earlier word for one,
-    and a name in the place of an argument.
+    A download would be wasted and unexpected. torchvision also accepts weights by its older argument `pretrained`, and
+    by position.
     """
     if isinstance(node, list):
         return [_without_weights(child) for child in node]
@@ -72,25 +72,25 @@ def _without_weights(node: Any) -> Any:
 
 
 def check_fits(config: DictConfig, checkpoint: Path) -> None:
-    """DataError where the parts of a run would take more memory than its checkpoint tells of, or other weights."""
+    """DataError where the parts of a run need more memory than its checkpoint accounts for, or other weights."""
     restore_classifier(config, checkpoint)
 
 
 def _import_parts(config: DictConfig) -> None:
-    """Import what the parts are made of, for which the bound of their memory has no room."""
+    """Import the modules of the parts first, since the memory bound has no room for imports."""
     from fmx.config.targets import check_keys
 
-    with _makable("its parts"):
+    with _construction_errors("its parts"):
         check_keys({key: OmegaConf.to_container(config[key], resolve=True) for key in PARTS})
 
 
 def _shapes(config: DictConfig) -> dict[str, Tensor]:
-    """The weights of the run's network by their names in a checkpoint, without memory for them."""
+    """The weights of the run's network by their names in a checkpoint, on the meta device."""
     try:
-        with _makable("its parts"):
+        with _construction_errors("its parts"):
             net = meta_network(OmegaConf.to_container(config.model.net, resolve=True))  # type: ignore[arg-type]
     except DataError as error:
-        if is_beyond_meta(error):  # some look at values while they are built, and the meta device has none
+        if is_beyond_meta(error):  # it reads values while it is built; the meta device has none
             return {}
         raise
     weights = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
@@ -100,10 +100,10 @@ def _shapes(config: DictConfig) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _makable(what: str, config: DictConfig | None = None) -> Iterator[None]:
-    """Turn what a constructor says of values that it cannot take into a DataError.
+def _construction_errors(what: str, config: DictConfig | None = None) -> Iterator[None]:
+    """Turn a constructor's error about its values into a DataError.
 
-    config: of the run, so that another version of fmx that wrote it is named.
+    config: of the run; if another version of fmx wrote it, the error names that version.
     """
     version = "" if config is None else _other_version(config)
     try:
@@ -121,7 +121,7 @@ def _makable(what: str, config: DictConfig | None = None) -> Iterator[None]:
 
 @contextmanager
 def naming_version(config: DictConfig) -> Iterator[None]:
-    """Let a DataError of the block name the version of fmx that wrote a run, where it is another one."""
+    """Add the version of fmx that wrote a run to a DataError of the block, if it is another one."""
     try:
         yield
     except DataError as error:
@@ -139,12 +139,12 @@ def _other_version(config: DictConfig) -> str:
 
 
 def restore_data(config: DictConfig) -> ImageDataModule:
-    """The run's data set, split as it was then.
+    """The run's data set with its recorded split.
 
-    Its images are looked at as they are, so the augmentation is not made, which could take any memory.
+    It is not augmented: an augmentation could take any memory.
     """
     config = config.copy()
     config.augment = OmegaConf.create(NO_AUGMENTATION)
     config.data.num_workers = min(config.data.num_workers, num_cores())
-    with _makable("data", config):
+    with _construction_errors("data", config):
         return build_data(config)

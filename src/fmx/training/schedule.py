@@ -1,4 +1,4 @@
-"""Learning-rate schedules: any torch scheduler, its length filled in, behind an optional linear warm-up."""
+"""Learning-rate schedules: any torch scheduler, with its length filled in, after an optional linear warm-up."""
 
 import math
 from collections.abc import Callable
@@ -25,14 +25,14 @@ __all__ = ["Schedule"]
 
 # What torch's schedulers call their length; null in the YAML means "as long as the training".
 LENGTHS = ("total_steps", "T_max", "total_iters")
-# What sets the rate instead of multiplying the one that is there.
+# Schedulers that set the rate by a formula instead of multiplying the present one.
 FROM_FORMULA = (CosineAnnealingWarmRestarts, CyclicLR, LambdaLR)
 
 
 class MultipliedCosine(CosineAnnealingLR):
-    """The same rates as torch's, each by a factor from the one before, so that a warm-up may multiply them too.
+    """torch's cosine annealing, as a factor on the previous rate, so that a warm-up can multiply it.
 
-    torch's own steps towards eta_min, which a warm-up must not move.
+    torch's own scheduler adds steps towards eta_min, which a warm-up would shift.
     """
 
     def get_lr(self) -> list[float | Tensor]:
@@ -94,8 +94,8 @@ class Schedule:
                 entries[0] |= {"monitor": "val/loss", "interval": "epoch"}
         if warmup:
             # torch's other schedulers are chainable: each multiplies the rate that the one before left.
-            rise = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
-            entries.append({"scheduler": rise, "interval": "step", "name": "warmup"})
+            warmup_scheduler = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
+            entries.append({"scheduler": warmup_scheduler, "interval": "step", "name": "warmup"})
         return entries
 
     def _with_length(self, length: int, *, warmup: bool) -> Callable[..., LRScheduler]:
@@ -104,6 +104,6 @@ class Schedule:
         if not isinstance(self.scheduler, partial):
             return self.scheduler
         given = self.scheduler.keywords
-        bent = warmup and self.scheduler.func is CosineAnnealingLR and given.get("eta_min")
-        kind = MultipliedCosine if bent else self.scheduler.func
+        combines_with_warmup = warmup and self.scheduler.func is CosineAnnealingLR and given.get("eta_min")
+        kind = MultipliedCosine if combines_with_warmup else self.scheduler.func
         return partial(kind, **given | {name: length for name in LENGTHS if name in given and given[name] is None})

@@ -1,4 +1,4 @@
-"""A training step on a GPU as one CUDA graph: the hundreds of kernels of a small network are launched as one."""
+"""A training step on a GPU as one CUDA graph: one launch instead of the hundreds of a small network."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,13 +12,13 @@ from fmx.training.classifier import Batch, Classifier
 
 __all__ = ["StepGraph", "can_be_captured", "fixed_parts"]
 
-# Whose modules do the same at every step, up to what they draw with torch on the GPU. torchvision's transforms draw on
-# the CPU, and decide in Python what they do.
+# Packages whose modules do the same at every step, except for random numbers that torch draws on the GPU. torchvision's
+# transforms draw on the CPU and branch in Python.
 KNOWN = ("torch.", "torchvision.models.", "torchvision.ops.", "fmx.")
 
 
 def can_be_captured(classifier: Classifier, data: LightningDataModule) -> bool:
-    """Whether a step does the same each time: what Python decides anew at each step, a graph would not ask again."""
+    """Whether a step does the same each time: a graph does not repeat the decisions that Python makes."""
     if type(classifier) is not Classifier or type(data) is not ImageDataModule or torch.is_anomaly_enabled():
         return False
     modules = _modules(classifier, data)
@@ -27,9 +27,9 @@ def can_be_captured(classifier: Classifier, data: LightningDataModule) -> bool:
 
 
 def fixed_parts(classifier: Classifier, data: ImageDataModule) -> list[object]:
-    """What a graph takes for fixed: modules and their plain values, where tensors lie, and which of them are trained.
+    """What a graph assumes constant: modules and their plain values, the addresses of tensors, and which are trained.
 
-    Where two such lists differ, somebody has changed a part since, and the graph is no longer its step.
+    Where two such lists differ, a part has changed since, and the graph is stale.
     """
     fixed: list[object] = []
     for module in _modules(classifier, data):
@@ -40,7 +40,7 @@ def fixed_parts(classifier: Classifier, data: ImageDataModule) -> list[object]:
 
 
 def _modules(classifier: Classifier, data: ImageDataModule) -> list[nn.Module]:
-    """All that a step calls."""
+    """All modules that a step calls."""
     return [each for part in (classifier.net, classifier.loss, data.augment, data.normalize) for each in part.modules()]
 
 
@@ -53,9 +53,9 @@ def _is_plain(value: object) -> bool:
 class StepGraph:
     """Loss, logits and gradients of a batch, captured once and replayed on each batch of that shape.
 
-    loss_and_logits: of images (B, C, H, W) and labels (B,). What it draws from the GPU's generator is drawn anew at
-    each replay, as if it had been called. The capture itself runs nothing. RuntimeError: something in it cannot be
-    captured, as what waits for the GPU. https://docs.pytorch.org/docs/stable/notes/cuda.html, CUDA Graphs.
+    loss_and_logits: of images (B, C, H, W) and labels (B,). Random numbers from the GPU's generator are drawn
+    at each replay, as in a call. The capture itself runs nothing. RuntimeError: something cannot be captured, such as
+    waiting for the GPU. https://docs.pytorch.org/docs/stable/notes/cuda.html, CUDA Graphs.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class StepGraph:
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
             loss, logits = loss_and_logits(self._images, self._labels)
-            # Not backward(), which works on the stream of the first step of all.
+            # Not backward(), which runs on the stream of the very first step.
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             self._gradients = [
-                None if gradient is None else _laid_out_as(parameter, gradient)
+                None if gradient is None else _with_layout_of(parameter, gradient)
                 for parameter, gradient in zip(parameters, gradients, strict=True)
             ]
         self._loss, self._logits = loss.detach(), logits.detach()
@@ -91,6 +91,6 @@ class StepGraph:
         return self._loss, self._logits
 
 
-def _laid_out_as(parameter: nn.Parameter, gradient: Tensor) -> Tensor:
-    """The gradient in the parameter's memory format, which fused optimizers ask for."""
+def _with_layout_of(parameter: nn.Parameter, gradient: Tensor) -> Tensor:
+    """The gradient in the parameter's memory format, which fused optimizers require."""
     return gradient if gradient.stride() == parameter.stride() else torch.empty_like(parameter).copy_(gradient)

@@ -1,4 +1,4 @@
-"""The two checkpoints of a run: best.ckpt, the best validation so far, and last.ckpt, from which training continues."""
+"""The two checkpoints of a run: best.ckpt, of the best validation so far, and last.ckpt, from which runs resume."""
 
 import io
 import math
@@ -15,10 +15,10 @@ from fmx.errors import ConfigError, TrainingError
 from fmx.training.classifier import Classifier, validates
 from fmx.training.random_state import random_state, restore_random_state
 
-__all__ = ["BestCheckpoint", "LastCheckpoint", "checkpoint_dir", "is_between_steps", "is_time_to_ask"]
+__all__ = ["BestCheckpoint", "LastCheckpoint", "checkpoint_dir", "is_between_steps", "is_sync_step"]
 
-AT_MOST_EVERY_S = 1.0  # what is trained in less than that is soon trained again; writing it takes longer
-ASK_EVERY = 20  # optimizer steps between two questions to the other processes of a run: each makes all wait
+AT_MOST_EVERY_S = 1.0  # writing a checkpoint would take longer than training that long again
+ASK_EVERY = 20  # optimizer steps between exchanges of the processes, for which all wait
 
 
 def checkpoint_dir(trainer: Trainer) -> Path:
@@ -27,7 +27,7 @@ def checkpoint_dir(trainer: Trainer) -> Path:
 
 
 def is_between_steps(trainer: Trainer) -> bool:
-    """Whether nothing but the next training step follows this one: no validation, no gradient half summed up."""
+    """Whether a training step follows this one directly: no validation is due, no gradients are being accumulated."""
     loop = trainer.fit_loop.epoch_loop
     if (loop.batch_idx + 1) % trainer.accumulate_grad_batches or loop.batch_progress.is_last_batch:
         return False
@@ -36,21 +36,21 @@ def is_between_steps(trainer: Trainer) -> bool:
     return not isinstance(every, int) or (counted + 1) % every != 0
 
 
-def is_time_to_ask(trainer: Trainer) -> bool:
-    """Whether the processes of a run look up after this step: the same answer in each of them."""
+def is_sync_step(trainer: Trainer) -> bool:
+    """Whether the processes of a run exchange requests after this step; the answer is the same in each of them."""
     taken = (trainer.fit_loop.epoch_loop.batch_idx + 1) // trainer.accumulate_grad_batches
     return is_between_steps(trainer) and (trainer.world_size == 1 or taken % ASK_EVERY == 1)
 
 
-def _just_now(written: float, trainer: Trainer) -> bool:
-    """Whether a checkpoint need not be written again; never among several processes, which have to agree on it."""
+def _is_recent(written: float, trainer: Trainer) -> bool:
+    """Whether the last checkpoint is recent enough; never for several processes, which would have to agree."""
     return trainer.world_size == 1 and time.monotonic() - written < AT_MOST_EVERY_S
 
 
 class BestCheckpoint(ModelCheckpoint):
     """Keeps best.ckpt: the weights with the best `monitor` so far, the earlier one where two are equal.
 
-    mode: `max` or `min`. Where nothing is held out, best.ckpt is a newest epoch's, at the end the last one's.
+    mode: `max` or `min`. Without validation images, best.ckpt holds recent weights, and the last ones at the end.
     """
 
     def __init__(self, *, monitor: str, mode: str) -> None:
@@ -64,7 +64,7 @@ class BestCheckpoint(ModelCheckpoint):
         self._written = -math.inf
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the folder, and whether there is a validation to choose by."""
+        """Set the folder, and drop `monitor` where there is no validation."""
         self.dirpath = str(checkpoint_dir(trainer))
         if not validates(trainer):
             self.monitor = None
@@ -73,7 +73,7 @@ class BestCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """ConfigError where training would end before its first validation."""
         super().on_train_start(trainer, pl_module)
-        first, length = _batches_to_validation(trainer), _batches(trainer)
+        first, length = _num_batches_to_validation(trainer), _num_batches(trainer)
         if self.monitor and first > length:
             raise ConfigError(
                 f"trainer.val_check_interval={trainer.val_check_interval} leaves no validation to choose a checkpoint "
@@ -81,8 +81,8 @@ class BestCheckpoint(ModelCheckpoint):
             )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save where the validation was the best so far; without any, where the last time is a while ago."""
-        if self.monitor or not _just_now(self._written, trainer):
+        """Save after the best validation so far; without validation, if the last checkpoint is not recent."""
+        if self.monitor or not _is_recent(self._written, trainer):
             super().on_train_epoch_end(trainer, pl_module)
             self._written = time.monotonic()
 
@@ -92,33 +92,32 @@ class BestCheckpoint(ModelCheckpoint):
             save_last_weights(self, trainer)
 
 
-def _batches_to_validation(trainer: Trainer) -> int:
-    """The batches of a process before the first validation of a training."""
+def _num_batches_to_validation(trainer: Trainer) -> int:
+    """The number of batches of a process before the first validation."""
     every, epochs = trainer.val_check_batch, trainer.check_val_every_n_epoch
     inside = int(every) if isinstance(every, int) else 0  # a user's Trainer may validate by the clock
     return inside if epochs is None else (epochs - 1) * int(trainer.num_training_batches) + inside
 
 
-def _batches(trainer: Trainer) -> int:
-    """The batches of a process in the whole training."""
+def _num_batches(trainer: Trainer) -> int:
+    """The number of batches of a process in the whole training."""
     an_epoch, summed = int(trainer.num_training_batches), trainer.accumulate_grad_batches
     epochs, rest = divmod(int(trainer.estimated_stepping_batches), math.ceil(an_epoch / summed))
     return epochs * an_epoch + rest * summed
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps last.ckpt, from which training goes on as if it had never stopped, and at the end of it the final weights.
+    """Keeps last.ckpt, from which training resumes as if it had never stopped; at the end it holds the final weights.
 
-    It is written before each epoch but the first (unless it was in the second before), at the end, and whenever
-    `every_s` seconds have passed since the last time. Beside what Lightning keeps, it holds every random state of every
-    process.
+    It is written before each epoch but the first (unless the last one is less than a second old), at the end, and every
+    `every_s` seconds. Besides Lightning's state it holds every random state of every process.
     """
 
     filename = "last"
 
     def __init__(self, *, every_s: float) -> None:
         self.every_s = every_s
-        self.elapsed_before_s = 0.0  # in the parts of this run that ended early
+        self.elapsed_before_s = 0.0  # in the parts of this run before it was resumed
         self._at_epoch_start = False
         self._finished = False
         self.is_final = False  # whether last.ckpt holds the final state
@@ -128,38 +127,38 @@ class LastCheckpoint(Checkpoint):
         self._written = -math.inf  # by this process
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock; where training had ended already, go straight to what comes after it."""
+        """Start the clock; where training had finished already, skip it."""
         self._began = self._saved = time.monotonic()
         if self._finished:
             trainer.should_stop = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring the random states back, once nothing else will draw before the first step."""
+        """Restore the random states, now that nothing else draws before the first step."""
         if not self._states:
             return
         state = self._states[trainer.global_rank % len(self._states)]
         self._states = []
         restore_random_state(state["random"])
         assert isinstance(pl_module, Classifier)
-        pl_module.tally.restore(state["tally"])
+        pl_module.train_metrics.restore(state["tally"])
         if not resume_in_epoch(trainer, self._loader_states):
             raise TrainingError(
-                "training cannot go on in the middle of this epoch with this version of pytorch-lightning: "
+                "training cannot resume in the middle of this epoch with this version of pytorch-lightning: "
                 f"install one of {', '.join(TESTED['pytorch-lightning'])}, or unset {SWITCH}"
             )
-        if self._at_epoch_start:  # Lightning would take the epoch that is to begin for one that has ended
+        if self._at_epoch_start:  # or Lightning would treat the epoch that begins as ended
             trainer.fit_loop.epoch_loop.restarting = False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the state between two epochs."""
-        if trainer.current_epoch > 0 and not _just_now(self._written, trainer):
+        if trainer.current_epoch > 0 and not _is_recent(self._written, trainer):
             self.save(trainer, at_epoch_start=True)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save the state in the middle of an epoch where it is time to."""
-        if not is_time_to_ask(trainer):
+        """Save the state within an epoch, every `every_s` seconds."""
+        if not is_sync_step(trainer):
             return
         due = time.monotonic() - self._saved >= self.every_s
         if trainer.world_size > 1:
@@ -176,14 +175,15 @@ class LastCheckpoint(Checkpoint):
     def save(self, trainer: Trainer, *, at_epoch_start: bool = False) -> None:
         """Write last.ckpt; every process of a distributed run has to call it at the same step."""
         assert isinstance(trainer.lightning_module, Classifier)
-        own = {"random": random_state(), "tally": trainer.lightning_module.tally.state()}
+        # "tally" is the key of all checkpoints since 0.1.
+        own = {"random": random_state(), "tally": trainer.lightning_module.train_metrics.state()}
         self._states = [own]
         if trainer.world_size > 1:
-            self._states = _gathered(own, trainer.world_size)
+            self._states = _gather_states(own, trainer.world_size)
         self._at_epoch_start = at_epoch_start
         if trainer.is_global_zero:
             for logger in trainer.loggers:
-                logger.save()  # what the curves have by now does not come again
+                logger.save()  # a resumed run does not log these points again
         trainer.save_checkpoint(checkpoint_dir(trainer) / f"{self.filename}.ckpt")
         self._states = []
         self._saved = self._written = time.monotonic()
@@ -194,7 +194,7 @@ class LastCheckpoint(Checkpoint):
         self._loader_states = loops.get("fit_loop", {}).get("state_dict", {}).get("combined_loader", [])
 
     def state_dict(self) -> dict[str, Any]:
-        """What training needs to go on from here; other checkpoints, such as best.ckpt, hold no random states."""
+        """What training needs to resume from here; other checkpoints, such as best.ckpt, hold no random states."""
         return {
             "states": self._states,
             "at_epoch_start": self._at_epoch_start,
@@ -210,8 +210,8 @@ class LastCheckpoint(Checkpoint):
         self.elapsed_before_s = state_dict["elapsed_s"]
 
 
-def _gathered(own: dict[str, Any], world_size: int) -> list[dict[str, Any]]:
-    """Every process's state, in the order of their ranks; as bytes, since torch sends no tensors inside objects."""
+def _gather_states(own: dict[str, Any], world_size: int) -> list[dict[str, Any]]:
+    """Every process's state, in the order of ranks; sent as bytes, since torch sends no tensors inside objects."""
     buffer = io.BytesIO()
     torch.save(own, buffer)
     written = [b""] * world_size

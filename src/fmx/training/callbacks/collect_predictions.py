@@ -1,4 +1,4 @@
-"""The predictions of many batches, in one piece."""
+"""The predictions of all batches in one array."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ __all__ = ["CollectPredictions"]
 class CollectPredictions(Callback):
     """Writes what each batch's predict_step returns, tensors of as many rows as the batch has images, into `arrays`.
 
-    images: how many there may be; `count` of them were predicted. Kept batch by batch, the tensors would lie between
-    those that the next batch could use again, and a prediction's memory would grow with the number of its batches.
+    images: how many there may be; `count` of them were predicted. The arrays are preallocated: tensors kept from each
+    batch would fragment the heap, and memory would grow with the number of batches.
     """
 
     def __init__(self, images: int) -> None:
@@ -23,7 +23,7 @@ class CollectPredictions(Callback):
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
     ) -> None:
-        """Take a batch's rows."""
+        """Store the rows of a batch."""
         self.arrays = self.arrays or [each.new_empty(self._images, *each.shape[1:]) for each in outputs]
         for array, rows in zip(self.arrays, outputs, strict=True):
             array[self.count : self.count + len(rows)] = rows

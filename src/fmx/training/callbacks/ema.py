@@ -18,10 +18,10 @@ Averaging = Callable[[Tensor, Tensor, Tensor | int], Tensor]
 class EMA(WeightAveraging):
     """Validates, keeps and tests an average of the weights instead of the weights themselves.
 
-    Every `update_every_n_steps` steps the average keeps a share of itself and takes the rest from the weights: the n-th
-    time the share is min(decay, (1 + n) / (10 + n)), as in TensorFlow's ExponentialMovingAverage. A constant 0.999
-    would consist of the first step's weights for hundreds of steps. Batch norm's mean and variance are averaged alike.
-    A step that SkipNonfinite skips does not count. A run that was begun with a constant decay goes on with it.
+    Every `update_every_n_steps` steps the average keeps a share of itself and takes the rest from the weights; at the
+    n-th update the share is min(decay, (1 + n) / (10 + n)), as in TensorFlow's ExponentialMovingAverage. A constant
+    0.999 would consist of the first step's weights for hundreds of steps. Batch norm's mean and variance are averaged
+    alike. A step that SkipNonfinite skips does not count. A run that began with a constant decay keeps it when resumed.
 
     decay: from 0, the weights themselves, to 1, the warm-up alone: an average over an ever longer past.
     """
@@ -37,7 +37,7 @@ class EMA(WeightAveraging):
 
     @property
     def state_key(self) -> str:
-        """The name under which earlier checkpoints have the state: that of Lightning's class."""
+        """The key of the state in earlier checkpoints: the name of Lightning's class."""
         return EMAWeightAveraging.__name__
 
     def _averaged(self, average: Tensor, current: Tensor, num_averaged: Tensor | int) -> Tensor:
@@ -63,12 +63,12 @@ class EMA(WeightAveraging):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a run that goes on needs to know."""
+        """The state that a resumed run needs."""
         own = {"warms_up": self._warms_up, "skipped_steps": self._skipped_steps, "last_skipped": self._last_skipped}
         return super().state_dict() | own
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on as the run began."""
+        """Restore the state; a run that began with a constant decay has none of the warm-up."""
         super().load_state_dict(state_dict)
         self._warms_up = state_dict.get("warms_up", False)
         self._skipped_steps = state_dict.get("skipped_steps", 0)

@@ -1,4 +1,4 @@
-"""history.csv: one row a validation, and steps.csv on request."""
+"""history.csv with one row per validation, and steps.csv on request."""
 
 import csv
 import time
@@ -28,28 +28,28 @@ class History(Checkpoint):
     macro-F1 where a callback monitors it.
     every_step: also write the loss and accuracy of each training step to steps.csv and to TensorBoard.
 
-    A Checkpoint, since Lightning calls others before the epoch's training figures are logged.
+    A Checkpoint, since Lightning calls other callbacks before the epoch's training metrics are logged.
     """
 
     def __init__(self, *, every_step: bool) -> None:
         self.every_step = every_step
         self._row_began = 0.0
-        self._rows = {HISTORY: 0, STEPS: 0}  # how many rows of each file are this run's
-        self._waited_s = 0.0  # since the last row, before the run was interrupted
+        self._rows = {HISTORY: 0, STEPS: 0}  # the number of rows written to each file
+        self._elapsed_s = 0.0  # since the last row, before the run was interrupted
         self._lr: float | None = None  # of the last step; None before the first
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, forget what was written after the state from which this run goes on."""
-        self._row_began = time.perf_counter() - self._waited_s
+        """Start the clock, and remove rows that were written after the checkpoint of a resumed run."""
+        self._row_began = time.perf_counter() - self._elapsed_s
         if trainer.is_global_zero:
             for name, rows in self._rows.items():
                 truncate(Path(trainer.default_root_dir) / name, rows)
         if self.every_step:
             assert isinstance(pl_module, Classifier)
-            pl_module.tally.steps = pl_module.tally.steps or []
+            pl_module.train_metrics.steps = pl_module.train_metrics.steps or []
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Note the rate of this step; afterwards the schedule has set the next one's."""
+        """Keep the rate of this step; after it the schedule sets the next one's."""
         self._lr = _rate(optimizer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -78,10 +78,11 @@ class History(Checkpoint):
         extra = [key for key in metrics if key not in COLUMNS and (key != "val/macro_f1" or key in monitored)]
         columns = COLUMNS + extra
         self._append(trainer, HISTORY, columns, [[row.get(name, "") for name in columns]])
-        if self.every_step and isinstance(pl_module, Classifier) and pl_module.tally.steps:
-            rows = [[step + 1, f"{loss:.8g}", f"{accuracy:.6g}"] for step, loss, accuracy in pl_module.tally.steps]
-            _draw_steps(trainer, pl_module.tally.steps)
-            pl_module.tally.steps.clear()
+        if self.every_step and isinstance(pl_module, Classifier) and pl_module.train_metrics.steps:
+            steps = pl_module.train_metrics.steps
+            rows = [[step + 1, f"{loss:.8g}", f"{accuracy:.6g}"] for step, loss, accuracy in steps]
+            _log_steps(trainer, steps)
+            steps.clear()
             self._append(trainer, STEPS, STEP_COLUMNS, rows)
 
     def _append(self, trainer: Trainer, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -89,22 +90,22 @@ class History(Checkpoint):
         self._rows[name] += len(rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """How far the files were written."""
+        """The numbers of rows written, the seconds since the last row, and the last rate."""
         return {"rows": dict(self._rows), "waited_s": time.perf_counter() - self._row_began, "lr": self._lr}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore what `state_dict` returned."""
         self._rows = dict(state_dict["rows"])
-        self._waited_s = state_dict["waited_s"]
-        self._lr = state_dict.get("lr")  # earlier runs did not note it
+        self._elapsed_s = state_dict["waited_s"]
+        self._lr = state_dict.get("lr")  # earlier runs did not record it
 
 
 def _rate(optimizer: Optimizer) -> float:
     return float(optimizer.param_groups[0]["lr"])
 
 
-def _draw_steps(trainer: Trainer, steps: Iterable[tuple[int, float, float]]) -> None:
-    """The curves of single steps in TensorBoard; other loggers take no step that is older than their last one."""
+def _log_steps(trainer: Trainer, steps: Iterable[tuple[int, float, float]]) -> None:
+    """Log single steps to TensorBoard; other loggers accept no step before their last one."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             for step, loss, accuracy in steps:
@@ -121,7 +122,7 @@ def append(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]])
 
 
 def truncate(path: Path, num_rows: int) -> None:
-    """Cut a CSV file after so many rows below its header; a file without rows goes away."""
+    """Cut a CSV file after `num_rows` rows below its header; 0 removes the file."""
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)

@@ -1,4 +1,4 @@
-"""Training steps without Lightning's bookkeeping, wherever it has nothing to do at them."""
+"""Training steps without Lightning's bookkeeping, where no hook needs to be called."""
 
 import time
 from typing import Any
@@ -28,30 +28,29 @@ STEP_HOOKS = [
     "on_before_optimizer_step",
     "on_train_batch_end",
 ]
-# Callbacks to which it is the same whether they are called at each step or at one of several, if it is the last one
-# before a validation or the end of an epoch.
+# Callbacks that need not be called at each step, but at the last one before a validation or the end of an epoch.
 PATIENT = (BestCheckpoint, History, LastCheckpoint, SaveOnSignal, LearningRate, Progress)
 
 
 class LeanSteps(Callback):
-    """Follows each of Lightning's training steps by more of them, for at most `at_most_s` seconds; 0 for none.
+    """Adds lean steps after each of Lightning's training steps, for at most `at_most_s` seconds; 0 for none.
 
-    They compute what Lightning would, to the bit, and count as its own, but call no hook, which is most of what a small
-    network's step costs more than a plain loop's (benchmarks/overhead.py). Those at which something is due stay
-    Lightning's: an epoch's last, the one before a validation, those that log, the last of all. All do where another
-    callback, precision 16-mixed, a profiler, several processes or accumulated gradients need to see each step.
-    With a version of Lightning that was not tested (compat.py) all steps are Lightning's.
-    On a GPU they are replayed as one CUDA graph, where they are the same each time (`step_graph.py`).
+    A lean step computes what Lightning would, bit for bit, and advances its counters, but calls no hook: hooks are most
+    of the overhead of a small network's step (benchmarks/overhead.py). Lightning keeps the steps at which something is
+    due: the last of an epoch or of the training, the one before a validation, and those that log. It keeps all where
+    another callback, precision 16-mixed, a profiler, several processes or accumulated gradients need each step, and
+    with versions of Lightning that were not tested (compat.py).
+    On a GPU, lean steps that are always the same are replayed as one CUDA graph (`step_graph.py`).
     """
 
     def __init__(self, *, at_most_s: float) -> None:
         self.at_most_s = at_most_s
-        self._training: _Training | None = None  # where there may be lean steps
-        self._interruptions: list[SaveOnSignal] = []
+        self._runner: _StepRunner | None = None  # None without lean steps
+        self._signal_callbacks: list[SaveOnSignal] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find out whether anybody needs to see each step, and who knows of signals."""
-        self._interruptions = [each for each in trainer.callbacks if isinstance(each, SaveOnSignal)]  # type: ignore[attr-defined]
+        """Prepare lean steps, unless something needs each step."""
+        self._signal_callbacks = [each for each in trainer.callbacks if isinstance(each, SaveOnSignal)]  # type: ignore[attr-defined]
         if (
             is_tested("pytorch-lightning")
             and type(pl_module) is Classifier
@@ -60,29 +59,29 @@ class LeanSteps(Callback):
             and not scales_gradients(trainer)
             and not any(map(_needs_each_step, trainer.callbacks))  # type: ignore[attr-defined]
         ):
-            self._training = _Training(trainer, pl_module)
+            self._runner = _StepRunner(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Train on the batches that come next."""
-        if self._training is None or trainer.should_stop or trainer.accumulate_grad_batches > 1:
+        """Train on the next batches."""
+        if self._runner is None or trainer.should_stop or trainer.accumulate_grad_batches > 1:
             return
-        if not is_between_steps(trainer) or not self._training.look_anew(trainer):
+        if not is_between_steps(trainer) or not self._runner.refresh(trainer):
             return
-        place, first, taken, room = trainer.fit_loop.epoch_loop.batch_idx + 1, trainer.global_step, 0, _room(trainer)
-        batches, began = next_batches(trainer), time.monotonic()
-        while taken < room and time.monotonic() - began < self.at_most_s and not self._asked_to_stop():
-            self._training(next(batches), Step(first + taken, trainer.current_epoch, place + taken))
+        place, first, taken = trainer.fit_loop.epoch_loop.batch_idx + 1, trainer.global_step, 0
+        num_steps, batches, began = _num_lean_steps(trainer), next_batches(trainer), time.monotonic()
+        while taken < num_steps and time.monotonic() - began < self.at_most_s and not self._asked_to_stop():
+            self._runner(next(batches), Step(first + taken, trainer.current_epoch, place + taken))
             taken += 1
-        count_steps(trainer, taken, num_schedulers=len(self._training.schedulers))
+        count_steps(trainer, taken, num_schedulers=len(self._runner.schedulers))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Free the memory of a step."""
-        self._training = None
+        self._runner = None
 
     def _asked_to_stop(self) -> bool:
-        return any(each.asked for each in self._interruptions)
+        return any(each.asked for each in self._signal_callbacks)
 
 
 def _needs_each_step(callback: Callback) -> bool:
@@ -91,27 +90,27 @@ def _needs_each_step(callback: Callback) -> bool:
     )
 
 
-def _room(trainer: Trainer) -> int:
-    """How many steps may follow this one before a step at which Lightning has something to do."""
+def _num_lean_steps(trainer: Trainer) -> int:
+    """The number of steps after this one and before the next at which Lightning has something to do."""
     loop = trainer.fit_loop.epoch_loop
-    room = trainer.num_training_batches - 1 - (loop.batch_idx + 1)
+    num_steps = trainer.num_training_batches - 1 - (loop.batch_idx + 1)
     if log_every := trainer.log_every_n_steps:  # type: ignore[attr-defined]
-        room = min(room, _until(trainer.global_step, log_every))
+        num_steps = min(num_steps, _until(trainer.global_step, log_every))
     if isinstance(trainer.val_check_batch, int):
         counted = loop.total_batch_idx if trainer.check_val_every_n_epoch is None else loop.batch_idx
-        room = min(room, _until(counted + 1, trainer.val_check_batch))
+        num_steps = min(num_steps, _until(counted + 1, trainer.val_check_batch))
     if trainer.max_steps != -1:
-        room = min(room, trainer.max_steps - 1 - trainer.global_step)
-    return int(room)
+        num_steps = min(num_steps, trainer.max_steps - 1 - trainer.global_step)
+    return int(num_steps)
 
 
 def _until(position: int, every: int) -> int:
-    """How many positions from this one on, counted from 0, come before the last one of a group of `every`."""
+    """The number of positions, this one included, before the last one of a group of `every`, counted from 0."""
     return every - 1 - position % every
 
 
-class _Training:
-    """What Lightning's loops do with one batch, in their order."""
+class _StepRunner:
+    """Trains on one batch as Lightning's loops do, in their order."""
 
     def __init__(self, trainer: Trainer, classifier: Classifier) -> None:
         self.classifier = classifier
@@ -120,10 +119,10 @@ class _Training:
         self.precision = trainer.precision_plugin
         self.clip = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
         self.graph: StepGraph | None = None
-        self.captured: list[object] | None = None  # what the graph takes for fixed; None where steps are launched
+        self.captured: list[object] | None = None  # what the graph assumes constant; None where steps are not captured
 
-    def look_anew(self, trainer: Trainer) -> bool:
-        """Take over what a callback may have changed between two runs of lean steps; False where they cannot do it."""
+    def refresh(self, trainer: Trainer) -> bool:
+        """Read what callbacks may have changed since the last lean steps; False where no lean steps are possible."""
         configs = [config for config in trainer.lr_scheduler_configs if config.interval == "step"]
         if len(trainer.optimizers) > 1 or any(config.frequency > 1 or config.reduce_on_plateau for config in configs):
             return False
@@ -165,7 +164,7 @@ class _Training:
     def _replayed(self, batch: Batch, step: Step) -> Tensor:
         assert self.graph is not None
         loss, logits = self.graph(batch)
-        self.classifier.tally.add(step, loss, logits, batch[1])
+        self.classifier.train_metrics.add(step, loss, logits, batch[1])
         return loss
 
     def _capture(self, batch: Batch) -> None:
@@ -177,7 +176,7 @@ class _Training:
         parameters = [p for p in self.classifier.parameters() if p.requires_grad]
         try:
             self.graph = StepGraph(loss_and_logits, batch, parameters)
-        except RuntimeError as error:  # after which torch draws no more random numbers on this GPU
+        except RuntimeError as error:  # torch draws no more random numbers on this GPU afterwards
             raise TrainingError(
                 "a training step cannot be captured as a CUDA graph; train with callbacks.lean_steps.at_most_s=0 "
                 f"instead. The reason: {error}"

@@ -20,7 +20,7 @@ class LearningRate(Callback):
         self.logging_interval = logging_interval
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Log at some of the steps."""
+        """Log every trainer.log_every_n_steps steps, where wanted."""
         changes = any(config.interval == "step" for config in trainer.lr_scheduler_configs)
         wanted = self.logging_interval == "step" or (self.logging_interval is None and changes)
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -28,7 +28,7 @@ class LearningRate(Callback):
             self._log(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log once an epoch, however often the rate may change: a short training has a curve too."""
+        """Log at each epoch, so that a short training has a curve too."""
         if self.logging_interval != "step":
             self._log(trainer)
 

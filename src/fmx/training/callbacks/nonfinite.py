@@ -1,4 +1,4 @@
-"""Steps whose loss or gradients are not finite, left out and counted."""
+"""Steps whose loss or gradients are not finite are skipped and counted."""
 
 import logging
 from typing import Any
@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 class SkipNonfinite(Callback):
     """Lets a step whose gradients are not finite change nothing, and counts it as `train/skipped` in history.csv.
 
-    The weights, the optimizer's state and what batch norm keeps stay as they were before the step, and a loss that is
-    not finite is in no mean. Looking at each step makes the CPU wait for a GPU.
-    max_steps: TrainingError once more were skipped.
+    The weights, the optimizer's state and batch norm's buffers stay as before the step, and a loss that is not finite
+    counts in no mean. Checking each step makes the CPU wait for a GPU.
+    max_steps: TrainingError once more steps were skipped.
     """
 
     def __init__(self, *, max_steps: int) -> None:
@@ -31,18 +31,18 @@ class SkipNonfinite(Callback):
         self._buffers: list[Tensor] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let the module go on where it would stop."""
+        """Keep the module from raising TrainingError."""
         assert isinstance(pl_module, Classifier)
-        pl_module.tally.tolerates = True
+        pl_module.train_metrics.tolerates = True
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Keep what the forward pass may spoil."""
+        """Copy the buffers, which the forward pass may spoil."""
         assert isinstance(pl_module, Classifier)
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._buffers = [buffer.clone() for buffer in pl_module.net.buffers()]
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Take the gradients away where one of them is not finite: no optimizer moves a weight without any."""
+        """Remove all gradients where one is not finite: optimizers do not change weights without gradients."""
         assert isinstance(pl_module, Classifier)
         parameters = [p for p in pl_module.parameters() if p.grad is not None]
         if scales_gradients(trainer) or get_total_norm([p.grad for p in parameters if p.grad is not None]).isfinite():
@@ -71,9 +71,9 @@ class SkipNonfinite(Callback):
         pl_module.log("train/skipped", float(self.skipped), rank_zero_only=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a run that goes on needs to know."""
+        """The state that a resumed run needs."""
         return {"skipped": self.skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the count."""
         self.skipped = state_dict["skipped"]

@@ -17,33 +17,33 @@ from fmx.training.classifier import Classifier, validates
 __all__ = ["Progress"]
 
 log = logging.getLogger(__name__)
-LOOK_EVERY_S = 1.0  # at the training loss, for which the CPU waits for a GPU
+READ_EVERY_S = 1.0  # reading the training loss makes the CPU wait for a GPU
 WIDTH = 20  # of the bar
 
 
 class Progress(Checkpoint):
-    """Shows one bar over the whole training on a terminal, and logs a line a validation everywhere.
+    """Shows one bar over the whole training on a terminal, and logs one line per validation everywhere.
 
-    A Checkpoint, since Lightning calls others before the epoch's training figures are logged.
+    A Checkpoint, since Lightning calls other callbacks before the epoch's training metrics are logged.
     """
 
     def __init__(self) -> None:
         self._area: LiveArea | None = None
         self._total: int | None = None  # steps
         self._first = self._step = 0
-        self._began = self._looked = 0.0
+        self._began = self._read = 0.0
         self._epoch = ""
-        self._figures: dict[str, str] = {}  # by the part of the data
+        self._metrics: dict[str, str] = {}  # by the part of the data
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar at the step where training (re)starts."""
-        if not trainer.is_global_zero or _is_piped_on():
+        if not trainer.is_global_zero or _stdout_is_piped():
             return
         total = trainer.estimated_stepping_batches
         self._total = int(total) if total != float("inf") else None
         self._first = self._step = trainer.global_step
-        self._began = self._looked = time.monotonic()
-        self._note_epoch(trainer)
+        self._began = self._read = time.monotonic()
+        self._update_epoch(trainer)
         self._area = LiveArea(self._lines, sys.stderr)
         self._area.__enter__()
 
@@ -52,23 +52,23 @@ class Progress(Checkpoint):
         if self._area is None or not self._area.is_shown:
             return
         self._step = trainer.global_step
-        self._note_epoch(trainer)
-        if time.monotonic() - self._looked >= LOOK_EVERY_S and isinstance(pl_module, Classifier):
-            self._looked = time.monotonic()
-            pl_module.tally.flush()
-            loss, right, images = pl_module.tally.sums
+        self._update_epoch(trainer)
+        if time.monotonic() - self._read >= READ_EVERY_S and isinstance(pl_module, Classifier):
+            self._read = time.monotonic()
+            pl_module.train_metrics.flush()
+            loss, right, images = pl_module.train_metrics.sums
             if images:
-                self._figures["train"] = f"train loss {loss / images:.4f} acc {right / images:.2%}"
+                self._metrics["train"] = f"train loss {loss / images:.4f} acc {right / images:.2%}"
 
-    def _note_epoch(self, trainer: Trainer) -> None:
+    def _update_epoch(self, trainer: Trainer) -> None:
         last, epoch = trainer.max_epochs, trainer.current_epoch + 1
-        if last and last > 0:  # a run that goes on after its last epoch begins none
+        if last and last > 0:  # a run that is resumed after its last epoch starts none
             self._epoch = f"epoch {min(epoch, last)}/{last}"
         else:
             self._epoch = f"epoch {epoch}"
 
     def _lines(self) -> list[Text]:
-        """A line of where training is and how long it will take, and one of the newest figures."""
+        """One line with the progress and the time left, and one with the newest metrics."""
         seconds, steps = time.monotonic() - self._began, self._step - self._first
         parts = [self._epoch, f"step {self._step}"]
         if self._total:
@@ -79,7 +79,7 @@ class Progress(Checkpoint):
             parts.append(f"{steps / seconds:.1f}/s")
             if self._total:
                 parts.append(f"{timedelta(seconds=round((self._total - self._step) * seconds / steps))} left")
-        return [Text("  ".join(each)) for each in (parts, self._figures.values()) if each]
+        return [Text("  ".join(each)) for each in (parts, self._metrics.values()) if each]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the validation."""
@@ -96,12 +96,12 @@ class Progress(Checkpoint):
             return
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
         parts = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {trainer.global_step}"]
-        self._figures = {
+        self._metrics = {
             part: f"{part} loss {metrics[f'{part}/loss']:.4f} acc {metrics[f'{part}/accuracy']:.2%}"
             for part in ("train", "val")
             if f"{part}/loss" in metrics
         }
-        log.info("%s", "  ".join([*parts, *self._figures.values()]))
+        log.info("%s", "  ".join([*parts, *self._metrics.values()]))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""
@@ -117,8 +117,8 @@ class Progress(Checkpoint):
             self._area = None
 
 
-def _is_piped_on() -> bool:
-    """Whether another process reads stdout, which may print it beside the bar: `fmx … | tee log`."""
+def _stdout_is_piped() -> bool:
+    """Whether another process reads stdout, and may print it into the bar, as in `fmx … | tee log`."""
     try:
         return stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
     except (OSError, ValueError, AttributeError):

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP end a training at its next step, with the state saved."""
+"""SIGINT, SIGTERM and SIGHUP stop training at the next step, after saving its state."""
 
 import logging
 import signal
@@ -10,7 +10,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from fmx.process.exits import STOPPING, Interrupted, last_signal, leave_closed_terminal, overwrite_echo
-from fmx.training.callbacks.checkpoints import LastCheckpoint, is_time_to_ask
+from fmx.training.callbacks.checkpoints import LastCheckpoint, is_sync_step
 
 __all__ = ["SaveOnSignal"]
 
@@ -18,26 +18,26 @@ log = logging.getLogger(__name__)
 
 
 class SaveOnSignal(Checkpoint):
-    """Saves last.ckpt at the next step after such a signal and raises Interrupted; a second signal ends at once.
+    """Saves last.ckpt at the next step after a signal and raises Interrupted; a second signal raises it at once.
 
-    A Checkpoint, so that Lightning calls it after all others: what they did in this step has to be saved as well.
+    A Checkpoint, so that Lightning calls it after all other callbacks, whose changes in this step must be saved too.
     """
 
     def __init__(self) -> None:
         self._signum: int | None = None
-        main = threading.current_thread() is threading.main_thread()  # no other thread may have handlers
+        main = threading.current_thread() is threading.main_thread()  # other threads cannot set handlers
         numbers = STOPPING if main else ()
         handlers = {number: signal.getsignal(number) for number in numbers}
-        # In the background of a shell script Ctrl-C is meant for others, and ignored; so is SIGHUP below nohup.
+        # A background job of a shell script ignores SIGINT, and nohup ignores SIGHUP: both stay ignored.
         self._earlier = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
 
     @property
     def asked(self) -> bool:
-        """Whether a signal came that asks this process to stop."""
+        """Whether a signal has asked this process to stop."""
         return self._signum is not None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen from the first step on: Lightning has set its own handlers by now."""
+        """Set the handlers, after Lightning has set its own."""
         self._signum = last_signal()
         for number in self._earlier:
             signal.signal(number, self._note)
@@ -50,7 +50,7 @@ class SaveOnSignal(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save and stop where a signal came, as soon as no validation is due first."""
-        if is_time_to_ask(trainer):
+        if is_sync_step(trainer):
             self._stop_if_asked(trainer)
 
     def _stop_if_asked(self, trainer: Trainer, *, at_epoch_start: bool = False) -> None:
@@ -67,11 +67,11 @@ class SaveOnSignal(Checkpoint):
         raise Interrupted(signum, agreed=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the signals back."""
+        """Restore the earlier handlers."""
         self._restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the signals back."""
+        """Restore the earlier handlers."""
         self._restore()
 
     def _note(self, signum: int, _: FrameType | None) -> None:
