@@ -185,7 +185,7 @@ def test_what_comes_after_needs_the_file_only_to_begin_anew(command, home, tmp_p
     assert done.returncode == 143, done.stdout + done.stderr
     (tmp_path / "start.pth").rename(tmp_path / "gone.pth")
     said = succeeds(command, "resume=cut", cwd=tmp_path)
-    assert "going on after step" in said
+    assert "resuming after step" in said
     assert "starts from" not in said
     assert json.loads((tmp_path / "cut/run.json").read_text())["weights"]["file"] == "start.pth"
     assert "identical" in succeeds(command, "cut", module="evaluate", cwd=tmp_path)
