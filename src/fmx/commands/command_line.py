@@ -8,7 +8,7 @@ from typing import NoReturn
 from fmx.config.printed_command import printed_command
 from fmx.config.suggest import nearest
 from fmx.errors import ConfigError
-from fmx.runs.data_root import KEY, told_root
+from fmx.runs.data_root import KEY, parse_root
 
 __all__ = ["INFO_CHOICES", "OWN_OPTIONS", "RESUME_SWEEP", "in_hydra_order", "make_parser", "options", "resumed_sweep"]
 
@@ -87,7 +87,7 @@ def resumed_sweep(arguments: list[str]) -> tuple[str, list[str], str | None] | N
     roots = [each for each in rest if each.startswith(f"{KEY}=")]
     if len(rest) > len(roots) or len(roots) > 1 or not known.folder:
         _refuse_beside()
-    return known.folder, known.allow, told_root(roots[0]) if roots else None
+    return known.folder, known.allow, parse_root(roots[0]) if roots else None
 
 
 def _refuse_beside(message: str = "") -> NoReturn:  # noqa: ARG001 - argparse's message says less

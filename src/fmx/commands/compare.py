@@ -101,7 +101,7 @@ def _print_sides(a: "Side", b: "Side") -> None:
 
     for name, side in (("A", a), ("B", b)):
         seeds = f"seed{'s' if len(side.runs) > 1 else ''} {', '.join(run.seed for run in side.runs)}"
-        model = side.runs[0].settings.told("model")
+        model = side.runs[0].settings.text("model")
         print(f"{name}  {printable(side.pattern)}  ({model} on {side.runs[0].data}, {seeds})")
         for other in side.left_out:
             print(f"   {other.name}: {other.error}")

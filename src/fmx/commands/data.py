@@ -183,7 +183,7 @@ def _arrays(data: "ImageDataModule", part: str) -> "ImageArrays":
 def _print_summary(data: "ImageDataModule") -> None:
     from math import prod
 
-    from fmx.data.arrays import measured
+    from fmx.data.arrays import mean_and_std
     from fmx.data.duplicates import common_images
     from fmx.process.table import print_table
 
@@ -202,7 +202,7 @@ def _print_summary(data: "ImageDataModule") -> None:
               f"{MAX_BYTES / 2**20:,.0f} MiB that this takes at once)")  # fmt: skip
         return
     training, testing = (_in_memory(data.sources[part]) for part in ("train", "test"))
-    mean, std = measured(training)
+    mean, std = mean_and_std(training)
     print(f"mean {mean}, standard deviation {std} of the training pixels in 0..1")
     within_train, within_test, both = common_images(training, testing)
     print(f"images that occur more than once: {within_train} in training, {within_test} in test, {both} in both")

@@ -6,7 +6,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-__all__ = ["ImageArrays", "measured"]
+__all__ = ["ImageArrays", "mean_and_std"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class ImageArrays:
         return digest.hexdigest()
 
 
-def measured(arrays: ImageArrays) -> tuple[list[float], list[float]]:
+def mean_and_std(arrays: ImageArrays) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel over all images, in 0..1, rounded to six digits."""
     channels = arrays.images.transpose(0, 1).flatten(1)  # (C, N H W)
     levels = torch.arange(256, dtype=torch.float64) / 255

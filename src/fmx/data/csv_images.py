@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from fmx.data.arrays import ImageArrays
-from fmx.data.download import missing
+from fmx.data.download import missing_file_error
 from fmx.errors import DataError
 
 __all__ = ["load_csv"]
@@ -43,7 +43,7 @@ def load_csv(*, file: str, image_size: int, num_classes: int, instead: Sequence[
         with path.open("rb") as stream:
             labels, pixels = _read(path, stream, num_pixels=image_size**2, num_classes=num_classes)
     except FileNotFoundError:
-        raise missing(path, reason="", instead=instead) from None
+        raise missing_file_error(path, reason="", instead=instead) from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     return ImageArrays(

@@ -15,7 +15,7 @@ from rich.progress import wrap_file
 
 from fmx.errors import DataError
 
-__all__ = ["fetch", "missing"]
+__all__ = ["fetch", "missing_file_error"]
 
 TIMEOUT_S = 10  # of silence, not of the whole transfer
 MAX_BYTES = 2**30  # a mirror that never stops sending must not fill the disk
@@ -24,7 +24,7 @@ BLOCK_BYTES = 2**18
 log = logging.getLogger(__name__)
 
 
-def missing(path: Path, *, reason: str, instead: Sequence[str]) -> DataError:
+def missing_file_error(path: Path, *, reason: str, instead: Sequence[str]) -> DataError:
     """Build the error for a missing file: the reason, then every remedy."""
     remedies = ["data.root=DIR (or FMX_DATA_ROOT=DIR) for the folder that has it", *instead]
     return DataError(f"{path} is missing{reason}.\nWays out: {', or '.join(remedies)}.")
@@ -48,7 +48,7 @@ def fetch(path: Path, *, mirrors: Sequence[str], checksum: str | None, instead: 
             reason = error.reason if isinstance(error, URLError) else error
             failures.append(f"{urlsplit(url).netloc or url}: {getattr(reason, 'strerror', None) or reason}")
     reason = f" and could not be fetched ({', '.join(failures) or 'no mirrors'})"
-    raise missing(path, reason=reason, instead=instead)
+    raise missing_file_error(path, reason=reason, instead=instead)
 
 
 def _fetch_from(url: str, path: Path, checksum: str | None) -> None:

@@ -242,7 +242,7 @@ def _told_differently(a: Side, b: Side) -> list[tuple[str, str, str]]:
     groups = sorted({*first.choices, *second.choices})
     alone = {*first.following, *second.following} - (first.values.keys() & second.values.keys())  # of another part
     keys = [k for k in sorted({*first.values, *second.values} - alone) if are_told_apart(k, [first, second])]
-    rows = [(key, first.told(key), second.told(key)) for key in [*(g for g in groups if "/" not in g), *keys]]
+    rows = [(key, first.text(key), second.text(key)) for key in [*(g for g in groups if "/" not in g), *keys]]
     seeds = [", ".join(run.seed for run in side.runs) for side in (a, b)]
     return [row for row in [*rows, ("seed", seeds[0], seeds[1])] if row[1] != row[2]]
 

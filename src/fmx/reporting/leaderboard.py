@@ -162,7 +162,7 @@ def _label(run: Outcome, columns: Sequence[Column]) -> str:
     """What sets a configuration apart; a group's choice speaks for itself, a number does not."""
     told = [(key, name, _told(run, key)) for key, name in columns]
     parts = [value if key in run.settings.choices else f"{name} {value}" for key, name, value in told]
-    return " · ".join(parts) or run.settings.told("model")
+    return " · ".join(parts) or run.settings.text("model")
 
 
 def _told(run: Outcome, key: str) -> str:
@@ -170,7 +170,7 @@ def _told(run: Outcome, key: str) -> str:
         return run.data_fingerprint[:8]
     if key == DATA:
         return run.settings.choices.get(DATA, run.data)
-    return run.settings.told(key)
+    return run.settings.text(key)
 
 
 def _spread(values: Sequence[float | None]) -> Spread | None:

@@ -63,6 +63,6 @@ def _narrow(board: Leaderboard, rows: Sequence[Sequence[str]]) -> tuple[list[str
 
 def _told(other: Unfinished, board: Leaderboard) -> list[str]:
     """A run without figures in three cells."""
-    told = [f"{name} {other.settings.told(key)}" for key, name in board.columns] if other.settings else []
+    told = [f"{name} {other.settings.text(key)}" for key, name in board.columns] if other.settings else []
     what = " · ".join([*told, *([f"seed {other.seed}"] if other.seed else [])])
     return [other.name, other.status, f"{what}: {other.error}" if other.error else what]

@@ -246,7 +246,7 @@ def _numbers(spread: Spread | None) -> list[float | None]:
 
 
 def _attempt(other: Unfinished, board: Leaderboard) -> list[str]:
-    return [other.settings.told(column.key) if other.settings else "" for column in board.columns]
+    return [other.settings.text(column.key) if other.settings else "" for column in board.columns]
 
 
 def _markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, left: Iterable[int]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from fmx.errors import ConfigError
 
-__all__ = ["KEY", "VARIABLE", "at_root", "present_root", "told_root", "without_root"]
+__all__ = ["KEY", "VARIABLE", "at_root", "parse_root", "present_root", "without_root"]
 
 KEY = "data.root"
 VARIABLE = "FMX_DATA_ROOT"
@@ -30,7 +30,7 @@ def at_root(data: Any, root: str) -> Any:
     return {**_move_root(data, old, root), "root": root} if isinstance(old, str) and old else data
 
 
-def told_root(override: str) -> str:
+def parse_root(override: str) -> str:
     """The folder that `data.root=DIR` names; ConfigError for any other override."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import OverrideType

@@ -23,7 +23,7 @@ from fmx.config.printed_command import printed_command
 from fmx.config.quoting import escape_interpolations, override, quoted, unquoted
 from fmx.config.renamed_targets import with_first_names
 from fmx.errors import ConfigError, DataError
-from fmx.runs.data_root import KEY, at_root, told_root, without_root
+from fmx.runs.data_root import KEY, at_root, parse_root, without_root
 from fmx.runs.record import config_fingerprint, present_fingerprint
 from fmx.runs.run_dir import Run, instant, open_run
 
@@ -158,7 +158,7 @@ def _frozen_arguments(path: Path, roots: list[str]) -> list[str]:
         raise DataError(f"{said} If you trust it, {how}") from None
     if roots:
         config.data = escape_interpolations(
-            at_root(OmegaConf.to_container(config.data, resolve=True), told_root(roots[0]))
+            at_root(OmegaConf.to_container(config.data, resolve=True), parse_root(roots[0]))
         )
     check_resolved(OmegaConf.to_container(as_recorded, resolve=True), run.path)
     check_paths(config, run.path)

@@ -24,18 +24,18 @@ from fmx.process.version import __version__
 from fmx.runs.data_root import at_root, present_root
 
 __all__ = [
-    "LAST_WORDS_S",
+    "SAVE_TIMEOUT_S",
     "Run",
     "check_latest",
     "find_runs",
+    "has_run_to_resume",
     "instant",
-    "is_under_way",
     "open_run",
     "wait_for_process",
 ]
 
 FINISHED = "completed"
-LAST_WORDS_S = 30.0  # how long a run may take to save its state after its command was killed
+SAVE_TIMEOUT_S = 30.0  # how long a run may take to save its state after its command was killed
 PAUSE_S = 0.2  # between two checks of its process
 Value = TypeVar("Value")
 
@@ -190,7 +190,7 @@ def instant(started: object) -> float:
         return -math.inf
 
 
-def is_under_way(run_dir: Path) -> bool:
+def has_run_to_resume(run_dir: Path) -> bool:
     """Whether a folder has a run to resume; removes run.json where the run was killed before it saved anything else."""
     if not (run_dir / "run.json").is_file():
         return False

@@ -44,7 +44,7 @@ class Settings:
         """A hash of all settings: equal for configurations that differ only in seed and paths."""
         return blake2b(json.dumps(self.values, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
-    def told(self, key: str) -> str:
+    def text(self, key: str) -> str:
         """The text of a setting by its dotted key, or of a group's choice by its name."""
         if key in self.choices:
             return self.choices[key]

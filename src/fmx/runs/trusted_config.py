@@ -11,7 +11,7 @@ from fmx.config.layout import GROUPS, ROOT_KEYS
 from fmx.config.quoting import escape_interpolations
 from fmx.config.trust import check_sizes, check_trusted, without_foreign_mirrors
 from fmx.errors import DataError
-from fmx.runs.data_root import at_root, told_root
+from fmx.runs.data_root import at_root, parse_root
 from fmx.runs.run_dir import Run
 
 __all__ = ["PARTS", "checked_config", "trusted_config"]
@@ -26,7 +26,9 @@ def trusted_config(run: Run, allow: Iterable[str] = (), *, root: str | None = No
     """
     config = checked_config(run.config, run, allow)
     if root is not None:
-        config.data = escape_interpolations(at_root(OmegaConf.to_container(config.data, resolve=True), told_root(root)))
+        config.data = escape_interpolations(
+            at_root(OmegaConf.to_container(config.data, resolve=True), parse_root(root))
+        )
     return config
 
 

@@ -86,11 +86,11 @@ class ArrayTask:
     def _extra_arguments(self) -> list[str]:
         """The arguments for this rank; only rank 0 looks at the run directory, since it may write there first."""
         from fmx.config.quoting import quoted
-        from fmx.runs.run_dir import is_under_way
+        from fmx.runs.run_dir import has_run_to_resume
 
         extra = [] if self._rank == 0 else ["hydra.output_subdir=null"]
         is_restart = self.resumes or self._restarts > 0
-        if is_restart and (self._rank > 0 or is_under_way(Path(self.run_dir))):
+        if is_restart and (self._rank > 0 or has_run_to_resume(Path(self.run_dir))):
             extra.append(f"resume={quoted(self.run_dir)}")
         return extra
 

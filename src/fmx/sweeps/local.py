@@ -17,7 +17,7 @@ from fmx.process.lock import is_locked, lock_folder
 from fmx.reporting.best_rows import print_best
 from fmx.reporting.leaderboard import leaderboard
 from fmx.reporting.leaderboard_files import write_leaderboard
-from fmx.runs.run_dir import LAST_WORDS_S, is_under_way, open_run, wait_for_process
+from fmx.runs.run_dir import SAVE_TIMEOUT_S, has_run_to_resume, open_run, wait_for_process
 from fmx.sweeps.checkpoints import keep_best
 from fmx.sweeps.disk import in_words
 from fmx.sweeps.display import Display, shared_overrides
@@ -75,7 +75,7 @@ def checked_fingerprint(job: Job, allow: Collection[str], root: str | None) -> s
 class Sweep:
     """Runs the jobs of a ledger. allow: packages that the user trusts, as in gate.check_job."""
 
-    wait_s = LAST_WORDS_S
+    wait_s = SAVE_TIMEOUT_S
 
     def __init__(self, ledger: Ledger, allow: Collection[str] = ()) -> None:
         self.ledger = ledger
@@ -216,7 +216,7 @@ class Sweep:
         from fmx.config.quoting import quoted
 
         entry = self.ledger.entries[job.number]
-        if not is_under_way(job.run_dir):
+        if not has_run_to_resume(job.run_dir):
             return []
         if self.wait_s and self.ledger.status(entry) == "running":
             log.info("#%d is still at work: waiting until it has saved its state", job.number)

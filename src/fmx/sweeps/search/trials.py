@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from fmx.config.quoting import quoted
 from fmx.errors import ConfigError, DataError
-from fmx.runs.run_dir import LAST_WORDS_S, Run, is_under_way, open_run, wait_for_process
+from fmx.runs.run_dir import SAVE_TIMEOUT_S, Run, has_run_to_resume, open_run, wait_for_process
 from fmx.sweeps.job import Job
 from fmx.sweeps.plan import Plan
 from fmx.sweeps.pool import Ended
@@ -60,9 +60,9 @@ class Trials:
     def _resume_arguments(self, number: int) -> list[str] | None:
         """The arguments that resume a trial whose command has died; None if its run had ended."""
         run_dir = self._study.sweep_dir / str(number)
-        if not is_under_way(run_dir):
+        if not has_run_to_resume(run_dir):
             return []
-        wait_for_process(run_dir, LAST_WORDS_S)
+        wait_for_process(run_dir, SAVE_TIMEOUT_S)
         return None if self._settle_from_record(number) else [f"resume={quoted(str(run_dir))}"]
 
     def _job(self, claim: AssignedTrial) -> Job | None:

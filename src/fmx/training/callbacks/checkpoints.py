@@ -122,7 +122,7 @@ class LastCheckpoint(Checkpoint):
         self._finished = False
         self.is_final = False  # whether last.ckpt holds the final state
         self._states: list[dict[str, Any]] = []  # of every process
-        self._loader_states: list[dict[str, Any]] = []  # of the checkpoint that training goes on from
+        self._loader_states: list[dict[str, Any]] = []  # of the checkpoint that training resumes from
         self._began = self._saved = time.monotonic()
         self._written = -math.inf  # by this process
 
