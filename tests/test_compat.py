@@ -19,6 +19,7 @@ from same_runs import assert_same, points
 ROOT = Path(__file__).resolve().parents[1]
 OFF = {compat.SWITCH: "off"}
 RUN = ["data=digits", "model=mlp", "data.batch_size=64"]
+OFF_ON = ("off", "on")
 SMOKE = ["data=digits", "model=mlp", "trainer=smoke"]
 NOTE = "FMX_COMPAT=off: fmx uses public names of its libraries alone, which is slower"
 
@@ -116,9 +117,6 @@ def test_a_search(command, tmp_path):
         assert one == other
 
 
-OFF_ON = ("off", "on")
-
-
 @pytest.mark.parametrize("arguments", [["--help"], [*SMOKE, "--cfg", "job"], ["--version"]])
 def test_what_is_printed(command, tmp_path, arguments):
     on, off = (done(command(*arguments, cwd=tmp_path, env=env)) for env in ({}, OFF))
@@ -135,14 +133,13 @@ def test_evaluate(command, with_and_without, tmp_path):
     assert evaluated[0].replace(NOTE, "") == evaluated[1]
 
 
-@pytest.mark.parametrize("suffix", ["onnx", "ts", "pt2"])
-def test_export(command, with_and_without, tmp_path, suffix):
-    if suffix == "onnx":
+@pytest.mark.parametrize("kind", ["onnx", "torchscript", "pt2"])
+def test_export(command, with_and_without, tmp_path, kind):
+    if kind == "onnx":
         pytest.importorskip("onnx")
-    kind = {"onnx": "onnx", "ts": "torchscript", "pt2": "exported_program"}[suffix]
     run = str(with_and_without[0])
-    done(command(run, "--format", kind, "--out", f"m.{suffix}", module="export", cwd=tmp_path, env=OFF))
-    assert (tmp_path / f"m.{suffix}").stat().st_size > 1000
+    done(command(run, "--format", kind, "--out", f"m.{kind}", module="export", cwd=tmp_path, env=OFF))
+    assert (tmp_path / f"m.{kind}").stat().st_size > 1000
 
 
 def test_a_file_of_the_users_that_would_not_be_used_is_refused(command, tmp_path):
