@@ -36,7 +36,7 @@ def fetch(path: Path, *, mirrors: Sequence[str], checksum: str | None, instead: 
     The file gets its name only when it is complete, so several processes may fetch it at the same time.
 
     Raises:
-        DataError: no mirror gave it, with the reason of each; at once where there is no network.
+        DataError: no mirror gave it, with the reason of each; without a network immediately.
     """
     failures = []
     for mirror in mirrors:

@@ -19,7 +19,7 @@ LONG = 1000  # entries; longer lists hold files or labels, no generators
 
 
 class SampleKey(NamedTuple):
-    """What EpochSampler yields: the index of an image, and its position in which order."""
+    """What EpochSampler yields: the index of an image, the order (seed, epoch, rank), and the position in it."""
 
     image: int
     seed: int

@@ -153,8 +153,8 @@ class Record:
     ) -> None:
         """DataError where a resumed run was trained on other data than `data`.
 
-        is_same: whether a recorded fingerprint is that of the present data. Where only the test set changed, and chose
-        no checkpoint (`chosen_on_test`), a warning is logged instead.
+        is_same: whether a recorded fingerprint is that of the present data. Where only the test set changed, a warning
+        is logged instead, unless the test set chose the checkpoint (`chosen_on_test`).
         """
         then = self.contents.get("data")
         if not isinstance(then, dict):
@@ -184,8 +184,8 @@ class Record:
     def link_latest(self) -> None:
         """Point outputs/latest to this run, or to its sweep.
 
-        This is done in outputs/ of the working directory, and where such a link exists already: no link appears beside
-        other folders of the user's choice.
+        Only in outputs/ of the working directory, and where such a link exists already: no link appears in other
+        folders of the user's choice.
         """
         homes = [parent for parent in self.run_dir.parents if parent.name in {"runs", "sweeps"}]
         if not homes or not self.writes:
