@@ -278,7 +278,7 @@ def test_what_takes_away_from_a_verdict_is_said(tmp_path, capsys):
     compared(a, b, tmp_path)
     out = capsys.readouterr().out
     assert "The runs of A differ in commit as well." in out
-    assert "B says NaN of 7 test images (seed 1)" in out
+    assert "B has NaN logits for 7 test images (seed 1)" in out
     assert f"{b}/9: pruned after epoch 1" in out
 
 

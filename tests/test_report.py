@@ -510,7 +510,7 @@ def test_runs_without_figures_are_listed_truthfully(tmp_path, capsys):
     assert rows["failed"]["model"] == "large"
     assert rows["failed"]["n"] == "0"
     assert "metrics.json" in rows["lost"]["error"]
-    assert "no figure" in rows["silly"]["error"]
+    assert "no number" in rows["silly"]["error"]
     for name, row in rows.items():
         if name != "good":
             assert re.search(rf"{name} +{row['status']}", out)

@@ -1,4 +1,4 @@
-"""The top of a leaderboard, as a sweep ends with it: narrow enough for a terminal of 80 columns."""
+"""The best rows of a leaderboard, printed at the end of a sweep for a terminal of 80 columns."""
 
 from fmx.process.table import print_metrics
 from fmx.reporting.intervals import Spread
@@ -10,7 +10,7 @@ HEADINGS = ["", "n", "val %", "test %", "configuration"]
 
 
 def print_best(board: Leaderboard, *, most: int) -> None:
-    """Print the best rows, at most so many: label, seeds, mean accuracies and their deviations."""
+    """Print the `most` best rows: rank, number of seeds, mean accuracies ± standard deviations, label."""
     several = len({row.runs[0].data for row in board.rows}) > 1
     rows = []
     for row in board.rows[:most]:

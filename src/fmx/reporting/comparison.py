@@ -1,4 +1,4 @@
-"""Two models, or two groups of seeds, side by side: what differs in what they are and in what they say."""
+"""Compare two runs, or two groups of seeds: their settings, their accuracies and their predictions."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ import numpy as np
 
 from fmx.errors import DataError
 from fmx.reporting.intervals import Interval, crossed, mcnemar, newcombe
-from fmx.reporting.leaderboard import are_told_apart, differing
+from fmx.reporting.leaderboard import differ_in, differing
 from fmx.reporting.outcomes import (
     ENOUGH_SEEDS,
     Outcome,
     Unfinished,
     by_configuration,
-    circumstances,
+    environment_differences,
     newest_of_each_seed,
     outcome,
     unfinished,
@@ -26,7 +26,7 @@ from fmx.runs.settings import ABSENT, show
 
 __all__ = [
     "Accuracy",
-    "ClassSides",
+    "ClassCounts",
     "Differences",
     "Side",
     "by_class",
@@ -44,7 +44,7 @@ Differences = dict[str, list[tuple[str, str, str]]]
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two: a single run, or several seeds of one configuration, by seed."""
+    """One side of a comparison: a single run, or several seeds of one configuration, ordered by seed."""
 
     pattern: str
     runs: Sequence[Outcome]
@@ -53,7 +53,7 @@ class Side:
 
     @cached_property
     def verdicts(self) -> Verdicts:
-        """What most of the runs say of each test image."""
+        """The prediction for each test image, by a majority of the runs."""
         return verdicts(self.predictions)
 
     @property
@@ -64,10 +64,9 @@ class Side:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Test accuracies, and how far B is above A.
+    """Test accuracies, and their difference B - A.
 
-    test: what the p-value is from, empty where it is from what the interval is from. cautions: what limits the verdict,
-    in sentences.
+    test: the test of the p-value, empty if it is that of the interval. cautions: sentences on the limits of the result.
     """
 
     a: float
@@ -81,8 +80,8 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class ClassSides:
-    """How many test images of a class there are, each names right, and each alone names right."""
+class ClassCounts:
+    """Numbers of test images of one class: all, those on which A and B are right, those on which only one is."""
 
     name: str
     images: int
@@ -93,9 +92,9 @@ class ClassSides:
 
 
 def read_side(pattern: str) -> Side:
-    """Read a run directory, or the runs below a folder or glob, of which those that a search pruned are left out.
+    """Read a run directory, or the runs below a folder or glob without those that a search pruned.
 
-    DataError where there is none, where one did not complete, or where they are of several configurations.
+    DataError if there is none, if one did not complete, or if they have several configurations.
     """
     found = [open_run(path, finished=False) for path in find_runs([pattern])]
     pruned = [run for run in found if run.pruned] if len(found) > 1 else []
@@ -115,10 +114,12 @@ def read_side(pattern: str) -> Side:
 
 
 def differences(a: Side, b: Side) -> Differences:
-    """The settings, parts of the environment and of the data that are not the same: name, A's value, B's value."""
-    found: Differences = {"configuration": _told_differently(a, b)}
+    """The differences in settings, environment and data: name, A's value, B's value."""
+    found: Differences = {"configuration": _setting_differences(a, b)}
     for section, fields in SECTIONS.items():
-        facts = [[_flat({name: run.run.record.get(name) for name in fields}) for run in side.runs] for side in (a, b)]
+        facts = [
+            [_flatten({name: run.run.record.get(name) for name in fields}) for run in side.runs] for side in (a, b)
+        ]
         names = sorted({name for side in facts for run in side for name in run})
         rows = [(name, *(_joined(run.get(name, ABSENT) for run in side) for side in facts)) for name in names]
         found[section] = [(name, of_a, of_b) for name, of_a, of_b in rows if of_a != of_b]
@@ -126,7 +127,7 @@ def differences(a: Side, b: Side) -> Differences:
 
 
 def check_same_test_set(a: Side, b: Side) -> None:
-    """DataError with the reason where not all runs were tested on the same images."""
+    """DataError with the reason if not all runs were tested on the same images."""
     first = a.runs[0]
     for run in [*a.runs, *b.runs]:
         if not first.data_fingerprint or run.data_fingerprint != first.data_fingerprint:
@@ -143,10 +144,10 @@ def check_same_test_set(a: Side, b: Side) -> None:
 
 
 def compare_accuracy(a: Side, b: Side) -> Accuracy:
-    """Test B's accuracy less A's: over the images for two single runs, over seeds and images for two groups.
+    """Test the difference of accuracies B - A: over images for two single runs, over seeds and images for two groups.
 
-    The methods are those of intervals.newcombe and intervals.mcnemar, and of intervals.crossed. DataError where one
-    side is a single run and the other is not.
+    The methods are those of intervals.newcombe and intervals.mcnemar, and of intervals.crossed. DataError if only one
+    side is a single run.
     """
     of_a, of_b = a.accuracies, b.accuracies
     if len(of_a) == len(of_b) == 1:
@@ -159,7 +160,7 @@ def compare_accuracy(a: Side, b: Side) -> Accuracy:
             interval_method="Newcombe's method 10 for pairs, over the test images",
             p_value=mcnemar(only_a, only_b),
             test="McNemar's exact test",
-            cautions=[*_limits(a, b), "One run each: other seeds may say otherwise."],
+            cautions=[*_cautions(a, b), "One run each: other seeds may say otherwise."],
         )
     if min(len(of_a), len(of_b)) == 1:
         raise DataError(
@@ -170,11 +171,11 @@ def compare_accuracy(a: Side, b: Side) -> Accuracy:
     right_a, right_b = (np.stack([each.right for each in side.predictions]) for side in (a, b))  # (seeds, images)
     found = crossed(right_a, right_b, paired=same_seeds)
     seeds = "pairs of the same seed" if same_seeds else "seeds, which are not the same,"
-    cautions = _limits(a, b)
+    cautions = _cautions(a, b)
     if found.seeds_agree:
         cautions.append(
-            "The seeds of a side say the same of every image, so that what another seed would change is undefined: the "
-            "interval is that of the test images alone."
+            "The seeds of each side agree on every image, so the variance between seeds is undefined: the interval is "
+            "that of the test images alone."
         )
     if min(len(of_a), len(of_b)) < ENOUGH_SEEDS:
         counts = f"{len(of_a)}" if len(of_a) == len(of_b) else f"{len(of_a)} and {len(of_b)}"
@@ -193,15 +194,15 @@ def compare_accuracy(a: Side, b: Side) -> Accuracy:
     )
 
 
-def _limits(a: Side, b: Side) -> list[str]:
-    """What the runs of a side have that takes away from a verdict."""
+def _cautions(a: Side, b: Side) -> list[str]:
+    """Cautions on the runs of each side: mixed environments, and NaN in their logits."""
     mixed = [
         f"The runs of {name} differ in {', '.join(unlike)} as well."
         for name, side in (("A", a), ("B", b))
-        if (unlike := circumstances(side.runs))
+        if (unlike := environment_differences(side.runs))
     ]
     return mixed + [
-        f"{name} says NaN of {lost:,} test images (seed {run.seed}): it diverged, and its accuracy is none."
+        f"{name} has NaN logits for {lost:,} test images (seed {run.seed}): it diverged, so its accuracy means nothing."
         for name, side in (("A", a), ("B", b))
         for run, said in zip(side.runs, side.predictions, strict=True)
         if (lost := said.num_undefined)
@@ -209,26 +210,26 @@ def _limits(a: Side, b: Side) -> list[str]:
 
 
 def sides(a: Verdicts, b: Verdicts) -> tuple[int, int, int, int]:
-    """How many test images both name right, A alone, B alone, neither."""
+    """The numbers of test images on which both are right, only A, only B, neither."""
     cells = (a.right & b.right, a.right & ~b.right, ~a.right & b.right, ~a.right & ~b.right)
     both, only_a, only_b, neither = (int(cell.sum()) for cell in cells)
     return both, only_a, only_b, neither
 
 
 def changed(a: Side, b: Side) -> tuple[list[int], list[int]]:
-    """The indices in the test set of the images that A alone names right, and B alone."""
+    """The indices in the test set of the images on which only A is right, and of those on which only B is."""
     indices, right_a, right_b = a.predictions[0].indices, a.verdicts.right, b.verdicts.right
     return indices[right_a & ~right_b].tolist(), indices[right_b & ~right_a].tolist()
 
 
-def by_class(a: Side, b: Side) -> list[ClassSides]:
-    """Count for each class how many of its test images A and B name right."""
+def by_class(a: Side, b: Side) -> list[ClassCounts]:
+    """Count for each class the test images on which A and B are right."""
     labels = a.predictions[0].labels
     right_a, right_b = a.verdicts.right, b.verdicts.right
     parts = [np.ones_like(right_a), right_a, right_b, right_a & ~right_b, right_b & ~right_a]
     counts = np.stack([np.bincount(labels[part], minlength=labels.max() + 1) for part in parts], axis=1)
     names = _class_names(a.runs[0], len(counts))
-    return [ClassSides(names[label], *map(int, row)) for label, row in enumerate(counts)]
+    return [ClassCounts(names[label], *map(int, row)) for label, row in enumerate(counts)]
 
 
 def _class_names(run: Outcome, at_least: int) -> list[str]:
@@ -237,11 +238,11 @@ def _class_names(run: Outcome, at_least: int) -> list[str]:
     return names if len(names) >= at_least else [f"class {label}" for label in range(at_least)]
 
 
-def _told_differently(a: Side, b: Side) -> list[tuple[str, str, str]]:
+def _setting_differences(a: Side, b: Side) -> list[tuple[str, str, str]]:
     first, second = a.runs[0].settings, b.runs[0].settings
     groups = sorted({*first.choices, *second.choices})
-    alone = {*first.following, *second.following} - (first.values.keys() & second.values.keys())  # of another part
-    keys = [k for k in sorted({*first.values, *second.values} - alone) if are_told_apart(k, [first, second])]
+    of_one_side = {*first.following, *second.following} - (first.values.keys() & second.values.keys())
+    keys = [k for k in sorted({*first.values, *second.values} - of_one_side) if differ_in(k, [first, second])]
     rows = [(key, first.text(key), second.text(key)) for key in [*(g for g in groups if "/" not in g), *keys]]
     seeds = [", ".join(run.seed for run in side.runs) for side in (a, b)]
     return [row for row in [*rows, ("seed", seeds[0], seeds[1])] if row[1] != row[2]]
@@ -251,11 +252,11 @@ def _joined(values: Iterable[str]) -> str:
     return ", ".join(sorted(set(values)))
 
 
-def _flat(contents: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _flatten(contents: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     flat: dict[str, str] = {}
     for name, value in contents.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= _flatten(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = show(value)
     return flat

@@ -1,4 +1,4 @@
-"""Where runs keep TensorBoard's event files, and the names under which people tell these runs apart."""
+"""Find the runs' TensorBoard event files, and give each run a unique name."""
 
 import os
 import re
@@ -19,14 +19,13 @@ __all__ = ["event_folders", "named"]
 EVENTS = "events.out.tfevents"
 WITHOUT_EVENTS = {".hydra", ".git", ".venv", "checkpoints", "figures", "jobs", "node_modules"}
 LONGEST = 100  # characters of a run's name; a file's name may have 255 bytes
-DIGITS = 4  # of a number in a name
+DIGITS = 4  # significant digits of a number in a name
 
 
 def event_folders(patterns: Sequence[str]) -> dict[Path, Path]:
-    """The topmost folders with event files in and below folders and globs, each with the folder it was found from.
+    """The topmost folders with event files in and below folders and globs, each with the folder that led to it.
 
-    Links below them are not followed: outputs/latest is a run that is there already. Raises DataError for a folder
-    that does not exist.
+    Links are not followed: outputs/latest would be a duplicate. DataError for a folder that does not exist.
     """
     found = dict[Path, Path]()
     for pattern in patterns:
@@ -50,30 +49,30 @@ def _example() -> str:
 
 
 def named(folders: Mapping[Path, Path]) -> dict[str, Path]:
-    """Folders with event files by the names of their runs, as relative paths, each different from all others.
+    """Folders with event files by the unique names of their runs, which are relative paths.
 
-    A run is called as its directory; one of a sweep is called by what tells it from the others: `mlp adam seed=1`.
+    A run is named after its directory; a job of a sweep after the overrides that distinguish it: `mlp adam seed=1`.
     """
     runs = {folder: _run_dir(folder, home.resolve()) for folder, home in folders.items()}
     number_in_run = defaultdict[Path, int](int)
     for run in runs.values():
         number_in_run[run] += 1
-    told = _told_apart({*runs.values()})
+    distinguishing = _distinguishing_overrides({*runs.values()})
     several = len({*folders.values()}) > 1
     names = dict[str, Path]()
     for folder, home in folders.items():
         run, top = runs[folder], home.resolve()
         above = run.parent.relative_to(top).parts if run != top else ()
-        parts = [*([top.name] if several and run != top else []), *above, told.get(run) or run.name]
+        parts = [*([top.name] if several and run != top else []), *above, distinguishing.get(run) or run.name]
         if number_in_run[run] > 1:
             parts += folder.relative_to(run).parts
         name = "/".join(map(_as_file_name, parts))
-        names[_free(name, _as_file_name(run.name), names)] = folder
+        names[_unique(name, _as_file_name(run.name), names)] = folder
     return names
 
 
-def _free(name: str, hint: str, names: Iterable[str]) -> str:
-    """A name like this one that neither is taken nor leads through a folder that another run's name is, or back."""
+def _unique(name: str, hint: str, names: Iterable[str]) -> str:
+    """A name like this one that is not taken, and neither above nor below another name as a path."""
     candidate, number = name, 1
     while any(f"{each}/".startswith(f"{candidate}/") or f"{candidate}/".startswith(f"{each}/") for each in names):
         candidate = f"{name} #{hint}" if number == 1 else f"{name} #{number}"
@@ -82,7 +81,7 @@ def _free(name: str, hint: str, names: Iterable[str]) -> str:
 
 
 def _run_dir(folder: Path, home: Path) -> Path:
-    """The run directory that event files belong to; where there is none, their own folder."""
+    """The run directory of event files; if there is none, their own folder."""
     for above in (folder, *folder.parents):
         if (above / "run.json").is_file():
             return above
@@ -91,23 +90,23 @@ def _run_dir(folder: Path, home: Path) -> Path:
     return folder.parent if folder.name == "tensorboard" and folder != home else folder
 
 
-def _told_apart(runs: Iterable[Path]) -> dict[Path, str]:
-    """What the overrides of each run of a sweep say that those of the others do not."""
+def _distinguishing_overrides(runs: Iterable[Path]) -> dict[Path, str]:
+    """The overrides that distinguish each run of a sweep from the others."""
     sweeps = defaultdict[Path, dict[Path, dict[str, str]]](dict)
     for run in runs:
         if run.name.isdigit():
             sweeps[run.parent][run] = _overrides(run)
-    told = dict[Path, str]()
+    names = dict[Path, str]()
     for sweep in sweeps.values():
         keys = list(dict.fromkeys(key for overrides in sweep.values() for key in overrides))
         differing = [key for key in keys if len({overrides.get(key) for overrides in sweep.values()}) > 1]
         for run, overrides in sweep.items():
-            told[run] = " ".join(_short(key, overrides[key], differing) for key in differing if key in overrides)
-    return told
+            names[run] = " ".join(_short(key, overrides[key], differing) for key in differing if key in overrides)
+    return names
 
 
 def _overrides(run: Path) -> dict[str, str]:
-    """The overrides in run.json by key; none where it cannot be read."""
+    """The overrides in run.json by key; empty if it cannot be read."""
     with suppress(DataError):
         overrides = read_json(run / "run.json").get("overrides")
         if isinstance(overrides, list):
@@ -116,7 +115,7 @@ def _overrides(run: Path) -> dict[str, str]:
 
 
 def _short(key: str, value: str, differing: Sequence[str]) -> str:
-    """`mlp` for a group's member, else `lr=0.01`; the whole key where its last part would be ambiguous."""
+    """`mlp` for the choice of a group, else `lr=0.01`; the whole key if its last part is ambiguous."""
     if (CONF_DIR / key).is_dir() and "." not in key and key:
         return value
     last = key.rpartition(".")[2]
@@ -127,7 +126,7 @@ def _short(key: str, value: str, differing: Sequence[str]) -> str:
 
 
 def _as_file_name(text: str) -> str:
-    """A text from a foreign file as the name of one file: nothing in it leads to another folder."""
+    """An untrusted text as the name of one file, which cannot lead to another folder."""
     text = printable(text).replace("/", "_").replace("\\", "_").strip().lstrip(".") or "_"
     if len(text) > LONGEST:
         text = f"{text[: LONGEST // 2]}…{text[-LONGEST // 2 + 1 :]}"

@@ -23,7 +23,7 @@ from fmx.reporting.figures.steps import step_curves
 __all__ = ["Gallery"]
 
 DPI = 110
-RGBA = 4  # channels, as TensorBoard wants to know
+RGBA = 4  # channels of the PNG files
 
 
 class Gallery:
@@ -44,7 +44,7 @@ class Gallery:
         self._show("steps", step_curves(steps), step=int(steps["step"].iloc[-1]))
 
     def draw_results(self, history: pd.DataFrame, chosen_step: int, test: Predictions) -> None:
-        """Draw the learning curves with the chosen checkpoint marked, and what the model says of the test set."""
+        """Draw the learning curves with the chosen checkpoint marked, and the predictions on the test set."""
         pictures, predicted = self.data.pictures("test"), test.logits.argmax(1)
         figures = {
             "learning_curves": learning_curves(history, chosen_step),
@@ -60,10 +60,10 @@ class Gallery:
         canvas = FigureCanvasAgg(figure)
         figure.set_dpi(DPI)
         file = self.folder / f"{name}.png"
-        figure.savefig(file, pil_kwargs={"compress_level": 1})  # packs a little less, far sooner
+        figure.savefig(file, pil_kwargs={"compress_level": 1})  # slightly larger, much faster
         width, height = canvas.get_width_height()
         image = Summary.Image(height=height, width=width, colorspace=RGBA, encoded_image_string=file.read_bytes())
-        for writer in self.writers:  # add_figure would draw and pack everything once more
+        for writer in self.writers:  # add_figure would draw and encode everything again
             if events := packed_image_writer(writer):
                 events.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
             else:

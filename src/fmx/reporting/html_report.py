@@ -1,4 +1,4 @@
-"""A leaderboard as one HTML file: sortable table, charts and the best run's pictures, without a request to anywhere."""
+"""A leaderboard as one HTML file: sortable table, charts and the best run's pictures, without network requests."""
 
 import csv
 from base64 import b64encode
@@ -27,7 +27,7 @@ CURVES = {
     "train/loss": "training loss",
 }
 MAX_DRAWN = 16  # configurations: beyond, neither colours nor lines can be told apart
-MAX_LABEL = 44  # characters of a label that charts show as it is
+MAX_LABEL = 44  # characters of a label that charts show in full
 PICTURES = {"confusion_matrix": "Confusion matrix", "mistakes": "Mistakes"}
 PNG = b"\x89PNG\r\n\x1a\n"
 MAX_PICTURE = 8_000_000  # bytes
@@ -35,7 +35,7 @@ MAX_HISTORY = 20_000_000
 
 
 def html_report(board: Leaderboard) -> str:
-    """One page with everything inside: plotly.js, the figures as JSON, the pictures as data URIs.
+    """One self-contained page: plotly.js, the figures as JSON, the pictures as data URIs.
 
     Each data set has a part of its own, since accuracies on different images do not compare.
     """
@@ -46,13 +46,13 @@ def html_report(board: Leaderboard) -> str:
         title=_title(board),
         parts=[_part(name if len(groups) > 1 else "", group) for name, group in groups],
         notes=notes(board),
-        charts=_plain({"curves": CURVES, "onTest": ON_TEST, "parts": [{"rows": rows} for rows in drawn]}),
+        charts=_without_nan({"curves": CURVES, "onTest": ON_TEST, "parts": [{"rows": rows} for rows in drawn]}),
         unfinished=unfinished_table(board) if board.unfinished else None,
     )
 
 
 def _part(name: str, board: Leaderboard) -> dict[str, Any]:
-    """What the page shows of a data set. name: empty where it is the only one."""
+    """The contents of the page for one data set. name: empty if it is the only one."""
     best, heads = board.rows[0], headings(board)
     return {
         "name": name,
@@ -84,7 +84,7 @@ def _drawn_rows(board: Leaderboard) -> list[dict[str, Any]]:
 
 
 def _short_labels(board: Leaderboard) -> list[str]:
-    """The rows' labels; long ones without what most rows have, as long as each differs from all others."""
+    """The rows' labels; if some are long, all without the settings that most rows have, if they stay unique."""
     labels = [row.label for row in board.rows]
     if all(len(label) <= MAX_LABEL for label in labels):
         return labels
@@ -101,7 +101,7 @@ def _short_labels(board: Leaderboard) -> list[str]:
 
 
 def _drawn(row: Row, short: str) -> dict[str, Any]:
-    """What the charts need of a configuration."""
+    """The values of a configuration that the charts show."""
     return {
         "label": row.label,
         "short": short,
@@ -129,7 +129,7 @@ def _drawn_spread(spread: Spread | None) -> dict[str, Any] | None:
 
 
 def _curves(runs: Iterable[Outcome]) -> dict[str, dict[str, Any]]:
-    """Mean and standard deviation over the seeds that got as far, by epoch, of each column of history.csv."""
+    """Mean and standard deviation, by epoch, of the columns in CURVES, over the seeds that reached the epoch."""
     points: dict[str, dict[float, list[float]]] = {name: {} for name in CURVES}
     for run in runs:
         timing = run.run.record.get("timing")
@@ -153,9 +153,9 @@ def _curves(runs: Iterable[Outcome]) -> dict[str, dict[str, Any]]:
 
 
 def _history(path: Path, steps_per_epoch: float | None) -> list[tuple[float, dict[str, str]]]:
-    """The rows of history.csv with their place in epochs, the last of each step; none where it cannot be read.
+    """The last row of each step in history.csv with its fractional epoch; empty if the file cannot be read.
 
-    steps_per_epoch: None where it is on no record, and the last row is taken for the end of its epoch.
+    steps_per_epoch: None if it is not recorded; then the last row counts as the end of its epoch.
     """
     try:
         if not path.is_file() or path.stat().st_size > MAX_HISTORY:
@@ -184,7 +184,7 @@ def _float(text: object) -> float | None:
 
 
 def _command(run: Outcome) -> str:
-    """The command line of this one run; a sweep's own names all its jobs."""
+    """The command line of this run alone, not of its whole sweep."""
     try:
         return printable(command_again(run.run))
     except DataError:
@@ -192,7 +192,7 @@ def _command(run: Outcome) -> str:
 
 
 def _pictures(run: Outcome) -> list[tuple[str, str]]:
-    """Title and data URI of a run's figures, as far as they are there and are PNG."""
+    """Title and data URI of the run's figures that exist and are PNG files."""
     found = []
     for name, title in PICTURES.items():
         path = run.run.path / "figures" / f"{name}.png"
@@ -207,12 +207,12 @@ def _pictures(run: Outcome) -> list[tuple[str, str]]:
     return found
 
 
-def _plain(value: Any) -> Any:
-    """JSON knows no numbers that are not finite: they become null."""
+def _without_nan(value: Any) -> Any:
+    """Replace numbers that are not finite, which JSON does not have, by None."""
     if isinstance(value, float):
         return value if isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _plain(child) for key, child in value.items()}
+        return {key: _without_nan(child) for key, child in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(child) for child in value]
+        return [_without_nan(child) for child in value]
     return value

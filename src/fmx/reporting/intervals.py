@@ -45,7 +45,7 @@ class Interval(NamedTuple):
 class Spread:
     """Values of several seeds: mean, sample standard deviation (n - 1), and an interval of the mean.
 
-    method: `student-t`, `wilson` (a single model on its images), `wilson-t` (seeds and images), or empty where there is
+    method: `student-t`, `wilson` (a single model on its images), `wilson-t` (seeds and images), or empty if there is
     no interval.
     """
 
@@ -58,9 +58,9 @@ class Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far B is above A: the mean difference, its interval, and the p-value of no difference.
+    """The difference B - A: its mean, its interval, and the p-value of no difference.
 
-    seeds_agree: whether the seeds of each side say the same of every image, so that they tell of no spread.
+    seeds_agree: whether the seeds of each side agree on every image, so that their variance is undefined.
     """
 
     difference: float
@@ -80,11 +80,11 @@ def student_t(values: Sequence[float]) -> Spread:
 
 
 def share(values: Sequence[float], num_images: int | None) -> Spread:
-    """Mean, standard deviation and interval of a share of images that several seeds measured; it stays in 0..1.
+    """Mean, standard deviation and interval, within 0..1, of a share of images that one or more seeds measured.
 
-    Wilson's interval, its sample size that of a binomial with the variance of the mean, and Student's t with
-    Satterthwaite's degrees of freedom. The variance is the seeds' own plus the binomial one of the images, which all
-    seeds share. No interval for a single seed whose `num_images` is None, nor where neither varies.
+    Wilson's interval with an effective sample size, that of a binomial with the variance of the mean, and Student's t
+    with Satterthwaite's degrees of freedom. The variance is that of the seeds plus the binomial one of the images,
+    which all seeds share. No interval if `num_images` is None and there is a single seed, or the seeds do not vary.
     """
     n, mean = len(values), fsum(values) / len(values)
     std = _std(values, mean) if n > 1 else None
@@ -112,19 +112,19 @@ def _wilson(share: float, total: float, quantile: float) -> Interval:
 
 
 def crossed(a: NDArray[np.bool_], b: NDArray[np.bool_], *, paired: bool) -> Difference:
-    """B - A of accuracies that would hold for other seeds and other test images: both are samples.
+    """The difference of accuracies B - A, for other seeds and other test images: both are random samples.
 
-    a, b: whether each seed's model names each image right, (seeds, images), the same images, at least two seeds each.
-    paired: whether the seeds of both are the same, in the same order. The variance of the difference is the sum of the
-    components of seeds, of images, and of their interaction, none below zero. For the images two are added, one that
-    each side alone names right (Bonett and Price), so that a handful that all changed one way decides nothing.
-    Student's t; Satterthwaite's degrees of freedom, of which the images have any number and n seeds n - 1.
+    a, b: whether each seed's model is right on each image, (seeds, images), the same images, at least two seeds each.
+    paired: whether both have the same seeds in the same order. The variance of the difference is the sum of the
+    components of seeds, of images, and of their interaction, none below zero. Two images are added, one on which only A
+    and one on which only B is right (Bonett and Price), so that a few images that all changed one way prove nothing.
+    Student's t with Satterthwaite's degrees of freedom: n - 1 for n seeds, infinitely many for the images.
     """
     from scipy.special import stdtr
 
     sides = [(b.astype(float) - a)] if paired else [a.astype(float), b.astype(float)]  # (seeds, images)
     by_image = b.mean(axis=0) - a.mean(axis=0)  # (images,)
-    parts = [_of_seeds(side) for side in sides]
+    parts = [_variances_of_seeds(side) for side in sides]
     of_rest = fsum(rest for _, rest in parts)
     of_seeds = max(fsum(seeds for seeds, _ in parts), of_rest)
     of_images = max(float((by_image**2).sum() + 2) / (len(by_image) + 2) ** 2, of_rest)
@@ -142,8 +142,8 @@ def crossed(a: NDArray[np.bool_], b: NDArray[np.bool_], *, paired: bool) -> Diff
     )
 
 
-def _of_seeds(values: NDArray[np.float64]) -> tuple[float, float]:
-    """The variance of the mean of (seeds, images) that the seeds bring, and what seed and image together bring."""
+def _variances_of_seeds(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The variances of the mean of (seeds, images) due to the seeds, and to their interaction with images."""
     num_seeds, num_images = values.shape
     seeds, images, mean = values.mean(axis=1), values.mean(axis=0), values.mean()
     rest = values - seeds[:, None] - images + mean
@@ -155,9 +155,9 @@ def _of_seeds(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """The exact two-sided p-value of images that one side alone names right, if a fair coin shared them out.
+    """The exact two-sided p-value of McNemar's test: a binomial test with p = 0.5.
 
-    only_a, only_b: how many there are. What both or neither name right says nothing of the difference.
+    only_a, only_b: numbers of images on which only A, or only B, is right. The other images do not count.
     """
     from scipy.special import bdtr
 
@@ -165,7 +165,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
 
 def newcombe(both: int, only_a: int, only_b: int, neither: int) -> Interval:
-    """The interval of B's accuracy less A's on the same images: Wilson's of each, with their correlation."""
+    """The interval of the accuracies' difference B - A on the same images: Wilson's of each, with their correlation."""
     total = both + only_a + only_b + neither
     right_a, right_b = both + only_a, both + only_b
     share_a, share_b = right_a / total, right_b / total
@@ -175,12 +175,12 @@ def newcombe(both: int, only_a: int, only_b: int, neither: int) -> Interval:
     if excess > 0:
         excess = max(excess - total / 2, 0.0)
     phi = excess / sqrt(product) if product else 0.0
-    below = _joined(share_b - b.low, a.high - share_a, phi)
-    above = _joined(b.high - share_b, share_a - a.low, phi)
+    below = _joint_margin(share_b - b.low, a.high - share_a, phi)
+    above = _joint_margin(b.high - share_b, share_a - a.low, phi)
     return Interval(share_b - share_a - below, share_b - share_a + above)
 
 
-def _joined(first: float, second: float, phi: float) -> float:
+def _joint_margin(first: float, second: float, phi: float) -> float:
     return sqrt(max(first * first - 2 * phi * first * second + second * second, 0.0))
 
 

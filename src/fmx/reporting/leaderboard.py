@@ -1,4 +1,4 @@
-"""A leaderboard: a row for each configuration without its seed, from the files of its runs alone."""
+"""A leaderboard: one row per configuration, over its seeds, from the files of the runs alone."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 
 from fmx.errors import DataError
 from fmx.reporting.intervals import Spread, share, student_t
-from fmx.reporting.outcomes import Outcome, Unfinished, by_configuration, circumstances, read_outcomes
+from fmx.reporting.outcomes import Outcome, Unfinished, by_configuration, environment_differences, read_outcomes
 from fmx.runs.predictions import read_predictions
 from fmx.runs.settings import ABSENT, Settings
 
-__all__ = ["Column", "Leaderboard", "Row", "are_told_apart", "differing", "leaderboard"]
+__all__ = ["Column", "Leaderboard", "Row", "differ_in", "differing", "leaderboard"]
 
 DATA, FINGERPRINT = "data", "data fingerprint"
 TARGET = "._target_"
-UNTOLD = {"experiment"}  # a recipe says nothing that its keys do not say
+IGNORED_GROUPS = {"experiment"}  # an experiment file sets nothing but keys, which are compared themselves
 
 
 class Column(NamedTuple):
@@ -28,10 +28,10 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration: what sets it apart, by column key, and its figures over seeds. Accuracies are shares of 1."""
+    """One configuration: its distinguishing settings by column key, its metrics over seeds. Accuracies are in 0..1."""
 
     rank: int | None
-    label: str  # what sets it apart, in one line
+    label: str  # its distinguishing settings in one line
     settings: dict[str, str]
     runs: Sequence[Outcome]
     val_accuracy: Spread | None
@@ -40,7 +40,7 @@ class Row:
     params: int | None
     train_seconds: Spread | None
     on_test: bool
-    mixed: dict[str, list[str]]  # what else differs between its runs, with its values: commit, versions, device, …
+    mixed: dict[str, list[str]]  # further differences between its runs, with the values: commit, versions, device, …
 
     @property
     def data(self) -> tuple[str, str]:
@@ -49,26 +49,26 @@ class Row:
 
     @property
     def best_run(self) -> Outcome:
-        """The seed with the best validation accuracy; the first one where nothing was held out."""
+        """The seed with the best validation accuracy; the first one without a validation set."""
         return max(self.runs, key=lambda run: _or_lowest(run.val_accuracy))
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Configurations, best first by mean validation accuracy within each data set, and the runs without figures."""
+    """Configurations, best first by mean validation accuracy within each data set, and the runs without metrics."""
 
     columns: Sequence[Column]
     rows: Sequence[Row]
     unfinished: Sequence[Unfinished]
 
     def by_data(self) -> "list[Leaderboard]":
-        """A leaderboard for each data set, with the columns in which its configurations differ; of finished runs."""
+        """A leaderboard of the completed runs of each data set, with the columns in which its configurations differ."""
         sets = dict.fromkeys(row.data for row in self.rows)
         return [_of_one_data_set([row for row in self.rows if row.data == data]) for data in sets]
 
     @property
     def data(self) -> list[str]:
-        """The names of the data sets, with the fingerprint where several share a name."""
+        """The names of the data sets, with the fingerprint if several share a name."""
         sets = dict.fromkeys(row.data for row in self.rows)
         names = [name for name, _ in sets]
         return [name if names.count(name) == 1 else f"{name} ({mark[:8] or 'unknown'})" for name, mark in sets]
@@ -77,10 +77,13 @@ class Leaderboard:
 def _of_one_data_set(rows: Sequence[Row]) -> Leaderboard:
     groups = [row.runs for row in rows]
     columns = _columns(differing([group[0].settings for group in groups]), groups)
-    told = [{column.key: _told(row.runs[0], column.key) for column in columns} for row in rows]
+    settings = [{column.key: _setting(row.runs[0], column.key) for column in columns} for row in rows]
     return Leaderboard(
         columns,
-        [replace(row, settings=each, label=_label(row.runs[0], columns)) for row, each in zip(rows, told, strict=True)],
+        [
+            replace(row, settings=each, label=_label(row.runs[0], columns))
+            for row, each in zip(rows, settings, strict=True)
+        ],
         [],
     )
 
@@ -88,7 +91,7 @@ def _of_one_data_set(rows: Sequence[Row]) -> Leaderboard:
 def leaderboard(folders: Iterable[Path], *, below: Path | None = None) -> Leaderboard:
     """Read run directories and rank their configurations.
 
-    below: the folder that the runs' names start from; without it they are named as they are given.
+    below: the folder that the runs' names are relative to; None: they are named by the given paths.
     """
     outcomes, unfinished = read_outcomes(folders, below=below)
     groups = by_configuration(outcomes)
@@ -101,28 +104,28 @@ def leaderboard(folders: Iterable[Path], *, below: Path | None = None) -> Leader
 
 
 def differing(configurations: Sequence[Settings]) -> list[str]:
-    """What sets configurations apart: group names, and the keys that follow from no group, `_target_` or other key."""
-    groups = sorted({group for each in configurations for group in each.choices if "/" not in group} - UNTOLD)
+    """What distinguishes configurations: groups, and the keys that follow from no group, `_target_` or other key."""
+    groups = sorted({group for each in configurations for group in each.choices if "/" not in group} - IGNORED_GROUPS)
     varied = [group for group in groups if len({each.choices.get(group) for each in configurations}) > 1]
     found = []
     for key in sorted({key for each in configurations for key in each.values}):
-        told: dict[tuple[Any, ...], list[Settings]] = {}  # by what the key may follow from
+        by_causes: dict[tuple[Any, ...], list[Settings]] = {}
         for each in configurations:
-            told.setdefault(_causes(key, each, varied), []).append(each)
-        if any(are_told_apart(key, alike) for alike in told.values()):
+            by_causes.setdefault(_causes(key, each, varied), []).append(each)
+        if any(differ_in(key, alike) for alike in by_causes.values()):
             found.append(key)
     return varied + found
 
 
-def are_told_apart(key: str, configurations: Sequence[Settings]) -> bool:
-    """Whether a setting differs, and not just because the key differs that it follows from in all of them."""
+def differ_in(key: str, configurations: Sequence[Settings]) -> bool:
+    """Whether a setting differs, and not only because it follows from the same other key in all of them."""
     sources = {each.following.get(key) for each in configurations}
     values = {repr(each.values.get(key, ABSENT)) for each in configurations}
     return len(values) > 1 and (len(sources) > 1 or None in sources)
 
 
 def _causes(key: str, settings: Settings, varied: Sequence[str]) -> tuple[Any, ...]:
-    """The choice of the key's group where that varies, and the targets of the objects that the key is a part of."""
+    """What a key may follow from: the choice of its group if that varies, and the targets of the objects around it."""
     parts = key.split(".")
     targets = [f"{'.'.join(parts[:depth])}{TARGET}" for depth in range(1, len(parts))]
     choice = settings.choices.get(parts[0]) if parts[0] in varied else None
@@ -130,7 +133,7 @@ def _causes(key: str, settings: Settings, varied: Sequence[str]) -> tuple[Any, .
 
 
 def _columns(keys: Sequence[str], groups: Sequence[Sequence[Outcome]]) -> list[Column]:
-    """Name columns by the last part of their key where that is enough; tell data sets apart where settings do not."""
+    """Columns, named by the last part of their key if that is unique; with the data set if the settings lack it."""
     data = {(group[0].data, group[0].data_fingerprint) for group in groups}
     names = {name for name, _ in data}
     if len(names) > 1 and DATA not in keys:
@@ -146,7 +149,7 @@ def _row(runs: Sequence[Outcome], columns: Sequence[Column]) -> Row:
     return Row(
         rank=None,
         label=_label(first, columns),
-        settings={column.key: _told(first, column.key) for column in columns},
+        settings={column.key: _setting(first, column.key) for column in columns},
         runs=runs,
         val_accuracy=_share([run.val_accuracy for run in runs], _num_validated(first)),
         test_accuracy=share([run.test_accuracy for run in runs], _num_tested(first)),
@@ -154,18 +157,18 @@ def _row(runs: Sequence[Outcome], columns: Sequence[Column]) -> Row:
         params=first.params,
         train_seconds=_spread([run.train_seconds for run in runs]),
         on_test=any(run.on_test for run in runs),
-        mixed=circumstances(runs),
+        mixed=environment_differences(runs),
     )
 
 
 def _label(run: Outcome, columns: Sequence[Column]) -> str:
-    """What sets a configuration apart; a group's choice speaks for itself, a number does not."""
-    told = [(key, name, _told(run, key)) for key, name in columns]
-    parts = [value if key in run.settings.choices else f"{name} {value}" for key, name, value in told]
+    """The distinguishing settings of a configuration; the choice of a group needs no name."""
+    settings = [(key, name, _setting(run, key)) for key, name in columns]
+    parts = [value if key in run.settings.choices else f"{name} {value}" for key, name, value in settings]
     return " · ".join(parts) or run.settings.text("model")
 
 
-def _told(run: Outcome, key: str) -> str:
+def _setting(run: Outcome, key: str) -> str:
     if key == FINGERPRINT:
         return run.data_fingerprint[:8]
     if key == DATA:
@@ -174,13 +177,13 @@ def _told(run: Outcome, key: str) -> str:
 
 
 def _spread(values: Sequence[float | None]) -> Spread | None:
-    """None where a run lacks the figure: a mean of the others would pass for that of all."""
+    """None if a run lacks the value: a mean of the others would be misleading."""
     known = [value for value in values if value is not None]
     return student_t(known) if len(known) == len(values) else None
 
 
 def _share(values: Sequence[float | None], num_images: int | None) -> Spread | None:
-    """As _spread, in 0..1. A single seed's figure that chose its checkpoint is no sample of anything: no interval."""
+    """As _spread, in 0..1. No interval for a single seed: its checkpoint was chosen by this very value."""
     if len(values) == 1:
         return _spread(values)
     known = [value for value in values if value is not None]
@@ -188,7 +191,7 @@ def _share(values: Sequence[float | None], num_images: int | None) -> Spread | N
 
 
 def _num_validated(run: Outcome) -> int | None:
-    """How many images validated a run; None where a limit makes them fewer than are on record."""
+    """How many images a run was validated on; None if a limit makes them fewer than are recorded."""
     limit = run.settings.values.get("trainer.limit_val_batches", 1.0)
     return run.num_val if isinstance(limit, float) and limit == 1 else None
 
@@ -201,8 +204,8 @@ def _num_tested(run: Outcome) -> int | None:
 
 
 def _ranked(rows: Iterable[Row]) -> list[Row]:
-    """Order rows by data set, and rank those that validated: on images of their own first, on the test set after."""
-    ordered = sorted(rows, key=_standing)
+    """Sort rows by data set, and rank those with a validation accuracy; those validated on the test set come after."""
+    ordered = sorted(rows, key=_sort_key)
     ranks: dict[tuple[str, str], int] = {}
     ranked = []
     for row in ordered:
@@ -211,7 +214,7 @@ def _ranked(rows: Iterable[Row]) -> list[Row]:
     return ranked
 
 
-def _standing(row: Row) -> tuple[str, str, bool, bool, float, str]:
+def _sort_key(row: Row) -> tuple[str, str, bool, bool, float, str]:
     accuracy = _or_lowest(row.val_accuracy.mean if row.val_accuracy else None)
     return *row.data, not row.val_accuracy, row.on_test, -accuracy, row.label
 

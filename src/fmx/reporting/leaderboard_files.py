@@ -8,9 +8,9 @@ __all__ = ["write_leaderboard"]
 
 
 def write_leaderboard(sweep_dir: Path) -> None:
-    """Write leaderboard.csv, .md and .html of all runs below a sweep directory, each whole or not at all.
+    """Write leaderboard.csv, .md and .html of all runs below a sweep directory, each atomically.
 
-    Cheap enough for after every job: some milliseconds a run. Raises DataError where the disk refuses.
+    Takes some milliseconds per run. DataError if a file cannot be written.
     """
     from fmx.reporting.html_report import html_report
     from fmx.reporting.leaderboard_text import to_csv, to_markdown

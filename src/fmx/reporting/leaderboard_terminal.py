@@ -1,4 +1,4 @@
-"""A leaderboard on the terminal: all columns where they have room, else those that matter most."""
+"""A leaderboard on the terminal: all columns if they fit, else the most important ones."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ from fmx.reporting.outcomes import Unfinished
 __all__ = ["print_leaderboard"]
 
 SHORT = ["val %", "95 %", "test %", "95 %", "n"]
-GIVEN_UP = [2, -3, -2, -1, 4]  # columns in the order in which they are left out, as in _narrow
-WORDS = 34  # columns that the configuration is to have
+DROP_ORDER = [2, -3, -2, -1, 4]  # columns in the order in which they are left out, as in _narrow
+LABEL_WIDTH = 34  # width of the column for the configuration
 
 
 def print_leaderboard(board: Leaderboard) -> None:
-    """Print a table for each data set, notes, and the runs without figures, on stdout."""
+    """Print a table for each data set, notes, and the runs without metrics, on stdout."""
     left_out: dict[str, None] = {}
     for name, group in zip(board.data, board.by_data(), strict=True):
         if len(board.data) > 1:
@@ -27,21 +27,21 @@ def print_leaderboard(board: Leaderboard) -> None:
             left_out |= dict.fromkeys(lost)
             words = [len(heads) - 1]
         print_table(heads, rows, num_left=0, left=words)
-    said = notes(board) if board.rows else []
+    lines = notes(board) if board.rows else []
     if left_out:
-        said.append(f"Left out, for the width of the terminal: {', '.join(left_out)}; --csv and --html have all.")
-    if said:
-        print_lines(["", *said])
+        lines.append(f"Left out, for the width of the terminal: {', '.join(left_out)}; --csv and --html have all.")
+    if lines:
+        print_lines(["", *lines])
     if board.unfinished:
         print()
         heads, rows = unfinished_table(board)
         if not fits(heads, rows):
-            heads, rows = ["run", "status", "what"], [_told(other, board) for other in board.unfinished]
+            heads, rows = ["run", "status", "what"], [_short_row(other, board) for other in board.unfinished]
         print_table(heads, rows, num_left=len(heads))
 
 
 def _narrow(board: Leaderboard, rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]], list[str]]:
-    """Heads and rows with one column for the configuration, and the heads of figures that have no room."""
+    """Heads and rows with one column for the configuration, and the names of the columns that do not fit."""
     before, after = 1 + len(ACCURACIES), 1 + len(ACCURACIES) + len(board.columns)
     heads = ["", *SHORT, *headings(board)[after : after + 3]]
     figures = [[*row[:before], *row[after : after + 3]] for row in rows]
@@ -49,8 +49,8 @@ def _narrow(board: Leaderboard, rows: Sequence[Sequence[str]]) -> tuple[list[str
     names = ["", "val accuracy %", "interval of val", "test accuracy %", "interval of test", "n", *heads[before:]]
     kept = list(range(len(heads)))
     lost = []
-    for place in (each % len(heads) for each in GIVEN_UP):
-        if fits([*(heads[at] for at in kept), "x" * WORDS], [[row[at] for at in kept] + [""] for row in figures]):
+    for place in (each % len(heads) for each in DROP_ORDER):
+        if fits([*(heads[at] for at in kept), "x" * LABEL_WIDTH], [[row[at] for at in kept] + [""] for row in figures]):
             break
         kept.remove(place)
         lost.append(names[place])
@@ -61,8 +61,8 @@ def _narrow(board: Leaderboard, rows: Sequence[Sequence[str]]) -> tuple[list[str
     )
 
 
-def _told(other: Unfinished, board: Leaderboard) -> list[str]:
-    """A run without figures in three cells."""
-    told = [f"{name} {other.settings.text(key)}" for key, name in board.columns] if other.settings else []
-    what = " · ".join([*told, *([f"seed {other.seed}"] if other.seed else [])])
+def _short_row(other: Unfinished, board: Leaderboard) -> list[str]:
+    """A run without metrics, in three cells."""
+    settings = [f"{name} {other.settings.text(key)}" for key, name in board.columns] if other.settings else []
+    what = " · ".join([*settings, *([f"seed {other.seed}"] if other.seed else [])])
     return [other.name, other.status, f"{what}: {other.error}" if other.error else what]

@@ -1,6 +1,6 @@
-"""A leaderboard as text: the cells that all tables show, as CSV for scripts, Markdown, LaTeX.
+"""A leaderboard as text: the cells of all tables; CSV for scripts, Markdown, LaTeX.
 
-Tables for people come one a data set. Accuracies stand first, so that no width of a window hides them.
+Tables for people come one per data set, with the accuracies first, so that a narrow window still shows them.
 """
 
 import csv
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from fmx.reporting.intervals import Spread
 from fmx.reporting.leaderboard import Leaderboard, Row
-from fmx.reporting.outcomes import ENOUGH_SEEDS, Unfinished, circumstances
+from fmx.reporting.outcomes import ENOUGH_SEEDS, Unfinished, environment_differences
 
 __all__ = [
     "ACCURACIES",
@@ -35,7 +35,7 @@ ON_TEST, ONE_MODEL, NOTHING = "†", "ʷ", "–"
 
 
 class Cell(NamedTuple):
-    """What a table shows, and the number behind it to sort by, if it is one."""
+    """The text of a cell, and the number to sort by, if there is one."""
 
     text: str
     value: float | int | None = None
@@ -47,13 +47,13 @@ def headings(board: Leaderboard) -> list[str]:
 
 
 def is_word(board: Leaderboard, position: int) -> bool:
-    """Whether a column of `headings` holds words, which start on the left, and no figures."""
+    """Whether a column of `headings` holds words, which are left-aligned, rather than numbers."""
     first = 1 + len(ACCURACIES)
     return first <= position < first + len(board.columns) or position == first + len(board.columns) + len(REST)
 
 
 def cells(board: Leaderboard) -> list[list[Cell]]:
-    """The rows of every table for people, a cell for each of `headings`."""
+    """The rows of every table for people, with one cell for each of `headings`."""
     mixed = _is_mixed(board)
     return [[*_cells(row), *([Cell(", ".join(row.mixed))] if mixed else [])] for row in board.rows]
 
@@ -63,69 +63,71 @@ def _is_mixed(board: Leaderboard) -> bool:
 
 
 def notes(board: Leaderboard) -> list[str]:
-    """Say in sentences what the figures are, how they are ranked, and which do not compare."""
-    said = [
+    """Sentences on what the numbers are, how they are ranked, and which of them cannot be compared."""
+    lines = [
         "Best first by mean validation accuracy. Test accuracy is reported and ranks nothing.",
         "Accuracies and macro-F1 are means ± standard deviations (n − 1) over the n seeds of a configuration.",
     ]
     several = [row for row in board.rows if len(row.runs) > 1]
     if several:
-        said.append(
+        lines.append(
             "95 % interval: of the mean for other seeds and other images of the kind, within 0 and 100 %: Wilson's, "
             "with Student's t and the variance over seeds plus the binomial one of the images."
         )
     if any(spread and not spread.interval for row in several for spread in (row.val_accuracy, row.test_accuracy)):
-        said.append(
-            f"{NOTHING} in its place: undefined, for the seeds do not vary and how many images there are is unknown."
+        lines.append(
+            f"{NOTHING} in its place: undefined, since the seeds do not vary and the number of images is unknown."
         )
     if any(len(row.runs) < ENOUGH_SEEDS for row in several):
-        said.append(f"Of n below {ENOUGH_SEEDS} seeds deviation and interval are rough.")
+        lines.append(f"With fewer than {ENOUGH_SEEDS} seeds, deviation and interval are rough.")
     if any(row.test_accuracy.method == "wilson" for row in board.rows):
-        said.append(f"{ONE_MODEL} A single seed: Wilson's interval of this one model on the test images, not of seeds.")
+        lines.append(
+            f"{ONE_MODEL} A single seed: Wilson's interval of this one model on the test images, not of seeds."
+        )
     if any(row.on_test for row in board.rows):
-        said.append(f"{ON_TEST} Validated on the test set, which flatters both accuracies: ranked after the others.")
+        lines.append(f"{ON_TEST} Validated on the test set, which flatters both accuracies: ranked after the others.")
     if any(not row.val_accuracy for row in board.rows):
-        said.append("Configurations without validation figures have no rank and come last.")
+        lines.append("Configurations without a validation accuracy have no rank and come last.")
     if len(board.data) > 1:
-        said.append("Each data set is ranked for itself.")
-    said += _circumstances(board)
+        lines.append("Each data set has a ranking of its own.")
+    lines += _environment_notes(board)
     if board.unfinished:
         counts = Counter(other.status for other in board.unfinished)
-        said.append(f"Not in the table: {', '.join(f'{count} {status}' for status, count in sorted(counts.items()))}.")
-    return said
+        lines.append(f"Not in the table: {', '.join(f'{count} {status}' for status, count in sorted(counts.items()))}.")
+    return lines
 
 
-def _circumstances(board: Leaderboard) -> list[str]:
-    """What else than settings, seeds and data differs, within rows or between them."""
-    said = []
+def _environment_notes(board: Leaderboard) -> list[str]:
+    """Sentences on differences other than settings, seeds and data, within rows and between them."""
+    lines = []
     if _is_mixed(board):
-        said.append(
+        lines.append(
             f"{MIXED}: the runs of the row are not all of the same commit, version, device …, as named: their mean may "
-            "be of different things, and what is uncommitted is on no record. --csv has the values."
+            "mix different things, and uncommitted changes are not recorded. --csv has the values."
         )
     for group in board.by_data():
         within = {name for row in group.rows for name in row.mixed}
         between = [
-            name for name in circumstances([run for row in group.rows for run in row.runs]) if name not in within
+            name
+            for name in environment_differences([run for row in group.rows for run in row.runs])
+            if name not in within
         ]
         if between and len(group.rows) > 1:
             where = f" of {group.data[0]}" if len(board.data) > 1 else ""
-            said.append(
-                f"The rows{where} differ in {', '.join(between)} as well, which may be what their figures show."
-            )
-    return said
+            lines.append(f"The rows{where} differ in {', '.join(between)} as well, which may explain their results.")
+    return lines
 
 
 def unfinished_table(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of the runs that are not in the leaderboard."""
+    """Headings and rows of the runs that are not in the leaderboard."""
     heads = ["run", "status", *(column.name for column in board.columns), "seed", "error"]
     return heads, [
-        [other.name, other.status, *_attempt(other, board), other.seed, other.error] for other in board.unfinished
+        [other.name, other.status, *_settings_of(other, board), other.seed, other.error] for other in board.unfinished
     ]
 
 
 def to_csv(board: Leaderboard) -> str:
-    """A line a configuration with full precision, accuracies as shares of 1, and a line a run without figures."""
+    """One line per configuration with full precision, accuracies in 0..1, and one per run without metrics."""
     keys = [column.key for column in board.columns]
     spreads = ["val_accuracy", "test_accuracy", "test_macro_f1"]
     figures = [f"{name}_{part}" for name in spreads for part in ("mean", "std", "low", "high")]
@@ -153,12 +155,12 @@ def to_csv(board: Leaderboard) -> str:
         ])  # fmt: skip
     blank = [""] * (len(figures) + len(tail))
     for other in board.unfinished:
-        writer.writerow(["", *_attempt(other, board), 0, other.seed, *blank, other.name, other.status, other.error])
+        writer.writerow(["", *_settings_of(other, board), 0, other.seed, *blank, other.name, other.status, other.error])
     return text.getvalue()
 
 
 def to_markdown(board: Leaderboard) -> str:
-    """A table for each data set, notes, and a table of the runs without figures."""
+    """A table for each data set, notes, and a table of the runs without metrics."""
     parts = []
     for name, group in zip(board.data, board.by_data(), strict=True):
         if len(board.data) > 1:
@@ -174,7 +176,7 @@ def to_markdown(board: Leaderboard) -> str:
 
 
 def to_latex(board: Leaderboard) -> str:
-    r"""A booktabs tabular for each data set with their notes beneath; it needs \usepackage{booktabs} alone."""
+    r"""A booktabs tabular for each data set with notes below; it needs \usepackage{booktabs} alone."""
     lines = ["% needs \\usepackage{booktabs}"]
     for name, group in zip(board.data, board.by_data(), strict=True):
         heads = headings(group)
@@ -245,7 +247,7 @@ def _numbers(spread: Spread | None) -> list[float | None]:
     return [spread.mean, spread.std, *(spread.interval or [None, None])]
 
 
-def _attempt(other: Unfinished, board: Leaderboard) -> list[str]:
+def _settings_of(other: Unfinished, board: Leaderboard) -> list[str]:
     return [other.settings.text(column.key) if other.settings else "" for column in board.columns]
 
 
@@ -257,7 +259,7 @@ def _markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, left
 
 
 def _markdown(text: str) -> str:
-    """Text that Markdown shows as it is: neither markup nor HTML nor the end of a cell."""
+    """Text escaped for a cell of a Markdown table: no markup, no HTML, no end of the cell."""
     text = text.replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"[\\`*\[\]|~#$>]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)  # max_epochs is no emphasis
 

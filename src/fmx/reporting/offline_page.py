@@ -1,4 +1,4 @@
-"""A page that works without a network: plotly.js, a script, a style and what they show, in one HTML file."""
+"""A page that works without a network: plotly.js, a script, a style and the data, in one HTML file."""
 
 from base64 import b64encode
 from hashlib import sha256
@@ -11,9 +11,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def offline_page(name: str, **contents: Any) -> str:
-    """Fill in templates/NAME.html.j2, with NAME.js beside plotly.js.
+    """Render templates/NAME.html.j2 with NAME.js and plotly.js.
 
-    Texts are escaped, and the page's own policy allows these scripts alone and no address at all.
+    Texts are escaped, and the page's Content-Security-Policy allows only these scripts, and no network address.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from plotly.offline import get_plotlyjs

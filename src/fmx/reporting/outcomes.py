@@ -1,4 +1,4 @@
-"""What runs came to: the figures of the completed ones, and what became of the others."""
+"""The outcomes of runs: metrics of the completed ones, status and error of the others."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ __all__ = [
     "Outcome",
     "Unfinished",
     "by_configuration",
-    "circumstances",
+    "environment_differences",
     "newest_of_each_seed",
     "outcome",
     "read_outcomes",
@@ -24,8 +24,8 @@ __all__ = [
 ]
 
 LARGEST = 1e15
-ENOUGH_SEEDS = 5  # below, what seeds tell of their spread deserves a caution
-CIRCUMSTANCES = {  # what a run's figures follow from beside its settings, by how a table calls it
+ENOUGH_SEEDS = 5  # fewer give only a rough standard deviation
+ENVIRONMENT = {  # what a run's metrics depend on besides its settings, by its name in tables
     "commit": ("git", "commit"),
     "accelerator": ("device", "accelerator"),
     "device": ("device", "name"),
@@ -38,10 +38,10 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Outcome:
-    """A completed run: what it was told, and the figures that tables show. Accuracies are shares of 1."""
+    """A completed run: its settings and its metrics. Accuracies are in 0..1."""
 
     run: Run
-    name: str  # how tables call the run
+    name: str  # of the run in tables
     seed: str
     settings: Settings
     data: str
@@ -51,27 +51,27 @@ class Outcome:
     test_macro_f1: float | None
     params: int | None
     train_seconds: float | None
-    on_test: bool  # the test set stood in for validation, or chose the checkpoint
+    on_test: bool  # the test set was the validation set, or chose the checkpoint
     started: str
 
     num_val: int | None  # images that the validation accuracy is of
-    circumstances: Mapping[str, str]  # commit, versions, device, precision, …
+    environment: Mapping[str, str]  # commit, versions, device, precision, …
 
     @property
     def is_dirty(self) -> bool:
-        """Whether the code was not that of its commit."""
+        """Whether the code had uncommitted changes."""
         git = self.run.record.get("git")
         return isinstance(git, dict) and git.get("dirty") is True
 
     @property
     def configuration(self) -> tuple[str, str, str]:
-        """Equal for runs that differ in nothing but the seed."""
+        """Equal for runs that differ only in the seed."""
         return self.data, self.data_fingerprint, self.settings.fingerprint
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run without figures, or one whose figures are left out, and why."""
+    """A run without metrics, or one whose metrics are left out, and the reason."""
 
     name: str
     status: str
@@ -81,10 +81,10 @@ class Unfinished:
 
 
 def read_outcomes(folders: Iterable[Path], *, below: Path | None = None) -> tuple[list[Outcome], list[Unfinished]]:
-    """Read run directories, each once; one that did not complete or cannot be read is told apart, not raised.
+    """Read run directories, each once; those that did not complete or cannot be read are returned separately.
 
-    below: the folder that the runs' names start from; without it they are named as they are given.
-    Of runs with the same configuration and seed the newest counts: a repetition would feign a smaller spread.
+    below: the folder that the runs' names are relative to; None: they are named by the given paths.
+    Of runs with the same configuration and seed only the newest counts: repetitions would make the spread too small.
     """
     completed: list[Outcome] = []
     others: list[Unfinished] = []
@@ -99,7 +99,7 @@ def read_outcomes(folders: Iterable[Path], *, below: Path | None = None) -> tupl
 
 
 def newest_of_each_seed(outcomes: Sequence[Outcome]) -> tuple[list[Outcome], list[Unfinished]]:
-    """Of runs with the same configuration and seed the newest, and the others as repetitions."""
+    """The newest run of each configuration and seed, and the others as repetitions."""
     newest: dict[tuple[str, ...], Outcome] = {}
     for each in sorted(outcomes, key=lambda each: (instant(each.started), _natural(each.name))):
         newest[*each.configuration, each.seed] = each
@@ -108,21 +108,21 @@ def newest_of_each_seed(outcomes: Sequence[Outcome]) -> tuple[list[Outcome], lis
     for each in outcomes:
         if id(each) not in counted:
             newer = newest[*each.configuration, each.seed]
-            others = circumstances([each, newer])
+            others = environment_differences([each, newer])
             but = f", but not the same {', '.join(others)}" if others else ""
             why = f"left out: {newer.name} is newer, with the same configuration and seed{but}"
             repeated.append(Unfinished(each.name, "repeated", why, each.seed, each.settings))
     return [each for each in outcomes if id(each) in counted], repeated
 
 
-def circumstances(runs: Sequence[Outcome]) -> dict[str, list[str]]:
-    """What differs between runs beside their settings, by name, with its values; what one lacks is `unknown`.
+def environment_differences(runs: Sequence[Outcome]) -> dict[str, list[str]]:
+    """The differences between runs besides their settings, by name, with the values; missing ones are `unknown`.
 
-    Several runs of which one was of changed, uncommitted code differ in that: nobody knows by how much.
+    Uncommitted changes in any of several runs count as a difference: the changes are not recorded.
     """
-    names = dict.fromkeys(name for run in runs for name in run.circumstances)
-    values = {name: sorted({run.circumstances.get(name, UNKNOWN) for run in runs}) for name in names}
-    mixed = {name: told for name, told in values.items() if len(told) > 1}
+    names = dict.fromkeys(name for run in runs for name in run.environment)
+    values = {name: sorted({run.environment.get(name, UNKNOWN) for run in runs}) for name in names}
+    mixed = {name: different for name, different in values.items() if len(different) > 1}
     if len(runs) > 1 and any(run.is_dirty for run in runs):
         mixed["uncommitted changes"] = sorted({"yes" if run.is_dirty else "no" for run in runs})
     return mixed
@@ -142,7 +142,7 @@ def _read(path: Path, name: str) -> Outcome | Unfinished:
 
 
 def unfinished(run: Run, name: str | None = None) -> Unfinished:
-    """What became of a run that did not complete; without a name it is called by its path."""
+    """The outcome of a run that did not complete. name: None for its path."""
     error = show(run.record.get("error") or "")
     status = "pruned" if run.pruned else show(run.status)
     return Unfinished(
@@ -158,7 +158,7 @@ def _settings_if_any(run_dir: Path) -> Settings | None:
 
 
 def outcome(run: Run, name: str) -> Outcome:
-    """The figures of a completed run; DataError where a file lacks one or holds what is no figure."""
+    """The metrics of a completed run; DataError if a file lacks one, or has an invalid one."""
     metrics, data, timing = run.metrics, run.recorded(dict, "data"), run.recorded(dict, "timing")
     test, val = metrics.get("test"), metrics.get("val")
     accuracy = _share(test, "accuracy", run) if isinstance(test, dict) else None
@@ -179,12 +179,12 @@ def outcome(run: Run, name: str) -> Outcome:
         on_test="test" in [metrics.get("validation"), metrics.get("selected_on")],
         started=show(run.record.get("started")),
         num_val=_num_validated(run, data),
-        circumstances=_circumstances(run),
+        environment=_environment(run),
     )
 
 
 def by_configuration(outcomes: Iterable[Outcome]) -> list[list[Outcome]]:
-    """Group runs that differ in nothing but the seed; within a group they are ordered by seed."""
+    """Group runs that differ only in the seed, each group ordered by seed."""
     groups: dict[tuple[str, str, str], list[Outcome]] = {}
     for each in outcomes:
         groups.setdefault(each.configuration, []).append(each)
@@ -192,16 +192,16 @@ def by_configuration(outcomes: Iterable[Outcome]) -> list[list[Outcome]]:
 
 
 def _num_validated(run: Run, data: dict[str, Any]) -> int | None:
-    """How many images a run was validated on; None where that is on no record."""
+    """How many images a run was validated on; None if that is not recorded."""
     sizes = data.get("sizes")
     num = sizes.get("test" if run.metrics.get("validation") == "test" else "val") if isinstance(sizes, dict) else None
     return num if isinstance(num, int) and 0 < num < LARGEST else None
 
 
-def _circumstances(run: Run) -> dict[str, str]:
+def _environment(run: Run) -> dict[str, str]:
     record = run.record
     found = {}
-    for name, (part, key) in CIRCUMSTANCES.items():
+    for name, (part, key) in ENVIRONMENT.items():
         facts = record.get(part)
         if isinstance(facts, dict) and facts.get(key) is not None:
             found[name] = show(facts[key])
@@ -216,7 +216,7 @@ def _number(contents: dict[str, Any], key: str, run: Run) -> float | None:
     if value is None or (isinstance(value, float) and isnan(value)):
         return value
     if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > LARGEST:
-        raise DataError(f"{run.path}: {key} is {show(value)[:40]}, which is no figure")
+        raise DataError(f"{run.path}: {key} is {show(value)[:40]}, which is no number")
     return float(value)
 
 
@@ -235,6 +235,6 @@ def _share(contents: dict[str, Any], key: str, run: Run) -> float | None:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort `10` after `9`: a number by its length first."""
+    """A sort key that puts `10` after `9`: numbers are sorted by their length first."""
     parts = re.split(r"(\d+)", name)
     return [(len(part.lstrip("0")) if part.isdecimal() else 0, part) for part in parts]

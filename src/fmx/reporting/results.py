@@ -1,4 +1,4 @@
-"""What a finished run leaves behind: predictions, metrics, the classification report, figures, the last lines."""
+"""Write the results of a finished run: predictions, metrics, classification report, figures, summary."""
 
 import logging
 
@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 
 
 def report(experiment: Experiment, scores: Scores) -> float:
-    """Write the results into the run directory, print the summary, and return the figure that sweeps compare."""
-    run_dir, figures = experiment.run_dir, scores.metrics
+    """Write the results into the run directory, log the summary, and return the accuracy that sweeps compare."""
+    run_dir, metrics = experiment.run_dir, scores.metrics
     scores.predictions.save(run_dir / "predictions.npz")
-    write_json(run_dir / "metrics.json", figures)
+    write_json(run_dir / "metrics.json", metrics)
     _write_report(experiment, scores)
     history = pd.read_csv(run_dir / "history.csv")
     gallery = Gallery(run_dir, experiment.data, experiment.trainer.loggers)
@@ -33,20 +33,20 @@ def report(experiment: Experiment, scores: Scores) -> float:
     gallery.draw_results(history, step, scores.predictions)
     _fill_tensorboard(experiment, scores, gallery.names, step=step)
     experiment.record.update(peak_memory_mb=peak_memory_mb())
-    test = figures["test"]
+    test = metrics["test"]
     chosen = {
         "val": "checkpoint chosen on validation",
         "test": "checkpoint chosen ON THE TEST SET",
         "last": "the last checkpoint, no choice",
-    }[figures["selected_on"]]
+    }[metrics["selected_on"]]
     log.info("test accuracy %.2f %%  loss %.4f  macro-F1 %.4f  (%s)",
              100 * test["accuracy"], test["loss"], test["macro_f1"], chosen)  # fmt: skip
     log.info("%s", run_dir)
-    return float((figures["val"] or test)["accuracy"])
+    return float((metrics["val"] or test)["accuracy"])
 
 
 def _fill_tensorboard(experiment: Experiment, scores: Scores, class_names: list[str], *, step: int) -> None:
-    """What TensorBoard shows beside scalars and figures."""
+    """Write to TensorBoard all that is neither a scalar nor a figure."""
     for logger in experiment.trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             views.show_config(logger, experiment.yaml)
@@ -61,7 +61,7 @@ def _write_report(experiment: Experiment, scores: Scores) -> None:
     """report.txt: scikit-learn's classification report of the test set."""
     names = experiment.data.class_names
     labels, predicted = scores.predictions.labels.numpy(), scores.predictions.logits.argmax(1).numpy()
-    seen = sorted({*labels.tolist(), *predicted.tolist()})  # the mean of a class that is neither would be of nothing
+    seen = sorted({*labels.tolist(), *predicted.tolist()})  # a class without images or predictions has no score
     text = classification_report(
         labels, predicted, labels=seen, target_names=[names[label] for label in seen], digits=4, zero_division=0.0
     )

@@ -27,7 +27,7 @@ class RunFrame(pd.DataFrame):
         """The runs of this table grouped as `fmx report` groups them: one row per configuration, best first.
 
         Columns as in leaderboard.csv: rank, the settings that differ, n, seeds, mean, standard deviation and 95 %
-        interval of each accuracy (shares of 1). What is not finished comes last. Raises DataError without any run.
+        interval of each accuracy (shares of 1). Runs without metrics come last. DataError if there is no run.
         """
         if "path" not in self or self.empty:
             raise DataError("a leaderboard needs runs: rows of open_runs, with their column path")
@@ -36,20 +36,20 @@ class RunFrame(pd.DataFrame):
 
 
 def open_runs(*paths: str | Path) -> RunFrame:
-    """Read the runs that paths name: runs, sweeps, folders of them, globs. DataError where there is none."""
+    """Read the runs that paths name: runs, sweeps, folders of them, globs. DataError if there is none."""
     runs = [open_run(folder, finished=False) for folder in find_runs(map(str, paths))]
     read = [_outcome(run) for run in runs]
     keys = differing([each.settings for each in read if each.settings is not None])
     rows = []
     for run, each in zip(runs, read, strict=True):
-        told = {} if each.settings is None else {key: _told(each.settings, key) for key in keys}
-        figures = _figures(each) if isinstance(each, Outcome) else {"status": each.status, "error": each.error}
-        rows.append({"path": str(run.path), "status": run.status, "seed": run.record.get("seed")} | told | figures)
+        settings = {} if each.settings is None else {key: _setting(each.settings, key) for key in keys}
+        metrics = _metrics(each) if isinstance(each, Outcome) else {"status": each.status, "error": each.error}
+        rows.append({"path": str(run.path), "status": run.status, "seed": run.record.get("seed")} | settings | metrics)
     return RunFrame(rows)
 
 
-def _told(settings: Settings, key: str) -> Any:
-    """The member that was chosen of a group, or the value of a key."""
+def _setting(settings: Settings, key: str) -> Any:
+    """The choice of a group, or the value of a key."""
     return settings.choices[key] if key in settings.choices else settings.values.get(key)  # noqa: PD011 - no DataFrame
 
 
@@ -62,6 +62,6 @@ def _outcome(run: Run) -> Outcome | Unfinished:
         return Unfinished(str(run.path), "unreadable", str(error), "", None)
 
 
-def _figures(each: Outcome) -> dict[str, Any]:
+def _metrics(each: Outcome) -> dict[str, Any]:
     names = ("data", "val_accuracy", "test_accuracy", "test_macro_f1", "params", "train_seconds", "started")
     return {name: getattr(each, name) for name in names}

@@ -1,4 +1,4 @@
-"""What TensorBoard shows beside scalars and figures: text, graph, precision and recall, an embedding, hparams."""
+"""What TensorBoard shows besides scalars and figures: text, graph, precision and recall, an embedding, hparams."""
 
 import logging
 import warnings
@@ -28,16 +28,16 @@ def show_config(logger: TensorBoardLogger, yaml: str) -> None:
 
 
 def show_graph(logger: TensorBoardLogger, net: nn.Module, input_shape: tuple[int, int, int]) -> None:
-    """The network's operations, in the Graphs tab; nothing where it cannot be traced."""
+    """The network's operations, in the Graphs tab; nothing if it cannot be traced."""
     parameter = next(net.parameters(), torch.zeros(0))
     was_training = net.training
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tracing is what TensorBoard's writer still does, deprecated or not
+        warnings.simplefilter("ignore")  # TensorBoard's writer traces the network, which is deprecated
         images = torch.zeros(1, *input_shape, device=parameter.device)
-        try:  # the writer itself would have the trace checked, for which torch's compiler is imported
+        try:  # the writer would check the trace, which imports torch's compiler
             trace = torch.jit.trace(net.eval(), images, check_trace=False)  # type: ignore[no-untyped-call]
             logger.experiment.add_graph(trace, images)
-        except Exception as error:  # noqa: BLE001 - a network with control flow has no graph to show, and may fail in its own way
+        except Exception as error:  # noqa: BLE001 - control flow cannot be traced, and may raise anything
             log.info("TensorBoard has no graph of this network: %s", str(error).partition("\n")[0])
         finally:
             net.train(was_training)
@@ -55,7 +55,7 @@ def show_pr_curves(logger: TensorBoardLogger, test: Predictions, class_names: Se
 def show_embedding(
     logger: TensorBoardLogger, test: Predictions, pictures: Pictures, class_names: Sequence[str], *, step: int
 ) -> None:
-    """Test images where the model's logits put them, with sprites, in the Projector tab."""
+    """The logits of test images, with the images as sprites, in the Projector tab."""
     points = min(MAX_POINTS, max(1, MAX_NUMBERS // test.logits.shape[1]), len(test.labels))
     chosen = torch.linspace(0, len(test.labels) - 1, points).long()
     sprites = torch.stack([_sprite(pictures[int(position)]) for position in chosen])
@@ -70,12 +70,12 @@ def show_embedding(
         )
 
 
-def show_hparams(logger: TensorBoardLogger, hparams: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
-    """The run's choices and its final figures, a row of the HParams tab and a line of its parallel coordinates."""
+def show_hparams(logger: TensorBoardLogger, hparams: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+    """The run's hyperparameters and its final metrics, in the HParams tab."""
     final = {
         f"final/{part}_{name}": value
         for part in ("val", "test")
-        for name, value in (figures[part] or {}).items()
+        for name, value in (metrics[part] or {}).items()
         if isinstance(value, float)
     }
     plain = {

@@ -1,1 +1,1 @@
-"""The pictures of a run: functions of plain values that return a matplotlib Figure, never pyplot's."""
+"""The figures of a run: functions of plain values that return a matplotlib Figure, without pyplot."""

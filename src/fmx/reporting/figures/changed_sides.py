@@ -1,4 +1,4 @@
-"""Images that one of two models alone names right."""
+"""Test images that only one of two models classifies right."""
 
 from collections.abc import Sequence
 
@@ -23,9 +23,9 @@ def changed_sides(
     verdicts: tuple[Verdicts, Verdicts],
     class_names: Sequence[str],
 ) -> Figure:
-    """Draw up to 32 images that A alone or B alone names right, of each as many, those first where they differ most.
+    """Draw up to 32 images that only A or only B classifies right, equally many of each, the largest differences first.
 
-    images: uint8 (C, H, W) by position; indices: the positions (N,) that labels (N,) and A's and B's verdicts are of.
+    images: uint8 (C, H, W) by position; indices: the positions (N,) of labels (N,) and of A's and B's verdicts.
     """
     a, b = verdicts
     indices, labels = np.asarray(indices), np.asarray(labels)
@@ -36,8 +36,8 @@ def changed_sides(
     num_first = min(len(first), max(MAX_TILES // 2, MAX_TILES - len(second)))
     tiles = []
     for at in [*first[:num_first], *second[: MAX_TILES - num_first]]:
-        said = [_caption(name, model, at, lettering) for name, model in (("A", a), ("B", b))]
-        tiles.append(Tile(images[int(indices[at])], [Caption(lettering.names[labels[at]]), *said]))
+        captions = [_caption(name, model, at, lettering) for name, model in (("A", a), ("B", b))]
+        tiles.append(Tile(images[int(indices[at])], [Caption(lettering.names[labels[at]]), *captions]))
     title = f"Changed sides: {len(tiles)} of {len(first) + len(second):,} images in {len(labels):,}"
     subtitle = f"the true name, and what A and B say: A alone is right on {len(first):,}, B alone on {len(second):,}"
     return image_grid(tiles, lettering, title=title, subtitle=subtitle)

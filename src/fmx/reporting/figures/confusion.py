@@ -1,4 +1,4 @@
-"""Which classes a trained model takes for which."""
+"""The confusion matrix of a trained model."""
 
 from collections.abc import Sequence
 from math import ceil, cos, radians, sin
@@ -16,23 +16,23 @@ from fmx.reporting.figures.palette import GREY, INK, PALE, SMALL, TEXT
 
 __all__ = ["confusion_matrix"]
 
-MAX_NUMBERED = 20  # classes up to which the cells say their numbers
+MAX_NUMBERED = 20  # classes up to which cells show their numbers
 MAX_NAMED = 100  # classes up to which each is named
 MAX_WHOLE = 300  # classes up to which all are shown: beyond, a cell is hardly a pixel, and K x K cells take memory
-CELLS = {10: 0.64, MAX_NUMBERED: 0.5, np.inf: 0.24}  # inches, like the others, for up to so many classes
+CELLS = {10: 0.64, MAX_NUMBERED: 0.5, np.inf: 0.24}  # inches, by the number of classes up to which it applies
 MIN_SIDE, MAX_SIDE = 2.4, 11.5
 NAME_WIDTH, NAME_HEIGHT = 2.3, 0.13
 PAD, AXIS_LABEL, BAR, BAR_LABELS = 0.1, 0.2, 0.13, 0.5
 UPRIGHT = 90  # degrees
 TICKS = [0, 0.01, 0.05, 0.1, 0.25, 0.5, 1]
-DARK = 0.35  # the share from which a cell is too dark for dark text
+DARK = 0.35  # share above which a cell is too dark for dark text
 
 
 def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, class_names: Sequence[str]) -> Figure:
-    """Draw a heat map of how many images of each class (rows) were given which name (columns).
+    """Draw a heat map of the numbers of images by true class (rows) and predicted class (columns).
 
     labels, predicted: integers in 0..K-1 (N,). Colours are shares of a row, on a square-root scale that keeps
-    rare confusions visible. Up to 20 classes cells say count and percentage; beyond 100 not all are named, and beyond
+    rare confusions visible. Up to 20 classes cells show count and percentage; beyond 100 not all are named, and beyond
     300 only the 100 that are confused most often are shown.
     """
     labels, predicted = np.asarray(labels, dtype=np.int64), np.asarray(predicted, dtype=np.int64)

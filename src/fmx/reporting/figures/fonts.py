@@ -1,4 +1,4 @@
-"""Which installed fonts have the characters of the class names."""
+"""Find an installed font with the characters of the class names."""
 
 import logging
 import unicodedata
@@ -21,7 +21,7 @@ SHOWN = 5
 def drawable(class_names: Sequence[str], english: Sequence[str] | None) -> list[str]:
     """Return the class names if fonts have all characters, else the English ones, and log a warning.
 
-    english: the names to draw instead, or None where there are none: then it is `class 0`, `class 1`, ...
+    english: the names to draw instead; None: `class 0`, `class 1`, ...
     """
     _, missing = family_for("".join(class_names))
     if not missing:
@@ -42,14 +42,14 @@ def family_for(text: str) -> tuple[str | None, frozenset[str]]:
     """Find the font family that has most of the characters that the base family lacks.
 
     Returns:
-        The family, None where the base family is enough or nothing helps; the characters that neither has.
+        The family, None if the base family is enough or no other helps; the characters that neither has.
     """
     characters = frozenset(c for c in text if not c.isascii() and not _is_blank(c))
     return _search(characters) if characters else (None, characters)
 
 
 def _is_blank(character: str) -> bool:
-    """Whether nothing is drawn for a character: spaces, control characters, marks that steer the layout."""
+    """Whether nothing is drawn for a character: spaces, control and format characters."""
     return character.isspace() or unicodedata.category(character) in {"Cc", "Cf"}
 
 
@@ -67,7 +67,7 @@ def _search(characters: frozenset[str]) -> tuple[str | None, frozenset[str]]:
 
 
 def _lacks(family: str, characters: frozenset[str]) -> frozenset[str]:
-    # Looked up by family, as matplotlib does when it draws: of a family's files it has to be the same one.
+    # Look up by family, as matplotlib does when it draws, to get the same file.
     charmap = _charmap(findfont(FontProperties(family=[family])))
     return frozenset(c for c in characters if ord(c) not in charmap)
 
@@ -78,7 +78,7 @@ def _candidates(characters: frozenset[str]) -> Iterator[str]:
         return
     known = {entry.fname for entry in fontManager.ttflist}
     yield from _with_any(characters, fontManager.ttflist)
-    # matplotlib keeps its list of fonts for good: one that was installed on our advice is not in it.
+    # matplotlib caches its list of fonts, which lacks those that were installed since.
     for path in sorted(set(font_manager.findSystemFonts()) - known):
         try:
             fontManager.addfont(path)
@@ -89,20 +89,20 @@ def _candidates(characters: frozenset[str]) -> Iterator[str]:
 
 def _with_any(characters: frozenset[str], entries: Iterable[FontEntry]) -> Iterator[str]:
     for entry in sorted(entries, key=_unlikeliness):
-        # The last resort has a box for every character there is.
+        # The LastResort font has a box for every character.
         if "LastResort" not in entry.fname and any(ord(c) in _charmap(entry.fname) for c in characters):
             yield entry.name
 
 
 def _unlikeliness(entry: FontEntry) -> tuple[bool | str, ...]:
-    """Sort upright regular fonts first, of these simplified Chinese (CJK fonts have a face a country)."""
+    """Sort key: upright regular fonts first, then simplified Chinese (CJK fonts have one face per region)."""
     plain = entry.style == "normal" and entry.weight == REGULAR
     return (not plain, "CJK SC" not in entry.name, "Sans" not in entry.name, "Mono" in entry.name, entry.name)
 
 
 @cache
 def _charmap(path: str) -> frozenset[int]:
-    """The code points that a font file has glyphs for; none where the file is gone or damaged."""
+    """The code points that a font file has glyphs for; empty if the file is missing or damaged."""
     try:
         return frozenset(font_manager.get_font(path).get_charmap())
     except (OSError, RuntimeError) as error:

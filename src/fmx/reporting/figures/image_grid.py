@@ -24,11 +24,11 @@ CAPTION_WIDTH = 1.14
 LINE = 0.145  # from one line of a caption to the next
 MAX_LINES = 3
 RGB = 3
-SEEN = 3  # times as large, as matplotlib itself decides
+SEEN = 3  # upscaling from which pixels keep sharp edges, as in matplotlib
 
 
 class Images(Protocol):
-    """Images by position, uint8 (C, H, W): a tensor or array on the CPU, or what reads them one by one."""
+    """Images by position, uint8 (C, H, W): a tensor or array on the CPU, or an object that reads them one by one."""
 
     def __getitem__(self, index: int, /) -> Any: ...
 
@@ -43,7 +43,7 @@ class Caption:
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture uint8 (C, H, W) with its captions, and the colour of its frame where it is to stand out."""
+    """A picture uint8 (C, H, W) with its captions, and the colour of a frame that highlights it."""
 
     image: Any
     captions: Sequence[Caption]
@@ -52,7 +52,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Placed:
-    """A picture uint8 (C, H, W), where its square begins on the page, and the colour of its frame."""
+    """A picture uint8 (C, H, W), the top left corner of its square on the page, and the colour of its frame."""
 
     image: Any
     left: float
@@ -61,7 +61,7 @@ class Placed:
 
 
 def image_grid(tiles: Sequence[Tile], lettering: Lettering, *, title: str, subtitle: str) -> Figure:
-    """Draw pictures in rows of eight, with captions beneath that are broken into up to three lines each."""
+    """Draw pictures in rows of eight, with captions of up to three lines each below."""
     lines = [_lines(tile.captions, lettering) for tile in tiles]
     rows = [slice(first, first + COLUMNS) for first in range(0, len(tiles), COLUMNS)]
     heights = [SIDE + GAP + LINE * (max(map(len, lines[row])) + 0.5) for row in rows]
@@ -81,7 +81,7 @@ def image_grid(tiles: Sequence[Tile], lettering: Lettering, *, title: str, subti
 
 
 def show(axes: Axes, placed: Sequence[Placed], *, side: float) -> None:
-    """Draw pictures, each in the middle of its square, as one image of the page: one each would take far longer."""
+    """Draw pictures, each in the middle of its square, as a single image, which is much faster than one for each."""
     width, height = max(axes.get_xlim()), max(axes.get_ylim())
     sheet = np.zeros((round(height * DPI), round(width * DPI), 4), np.uint8)
     outlines = []

@@ -1,4 +1,4 @@
-"""How loss and accuracy went while a model was trained."""
+"""Loss and accuracy during training."""
 
 from math import inf, nan
 
@@ -16,10 +16,10 @@ MAX_MARKERS = 40  # beyond, the points of a curve run together
 
 
 def learning_curves(history: pd.DataFrame, chosen_step: int | None) -> Figure:
-    """Draw loss and accuracy by epoch, or by step where there were several validations an epoch.
+    """Draw loss and accuracy by epoch, or by step if there were several validations per epoch.
 
-    history: the columns of history.csv, a row a validation; values may be missing, accuracies are in 0..1.
-    chosen_step: the step of the row whose checkpoint was chosen; None, or one without a row, marks nothing.
+    history: the columns of history.csv, one row per validation; values may be missing, accuracies are in 0..1.
+    chosen_step: the step of the chosen checkpoint, which is marked; None, or one without a row, marks nothing.
     """
     history = history.drop_duplicates("step", keep="last").sort_values("step")
     x = "epoch" if history["epoch"].is_unique else "step"
@@ -38,7 +38,7 @@ def learning_curves(history: pd.DataFrame, chosen_step: int | None) -> Figure:
 
 
 def frame(axes: Axes, x: str, name: str) -> None:
-    """Title, ticks, grid and colours of a panel for a figure called `name` over `x`, a count."""
+    """Set title, ticks, grid and colours of a panel for the metric `name` over the count `x`."""
     axes.set_title(name.capitalize(), loc="left", fontsize=LARGE, color=INK)
     axes.set_xlabel(x, fontsize=TEXT, color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
@@ -64,7 +64,7 @@ def _draw_curves(axes: Axes, history: pd.DataFrame, x: str, name: str) -> None:
 
 
 def _mark(axes: Axes, row: "pd.Series[float]", x: str, name: str) -> None:
-    """Ring the point of the chosen checkpoint: on the validation curve where there is one."""
+    """Ring the point of the chosen checkpoint, on the validation curve if there is one."""
     at, value = row[x], row[f"val/{name}"]
     if pd.isna(value):
         value = row[f"train/{name}"]

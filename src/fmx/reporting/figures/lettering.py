@@ -1,4 +1,4 @@
-"""Text that fits: names as the fonts can draw them, how wide they are, and where they break."""
+"""Text layout: names as the fonts can draw them, their widths, and line breaks."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ BREAKS_AFTER = frozenset(" -_/")
 class Lettering:
     """The names of a figure, and the fonts that they need; lengths are in inches, font sizes in points.
 
-    Characters that no installed font has become `�`, line breaks and the like spaces.
+    Characters that no installed font has become `�`, line breaks and control characters become spaces.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         family, missing = family_for("".join(names))
         self.families = (BASE_FAMILY,) if family is None else (BASE_FAMILY, family)
-        self.names = ["".join(_plain(c, missing) for c in name).strip() for name in names]
+        self.names = ["".join(_drawable(c, missing) for c in name).strip() for name in names]
 
     def write(
         self,
@@ -42,22 +42,22 @@ class Lettering:
         color: str = INK,
         **properties: Any,
     ) -> None:
-        """Write text at data coordinates; `$` and `_` mean themselves."""
+        """Write text at data coordinates; `$` and `_` are no markup."""
         properties |= {"fontfamily": list(self.families), "parse_math": False, "usetex": False}
         axes.text(x, y, text, fontsize=size, color=color, **properties)
 
     def width(self, text: str, *, size: float) -> float:
-        """How wide a line of text is."""
+        """The width of a line of text."""
         return SLACK * size / POINTS_PER_INCH * sum(_advance(c, self.families) for c in text)
 
     def shortened(self, text: str, *, width: float, size: float) -> str:
-        """Replace as much of the middle by an ellipsis as it takes to fit into a line."""
+        """Replace the middle of a text by an ellipsis, if it does not fit into a line."""
         return self.wrapped(text, width=width, size=size, max_lines=1)[0]
 
     def wrapped(self, text: str, *, width: float, size: float, max_lines: int) -> list[str]:
-        """Break text into lines, and shorten it in the middle where these are too many."""
+        """Break text into lines, and shorten it in the middle if there are too many."""
         lines = self._broken(text, width, size)
-        space = max_lines * width / max(self.width(text, size=size), width)  # as a part of what it takes
+        space = max_lines * width / max(self.width(text, size=size), width)  # share of the needed width
         kept = min(len(text), 1 + int(len(text) * space))
         while len(lines) > max_lines and kept > 1:
             kept -= 1
@@ -77,11 +77,11 @@ def _split(line: str) -> tuple[str, str]:
     """Split a line that its last character made too long: after a space or a dash, else before it."""
     before_last = max(1, len(line) - 1)
     at = max((k + 1 for k, c in enumerate(line[:-1]) if c in BREAKS_AFTER), default=before_last)
-    at = at if 3 * at >= len(line) else before_last  # no line with a stub alone
+    at = at if 3 * at >= len(line) else before_last  # no very short lines
     return line[:at], line[at:]
 
 
-def _plain(character: str, missing: frozenset[str]) -> str:
+def _drawable(character: str, missing: frozenset[str]) -> str:
     if character in missing:
         return "�"
     if character.isspace() or unicodedata.category(character) == "Cc":

@@ -15,7 +15,7 @@ HEADER = 0.65
 def page(width: float, height: float, lettering: Lettering, *, title: str, subtitle: str) -> tuple[Figure, Axes]:
     """Start a figure with a title and an invisible Axes, in inches from the top left corner.
 
-    The figure becomes wider where the title needs it.
+    The figure becomes wider if the title needs it.
     """
     title_width = max(lettering.width(title, size=LARGE), lettering.width(subtitle, size=TEXT))
     width = max(width, title_width + 2 * MARGIN)

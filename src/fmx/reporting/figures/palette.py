@@ -5,7 +5,7 @@ __all__ = ["BLUE", "DPI", "GREY", "INK", "LARGE", "PALE", "SMALL", "TEXT", "VERM
 INK = "#222222"
 GREY = "#707070"
 PALE = "#d0d0d0"
-# Two colours of M. Okabe and K. Ito, Color Universal Design, 2008: the colour-blind tell them apart.
+# Two colours of M. Okabe and K. Ito, Color Universal Design, 2008: the colour-blind can distinguish them.
 BLUE = "#0072b2"
 VERMILION = "#d55e00"
 

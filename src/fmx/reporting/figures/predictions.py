@@ -1,4 +1,4 @@
-"""What a trained model says of test images, and where it is most wrong."""
+"""A trained model's predictions on test images, and its worst mistakes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from fmx.reporting.figures.palette import BLUE, VERMILION
 __all__ = ["mistakes", "predictions"]
 
 MAX_TILES = 32
-AT_ONCE = 2**20  # probabilities
+AT_ONCE = 2**20  # probabilities computed at a time
 ROUNDING = 0.0005
 
 
@@ -40,7 +40,7 @@ def predictions(images: Images, labels: ArrayLike, logits: ArrayLike, class_name
 
 
 def mistakes(images: Images, labels: ArrayLike, logits: ArrayLike, class_names: Sequence[str]) -> Figure:
-    """Draw up to 32 test images that are named wrongly, those first where the wrong name is most probable.
+    """Draw up to 32 misclassified test images, those with the most probable wrong class first.
 
     images: uint8 (N, C, H, W); labels: integers in 0..K-1 (N,); logits (N, K).
     """
@@ -52,7 +52,7 @@ def mistakes(images: Images, labels: ArrayLike, logits: ArrayLike, class_names: 
         title = f"No mistakes: all {len(labels):,} test images are named right"
         return page(0, HEADER, lettering, title=title, subtitle="")[0]
     tiles = []
-    # Some at a time: the probabilities of all would take more memory than the logits do.
+    # In parts: the probabilities of all would take more memory than the logits do.
     parts = np.array_split(wrong, -(-len(wrong) * logits.shape[1] // AT_ONCE))
     certainty = np.concatenate([_softmax(logits[part]).max(axis=1) for part in parts])
     for index in wrong[np.argsort(-certainty, kind="stable")][:MAX_TILES]:
@@ -68,7 +68,7 @@ def mistakes(images: Images, labels: ArrayLike, logits: ArrayLike, class_names: 
 
 
 def _softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
-    """Probabilities (N, K); nan where a model that diverged gives logits that are not finite."""
+    """Probabilities (N, K); NaN for logits that are not finite, as of a model that diverged."""
     with np.errstate(invalid="ignore"):
         powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
         probs: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
@@ -76,7 +76,7 @@ def _softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _percent(probability: float) -> str:
-    """One decimal; a wrong name is never quite certain, and the right one never quite excluded."""
+    """One decimal, never rounded to 0 or 100 %."""
     if probability < ROUNDING:
         number = "<0.1"
     else:

@@ -1,4 +1,4 @@
-"""What the training images look like."""
+"""Training images of the classes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,9 +22,9 @@ NAME_WIDTH = 1.7
 
 
 def samples(images: Images, labels: ArrayLike, class_names: Sequence[str]) -> Figure:
-    """Draw training images: a row for each of up to 10 classes, else an image of each of up to 48 classes.
+    """Draw training images: one row per class for up to 10 classes, else one image each of up to 48 classes.
 
-    images: uint8 (N, C, H, W); labels: integers in 0..K-1 (N,). The choice is spread evenly over the set.
+    images: uint8 (N, C, H, W); labels: integers in 0..K-1 (N,). The images are spread evenly over the set.
     """
     labels, lettering = np.asarray(labels), Lettering(class_names)
     if len(class_names) <= MAX_ROWS:

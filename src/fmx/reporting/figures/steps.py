@@ -1,4 +1,4 @@
-"""How loss and accuracy went from one training step to the next."""
+"""Loss and accuracy of each training step."""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -15,7 +15,7 @@ SIZE = (8.4, 3.5)
 def step_curves(steps: pd.DataFrame) -> Figure:
     """Draw the loss and accuracy of each training step, and their running mean.
 
-    steps: the columns of steps.csv, a row per step; accuracies are in 0..1.
+    steps: the columns of steps.csv, one row per step; accuracies are in 0..1.
     """
     width = max(1, round(SHARE_SMOOTHED * len(steps)))
     figure = Figure(figsize=SIZE, dpi=DPI, facecolor="white")

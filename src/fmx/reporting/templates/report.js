@@ -11,10 +11,10 @@ const NARROW = innerWidth < 700;
 const LONGEST = NARROW ? 18 : 44; // characters of a line of a label
 const LINE = 16; // pixels of such a line
 
-// Plotly reads texts as a little HTML of its own.
+// Plotly interprets some HTML tags in texts.
 const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
-// A label in lines, broken between its parts, or within one that is too long: nothing is cut, for it may be what differs.
+// Break a label into lines, between its parts or within a long one. Nothing is cut: it may be what differs.
 function lines(row) {
   const found = [];
   for (const part of row.short.split(" · ")) {
@@ -124,7 +124,7 @@ function drawCurves(rows, mark, name) {
   });
   const last = Math.max(...rows.flatMap((row) => row.curves[name]?.epoch ?? []));
   Plotly.react(`curves${mark}`, traces, layout({
-    height: 400 + (NARROW ? 22 : 7) * rows.reduce((sum, row) => sum + lines(row).length, 0), // the legend takes its part
+    height: 400 + (NARROW ? 22 : 7) * rows.reduce((sum, row) => sum + lines(row).length, 0), // with room for the legend
     showlegend: true, // also for a single configuration: it says which one
     xaxis: { title: { text: "epoch" }, ...(last <= MAX_NUMBERED ? { dtick: 1 } : {}) },
     yaxis: { title: { text: CURVES[name] + (isShare ? " %" : "") } },
@@ -158,7 +158,7 @@ function drawAgainst(rows, target, title, valueOf, spreadOf) {
 
 const firstCurve = (rows) => Object.keys(CURVES).find((name) => rows.some((row) => row.curves[name]));
 const SHOWN = PARTS.map(({ rows }) => firstCurve(rows));
-const markOf = (part) => (part ? `-${part + 1}` : ""); // of the ids of a data set's elements
+const markOf = (part) => (part ? `-${part + 1}` : ""); // suffix of the ids of a data set's elements
 
 function draw() {
   for (const chip of document.querySelectorAll(".chip")) chip.style.background = colorOf(Number(chip.dataset.color));
@@ -184,7 +184,7 @@ function offerCurves(rows, part) {
   }
 }
 
-// Sorting: numbers by data-value, names as people order them, what is missing always last. #sort=3 and #sort=-3 keep it in a link.
+// Sorting: numbers by data-value, names in natural order, missing values always last. #sort=3 and #sort=-3 keep it in a link.
 function compared(first, second, descending) {
   const [a, b] = [first, second].map((cell) => (cell.dataset.value === undefined ? cell.textContent.trim() : Number(cell.dataset.value)));
   const lacks = (value) => value === "–" || Number.isNaN(value);
@@ -207,7 +207,7 @@ function makeSortable(table) {
   heads.forEach((head, column) => head.firstElementChild.addEventListener("click", () => {
     const isWord = head.classList.contains("word") || column === 0;
     const before = head.getAttribute("aria-sort");
-    const descending = before ? before === "ascending" : !isWord; // the first click on a figure shows the highest
+    const descending = before ? before === "ascending" : !isWord; // the first click on numbers shows the highest first
     sortBy(table, column, descending);
     if (table.id === "leaderboard") history.replaceState(null, "", `#sort=${descending ? "-" : ""}${column + 1}`);
   }));
