@@ -1,8 +1,9 @@
-"""Private parts of other libraries, all in one file: what each buys, where it was tested, and the way without it.
+"""Private parts of other libraries: what each one gains, the versions it was tested with, and the way without it.
 
-A name with a leading underscore may change with any release. So each is used only with the versions in TESTED; with any
-other one, or with FMX_COMPAT=off in the environment, fmx does the same by public names alone, and logs that once. What
-has no public way says so here and in docs/compatibility.md. Importing this file imports no library.
+A name with a leading underscore may change in any release. So fmx uses it only with the versions in TESTED. With other
+versions, or with FMX_COMPAT=off in the environment, fmx uses public names, and logs that once per process. Where no
+public name does the same, the docstring and docs/compatibility.md say what is missing. Importing this file imports no
+other library.
 """
 
 import logging
@@ -53,7 +54,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-SWITCH = "FMX_COMPAT"  # off: as with versions that nobody has tested
+SWITCH = "FMX_COMPAT"  # off: treat every version as untested
 TESTED: Mapping[str, tuple[str, ...]] = {
     "python": ("3.11", "3.12", "3.13"),
     "hydra-core": ("1.3",),
@@ -63,12 +64,12 @@ TESTED: Mapping[str, tuple[str, ...]] = {
     "torchmetrics": ("1.9",),
 }
 
-_notes: dict[str, str] = {}  # what is to be logged, by library
+_notes: dict[str, str] = {}  # log lines by library
 _logged: set[str] = set()
 
 
 def is_tested(library: str) -> bool:
-    """Whether the private parts of a library's installed version are known; if not, that is logged once."""
+    """Whether fmx was tested with the installed version of a library; if not, one line is logged, once per process."""
     if os.environ.get(SWITCH) == "off":
         _notes["off"] = f"{SWITCH}=off: fmx uses public names of its libraries alone, which is slower"
         known = False
@@ -81,7 +82,7 @@ def is_tested(library: str) -> bool:
                 f"{library} {version or 'of an unknown version'}: fmx was tested with {versions}, "
                 "and uses public names of it alone, which is slower (docs/compatibility.md)"
             )
-    if logging.getLogger().hasHandlers():  # before that, nobody would see it
+    if logging.getLogger().hasHandlers():  # else the line would be lost
         for name in _notes.keys() - _logged:
             _logged.add(name)
             log.info("%s", _notes[name])
@@ -105,7 +106,7 @@ def _version(library: str) -> str:
 def compose_once() -> Iterator[None]:
     """In the block, a run reuses the configuration that Hydra composes first only to read hydra.mode.
 
-    Buys one of two compositions, some 0.1 s of a command. Without: Hydra composes twice.
+    Gain: one composition of two, 0.12 s per run. Without: Hydra composes twice.
     """
     if not is_tested("hydra-core"):
         yield
@@ -150,7 +151,7 @@ def compose_once() -> Iterator[None]:
 def own_files_first() -> Iterator[None]:
     """In the block, Hydra searches --config-dir and hydra.searchpath before fmx's own conf/, not after it.
 
-    Buys that a user's file may replace one of fmx's. Without: such a file is refused, by config/shadowing.py.
+    Gain: a user's file may replace one of fmx's. Without: config/shadowing.py refuses such a file.
     """
     if not is_tested("hydra-core"):
         yield
@@ -182,8 +183,7 @@ def own_files_first() -> Iterator[None]:
 def root_of(node: "Container | None") -> "Container | None":
     """The whole configuration that a node is part of.
 
-    Buys a suggestion for a mistyped key from the user's own configuration. Without: None, and fmx's own keys alone are
-    suggested.
+    Gain: suggestions for a mistyped key include the user's own keys. Without: None, and only fmx's keys are suggested.
     """
     if node is None or not is_tested("omegaconf"):
         return None
@@ -191,9 +191,9 @@ def root_of(node: "Container | None") -> "Container | None":
 
 
 def full_key(node: Any) -> str:
-    """The key of a node, such as `model.net`; "" for what is no node.
+    """The key of a node, such as `model.net`; "" for anything but a node.
 
-    Buys the key at the head of an error message. Without: "", and the message has none.
+    Gain: error messages begin with the key. Without: "", and they do not.
     """
     from omegaconf import OmegaConf
 
@@ -204,10 +204,10 @@ def full_key(node: Any) -> str:
 
 
 def next_batches(trainer: "Trainer") -> Iterator[Any]:
-    """The batches that the training epoch has still to come; count_steps must follow for those that are taken.
+    """The remaining batches of the training epoch; the caller must pass the number that it takes to count_steps.
 
-    Buys steps without hooks: 909 of the 1,870 ms of an MLP's epoch; as a CUDA graph, 0.82 instead of 4.5 ms a step.
-    Without: never called, all steps are Lightning's. callbacks/lean_steps.py asks is_tested first.
+    Gain: steps without hooks, which save 909 of the 1,870 ms of an MLP's epoch; as a CUDA graph, 0.82 instead of 4.5 ms
+    per step. Without: callbacks/lean_steps.py asks is_tested first, and leaves every step to Lightning.
     """
     fetcher = trainer.fit_loop._data_fetcher
     assert fetcher is not None
@@ -216,7 +216,7 @@ def next_batches(trainer: "Trainer") -> Iterator[Any]:
 
 
 def count_steps(trainer: "Trainer", taken: int, *, num_schedulers: int) -> None:
-    """Let Lightning count steps that were taken beside its own loop, in all of its counters; see next_batches."""
+    """Add steps that were taken outside of Lightning's loop to all of its counters; see next_batches."""
     loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
     assert fetcher is not None
     fetcher.combined_loader._iterator._idx += taken  # type: ignore[union-attr]
@@ -230,10 +230,11 @@ def count_steps(trainer: "Trainer", taken: int, *, num_schedulers: int) -> None:
 
 
 def resume_in_epoch(trainer: "Trainer", loader_states: list[dict[str, Any]]) -> bool:
-    """Let a resumed epoch go on after the batches that it has had; False where a plateau schedule would miss its end.
+    """Let a resumed epoch continue after its last batch; False where that is not possible.
 
     Lightning does so when it makes the loaders, but a schedule that asks for their length makes them too early.
-    loader_states: of the checkpoint, as it names them. Without: they go to the loader by its own load_state_dict.
+    loader_states: from the checkpoint. Without: the loader's own load_state_dict takes them. A plateau schedule would
+    miss the end of the epoch then: False.
     """
     if is_tested("pytorch-lightning"):
         trainer.fit_loop._load_combined_loader_states()
@@ -248,9 +249,9 @@ def resume_in_epoch(trainer: "Trainer", loader_states: list[dict[str, Any]]) -> 
 
 
 def save_last_weights(checkpoint: "ModelCheckpoint", trainer: "Trainer") -> None:
-    """Save best.ckpt at the end of a training without validation, unless its last epoch did.
+    """Save best.ckpt at the end of a training without validation, unless the last epoch did.
 
-    Buys one file that need not be written twice. Without: it is.
+    Gain: one write of the file. Without: the same weights may be written twice.
     """
     if is_tested("pytorch-lightning"):
         if not checkpoint._should_skip_saving_checkpoint(trainer):
@@ -262,10 +263,10 @@ def save_last_weights(checkpoint: "ModelCheckpoint", trainer: "Trainer") -> None
 
 
 def script_launcher(trainer: "Trainer") -> Any:
-    """Lightning's launcher of the other processes of this machine, whose `procs` they are; None where it has none.
+    """Lightning's launcher of further processes on this machine, which are its `procs`; None without such a launcher.
 
-    Buys that all end within 0.1 s of the first that fails, with the reason on record. Without: None; Lightning looks
-    every 5 s, and ends the others without a word.
+    Gain: all processes end within 0.1 s of the first failure, and run.json has the reason. Without: None; Lightning
+    itself checks every 5 s, and ends the others without a reason.
     """
     if not is_tested("pytorch-lightning"):
         return None
@@ -279,17 +280,17 @@ def script_launcher(trainer: "Trainer") -> Any:
 
 
 def packed_image_writer(writer: Any) -> Any:
-    """The event file of a SummaryWriter, for images that are PNG already; None where it is not known.
+    """The event file of a SummaryWriter, which takes PNG images as they are.
 
-    Buys that each figure is drawn and packed once. Without: None, and `add_image` packs it again.
+    Gain: 0.05 s per figure. Without: None, and the caller uses `add_image`, which compresses the image again.
     """
     return writer._get_file_writer() if is_tested("torch") else None
 
 
 def assert_dtype(images: "Tensor", dtype: Any) -> None:
-    """In an exported program, raise for another type of numbers, as torch.export does at casts.
+    """In an exported program, raise for another dtype, as torch.export does at casts.
 
-    Without: nothing, and a program that is fed with another type computes something else; its signature says which.
+    Without: no check; a program that gets another dtype than its signature names may return wrong logits.
     """
     import torch
 
@@ -298,9 +299,9 @@ def assert_dtype(images: "Tensor", dtype: Any) -> None:
 
 
 def has_step_hooks(part: object) -> bool:
-    """Whether somebody asked torch to call something at each step; a CUDA graph would not.
+    """Whether a module or tensor has hooks, which a CUDA graph would not call.
 
-    Buys CUDA graphs where there is none (see next_batches). Without: True, and steps are launched one by one.
+    Gain: CUDA graphs for parts without hooks (see next_batches). Without: True, and kernels are launched one by one.
     """
     names = ["forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks", "post_accumulate_grad_hooks"]
     return not is_tested("torch") or any(getattr(part, f"_{name}", None) for name in names)
@@ -313,8 +314,8 @@ def has_step_hooks(part: object) -> bool:
 def torchmetrics_counts_by(**instead: Callable[..., Any]) -> Iterator[None]:
     """In the block, torchmetrics counts by the functions `bincount` and `class_counts`; see training/counts.py.
 
-    Buys memory that is linear in images and classes: 61 instead of some thousand MiB more for 1,000 classes. Without:
-    torchmetrics' own functions, which give the same numbers.
+    Gain: memory that is linear in images and classes, 61 MiB more for 1,000 classes than for 10. Without: torchmetrics'
+    own functions, which return the same numbers but make K x K of them, or with trainer.deterministic K x K per image.
     """
     if not is_tested("torchmetrics"):
         yield
@@ -340,14 +341,14 @@ def torchmetrics_counts_by(**instead: Callable[..., Any]) -> Iterator[None]:
 
 
 def torchmetrics_bincount() -> Any:
-    """What `bincount` stands for in torchmetrics_counts_by, which alone calls it."""
+    """The function that `bincount` replaces; for use inside torchmetrics_counts_by only."""
     from torchmetrics.utilities.data import _bincount
 
     return _bincount
 
 
 def torchmetrics_class_counts() -> Any:
-    """What `class_counts` stands for in torchmetrics_counts_by, which alone calls it."""
+    """The function that `class_counts` replaces; for use inside torchmetrics_counts_by only."""
     from torchmetrics.functional.classification.stat_scores import _multiclass_stat_scores_update
 
     return _multiclass_stat_scores_update
@@ -357,23 +358,22 @@ def torchmetrics_class_counts() -> Any:
 
 
 def ends_at_once() -> bool:
-    """Whether a command that has done its work may end without freeing its modules one by one.
+    """Whether a command may end without freeing its modules.
 
-    Buys 1 s and more at the end of each command (docs/benchmarks.md: the three imports alone, with and without Python's
-    end, take 5.45 and 4.05 s). Without: it ends as every Python does.
+    Gain: 1.4 s per command on the machine of docs/benchmarks.md. Without: Python's usual end.
     """
     return is_tested("python")
 
 
 def run_exit_functions() -> None:
-    """What is registered to run at the end of the process; see ends_at_once."""
+    """Run the functions that are registered with atexit; see ends_at_once."""
     import atexit
 
     atexit._run_exitfuncs()
 
 
 def join_threads() -> None:
-    """Wait for threads and executors, as Python does at its end; see ends_at_once."""
+    """Join threads and executors, as Python does at its end; see ends_at_once."""
     import threading
 
     threading._shutdown()  # type: ignore[attr-defined]
@@ -381,9 +381,9 @@ def join_threads() -> None:
 
 @contextmanager
 def preserve_log_handlers() -> Iterator[None]:
-    """Let logging know its handlers by name, and flush them at the end, after Hydra's configuration forgot them.
+    """Restore logging's registry of handlers, which Hydra's logging configuration clears.
 
-    Without: in a notebook that has handlers of its own, they still write, but nobody flushes them at Python's end.
+    Gain: Python still flushes a notebook's own handlers at its end. Without: they work, but are not flushed then.
     """
     if not is_tested("python"):
         yield
@@ -398,8 +398,8 @@ def preserve_log_handlers() -> Iterator[None]:
 
 
 def parser_actions(parser: "argparse.ArgumentParser") -> list["argparse.Action"]:
-    """The options and arguments that a parser knows, of which argparse has no public list.
+    """A parser's options and arguments, of which argparse has no public list.
 
-    Buys Tab's completion of a verb's options. Without: none are offered.
+    Gain: Tab completes a verb's options, and an error suggests the nearest. Without: an empty list.
     """
     return parser._actions if is_tested("python") else []
