@@ -27,31 +27,31 @@ VERBS = "run|evaluate|predict|export|report|compare|reproduce|data|tensorboard"
 A_COMMAND = re.compile(rf"\bfmx (?:{VERBS})\b|\bfmx -|\bfmx [\w/.]+=|python[\d.]* -m fmx|\bpip install|--allow \{{")
 # A text with a command in it that the marker has not made, by its file and words of it.
 WITHOUT_THE_MARKER = {
-    ("cli.py", "fmx run"): "a verb to go on from, without its arguments",
-    ("cli.py", "fmx evaluate"): "likewise",
-    ("cli.py", "fmx predict"): "likewise",
-    ("cli.py", "fmx report"): "likewise",
-    ("cli.py", "fmx compare"): "likewise",
-    ("cli.py", "fmx tensorboard"): "likewise",
-    ("cli.py", "fmx run resume=RUN"): "likewise, with what stands for a run",
-    ("cli.py", "fmx -m KEY=A,B"): "likewise, with what stands for a key",
-    ("cli.py", "fmx -m hydra/sweeper=search KEY=A,B"): "likewise",
-    ("predict.py", "reads run directories"): "a sentence about a verb",
-    ("predict.py", "or what fmx export wrote"): "likewise",
-    ("export.py", "needs nothing else"): "a description with what stands for files",
-    ("exporting/signature.py", "is not from fmx export"): "a sentence about a verb",
-    ("exporting/onnx_worker.py", "which fmx export never does"): "likewise",
-    ("exporting/model_card.py", "fmx export --format pt2"): "likewise, for a run that is not named",
-    ("trust.py", "trust that package too"): "a package's name, which the gate has let through: an identifier",
-    ("trust.py", "If you trust all that"): "likewise",
-    ("tensorboard.py", "fmx tensorboard"): "the program's name, told to TensorBoard",
+    ("__main__.py", "fmx run"): "a verb to go on from, without its arguments",
+    ("__main__.py", "fmx evaluate"): "likewise",
+    ("__main__.py", "fmx predict"): "likewise",
+    ("__main__.py", "fmx report"): "likewise",
+    ("__main__.py", "fmx compare"): "likewise",
+    ("__main__.py", "fmx tensorboard"): "likewise",
+    ("__main__.py", "fmx run resume=RUN"): "likewise, with what stands for a run",
+    ("__main__.py", "fmx -m KEY=A,B"): "likewise, with what stands for a key",
+    ("__main__.py", "fmx -m hydra/sweeper=search KEY=A,B"): "likewise",
+    ("commands/predict.py", "reads run directories"): "a sentence about a verb",
+    ("commands/predict.py", "or what fmx export wrote"): "likewise",
+    ("commands/export.py", "needs nothing else"): "a description with what stands for files",
+    ("inference/export/signature.py", "is not from fmx export"): "a sentence about a verb",
+    ("inference/export/onnx_worker.py", "which fmx export never does"): "likewise",
+    ("inference/export/model_card.py", "fmx export --format pt2"): "likewise, for a run that is not named",
+    ("config/trust.py", "trust that package too"): "a package's name, which the gate has let through: an identifier",
+    ("config/trust.py", "If you trust all that"): "likewise",
+    ("commands/tensorboard.py", "fmx tensorboard"): "the program's name, told to TensorBoard",
 }
 # Calls of the marker that no test here types, by file and function.
 NOT_TYPED = {
-    "exporting/onnx_model.py:require": "it installs from a package index",
-    "search/options.py:require_optuna": "likewise",
-    "search/options.py:read_options": "likewise",
-    "sweep/slurm_queue.py:check_installed": "likewise",
+    "inference/export/onnx_model.py:require": "it installs from a package index",
+    "sweeps/search/options.py:require_optuna": "likewise",
+    "sweeps/search/options.py:read_options": "likewise",
+    "sweeps/slurm_queue.py:check_installed": "likewise",
 }
 
 
@@ -90,7 +90,7 @@ def calls_of_the_marker() -> set[str]:
 
 def test_no_command_is_printed_past_the_marker():
     quoting = {file for file, tree in sources() if re.search(r"shlex\.(join|quote)", ast.unparse(tree))}
-    assert quoting == {"printed_command.py"}
+    assert quoting == {"config/printed_command.py"}
     used, unexpected = set(), []
     for file, tree in sources():
         for text in texts(tree):
@@ -163,20 +163,20 @@ def a_run_with_a_folder_of_ones_own(desk: Desk) -> None:
     begins = ["--config-dir", "my conf", *SMALL[:-1], "model=own", rows, "trainer.max_epochs=20"]
     begins += ["trainer.limit_train_batches=1.0", "hydra.run.dir='2025_01_15'"]
     desk.run(*begins, code=143, send=(desk.cwd / "2025_01_15/checkpoints/last.ckpt", signal.SIGTERM))
-    goes_on = desk.shown("record.py:recording")
-    recorded = desk.shown("record.py:_start_record", of=["2025_01_15/run.json"])
+    goes_on = desk.shown("runs/record.py:recording")
+    recorded = desk.shown("runs/record.py:_start_record", of=["2025_01_15/run.json"])
     assert desk.words(recorded)[3:] == begins
     desk.type(recorded, code=2)
-    desk.type(desk.shown("resume.py:check_same_run"))
+    desk.type(desk.shown("runs/resume.py:check_same_run"))
     assert "is complete" in desk.type(goes_on, code=2).stderr
     desk.run("2025_01_15", "--format", "state_dict", "--out", "m.pt", module="export")
-    again = desk.shown("command_again.py:command_again", of=["m.pt.md"])
-    exported = desk.shown("export.py:export", of=["m.pt.md"])
+    again = desk.shown("runs/command_again.py:command_again", of=["m.pt.md"])
+    exported = desk.shown("commands/export.py:export", of=["m.pt.md"])
     for name in ("m.pt", "m.pt.md"):
         (desk.cwd / name).unlink()
     desk.type(exported)
     desk.run("2025_01_15", "--html", "page.html", module="report")
-    assert desk.shown("command_again.py:command_again", of=["page.html"]) == again
+    assert desk.shown("runs/command_again.py:command_again", of=["page.html"]) == again
     desk.type(again)
     assert (next((desk.cwd / "outputs/runs").iterdir()) / "rows").is_dir()
 
@@ -186,7 +186,7 @@ def a_run_of_ones_own_code(desk: Desk) -> None:
     desk.run(*SMALL, "model.net._target_=mine.Net", "hydra.run.dir=my run")
     interrupted(desk.cwd / "my run")
     desk.run("resume=my run", code=1)
-    word = desk.shown("resume.py:_frozen_arguments")
+    word = desk.shown("runs/resume.py:_frozen_arguments")
     desk.type(json.loads((desk.cwd / "my run/run.json").read_text())["command"] + f" {word}")
 
 
@@ -195,7 +195,7 @@ def a_sweep_that_failed(desk: Desk) -> None:
     (desk.cwd / "faults.json").write_text('{"2": "raise"}')
     desk.run("-m", *SMALL, "seed=1,2", fault, "hydra.launcher.workers=1", code=1, env=with_faults())
     (desk.cwd / "faults.json").unlink()
-    desk.type(desk.shown("sweep/local.py:_command_to_go_on"), env=with_faults())
+    desk.type(desk.shown("sweeps/local.py:_resume_command"), env=with_faults())
 
 
 def a_sweep_from_elsewhere(desk: Desk) -> None:
@@ -207,9 +207,9 @@ def a_sweep_from_elsewhere(desk: Desk) -> None:
     edit(desk.cwd / "it's/jobs/1.yaml", lambda job: job["data"].update(mirrors=["http://$(touch x)/`id`'/"]))
     edit(desk.cwd / "it's/jobs/1.yaml", lambda job: job["hydra"]["callbacks"].update(s={"_target_": "seen.Seen"}))
     desk.run("--resume-sweep", "it's", code=1)
-    first = desk.shown("sweep/gate.py:_callbacks")
+    first = desk.shown("sweeps/gate.py:_check_callbacks")
     desk.type(f'fmx run --resume-sweep "it\'s" {first}', code=1)
-    both = f"{first} {desk.shown('sweep/gate.py:_check_config')}"
+    both = f"{first} {desk.shown('sweeps/gate.py:_check_config')}"
     done = desk.type(f'fmx run --resume-sweep "it\'s" {both}', code=1)
     assert "takes no 'mirrors'" in done.stderr, "that place is trusted, but digits are not fetched from any"
 
@@ -219,7 +219,7 @@ def a_search(desk: Desk) -> None:
     search = ["-m", "hydra/sweeper=search", "hydra.sweeper.n_trials=1", "hydra.launcher.workers=1"]
     desk.run(*search, *SMALL, *choice, "hydra.sweep.dir=found")
     files = ["found/search.md", "found/search.html", "found/search.json"]
-    for place in ("search/command.py:to_go_on", "search/command.py:of"):
+    for place in ("sweeps/search/command.py:to_resume", "sweeps/search/command.py:for_trial"):
         desk.type(desk.shown(place, of=files))
 
 
@@ -227,62 +227,62 @@ def an_exported_file(desk: Desk) -> None:
     desk.run(*SMALL, "hydra.run.dir=run")
     desk.run("run", "--out", "my model's.onnx", module="export")
     Image.new("L", (8, 8)).save(desk.cwd / "i.png")
-    line = desk.shown("exporting/model_card.py:model_card", of=["my model's.onnx.md"])
+    line = desk.shown("inference/export/model_card.py:model_card", of=["my model's.onnx.md"])
     desk.type(f"{line} i.png")
 
 
 def words_of_refusals(desk: Desk) -> None:
     desk.run(*SMALL, "hydra.launcher.workers=1", "+vars.tag='a, b'", code=2)
-    desk.type(desk.shown("check.py:_check_mode"))
+    desk.type(desk.shown("commands/hydra_callback.py:_check_mode"))
     desk.run(*SMALL, "hydra.sweeper=search", code=2)
-    desk.type(f"-m {' '.join(SMALL)} seed=1,2 {desk.shown('typed_values.py:check_typed')} --dry-run")
+    desk.type(f"-m {' '.join(SMALL)} seed=1,2 {desk.shown('config/typed_values.py:check_typed')} --dry-run")
     desk.run(*SMALL, "+vars.tag=it's (", code=2)
-    desk.type(f"{' '.join(SMALL)} {desk.shown('hydra_errors.py:_unreadable_override')}")
+    desk.type(f"{' '.join(SMALL)} {desk.shown('config/hydra_errors.py:_unreadable_override')}")
     started = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0",
                "TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}  # fmt: skip
     desk.run(*SMALL, "+vars.tag='a, b'", code=2, env=started)
-    desk.type(desk.shown("ranks.py:_check_torchrun"))
+    desk.type(desk.shown("process/distributed.py:_check_torchrun"))
     (desk.cwd / "empty").mkdir()
     desk.run("empty", module="tensorboard", code=1)
-    desk.type(desk.shown("tensorboard.py:serve") + " model=mlp trainer=smoke")
+    desk.type(desk.shown("commands/tensorboard.py:serve") + " model=mlp trainer=smoke")
     desk.run("nowhere", module="tensorboard", code=1)
-    line = desk.shown("event_folders.py:_example")
+    line = desk.shown("reporting/event_folders.py:_example")
     assert "1 run; starting TensorBoard" in desk.type(line, send=(8.0, signal.SIGINT)).stdout
     desk.run("--config-dir", code=2)
-    assert "--config-dir" in desk.type(desk.shown("command_line.py:_refuse")).stdout
+    assert "--config-dir" in desk.type(desk.shown("commands/command_line.py:_refuse")).stdout
     desk.run("--nonsense-of-mine", code=2)
-    assert "--resume-sweep" in desk.type(desk.shown("command_line.py:_refuse_option")).stdout
+    assert "--resume-sweep" in desk.type(desk.shown("commands/command_line.py:_refuse_option")).stdout
     desk.run(module="evaluate", code=2)
-    assert "examples:" in desk.type(desk.shown("verb_parser.py:error")).stdout
+    assert "examples:" in desk.type(desk.shown("commands/verb_parser.py:error")).stdout
 
 
 SCENARIOS: dict[str, tuple[set[str], Callable[[Desk], None]]] = {
     "run": (
         {
-            "record.py:recording",
-            "record.py:_start_record",
-            "resume.py:check_same_run",
-            "command_again.py:command_again",
-            "export.py:export",
+            "runs/record.py:recording",
+            "runs/record.py:_start_record",
+            "runs/resume.py:check_same_run",
+            "runs/command_again.py:command_again",
+            "commands/export.py:export",
         },
         a_run_with_a_folder_of_ones_own,
     ),
-    "own code": ({"resume.py:_frozen_arguments"}, a_run_of_ones_own_code),
-    "sweep": ({"sweep/local.py:_command_to_go_on"}, a_sweep_that_failed),
-    "foreign sweep": ({"sweep/gate.py:_callbacks", "sweep/gate.py:_check_config"}, a_sweep_from_elsewhere),
-    "search": ({"search/command.py:to_go_on", "search/command.py:of"}, a_search),
-    "exported": ({"exporting/model_card.py:model_card"}, an_exported_file),
+    "own code": ({"runs/resume.py:_frozen_arguments"}, a_run_of_ones_own_code),
+    "sweep": ({"sweeps/local.py:_resume_command"}, a_sweep_that_failed),
+    "foreign sweep": ({"sweeps/gate.py:_check_callbacks", "sweeps/gate.py:_check_config"}, a_sweep_from_elsewhere),
+    "search": ({"sweeps/search/command.py:to_resume", "sweeps/search/command.py:for_trial"}, a_search),
+    "exported": ({"inference/export/model_card.py:model_card"}, an_exported_file),
     "refusals": (
         {
-            "check.py:_check_mode",
-            "command_line.py:_refuse",
-            "command_line.py:_refuse_option",
-            "verb_parser.py:error",
-            "typed_values.py:check_typed",
-            "hydra_errors.py:_unreadable_override",
-            "ranks.py:_check_torchrun",
-            "tensorboard.py:serve",
-            "event_folders.py:_example",
+            "commands/hydra_callback.py:_check_mode",
+            "commands/command_line.py:_refuse",
+            "commands/command_line.py:_refuse_option",
+            "commands/verb_parser.py:error",
+            "config/typed_values.py:check_typed",
+            "config/hydra_errors.py:_unreadable_override",
+            "process/distributed.py:_check_torchrun",
+            "commands/tensorboard.py:serve",
+            "reporting/event_folders.py:_example",
         },
         words_of_refusals,
     ),

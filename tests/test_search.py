@@ -20,7 +20,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from chromium import chromium_page
 from fmx.process.lock import lock_folder
-from fmx.sweeps.search import claims
+from fmx.sweeps.search import heartbeat
 from fmx.sweeps.search.heartbeat import Searcher
 from fmx.sweeps.search.html_page import html_page
 from fmx.sweeps.search.options import Objective, Options
@@ -448,7 +448,7 @@ def told_search(folder: Path, trials: list[tuple[dict, list[float], bool]], **op
             for step, value in enumerate(reports, 1):
                 RunningTrial.of_run(folder / str(number)).report(step, value)
             shared.prune(number) if pruned else shared.complete(number, [reports[-1]])
-        summary = summarize(shared.study, folder, options, SimpleNamespace(of=lambda _: "", to_go_on=""))
+        summary = summarize(shared.study, folder, options, SimpleNamespace(for_trial=lambda _: "", to_resume=""))
     page = html_page(summary)
     figures = json.loads(page.partition('id="charts">')[2].partition("</script>")[0])
     sections = re.findall(r"<h2>([^<]*)</h2>\s*<p class=\"notes\">([^<]*)</p>(?:\s*<div id=\"chart-(\d+))?", page)
@@ -524,7 +524,7 @@ def test_the_page_draws_without_a_network(tmp_path):
         while claim := study.claim():
             RunningTrial.of_run(tmp_path / str(claim.number)).report(1, claim.values["optim.lr"])
             study.complete(claim.number, [claim.values["optim.lr"]])
-    command = SimpleNamespace(of=lambda _: "python -m fmx.run '</script><b>'", to_go_on="")
+    command = SimpleNamespace(for_trial=lambda _: "python -m fmx.run '</script><b>'", to_resume="")
     page_file = tmp_path / "search.html"
     page_file.write_text(html_page(summarize(study.study, tmp_path, options, command)), encoding="utf-8")
     with chromium_page() as page:
@@ -566,7 +566,7 @@ def test_a_command_keeps_its_trials_whatever_happens_to_its_file(tmp_path, monke
             time.sleep(0.01)
         assert condition()
 
-    monkeypatch.setattr(claims, "BEAT_S", 0.02)
+    monkeypatch.setattr(heartbeat, "BEAT_S", 0.02)
     run_dir = tmp_path / "study" / "0"
     with Searcher(tmp_path / "study") as searcher:
         file = tmp_path / "study" / "searchers" / searcher.name

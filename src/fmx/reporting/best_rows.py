@@ -18,8 +18,8 @@ def print_best(board: Leaderboard, *, most: int) -> None:
         label = f"{row.runs[0].data} · {row.label}" if several and row.runs[0].data not in row.label else row.label
         if row.mixed:
             label += f" (its runs differ in {', '.join(row.mixed)})"
-        figures = [_percent(row.val_accuracy, mark), _percent(row.test_accuracy, mark)]
-        rows.append(["–" if row.rank is None else str(row.rank), str(len(row.runs)), *figures, label])
+        accuracies = [_percent(row.val_accuracy, mark), _percent(row.test_accuracy, mark)]
+        rows.append(["–" if row.rank is None else str(row.rank), str(len(row.runs)), *accuracies, label])
     print()
     print_metrics(HEADINGS, rows)
     if len(board.rows) > most:

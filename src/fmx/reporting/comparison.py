@@ -204,8 +204,8 @@ def _cautions(a: Side, b: Side) -> list[str]:
     return mixed + [
         f"{name} has NaN logits for {lost:,} test images (seed {run.seed}): it diverged, so its accuracy means nothing."
         for name, side in (("A", a), ("B", b))
-        for run, said in zip(side.runs, side.predictions, strict=True)
-        if (lost := said.num_undefined)
+        for run, predictions in zip(side.runs, side.predictions, strict=True)
+        if (lost := predictions.num_undefined)
     ]
 
 

@@ -27,7 +27,7 @@ RGBA = 4  # channels of the PNG files
 
 
 class Gallery:
-    """Draws one run's figures and hands each to its folder and to every TensorBoard logger."""
+    """Draws one run's figures, and writes each to its folder and to every TensorBoard logger."""
 
     def __init__(self, run_dir: Path, data: ImageDataModule, loggers: Iterable[Logger]) -> None:
         self.folder = run_dir / "figures"

@@ -26,7 +26,7 @@ CURVES = {
     "train/accuracy": "training accuracy",
     "train/loss": "training loss",
 }
-MAX_DRAWN = 16  # configurations: beyond, neither colours nor lines can be told apart
+MAX_DRAWN = 16  # configurations: beyond, neither colours nor lines can be distinguished
 MAX_LABEL = 44  # characters of a label that charts show in full
 PICTURES = {"confusion_matrix": "Confusion matrix", "mistakes": "Mistakes"}
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -35,7 +35,7 @@ MAX_HISTORY = 20_000_000
 
 
 def html_report(board: Leaderboard) -> str:
-    """One self-contained page: plotly.js, the figures as JSON, the pictures as data URIs.
+    """One self-contained page: plotly.js, the charts' data as JSON, the pictures as data URIs.
 
     Each data set has a part of its own, since accuracies on different images do not compare.
     """

@@ -44,19 +44,19 @@ def _narrow(board: Leaderboard, rows: Sequence[Sequence[str]]) -> tuple[list[str
     """Heads and rows with one column for the configuration, and the names of the columns that do not fit."""
     before, after = 1 + len(ACCURACIES), 1 + len(ACCURACIES) + len(board.columns)
     heads = ["", *SHORT, *headings(board)[after : after + 3]]
-    figures = [[*row[:before], *row[after : after + 3]] for row in rows]
+    numbers = [[*row[:before], *row[after : after + 3]] for row in rows]
     labels = [row.label + (f" (mixed: {', '.join(row.mixed)})" if row.mixed else "") for row in board.rows]
     names = ["", "val accuracy %", "interval of val", "test accuracy %", "interval of test", "n", *heads[before:]]
     kept = list(range(len(heads)))
     lost = []
     for place in (each % len(heads) for each in DROP_ORDER):
-        if fits([*(heads[at] for at in kept), "x" * LABEL_WIDTH], [[row[at] for at in kept] + [""] for row in figures]):
+        if fits([*(heads[at] for at in kept), "x" * LABEL_WIDTH], [[row[at] for at in kept] + [""] for row in numbers]):
             break
         kept.remove(place)
         lost.append(names[place])
     return (
         [*(heads[at] for at in kept), "configuration"],
-        [[*(row[at] for at in kept), label] for row, label in zip(figures, labels, strict=True)],
+        [[*(row[at] for at in kept), label] for row, label in zip(numbers, labels, strict=True)],
         lost,
     )
 

@@ -130,7 +130,7 @@ def to_csv(board: Leaderboard) -> str:
     """One line per configuration with full precision, accuracies in 0..1, and one per run without metrics."""
     keys = [column.key for column in board.columns]
     spreads = ["val_accuracy", "test_accuracy", "test_macro_f1"]
-    figures = [f"{name}_{part}" for name in spreads for part in ("mean", "std", "low", "high")]
+    metrics = [f"{name}_{part}" for name in spreads for part in ("mean", "std", "low", "high")]
     tail = [
         "test_accuracy_interval",
         "params",
@@ -142,7 +142,7 @@ def to_csv(board: Leaderboard) -> str:
     ]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["rank", *keys, "n", "seeds", *figures, *tail, "runs", "status", "error"])
+    writer.writerow(["rank", *keys, "n", "seeds", *metrics, *tail, "runs", "status", "error"])
     for row in board.rows:
         numbers = [number for name in spreads for number in _numbers(getattr(row, name))]
         seconds = _numbers(row.train_seconds)[:2]
@@ -153,7 +153,7 @@ def to_csv(board: Leaderboard) -> str:
             f"fewer than {ENOUGH_SEEDS} seeds" if len(row.runs) < ENOUGH_SEEDS else "",
             ";".join(run.name for run in row.runs), "completed", "",
         ])  # fmt: skip
-    blank = [""] * (len(figures) + len(tail))
+    blank = [""] * (len(metrics) + len(tail))
     for other in board.unfinished:
         writer.writerow(["", *_settings_of(other, board), 0, other.seed, *blank, other.name, other.status, other.error])
     return text.getvalue()

@@ -1,1 +1,1 @@
-"""Many runs: planned and checked before the first, each a process of its own, counted whatever becomes of them."""
+"""Sweeps: jobs are planned and checked before the first starts, run in processes of their own, and recorded."""

@@ -85,7 +85,7 @@ class Sweep:
 
     def run_all(self, numbers: Sequence[int]) -> list[Ended]:
         """Run those of the given jobs that have not completed; FmxError at the end if one failed."""
-        with advice(lambda: f"to go on: {self._command_to_go_on}"):
+        with advice(lambda: f"to go on: {self._resume_command}"):
             return self._run_all(numbers)
 
     def preview(self, numbers: Sequence[int], *, num_equal: int = 0, disk: int | None = None) -> None:
@@ -119,7 +119,7 @@ class Sweep:
         log.info("dry run: nothing was started or written")
 
     @property
-    def _command_to_go_on(self) -> str:
+    def _resume_command(self) -> str:
         """The command that resumes this sweep, with --allow for all packages that its jobs name."""
         from fmx.sweeps.gate import packages_of
 
@@ -267,7 +267,7 @@ class Sweep:
                 first = these[0]
                 raise FmxError(
                     f"{len(these)} of {num_jobs} jobs {how}, the first: #{first.job.number} {first.job.label}: "
-                    f"{first.error}\n{self._command_to_go_on} resumes what is not completed"
+                    f"{first.error}\n{self._resume_command} resumes what is not completed"
                 )
 
 

@@ -1,4 +1,4 @@
-"""What Hydra calls for `-m` where no other sweeper is named: every combination of the values."""
+"""Hydra's default sweeper for `-m`: every combination of the values."""
 
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -19,9 +19,9 @@ __all__ = ["ProductSweeper"]
 
 
 class ProductSweeper(Sweeper):
-    """Sweeps as Hydra's basic sweeper, for fmx's launchers: they compose and check all jobs before the first starts.
+    """Sweeps like Hydra's basic sweeper, in a single batch: fmx's launchers check all jobs before the first starts.
 
-    params: values to sweep over, by key, beside those of the command line.
+    params: values to sweep over, by key, besides those of the command line.
     """
 
     def __init__(self, max_batch_size: int | None = None, params: Mapping[str, str] | None = None) -> None:
@@ -30,7 +30,7 @@ class ProductSweeper(Sweeper):
         self.launcher: Launcher | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take over what Hydra hands to a sweeper."""
+        """Keep the context and configuration, and create the launcher."""
         self.hydra_context = hydra_context
         self.config = config
         self.launcher = Plugins.instance().instantiate_launcher(
@@ -38,22 +38,22 @@ class ProductSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
-        """Launch all combinations of what `arguments` sweep over."""
+        """Launch all combinations of the values in `arguments`."""
         assert self.hydra_context is not None
         assert self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         swept = [f"{key}={values}" for key, values in self.params.items()]
         overrides = parser.parse_overrides([*swept, *arguments])
-        if self.max_batch_size is not None:  # a later batch would be checked after hours, and not be in the ledger
+        if self.max_batch_size is not None:  # later batches would be checked late, and be missing from the ledger
             raise Refusal(
                 ConfigError("hydra.sweeper.max_batch_size is not for sweeps of fmx: hydra.launcher.workers=N")
             )
-        values = {override.get_key_element(): _values(override) for override in overrides}  # the last of a key counts
+        values = {override.get_key_element(): _values(override) for override in overrides}  # the last one of a key wins
         return [self.launcher.launch([list(job) for job in product(*values.values())], initial_job_idx=0)]
 
 
 def _values(override: Override) -> list[str]:
-    """The overrides `key=value` that one of the command line stands for."""
+    """The overrides `key=value` that an override of the command line stands for."""
     key = override.get_key_element()
     if not override.is_sweep_override():
         return [f"{key}={override.get_value_element_as_str()}"]

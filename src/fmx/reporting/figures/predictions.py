@@ -28,11 +28,11 @@ def predictions(images: Images, labels: ArrayLike, logits: ArrayLike, class_name
     lettering = Lettering(class_names)
     tiles = []
     for index in np.linspace(0, len(labels) - 1, min(MAX_TILES, len(labels))).astype(int):
-        true, said = lettering.names[labels[index]], lettering.names[predicted[index]]
+        true, named = lettering.names[labels[index]], lettering.names[predicted[index]]
         if labels[index] == predicted[index]:
-            tiles.append(Tile(images[int(index)], [Caption(true), Caption(f"✓ {said}", BLUE)]))
+            tiles.append(Tile(images[int(index)], [Caption(true), Caption(f"✓ {named}", BLUE)]))
         else:
-            captions = [Caption(true), Caption(f"✗ {said}", VERMILION)]
+            captions = [Caption(true), Caption(f"✗ {named}", VERMILION)]
             tiles.append(Tile(images[int(index)], captions, frame=VERMILION))
     title = f"{len(tiles)} of {len(labels):,} test images"
     subtitle = "the true name, and what the model says: ✓ right, ✗ wrong"
@@ -56,10 +56,10 @@ def mistakes(images: Images, labels: ArrayLike, logits: ArrayLike, class_names: 
     parts = np.array_split(wrong, -(-len(wrong) * logits.shape[1] // AT_ONCE))
     certainty = np.concatenate([_softmax(logits[part]).max(axis=1) for part in parts])
     for index in wrong[np.argsort(-certainty, kind="stable")][:MAX_TILES]:
-        true, said, probs = labels[index], predicted[index], _softmax(logits[[index]])[0]
+        true, named, probs = labels[index], predicted[index], _softmax(logits[[index]])[0]
         captions = [
             Caption(f"{lettering.names[true]}: {_percent(probs[true])}"),
-            Caption(f"✗ {lettering.names[said]}: {_percent(probs[said])}", VERMILION),
+            Caption(f"✗ {lettering.names[named]}: {_percent(probs[named])}", VERMILION),
         ]
         tiles.append(Tile(images[int(index)], captions))
     title = f"Mistakes: the worst {len(tiles)} of {len(wrong):,} in {len(labels):,} test images"

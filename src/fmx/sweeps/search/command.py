@@ -34,12 +34,12 @@ class Command:
         self._space = space
         self._sweep_dir = Path(str(hydra.sweep.dir)).resolve()
 
-    def of(self, values: Mapping[str, Any]) -> str:
+    def for_trial(self, values: Mapping[str, Any]) -> str:
         """The command for the values of a trial, quoted for a shell."""
         return printed_command(*self._start, *self._fixed, *self._space.overrides(values))
 
     @property
-    def to_go_on(self) -> str:
+    def to_resume(self) -> str:
         """The command of this process, with the directory of the search."""
         typed = [each for each in sys.argv[1:] if not each.startswith("hydra.sweep.dir=")]
         return printed_command("python", "-m", "fmx.run", *typed, override("hydra.sweep.dir", self._sweep_dir))

@@ -48,8 +48,8 @@ def frozen_context(context: HydraContext, config: DictConfig, sweep_dir: Path) -
     if not _differs(paths, folder):  # the same as the command's own files, which are trusted
         return HydraContext(config_loader=loader, callbacks=context.callbacks)
     _check_files(paths, folder)
-    gated: Any = _CheckedLoader(loader, folder, _packages(paths))
-    return HydraContext(config_loader=gated, callbacks=context.callbacks)
+    checked: Any = _CheckedLoader(loader, folder, _packages(paths))
+    return HydraContext(config_loader=checked, callbacks=context.callbacks)
 
 
 def warn_of_changes(config: DictConfig, sweep_dir: Path) -> None:

@@ -47,7 +47,7 @@ def html_page(summary: Summary) -> str:
             {
                 "trial": trial.number,
                 "metrics": ", ".join(f"{name} {value:.6g}" for name, value in summary.by_metric(trial.values).items()),
-                "command": summary.command.of(trial.params),
+                "command": summary.command.for_trial(trial.params),
             }
             for trial in summary.best
         ],

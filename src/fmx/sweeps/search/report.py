@@ -47,7 +47,7 @@ def _markdown(summary: Summary) -> str:
     lines = [f"# Search: {summary.options.goal}", "", f"{summary.headline()}, drawn by {summary.options.sampler}."]
     for trial in summary.best:
         values = ", ".join(f"{name} {value:.6g}" for name, value in summary.by_metric(trial.values).items())
-        lines += ["", f"Trial {trial.number}: {values}", "", f"    {summary.command.of(trial.params)}"]
+        lines += ["", f"Trial {trial.number}: {values}", "", f"    {summary.command.for_trial(trial.params)}"]
     heads, rows = summary.table()
     lines += ["", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     lines += [f"| {' | '.join(map(_escaped, row))} |" for row in rows]

@@ -76,7 +76,7 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
     from fmx.sweeps.warm import warm_up
 
     check_multirun(config)
-    sweep_dir = Path(str(config.hydra.sweep.dir)).resolve()  # outputs/latest may come to mean another one
+    sweep_dir = Path(str(config.hydra.sweep.dir)).resolve()  # outputs/latest may point elsewhere later
     if (sweep_dir / LEDGER).is_file():
         raise ConfigError(f"{sweep_dir} holds a sweep that is no search: name another folder with hydra.sweep.dir=DIR")
     check_sweep_dir(sweep_dir)
@@ -120,7 +120,7 @@ def _run(task: _Task, searcher: "Searcher") -> dict[int, str]:
     from fmx.sweeps.search.command import Command
 
     command = Command(task.config, list(task.fixed.values()), task.space)
-    with advice(lambda: f"to go on: {command.to_go_on}"):
+    with advice(lambda: f"to go on: {command.to_resume}"):
         return _run_trials(task, searcher, command)
 
 

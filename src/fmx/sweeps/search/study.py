@@ -210,12 +210,12 @@ class RunningTrial:
 
 
 def _trial_id(storage: JournalStorage, number: int) -> int:
-    """The id by which a storage knows a trial of the one study that it holds."""
+    """The storage's ID of a trial, by the trial's number."""
     return storage.get_trial_id_from_study_id_trial_number(storage.get_study_id_from_name(NAME), number)
 
 
 def _draw(trial: Trial, key: str, distribution: BaseDistribution) -> None:
-    """Draw a value as study.ask(fixed_distributions=…) does, for a trial that may have been begun before."""
+    """Draw a value like study.ask(fixed_distributions=…), also for a trial that was begun before."""
     if isinstance(distribution, CategoricalDistribution):
         trial.suggest_categorical(key, distribution.choices)
     elif isinstance(distribution, IntDistribution):

@@ -64,7 +64,7 @@ class Summary:
             "direction": [each.direction for each in options.objectives],
             "sampler": options.sampler,
             "pruning": options.pruning,
-            "command": self.command.to_go_on,
+            "command": self.command.to_resume,
             "trials": {"begun": len(self.trials), **self.counts},
             "best": [
                 {
@@ -72,7 +72,7 @@ class Summary:
                     "run_dir": str(self.sweep_dir / str(trial.number)),
                     "values": self.by_metric(trial.values),
                     "params": trial.params,
-                    "command": self.command.of(trial.params),
+                    "command": self.command.for_trial(trial.params),
                 }
                 for trial in self.best
             ],
@@ -149,7 +149,7 @@ class Summary:
         for trial in self.best:
             values = "  ".join(f"{name} {value:.6g}" for name, value in self.by_metric(trial.values).items())
             yield f"trial {trial.number}: {values}"
-            yield f"  {self.command.of(trial.params)}"
+            yield f"  {self.command.for_trial(trial.params)}"
         yield f"{self.sweep_dir / 'search.html'}"
 
 
