@@ -150,6 +150,8 @@ def test_a_file_of_the_users_that_would_not_be_used_is_refused(command, tmp_path
     refused = done(command(*run, cwd=tmp_path, env=OFF), code=2)
     assert "my/optim/adamw.yaml cannot replace fmx's own optim/adamw" in refused.stderr
     assert not (tmp_path / "run").exists()
+    looked = command("digits", "--config-dir", "my", module="data", cwd=tmp_path, env=OFF)
+    assert "cannot replace fmx's own optim/adamw" in done(looked, code=2).stderr
 
 
 @pytest.mark.parametrize("library", compat.TESTED)

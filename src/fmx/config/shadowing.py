@@ -7,11 +7,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from fmx.compat import SWITCH, TESTED
+from fmx.compat import SWITCH, TESTED, is_tested
 from fmx.config.conf_dir import CONF_DIR
 from fmx.errors import ConfigError
 
-__all__ = ["print_shadowed_files"]
+__all__ = ["check_replaces_nothing", "print_shadowed_files"]
 
 
 def print_shadowed_files(config: DictConfig) -> None:
@@ -24,13 +24,33 @@ def print_shadowed_files(config: DictConfig) -> None:
     for folder in [each for each in folders if each != CONF_DIR]:
         for file in sorted(folder.rglob("*.yaml")):
             name = file.relative_to(folder)
-            own = CONF_DIR / name
             used = name.stem in words or name.stem.startswith("_") or name.as_posix() == "config.yaml"
-            if used and own.is_file() and not filecmp.cmp(file, own, shallow=False):
-                replaced = f"fmx's own {name.with_suffix('').as_posix()}"
+            if used and _replaces(file, name):
                 if folders.index(folder) > folders.index(CONF_DIR):
-                    raise ConfigError(
-                        f"{file} cannot replace {replaced} with this version of hydra-core: rename it, "
-                        f"install {' or '.join(TESTED['hydra-core'])}, or unset {SWITCH}"
-                    )
-                print(f"{file} is used in place of {replaced}", file=sys.stderr)
+                    raise _not_replaced(file, name)
+                print(f"{file} is used in place of fmx's own {_member(name)}", file=sys.stderr)
+
+
+def check_replaces_nothing(folder: Path) -> None:
+    """ConfigError for a file of a user's folder that the installed version of Hydra would not use; see above."""
+    if is_tested("hydra-core"):
+        return
+    for file in sorted(folder.rglob("*.yaml")):
+        if _replaces(file, file.relative_to(folder)):
+            raise _not_replaced(file, file.relative_to(folder))
+
+
+def _replaces(file: Path, name: Path) -> bool:
+    own = CONF_DIR / name
+    return own.is_file() and not filecmp.cmp(file, own, shallow=False)
+
+
+def _member(name: Path) -> str:
+    return name.with_suffix("").as_posix()
+
+
+def _not_replaced(file: Path, name: Path) -> ConfigError:
+    return ConfigError(
+        f"{file} cannot replace fmx's own {_member(name)} with this version of hydra-core: rename it, "
+        f"install {' or '.join(TESTED['hydra-core'])}, or unset {SWITCH}"
+    )

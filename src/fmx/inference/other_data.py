@@ -15,6 +15,7 @@ from fmx.config.bounded_files import read_yaml
 from fmx.config.conf_dir import CONF_DIR
 from fmx.config.expansion import check_expansion
 from fmx.config.quoting import quoted
+from fmx.config.shadowing import check_replaces_nothing
 from fmx.data.module import names_of_classes
 from fmx.errors import ConfigError, DataError
 from fmx.runs.composition import register_resolvers
@@ -64,6 +65,8 @@ def other_data(
     The run's class names and normalisation are kept. DataError if the images have another shape or number of classes.
     """
     register_resolvers()
+    if config_dir is not None:
+        check_replaces_nothing(config_dir)
     search = [] if config_dir is None else [f"hydra.searchpath=[{quoted(f'file://{config_dir.resolve()}')}]"]
     lines = [str(change.input_line) for change in changes]
     with own_files_first(), initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):

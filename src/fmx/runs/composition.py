@@ -66,7 +66,10 @@ def compose_config(overrides: list[str], *, config_dir: str | None = None) -> Di
     register_resolvers()
     search = [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
     from fmx.compat import own_files_first
+    from fmx.config.shadowing import check_replaces_nothing
 
+    if config_dir:
+        check_replaces_nothing(Path(config_dir))
     with own_files_first(), initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return compose("config", overrides=[*search, *overrides])
 
