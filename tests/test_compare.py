@@ -222,12 +222,12 @@ def test_groups_with_the_same_seeds_are_paired(tmp_path, capsys):
     expected = crossed(*right, paired=True)
     assert accuracy["interval"] == list(expected.interval)
     assert accuracy["p_value"] == expected.p_value
-    assert "3 seeds a side are few" in accuracy["cautions"][-1]
+    assert "3 seeds per side are few" in accuracy["cautions"][-1]
     # In most runs: A is wrong on 0 (3 of 3), and on 1, 2 and 3 (2 of 3); B on 9 (2 of 3), on 3 and 8 only once.
     assert found["changed_sides"] == {"only_a": [9], "only_b": [0, 1, 2, 3]}
     out = capsys.readouterr().out
     assert "in most of its runs" in out
-    assert "3 seeds a side are few" in out
+    assert "3 seeds per side are few" in out
 
 
 def right_of(path):
@@ -260,7 +260,7 @@ def test_one_image_decides_nothing_however_much_the_seeds_agree(tmp_path, comman
         assert "is better" not in finished.stdout
         assert "No significant difference" in finished.stdout
         assert "undefined" in finished.stdout
-        assert ("2 seeds a side are few" in finished.stdout) == (num_seeds == 2)
+        assert ("2 seeds per side are few" in finished.stdout) == (num_seeds == 2)
         found = json.loads((tmp_path / "t.json").read_text())["test_accuracy"]
         assert found["p_value"] > 0.3
         assert found["interval"][0] < 0 < found["difference"] < found["interval"][1]

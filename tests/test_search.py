@@ -71,7 +71,7 @@ REFUSED = {
     "optim.lr=tag(lgo,interval(1e-4,1e-1))": ["there is no tag 'lgo'", "did you mean 'log'?"],
     "optim.lr=tag(log,interval(0,1e-1))": ["needs a lower end above 0, got 0"],
     "optim.lr=interval(0.1,0.01)": ["the lower end comes first"],
-    "optim.lr=tag(log,choice(1,2))": ["choices are not numbers in an order"],
+    "optim.lr=tag(log,choice(1,2))": ["choices have no order"],
     "seed=range(3,3)": ["the range is empty"],
     # what the distributions reach
     "model=mlp,lenett": ["no model 'lenett'", "did you mean 'lenet'?"],

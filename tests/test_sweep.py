@@ -257,7 +257,7 @@ def test_bad_settings(command, tmp_path, setting, said):
 def test_what_does_not_go_with_several_jobs(command, tmp_path):
     for setting, said in (
         ("hydra.sweeper.max_batch_size=1", "hydra.launcher.workers=N"),
-        ("trainer.devices=[0]", "a sweep shares out CUDA_VISIBLE_DEVICES"),
+        ("trainer.devices=[0]", "a sweep divides CUDA_VISIBLE_DEVICES itself"),
         ("hydra.sweep.subdir=mine", "hydra.sweep.subdir=mine is not for sweeps of fmx"),
     ):
         done = command("-m", "seed=1,2", "data=digits", setting, cwd=tmp_path)

@@ -33,7 +33,7 @@ class Predictions:
 
     @classmethod
     def load(cls, path: Path) -> "Predictions":
-        """Read a run's predictions.npz; DataError where it is missing, damaged, or not what a run writes."""
+        """Read a run's predictions.npz; DataError if it is missing or damaged."""
         stored = read_predictions(path.parent)
         labels, logits, indices = map(torch.from_numpy, (stored.labels, stored.logits, stored.indices))
         return cls(labels=labels, logits=logits, indices=indices)

@@ -132,13 +132,13 @@ def check_same_test_set(a: Side, b: Side) -> None:
     for run in [*a.runs, *b.runs]:
         if not first.data_fingerprint or run.data_fingerprint != first.data_fingerprint:
             of_a, of_b = (f"{each.data} {each.data_fingerprint or 'of unknown contents'}" for each in (first, run))
-            raise DataError(f"the accuracies do not compare, for the data sets differ: {of_a}, {of_b}")
+            raise DataError(f"the accuracies cannot be compared, since the data sets differ: {of_a}, {of_b}")
     labels, indices = a.predictions[0].labels, a.predictions[0].indices
     for predictions in [*a.predictions, *b.predictions]:
         for name, ours, theirs in [("images", indices, predictions.indices), ("labels", labels, predictions.labels)]:
             if not np.array_equal(ours, theirs):
                 raise DataError(
-                    f"the accuracies do not compare, for the test sets differ: not the same {name} "
+                    f"the accuracies cannot be compared, since the test sets differ: not the same {name} "
                     f"({len(ours):,} and {len(theirs):,} predictions)"
                 )
 
@@ -164,7 +164,7 @@ def compare_accuracy(a: Side, b: Side) -> Accuracy:
         )
     if min(len(of_a), len(of_b)) == 1:
         raise DataError(
-            f"a single run and a group of seeds do not compare: A has {len(of_a)} and B has {len(of_b)}; "
+            f"a single run and a group of seeds cannot be compared: A has {len(of_a)} and B has {len(of_b)}; "
             "name one run each, or several each"
         )
     same_seeds = [run.seed for run in a.runs] == [run.seed for run in b.runs]
@@ -180,7 +180,7 @@ def compare_accuracy(a: Side, b: Side) -> Accuracy:
     if min(len(of_a), len(of_b)) < ENOUGH_SEEDS:
         counts = f"{len(of_a)}" if len(of_a) == len(of_b) else f"{len(of_a)} and {len(of_b)}"
         cautions.append(
-            f"{counts} seeds a side are few: their spread is known roughly at best. Take {ENOUGH_SEEDS} or more."
+            f"{counts} seeds per side are few: their variance is a rough estimate. Use {ENOUGH_SEEDS} or more."
         )
     return Accuracy(
         a=float(np.mean(of_a)),

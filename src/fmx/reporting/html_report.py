@@ -96,7 +96,8 @@ def _short_labels(board: Leaderboard) -> list[str]:
     for row in board.rows:
         model = [row.settings["model"]] if "model" in row.settings else []
         others = [(key, name) for key, name in board.columns if key != "model" and row.settings[key] != usual[key]]
-        short.append(" · ".join([*model, *(f"{name} {row.settings[key]}" for key, name in others)]) or "as most")
+        label = " · ".join([*model, *(f"{name} {row.settings[key]}" for key, name in others)])
+        short.append(label or "most common settings")
     return short if len(set(short)) == len(short) else labels
 
 

@@ -42,7 +42,7 @@ class Cell(NamedTuple):
 
 
 def headings(board: Leaderboard) -> list[str]:
-    """The column heads of every table for people."""
+    """The column headings of every table for people."""
     return ["", *ACCURACIES, *(column.name for column in board.columns), *REST, *([MIXED] if _is_mixed(board) else [])]
 
 

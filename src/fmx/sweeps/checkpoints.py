@@ -40,8 +40,8 @@ def check_can_rank(count: int | None, configs: Iterable[Mapping[str, Any]]) -> N
         )
     if "test" in validations and len(validations) > 1:
         raise ConfigError(
-            f"sweep.keep_checkpoints={count} ranks the jobs by validation accuracy, and data.validation=test makes "
-            "that of some the accuracy on the test set: use one data.validation for all, or sweep.keep_checkpoints=null"
+            f"sweep.keep_checkpoints={count} ranks the jobs by validation accuracy, which is the accuracy on "
+            "the test set where data.validation=test: use one data.validation for all, or sweep.keep_checkpoints=null"
         )
     if "test" in validations:
         log.warning("sweep.keep_checkpoints=%d chooses by the test set, since data.validation=test", count)

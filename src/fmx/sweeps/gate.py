@@ -115,7 +115,7 @@ def _check_config(
     for mirror in foreign_mirrors(resolved["data"]):
         if mirror not in allow:
             raise DataError(
-                f"{path} would fetch images from {mirror!r}, where fmx fetches none. If you trust that place, add "
+                f"{path} would fetch images from {mirror!r}, which is no source of fmx's. If you trust it, add "
                 f"{printed_command('--allow', mirror)}"
             )
     check_paths(config, path)
@@ -142,7 +142,7 @@ def _check_texts(node: Any, place: Place, path: Path, stored: Mapping[Place, str
 def _check_hydra(node: Any, path: Path, job: Job, allow: Collection[str]) -> dict[str, Any]:
     """The checked settings of Hydra itself: the job's name and number, and callbacks, which run before other checks."""
     if not isinstance(node, dict) or node.keys() - {"job", "callbacks"}:
-        raise DataError(f"{path} is no frozen job: it tells Hydra more than its job and its callbacks")
+        raise DataError(f"{path} is no frozen job: it sets more of Hydra than its job and its callbacks")
     settings, callbacks = node.get("job") or {}, node.get("callbacks") or {}
     if not isinstance(settings, dict) or not isinstance(callbacks, dict):
         raise DataError(f"{path} is no frozen job: hydra.job and hydra.callbacks must be mappings")
@@ -152,7 +152,7 @@ def _check_hydra(node: Any, path: Path, job: Job, allow: Collection[str]) -> dic
             continue
         if key not in {"chdir", "env_set", "env_copy"} or "hydra" not in allow:
             raise DataError(
-                f"{path} sets hydra.job.{key}, which reaches all that it starts. If you trust it, add --allow hydra"
+                f"{path} sets hydra.job.{key}, which affects all of its processes. If you trust it, add --allow hydra"
             )
         passed[key] = value
     return {"job": passed, "callbacks": _check_callbacks(callbacks, path, allow)}
@@ -202,5 +202,5 @@ def _check_origin(node: Mapping[str, Any], path: Path) -> dict[str, str]:
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         valid = False
     if not valid:
-        raise DataError(f"{path} is no frozen job: it does not say who chose what as it should")
+        raise DataError(f"{path} is no frozen job: its record of overrides and choices is invalid")
     return origin(overrides, choices, stored)

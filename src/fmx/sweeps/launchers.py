@@ -19,7 +19,7 @@ __all__ = ["LocalLauncher", "SlurmLauncher"]
 
 
 class _SweepLauncher(Launcher):
-    """Hands the jobs of a multirun to fmx.sweeps."""
+    """Passes the jobs of a multirun to fmx.sweeps."""
 
     def __init__(self, mode: str | None = None, **settings: Any) -> None:
         self.settings = settings

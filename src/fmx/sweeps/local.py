@@ -55,7 +55,7 @@ def lock_unless_dry_run(sweep_dir: Path) -> None:
     if not dry_run.is_asked():
         lock_folder(sweep_dir, key="hydra.sweep.dir")
     elif is_locked(sweep_dir):
-        raise ConfigError(f"another process is at work in {sweep_dir}: a dry run would tell what is not true any more")
+        raise ConfigError(f"another process is at work in {sweep_dir}: a dry run would be out of date at once")
 
 
 def checked_fingerprint(job: Job, allow: Collection[str], root: str | None) -> str:

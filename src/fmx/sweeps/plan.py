@@ -54,7 +54,7 @@ class Plan:
         self._configs: dict[int, DictConfig] = {}  # by number
         subdir = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[call-overload,index]
         if subdir != SUBDIR:
-            raise ConfigError(f"hydra.sweep.subdir={subdir} is not for sweeps of fmx: their jobs have numbers")
+            raise ConfigError(f"hydra.sweep.subdir={subdir} is not for sweeps of fmx, whose jobs are numbered")
         self.sweep_dir = Path(str(config.hydra.sweep.dir)).resolve()  # outputs/latest may point elsewhere later
 
     def jobs(self, overrides: Sequence[Sequence[str]], known: Mapping[str, int]) -> list[Job]:
@@ -190,7 +190,7 @@ def _check_sweep_config(resolved: Mapping[str, Any], *, here: bool) -> None:
     if resolved["resume"] is not None:
         raise ConfigError(f"resume={resolved['resume']} is for a single run; a sweep is resumed with {RESUME_OPTIONS}")
     if here and isinstance(resolved["trainer"].get("devices"), list):
-        raise ConfigError("trainer.devices=LIST is for a single run; a sweep shares out CUDA_VISIBLE_DEVICES")
+        raise ConfigError("trainer.devices=LIST is for a single run; a sweep divides CUDA_VISIBLE_DEVICES itself")
 
 
 def _first_invalid(

@@ -177,7 +177,7 @@ class ClusterPool:
 
     def __exit__(self, *_: object) -> None:
         if self._jobs and not self._cancelled:
-            log.info("%d jobs go on without this command", len(self._jobs))
+            log.info("%d jobs keep running without this command", len(self._jobs))
 
     def run(self, jobs: Iterable[tuple[Job, list[str]]]) -> Iterator[Started | Ended | None]:
         """Submit all jobs; yield each start and end that SLURM reports, and None at every poll."""

@@ -80,9 +80,9 @@ class Signature:
         try:
             signature = cls(**{field.name: json.loads(texts[field.name]) for field in fields(cls)})
         except (KeyError, ValueError, TypeError, RecursionError):
-            raise DataError(f"{source} is not from fmx export: it does not say its classes and input") from None
+            raise DataError(f"{source} is not from fmx export: it lacks its classes and its input") from None
         if not signature.is_sound():
-            raise DataError(f"{source} says classes or an input that cannot be right")
+            raise DataError(f"{source} has classes or an input that cannot be right")
         return signature
 
     def is_sound(self) -> bool:
@@ -114,7 +114,7 @@ def signature_of(config: "DictConfig", *, normalize: Where) -> Signature:
     except (ArithmeticError, AttributeError, ConfigError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(f"the run's configuration of its data is damaged: {error!r:.300}") from error
     if not signature.is_sound():
-        raise DataError("the run's configuration of its data says classes or an input that cannot be right")
+        raise DataError("the run's configuration of its data has classes or an input that cannot be right")
     return signature
 
 

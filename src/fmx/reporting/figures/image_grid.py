@@ -107,7 +107,7 @@ def _coloured(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _scaled(pixels: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.uint8]:
-    """An opaque picture of that size; pixels that become large enough to be seen keep their edges."""
+    """Resize an image to RGBA (rows, columns, 4); pixels that become large keep sharp edges."""
     how = Image.Resampling.NEAREST if rows >= SEEN * len(pixels) else Image.Resampling.HAMMING
     return np.asarray(Image.fromarray(pixels).resize((columns, rows), how).convert("RGBA"))
 

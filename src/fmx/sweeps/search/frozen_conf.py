@@ -111,7 +111,7 @@ def _check_files(sources: list[Path], folder: Path) -> None:
                 continue
             hydra = read_yaml(file).get("hydra")
             if isinstance(hydra, dict) and "searchpath" in hydra:
-                raise DataError(f"{file} names more folders for Hydra to search, as no search's own copies do")
+                raise DataError(f"{file} sets hydra.searchpath, which the copies of a search never do")
 
 
 def _packages(sources: list[Path]) -> set[str]:
@@ -152,7 +152,7 @@ class _CheckedLoader:
     def _check(self, config: DictConfig, own: DictConfig) -> None:
         for key in ("callbacks", "job.env_set", "job.env_copy", "job.chdir"):
             if _plain_value(config.hydra, key) != _plain_value(own.hydra, key):
-                raise DataError(f"{self._folder} tells Hydra another hydra.{key} than this command does")
+                raise DataError(f"{self._folder} sets another hydra.{key} than this command")
         ours = {str(key): _plain_value(config, str(key)) for key in config if key != "hydra"}
         ours["run_dir"] = str(self._folder.parent / "0")
         for key in ours:
@@ -167,7 +167,7 @@ class _CheckedLoader:
         check_sizes(resolved["data"], self._folder)
         known = foreign_mirrors(OmegaConf.to_container(own.data, resolve=True))
         if strange := [mirror for mirror in foreign_mirrors(resolved["data"]) if mirror not in known]:
-            raise DataError(f"{self._folder} would fetch images from {strange[0]!r}, where fmx fetches none")
+            raise DataError(f"{self._folder} would fetch images from {strange[0]!r}, which is no source of fmx's")
         check_paths(made, self._folder)
         check_processes(resolved, self._folder)
 

@@ -141,8 +141,8 @@ def _objectives(sweeper: Mapping[str, Any], logged: Collection[str]) -> tuple[Ob
 def _check_metric(metric: object, logged: Collection[str]) -> None:
     if isinstance(metric, str) and metric.startswith("test"):
         raise ConfigError(
-            f"hydra.sweeper.metric={metric}: a search chooses by what it looks at, and what was chosen by the test set "
-            f"says nothing of unseen images; use {metric.replace('test', 'val', 1)}"
+            f"hydra.sweeper.metric={metric}: a configuration that was chosen by the test set "
+            f"cannot be evaluated on it; use {metric.replace('test', 'val', 1)}"
         )
     known = [*logged, *RESOURCES]
     if metric not in known:

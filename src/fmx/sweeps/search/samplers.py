@@ -13,7 +13,7 @@ __all__ = ["make_pruner", "make_sampler"]
 
 
 class _Grid(GridSampler):
-    """Optuna's grid sampler, which does not stop Optuna's loop at its end: there is none here."""
+    """Optuna's grid sampler, without its call to study.stop() at the end: fmx does not use Optuna's loop."""
 
     def after_trial(self, *_: Any) -> None:
         pass

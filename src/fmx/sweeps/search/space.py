@@ -167,7 +167,7 @@ def _is_log(override: Override, sweep: Any) -> bool:
     for tag in sorted(tags - {"log"}):
         raise ConfigError(f"{override.input_line}: there is no tag {tag!r}{nearest(tag, ['log'])} Tags: log")
     if tags and override.is_choice_sweep():
-        raise ConfigError(f"{override.input_line}: choices are not numbers in an order; tag(log,...) takes an interval")
+        raise ConfigError(f"{override.input_line}: choices have no order; tag(log,...) takes an interval")
     return bool(tags)
 
 

@@ -228,7 +228,7 @@ def _draw(trial: Trial, key: str, distribution: BaseDistribution) -> None:
 def _check_same(sweep_dir: Path, known: object, wanted: Mapping[str, Any]) -> None:
     """ConfigError if the study in a directory has other settings; DataError if it has none."""
     if not isinstance(known, Mapping) or not isinstance(known.get("override") or {}, Mapping):
-        raise DataError(f"{sweep_dir / JOURNAL} does not say what is searched as it should")
+        raise DataError(f"{sweep_dir / JOURNAL} has no valid settings of its search")
     if _without_root(known) != wanted:
         raise ConfigError(_difference(sweep_dir, known, wanted))
 

@@ -118,7 +118,7 @@ class Summary:
         return str(trial.user_attrs.get(ERROR, ""))
 
     def headline(self) -> str:
-        """The trials counted, in one line."""
+        """The numbers of trials, in one line."""
         counts = [f"{number} {name}" for name, number in self.counts.items() if number]
         return f"{len(self.trials)} {'trial' if len(self.trials) == 1 else 'trials'}: {', '.join(counts) or 'none'}"
 
