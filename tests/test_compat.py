@@ -203,17 +203,28 @@ PUBLIC = {"os._exit"}
 
 
 def private_names(tree):
-    """Names with one leading underscore that belong to something outside of fmx."""
+    """Names with one leading underscore that belong to something outside of fmx, inherited ones among them."""
+    own = {*defined_names(tree)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and is_private(node.attr):
-            of_own = isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"}
-            if not of_own and ast.unparse(node) not in PUBLIC:
+            of_self = isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"}
+            if not (of_self and node.attr in own) and ast.unparse(node) not in PUBLIC:
                 yield node.lineno, ast.unparse(node)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.module.startswith("fmx"):
             if any(map(is_private, [*node.module.split("."), *(alias.name for alias in node.names)])):
                 yield node.lineno, ast.unparse(node)
         elif isinstance(node, ast.Import) and any(is_private(part) for a in node.names for part in a.name.split(".")):
             yield node.lineno, ast.unparse(node)
+
+
+def defined_names(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):  # a field of a dataclass
+            yield node.target.id
 
 
 def is_private(name):
@@ -230,5 +241,5 @@ def test_private_names_stand_in_one_file():
     }
     assert not found
     assert len([*private_names(ast.parse((ROOT / "src/fmx/compat.py").read_text(encoding="utf-8")))]) > 10
-    text = "import os._x\nfrom a._internal.b import c\nfrom a import _b\na._b()\nself._own\nos._exit(0)\nself.a._b\n"
-    assert sorted(line for line, _ in private_names(ast.parse(text))) == [1, 2, 3, 4, 7]
+    text = "import os._x\nfrom a._internal.b import c\nfrom a import _b\na._b()\nself._own = 1\nself._own\nself._base\nos._exit(0)\na.b._c\n"
+    assert sorted(line for line, _ in private_names(ast.parse(text))) == [1, 2, 3, 4, 7, 9]

@@ -1,5 +1,6 @@
 """TensorBoard charts with the training and the validation curve of a metric."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,8 +8,9 @@ from lightning_fabric.loggers.tensorboard import TensorBoardLogger as Writer
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-__all__ = ["SharedCharts", "with_shared_charts"]
+__all__ = ["SharedCharts", "purge_events", "with_shared_charts"]
 
 STOCK = "pytorch_lightning.loggers.TensorBoardLogger"
 PARTS = ("train", "val")
@@ -24,7 +26,14 @@ class SharedCharts(TensorBoardLogger):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        given = inspect.signature(TensorBoardLogger).bind(*args, **kwargs).arguments
+        self._options = {"prefix": given.get("prefix", ""), **given.get("kwargs", {})}  # of the writers of both runs
         self._parts: dict[str, Writer] = {}
+
+    def purge(self, step: int) -> None:
+        """Discard the points of an earlier process from a step on; call it before the first new point is written."""
+        purge_events(self, step)
+        self._options["purge_step"] = step
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -47,8 +56,14 @@ class SharedCharts(TensorBoardLogger):
 
     def _part(self, name: str) -> Writer:
         if name not in self._parts:
-            self._parts[name] = Writer(self.log_dir, name="", version=name, prefix=self._prefix, **self._kwargs)
+            self._parts[name] = Writer(self.log_dir, name="", version=name, **self._options)
         return self._parts[name]
+
+
+def purge_events(logger: TensorBoardLogger, step: int) -> None:
+    """Write the event that makes TensorBoard discard points from a step on, as a SummaryWriter's purge_step does."""
+    event = Event(step=step, session_log=SessionLog(status=SessionLog.START))
+    logger.experiment.file_writer.add_event(event)
 
 
 def with_shared_charts(logger: DictConfig) -> DictConfig:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+from fmx.training.charts import purge_events
 
 __all__ = ["NUMBERED", "purge_after", "versions"]
 
@@ -28,13 +29,12 @@ def purge_after(loggers: Sequence[Logger], step: int) -> None:
     A user's logger can if its class has a method `purge(step)`.
     """
     for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
-            restart = SessionLog(status=SessionLog.START)  # as a SummaryWriter with a purge_step begins
-            logger.experiment.file_writer.add_event(Event(step=step, session_log=restart))
-        elif isinstance(logger, CSVLogger):
+        if isinstance(logger, CSVLogger):
             _purge_rows(logger, step)
         elif callable(purge := getattr(logger, "purge", None)):
             purge(step)
+        elif isinstance(logger, TensorBoardLogger):
+            purge_events(logger, step)
         elif step:
             log.warning(
                 "%s keeps what it wrote from step %d on, which is written again: rows may be duplicated (a method "
