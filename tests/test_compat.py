@@ -241,5 +241,6 @@ def test_private_names_stand_in_one_file():
     }
     assert not found
     assert len([*private_names(ast.parse((ROOT / "src/fmx/compat.py").read_text(encoding="utf-8")))]) > 10
-    text = "import os._x\nfrom a._internal.b import c\nfrom a import _b\na._b()\nself._own = 1\nself._own\nself._base\nos._exit(0)\na.b._c\n"
-    assert sorted(line for line, _ in private_names(ast.parse(text))) == [1, 2, 3, 4, 7, 9]
+    lines = ["import os._x", "from a._internal.b import c", "from a import _b", "a._b()", "self._own = 1", "self._own",
+             "self._base", "os._exit(0)", "a.b._c"]  # fmt: skip
+    assert sorted(line for line, _ in private_names(ast.parse("\n".join(lines)))) == [1, 2, 3, 4, 7, 9]
