@@ -342,9 +342,9 @@ def test_onnx_files_from_elsewhere_are_refused(exported, tmp_path):
         (notes | {"class_names": "[1, 2]"}, "cannot be right"),
         (notes | {"class_names": "[" * 9}, "is not from fmx export"),
         (notes | {"image_size": "4294967296"}, "cannot be right"),
-        (notes | {"image_size": "27"}, "takes and gives other arrays than it says"),
+        (notes | {"image_size": "27"}, "has other inputs or outputs than its signature says"),
         (notes | {"std": "[NaN]"}, "cannot be right"),
-        (notes | {"normalize": '"outside"'}, "takes and gives other arrays than it says"),
+        (notes | {"normalize": '"outside"'}, "has other inputs or outputs than its signature says"),
     ]:
         del proto.metadata_props[:]
         onnx.helper.set_model_props(proto, changed)

@@ -115,7 +115,7 @@ def test_the_sweeps_own_leaderboard_says_the_same(sweep, tmp_path):
 def test_a_leaderboard_costs_no_torch_and_no_plotting(tmp_path):
     make_run(tmp_path / "sweep" / "0")
     program = (
-        "import sys, pathlib; from fmx.reporting.leaderboard import write_leaderboard;"
+        "import sys, pathlib; from fmx.reporting.leaderboard_files import write_leaderboard;"
         "write_leaderboard(pathlib.Path('sweep'));"
         "print([name for name in ('torch', 'pandas', 'matplotlib', 'sklearn', 'scipy.stats') if name in sys.modules])"
     )
@@ -297,7 +297,7 @@ def test_data_sets_are_told_apart_and_ranked_for_themselves(tmp_path):
     board, _ = ranked(tmp_path)
     shown = [(row.settings["data fingerprint"], row.settings["model"], row.rank) for row in board.rows]
     assert shown == [("aaaaaaaa", "large", 1), ("aaaaaaaa", "small", 2), ("bbbbbbbb", "small", 1)]
-    assert "ranked for itself" in to_markdown(board)
+    assert "a ranking of its own" in to_markdown(board)
 
 
 def told_everywhere(folder, command):
