@@ -125,10 +125,10 @@ def _short(text: str) -> str:
 
 
 def _print_accuracy(a: "Side", b: "Side", accuracy: "Accuracy") -> None:
-    from fmx.reporting.comparison import sides
+    from fmx.reporting.comparison import outcome_counts
 
     low, high = accuracy.interval
-    both, only_a, only_b, neither = sides(a.verdicts, b.verdicts)
+    both, only_a, only_b, neither = outcome_counts(a.verdicts, b.verdicts)
     total = both + only_a + only_b + neither
     print(f"\ntest accuracy: A {100 * accuracy.a:.2f} %, B {100 * accuracy.b:.2f} %, of {total:,} images")
     print(f"B − A: {100 * accuracy.difference:+.2f} points, 95 % interval {100 * low:+.2f} to {100 * high:+.2f} "
@@ -160,7 +160,7 @@ def _print_classes(a: "Side", b: "Side") -> None:
     from dataclasses import astuple
 
     from fmx.process.table import print_table
-    from fmx.reporting.comparison import by_class, changed
+    from fmx.reporting.comparison import by_class, disagreements
 
     rows = [row for row in by_class(a, b) if row.only_a or row.only_b]
     if not rows:
@@ -169,7 +169,7 @@ def _print_classes(a: "Side", b: "Side") -> None:
     cells = [[name, *(f"{count:,}" for count in counts)] for name, *counts in map(astuple, rows)]
     print_table(["class", "images", "A right", "B right", "A alone", "B alone"], cells)
     print()
-    for name, indices in zip("AB", changed(a, b), strict=True):
+    for name, indices in zip("AB", disagreements(a, b), strict=True):
         listed = ", ".join(map(str, indices[:MAX_LISTED])) + (", … (all: --json)" if len(indices) > MAX_LISTED else "")
         print(f"{name} alone is right on the test images: {listed or 'none'}")
 
@@ -180,11 +180,11 @@ def _write_json(
     import json
     from dataclasses import asdict
 
-    from fmx.reporting.comparison import by_class, changed, sides
+    from fmx.reporting.comparison import by_class, disagreements, outcome_counts
     from fmx.runs.new_file import new_file
 
-    only_a, only_b = changed(a, b)
-    counts = zip(("both", "only_a", "only_b", "neither"), sides(a.verdicts, b.verdicts), strict=True)
+    only_a, only_b = disagreements(a, b)
+    counts = zip(("both", "only_a", "only_b", "neither"), outcome_counts(a.verdicts, b.verdicts), strict=True)
     contents: dict[str, Any] = {
         side_name: {"runs": [str(run.run.path) for run in side.runs], "seeds": [run.seed for run in side.runs],
                     "test_accuracy": side.accuracies}
@@ -208,9 +208,9 @@ def _write_json(
 def _draw_grid(file: Path, a: "Side", b: "Side", *, force: bool, allow: Sequence[str], root: str | None) -> None:
     """Draw the images from the data set; DataError where it is missing or has changed."""
     from fmx.errors import DataError, FmxError
-    from fmx.reporting.comparison import changed
+    from fmx.reporting.comparison import disagreements
 
-    if not any(changed(a, b)):
+    if not any(disagreements(a, b)):
         print("no grid: no image changed sides")
         return
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -67,10 +67,10 @@ def serve(folders: Sequence[str], *, host: str, port: int, more: Sequence[str] =
     more: further options for TensorBoard. Raises DataError where there are no event files, ConfigError where the
     address is not available.
     """
-    from fmx.reporting.event_folders import event_folders, named
+    from fmx.reporting.event_folders import event_folders, run_names
 
     def runs() -> dict[str, Path]:
-        return named(event_folders(folders))
+        return run_names(event_folders(folders))
 
     found = runs()
     if not found:

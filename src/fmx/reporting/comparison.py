@@ -30,12 +30,12 @@ __all__ = [
     "Differences",
     "Side",
     "by_class",
-    "changed",
     "check_same_test_set",
     "compare_accuracy",
     "differences",
+    "disagreements",
+    "outcome_counts",
     "read_side",
-    "sides",
 ]
 
 SECTIONS = {"environment": ("versions", "device", "git", "host"), "data": ("data",)}
@@ -151,7 +151,7 @@ def compare_accuracy(a: Side, b: Side) -> Accuracy:
     """
     of_a, of_b = a.accuracies, b.accuracies
     if len(of_a) == len(of_b) == 1:
-        both, only_a, only_b, neither = sides(a.verdicts, b.verdicts)
+        both, only_a, only_b, neither = outcome_counts(a.verdicts, b.verdicts)
         return Accuracy(
             a=of_a[0],
             b=of_b[0],
@@ -209,14 +209,14 @@ def _cautions(a: Side, b: Side) -> list[str]:
     ]
 
 
-def sides(a: Verdicts, b: Verdicts) -> tuple[int, int, int, int]:
+def outcome_counts(a: Verdicts, b: Verdicts) -> tuple[int, int, int, int]:
     """The numbers of test images on which both are right, only A, only B, neither."""
     cells = (a.right & b.right, a.right & ~b.right, ~a.right & b.right, ~a.right & ~b.right)
     both, only_a, only_b, neither = (int(cell.sum()) for cell in cells)
     return both, only_a, only_b, neither
 
 
-def changed(a: Side, b: Side) -> tuple[list[int], list[int]]:
+def disagreements(a: Side, b: Side) -> tuple[list[int], list[int]]:
     """The indices in the test set of the images on which only A is right, and of those on which only B is."""
     indices, right_a, right_b = a.predictions[0].indices, a.verdicts.right, b.verdicts.right
     return indices[right_a & ~right_b].tolist(), indices[right_b & ~right_a].tolist()

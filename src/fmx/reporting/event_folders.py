@@ -14,7 +14,7 @@ from fmx.config.printed_command import printed_command
 from fmx.errors import DataError
 from fmx.process.table import printable
 
-__all__ = ["event_folders", "named"]
+__all__ = ["event_folders", "run_names"]
 
 EVENTS = "events.out.tfevents"
 WITHOUT_EVENTS = {".hydra", ".git", ".venv", "checkpoints", "figures", "jobs", "node_modules"}
@@ -48,7 +48,7 @@ def _example() -> str:
     return f"`{printed_command('fmx', 'tensorboard', 'outputs')}`"
 
 
-def named(folders: Mapping[Path, Path]) -> dict[str, Path]:
+def run_names(folders: Mapping[Path, Path]) -> dict[str, Path]:
     """Folders with event files by the unique names of their runs, which are relative paths.
 
     A run is named after its directory; a job of a sweep after the overrides that distinguish it: `mlp adam seed=1`.
