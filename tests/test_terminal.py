@@ -177,7 +177,7 @@ def test_ctrl_c_of_a_sweep_says_how_to_go_on(tmp_path, times):
 
 
 @pytest.mark.parametrize(
-    "moment", ["composing 2 jobs", "checking what the jobs are made of", "checking the 2 configurations"]
+    "moment", ["composing 2 jobs", "checking the parts of the jobs", "checking the 2 configurations"]
 )
 def test_an_interruption_before_the_first_job_says_how_to_go_on(tmp_path, moment):
     search = "configurations" in moment

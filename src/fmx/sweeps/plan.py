@@ -64,7 +64,7 @@ class Plan:
         """
         composed = self._compose_all(overrides)
         check_can_rank(self._config.sweep.keep_checkpoints, [each.resolved for each in composed])
-        with Preparation("checking what the jobs are made of", 0, log.info):
+        with Preparation("checking the parts of the jobs", 0, log.info):
             self._check(composed)
         numbers, jobs = dict(known), dict[int, Job]()
         fingerprints = [each.fingerprint for each in composed]
