@@ -19,6 +19,7 @@ import slurm_cluster
 os.environ["OMP_NUM_THREADS"] = "1"
 # A shell that starts the tests in the background has SIGINT ignored, and so would every process that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -645,7 +645,7 @@ def test_what_is_resolved_is_bounded(finished, cwd):
     with pytest.raises(DataError, match="grow beyond measure"):
         check_expansion(grows, "vars", Path())
     written = read_yaml(run / ".hydra/config.yaml") | grows
-    freeze(config, cwd, written=written, overrides=["\\" * 500_000], choices={})
+    freeze(config, cwd, written=written, overrides=["\\" * 500_000], choices={}, stored={})
     edit(run / ".hydra/resolved.yaml", lambda v: v.update(vars={"x": "\\" * 500_000 + ": "}))
     trusted_config(open_run(run))
     edit(run / ".hydra/resolved.yaml", lambda v: v.update(vars={"x": "${a}" * 100_000 + ": "}))

@@ -237,10 +237,10 @@ def test_a_launcher_for_clusters_makes_a_multirun_wherever_it_is_named(command, 
         "# @package _global_\ndefaults:\n  - override /hydra/launcher: slurm\n"
         "hydra:\n  launcher:\n    additional_parameters: {mail-type: END}\n"
     )
-    away = {"SLURM_CONF": str(tmp_path / "none")}
+    away = {"PATH": str(tmp_path)}
     refused = command(*arguments, *RUN, cwd=tmp_path, env=away)
     assert refused.returncode == 2, refused.stdout + refused.stderr
-    assert "SLURM" in refused.stderr or "there is no sbatch here" in refused.stderr
+    assert "there is no sbatch here" in refused.stderr
     assert not (tmp_path / "outputs/runs").exists()
     back = command(*arguments, *RUN, "hydra/launcher=local", "hydra.run.dir=run", cwd=tmp_path)
     assert back.returncode == 0, back.stdout + back.stderr

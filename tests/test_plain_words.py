@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from conftest import module_of
+
 SMALL = ["data=digits", "model=mlp", "trainer=smoke", "logger=none"]
 
 
@@ -65,7 +67,7 @@ def test_names_that_are_too_long_and_links_in_a_circle(command, tmp_path):
 def test_a_working_folder_that_was_removed(tmp_path, words):
     gone = tmp_path / "gone"
     gone.mkdir()
-    typed = f'rmdir "$PWD"; exec {sys.executable} -m fmx.{" ".join(words)}'
+    typed = f'rmdir "$PWD"; exec {sys.executable} -m {module_of(words[0])} {" ".join(words[1:])}'
     done = subprocess.run(["sh", "-c", typed], cwd=gone, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
     assert done.stderr == f"{gone} was removed, and a command needs a folder to work in: cd to another one\n"
@@ -75,7 +77,7 @@ def test_standard_output_that_takes_no_more(sweep):
     for words in (["report", "sweep"], ["data", "digits"], ["run", "--cfg", "job"], ["evaluate", "sweep/0"]):
         with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
             done = subprocess.run(
-                [sys.executable, "-m", f"fmx.{words[0]}", *words[1:]],
+                [sys.executable, "-m", module_of(words[0]), *words[1:]],
                 cwd=sweep, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=120, env=os.environ,
             )  # fmt: skip
         assert done.returncode == 1

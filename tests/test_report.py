@@ -21,6 +21,7 @@ import pytest
 import yaml
 from scipy import stats
 
+from conftest import module_of
 from fmx.commands.report import report
 from fmx.errors import ConfigError, DataError
 from fmx.reporting.comparison import differences, read_side
@@ -613,7 +614,7 @@ def test_a_reader_that_has_seen_enough(tmp_path, verb):
     """As with `fmx report … | head -1`: no traceback, and nothing went wrong."""
     make_run(tmp_path / "run")
     process = subprocess.Popen(
-        [sys.executable, "-m", f"fmx.commands.{verb[0]}", *verb[1:]],
+        [sys.executable, "-m", module_of(verb[0]), *verb[1:]],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
