@@ -131,6 +131,7 @@ UNSEEN = {
     "data.translations": "languages for data.class_names; test_figures.py shows what figures take of them",
     "data.train.instead": "words of an error that comes where files are missing: test_data_sources.py",
     "trainer.devices": "another number of processes, which start anew from a command line: test_ddp.py",
+    "trainer.use_distributed_sampler": "which images each of several processes sees: test_ddp.py",
     "trainer.num_nodes": "another number of machines: test_ddp.py, test_launchers.py",
     "trainer.strategy": "likewise, and what a single process trains by is the same under each",
     "hydra.sweep.dir": "the folder of a multirun; a single run refuses it: test_obeyed.py",
@@ -271,6 +272,14 @@ def outcome(config: Any, folder: Path) -> dict[str, Any]:
         record.contents["overrides"] = []
         experiment = build(config, record)
         drawn = seed_everything(config.seed, verbose=False), [hashed(batch.numpy()) for batch in pictures(experiment)]
+        process = {
+            "deterministic": (
+                torch.are_deterministic_algorithms_enabled(),
+                torch.is_deterministic_algorithms_warn_only_enabled(),
+            ),
+            "callbacks": sorted(type(each).__name__ for each in experiment.trainer.callbacks),
+            "sanity": experiment.trainer.num_sanity_val_steps,
+        }
         checkpoint = fit(experiment)
         scores = score_once(experiment, checkpoint)
     except FmxError as error:
@@ -280,7 +289,7 @@ def outcome(config: Any, folder: Path) -> dict[str, Any]:
     workers = experiment.data.num_workers
     return observed(folder) | {
         "metrics": scores.metrics, "logits": logits, "names": names, "drawn": drawn, "workers": workers,
-        "table": experiment.hparams,
+        "table": experiment.hparams, "process": process,
     }  # fmt: skip
 
 
