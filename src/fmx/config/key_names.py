@@ -126,8 +126,8 @@ def nearest_member(group: str, name: str, members: Iterable[str]) -> str | None:
     if (known := MEMBERS_KNOWN_AS.get(group, {}).get(typed)) in plain.values():
         return known
     within = [each for each in plain if len(each) >= LETTERS and each in typed]  # CosineAnnealingLR, CrossEntropyLoss
-    within += [each for each in plain if len(typed) >= LETTERS and each.startswith(typed)]
-    close = [typed] if typed in plain else sorted(within, key=len)[-1:]
+    longer = [each for each in plain if len(typed) >= LETTERS and each.startswith(typed)]  # fashion: fashion_mnist
+    close = [typed] if typed in plain else sorted(within, key=len)[-1:] or sorted(longer, key=len)[:1]
     close = close or difflib.get_close_matches(typed, [*plain], n=1, cutoff=0.5)
     return plain[close[0]] if close else None
 

@@ -183,6 +183,8 @@ def check_sizes(data: Mapping[str, Any], source: Path) -> None:
     """DataError where image sizes or class counts exceed the bounds: arrays of these sizes are allocated."""
     for name in ("data", "data.train", "data.test"):  # each source has its own sizes
         part = data if name == "data" else data.get(name.rpartition(".")[2], {})
+        if not isinstance(part, Mapping):
+            raise DataError(f"{source}: {name} must be a mapping, as in conf/data/*.yaml, got {part!r:.80}")
         for key in ("num_classes", "in_channels", "image_size", "batch_size", "eval_batch_size"):
             if type(part.get(key, 1)) is not int or part.get(key, 1) < 1:
                 raise DataError(f"{source}: {name}.{key} is {part[key]!r:.80}, which is no count")
