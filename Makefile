@@ -29,10 +29,10 @@ demo: setup  ## train on the digits inside scikit-learn: no download, about a mi
 run: setup  ## the default run on Fashion-MNIST (make run ARGS='model=dilated optim=adam')
 	$(BIN)/python -m fmx.run $(ARGS)
 
-test: setup  ## the tests; FMX_DATA_ROOT=DIR adds those on the real data
-	$(BIN)/python -m pytest -n auto --dist worksteal
+test: setup  ## the main tests, in a few minutes, without data or services
+	$(BIN)/python -m pytest -n auto --dist worksteal -m main
 
-check: setup  ## formatting, lint, types, the order of imports, and tests
+check: setup  ## formatting, lint, types, the order of imports, and all tests; FMX_DATA_ROOT=DIR adds those on the real data
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

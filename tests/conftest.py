@@ -23,6 +23,14 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
+# What `make test` runs, in a few minutes on two cores: of these files, the tests that need neither data nor services.
+MAIN = (
+    *("augment", "bad_config", "bad_data", "bounded_readers", "command_line", "compare", "conf", "data_sources"),
+    *("evaluate", "extension", "figures", "layout", "loader", "losses", "models", "old_runs", "predict", "python"),
+    *("record", "report", "split"),
+)
+ELSEWHERE = {"browser", "data", "gpu", "long", "nodes", "slow", "slurm"}
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what this machine cannot run, and say why; start with what takes long, so that no core waits at the end."""
@@ -41,6 +49,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in reasons.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+        if item.path.stem.removeprefix("test_") in MAIN and not any(map(item.get_closest_marker, ELSEWHERE)):
+            item.add_marker("main")
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
