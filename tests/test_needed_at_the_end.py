@@ -240,7 +240,7 @@ def test_a_whole_training_is_tested_once_its_test_pictures_are_mended(command, t
     (tmp_path / "run/run.json").write_text(json.dumps(old))
     refused = command("resume=run", cwd=tmp_path)
     assert refused.returncode == 1, refused.stdout
-    assert "recorded no hash of its training images alone" in refused.stderr
+    assert "recorded no separate hash of its training images" in refused.stderr
     (tmp_path / "run/run.json").write_text(written)
     last = command("resume=run", cwd=tmp_path)
     assert last.returncode == 0, last.stdout + last.stderr

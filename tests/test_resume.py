@@ -513,7 +513,7 @@ def test_loggers_have_each_row_once(command, tmp_path, signum):
     own = LOGGERS["own"].replace("Lines", "Purged")
     options = ["trainer.max_epochs=6", "trainer.log_every_n_steps=7", "callbacks.lean_steps.at_most_s=0"]
     done = stopped(command, tmp_path, *options, step=95, signum=signum, loggers=LOGGERS | {"own": own})
-    assert "may be there twice" not in done.stdout
+    assert "may be duplicated" not in done.stdout
     for file in ("rows/one/metrics.csv", "lightning_logs/version_0/metrics.csv", "lines.txt"):
         cut, whole = ((tmp_path / run / file).read_text() for run in ("cut", "whole"))
         assert len(whole.splitlines()) > 6 + 100 // 7
