@@ -96,7 +96,7 @@ def test_a_plateau_schedule_is_not_resumed_in_the_middle_of_an_epoch(command, tm
     run = [*RUN, "schedule=plateau", "trainer.max_epochs=3", "+callbacks.stop._target_=stop.Stop"]
     done(command(*run, "hydra.run.dir=cut", cwd=tmp_path, env=env), code=143)
     refused = done(command(*run, "resume=cut", cwd=tmp_path, env=env | OFF), code=1)
-    assert "training cannot go on in the middle of this epoch with this version of pytorch-lightning" in refused.stderr
+    assert "training cannot resume in the middle of this epoch with this version of pytorch-lightning" in refused.stderr
     done(command(*run, "resume=cut", cwd=tmp_path, env=env))
 
 

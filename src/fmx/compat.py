@@ -82,7 +82,7 @@ def is_tested(library: str) -> bool:
                 f"{library} {version or 'of an unknown version'}: fmx was tested with {versions}, "
                 "and uses public names of it alone, which is slower (docs/compatibility.md)"
             )
-    if logging.getLogger().hasHandlers():  # else the line would be lost
+    if log.isEnabledFor(logging.INFO) and log.hasHandlers():  # else the line would be lost
         for name in _notes.keys() - _logged:
             _logged.add(name)
             log.info("%s", _notes[name])
