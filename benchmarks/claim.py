@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-__all__ = ["AssignedTrial", "at_least", "at_most"]
+__all__ = ["Claim", "at_least", "at_most"]
 
 
-class AssignedTrial(NamedTuple):
+class Claim(NamedTuple):
     """One row of the table of targets, in words, and whether it holds."""
 
     what: str
@@ -14,9 +14,9 @@ class AssignedTrial(NamedTuple):
     holds: bool
 
 
-def at_least(what: str, value: float, bound: float, form: str = "{:.1f} ×") -> AssignedTrial:
-    return AssignedTrial(what, f"≥ {form.format(bound)}", form.format(value), value >= bound)
+def at_least(what: str, value: float, bound: float, form: str = "{:.1f} ×") -> Claim:
+    return Claim(what, f"≥ {form.format(bound)}", form.format(value), value >= bound)
 
 
-def at_most(what: str, value: float, bound: float, form: str = "{:.2f} ×") -> AssignedTrial:
-    return AssignedTrial(what, f"≤ {form.format(bound)}", form.format(value), value <= bound)
+def at_most(what: str, value: float, bound: float, form: str = "{:.2f} ×") -> Claim:
+    return Claim(what, f"≤ {form.format(bound)}", form.format(value), value <= bound)

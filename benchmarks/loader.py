@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from alternate import alternate, median
-from claim import AssignedTrial, at_most
+from claim import Claim, at_most
 from extracted_data import extracted
 from fmx.runs.composition import compose_config
 from fmx.training.build import build_data
@@ -84,7 +84,7 @@ def measure(repeats: int, batch_size: int, device: str) -> dict[str, Any]:
     return measured
 
 
-def claims(measured: dict[str, Any]) -> list[AssignedTrial]:
+def claims(measured: dict[str, Any]) -> list[Claim]:
     return [
         at_most(f"60,000 images, `augment={augment}`", 1000 * whole_path_s(entry), entry["target_ms"], "{:.0f} ms")
         for augment, entry in measured.items()

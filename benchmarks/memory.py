@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alternate import alternate, median
-from claim import AssignedTrial, at_most
+from claim import Claim, at_most
 from extracted_data import extracted
 from machine import describe, in_words
 from page_table import write_table
@@ -105,7 +105,7 @@ def folder_larger_than_memory(limit_mb: int, device: str) -> dict[str, Any]:
             "added_mb": peaks["large"] - peaks["small"]}  # fmt: skip
 
 
-def claims(measured: dict[str, Any]) -> list[AssignedTrial]:
+def claims(measured: dict[str, Any]) -> list[Claim]:
     run, folder = measured["run"], measured["folder"]
     return [
         at_most("peak memory of a run", median(run["peaks_mb"]["run"]), run["allowed_mb"], "{:.0f} MiB"),

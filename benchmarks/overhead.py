@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from alternate import alternate, median, ratio
 from chosen import chosen
-from claim import AssignedTrial, at_most
+from claim import Claim, at_most
 from extracted_data import extracted
 from machine import describe, in_words
 from page_table import write_table
@@ -90,16 +90,16 @@ def measure(
     return seconds
 
 
-def claims(measured: dict[str, Any]) -> list[AssignedTrial]:
+def claims(measured: dict[str, Any]) -> list[Claim]:
     return [
         at_most(f"{name}: fmx ÷ best plain loop", entry["ratio"], entry["target"]) for name, entry in measured.items()
     ]
 
 
-def unmeasured() -> list[AssignedTrial]:
+def unmeasured() -> list[Claim]:
     """The targets of a GPU where no file has its figures."""
     return [
-        AssignedTrial(f"{name}: fmx ÷ best plain loop", f"≤ {target:.2f} ×", "no file", holds=False)
+        Claim(f"{name}: fmx ÷ best plain loop", f"≤ {target:.2f} ×", "no file", holds=False)
         for name, (_, target) in ON_GPU.items()
         if "without CUDA graph" not in name
     ]

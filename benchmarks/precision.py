@@ -13,7 +13,7 @@ from typing import Any
 
 from alternate import alternate
 from chosen import chosen
-from claim import AssignedTrial
+from claim import Claim
 from extracted_data import extracted
 from machine import describe, in_words
 from page_table import write_table
@@ -58,16 +58,16 @@ def difference(runs: dict[str, list[float]]) -> str:
     return f"{mean:+.2f} ({mean - half:+.2f} … {mean + half:+.2f})"
 
 
-def claims(measured: dict[str, Any]) -> list[AssignedTrial]:
+def claims(measured: dict[str, Any]) -> list[Claim]:
     differences = [pairs(entry["accuracy"]) for entry in measured.values()]
     enough = len(measured) == len(RECIPES) and all(len(each) >= SEEDS for each in differences)
     worse = sum(len(each) > 1 and statistics.mean(each) + interval(each) < 0 for each in differences)
     what = "recipes that bf16 makes less accurate (95 % interval below 0)"
     target, count = f"0 of {len(RECIPES)}, {SEEDS} seeds", f"{worse} of {len(measured)}"
-    return [AssignedTrial(what, target, count, enough and not worse)]
+    return [Claim(what, target, count, enough and not worse)]
 
 
-def unmeasured() -> list[AssignedTrial]:
+def unmeasured() -> list[Claim]:
     """The target of a GPU, where no file has its figures."""
     return [claims({})[0]._replace(measured="no file")]
 

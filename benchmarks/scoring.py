@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from alternate import alternate, median
-from claim import AssignedTrial, at_most
+from claim import Claim, at_most
 from machine import describe, in_words
 from page_table import write_table
 from process import fmx_run
@@ -73,7 +73,7 @@ def load(name: str = "scoring") -> dict[str, Any]:
     return max(filter(None, (of_kind(name, kind) for kind in KINDS)), key=lambda result: str(result["date"]))
 
 
-def claims(measured: dict[str, Any]) -> list[AssignedTrial]:
+def claims(measured: dict[str, Any]) -> list[Claim]:
     peaks, seconds = ([median(measured[key][str(k)]) for k in NUM_CLASSES] for key in ("peak_mb", "seconds"))
     added = TIMES_LOGITS * (logits_mb(1_000) - logits_mb(10))
     return [

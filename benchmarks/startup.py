@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alternate import alternate, median, ratio
-from claim import AssignedTrial, at_most
+from claim import Claim, at_most
 from extracted_data import extracted
 from machine import describe, in_words
 from page_table import write_table
@@ -71,7 +71,7 @@ def measure(repeats: int, device: str) -> dict[str, Any]:
     }
 
 
-def claims(measured: dict[str, Any]) -> list[AssignedTrial]:
+def claims(measured: dict[str, Any]) -> list[Claim]:
     medians = {name: median(values) for name, values in measured["seconds"].items()}
     limit = max(0.6, 1.5 * medians["import hydra"])
     answers = [

@@ -14,7 +14,7 @@ import precision
 import startup
 import time_to_accuracy
 import vs_tutorial
-from claim import AssignedTrial
+from claim import Claim
 from machine import in_words
 from page_table import write_table
 from result_file import KINDS, of_kind
@@ -22,7 +22,7 @@ from result_file import KINDS, of_kind
 SOURCES: list[Any] = [vs_tutorial, overhead, startup, time_to_accuracy, precision, memory, loader]
 
 
-def cell(claim: AssignedTrial, target: str) -> str:
+def cell(claim: Claim, target: str) -> str:
     """What was measured, with the target where another machine's is another, and a cross where it is missed."""
     text = claim.measured if claim.target == target else f"{claim.measured} ({claim.target})"
     return text if claim.holds else f"{text} ✗"

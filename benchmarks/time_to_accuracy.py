@@ -24,7 +24,7 @@ from typing import Any
 
 from alternate import median
 from chosen import chosen
-from claim import AssignedTrial, at_least, at_most
+from claim import Claim, at_least, at_most
 from extracted_data import extracted
 from machine import describe, in_words
 from page_table import write_table
@@ -161,17 +161,17 @@ def interval(values: list[float]) -> float:
     return half
 
 
-def claims(measured: dict[str, Any]) -> list[AssignedTrial]:
+def claims(measured: dict[str, Any]) -> list[Claim]:
     rows = []
     for accuracy in ("92.04", "93", "94"):
         what, target = f"mean test accuracy ({accuracy})", f"≥ {accuracy} %, {SEEDS} seeds"
         entry = measured["fast"].get(accuracy) or measured["fast"].get(f"{accuracy} on a GPU")
         if entry is None:
-            rows.append(AssignedTrial(what, target, "not measured", holds=False))
+            rows.append(Claim(what, target, "not measured", holds=False))
             continue
         mean, seeds = statistics.mean(entry["accuracy"]), len(entry["accuracy"])
         reached = f"{mean:.2f} % in {median(entry['training_s']):.1f} s ({seeds} seed{'s' * (seeds > 1)})"
-        rows.append(AssignedTrial(what, target, reached, mean >= float(accuracy) and seeds >= SEEDS))
+        rows.append(Claim(what, target, reached, mean >= float(accuracy) and seeds >= SEEDS))
     if fast := measured["fast"].get("92.04"):  # --only may have left it out
         ten_epochs = "tutorial's ten epochs ÷ `experiment=fast`"
         rows.append(at_least(f"{ten_epochs}, training", fast["training_ratio"], 50, "{:.0f} ×"))

@@ -18,7 +18,7 @@ from typing import Any
 
 from alternate import alternate, median, ratio
 from chosen import chosen
-from claim import AssignedTrial, at_least
+from claim import Claim, at_least
 from extracted_data import extracted
 from machine import describe, in_words
 from page_table import write_table
@@ -91,7 +91,7 @@ def measure(recipe: str, *, epochs: int, seeds: int, device: str, data: Path) ->
     return measured
 
 
-def claims(measured: dict[str, Any]) -> list[AssignedTrial]:
+def claims(measured: dict[str, Any]) -> list[Claim]:
     return [
         at_least(f"`{recipe}`: tutorial ÷ fmx, an epoch", entry["epoch_ratio"], entry["target"])
         for recipe, entry in measured.items()

@@ -74,7 +74,7 @@ def test_tasks_that_are_runs_of_their_own_are_told_so(command, tmp_path):
         env = {**SLURM_TASK, "SLURM_STEP_ID": "0", "SLURM_PROCID": task, "SLURM_LOCALID": task}
         finished = command(*RUN, f"hydra.run.dir={task}", cwd=tmp_path, env=env)
         assert finished.returncode == 0, finished.stdout + finished.stderr
-        assert "srun started 2 tasks; this is a run of its own" in finished.stdout
+        assert "srun started 2 tasks, but this is a separate run" in finished.stdout
         assert_complete(tmp_path / task)
 
 
