@@ -44,6 +44,8 @@ def frozen_context(context: HydraContext, config: DictConfig, sweep_dir: Path) -
         if not folder.is_dir():
             _copy(paths, folder)
     own: Any = context.config_loader
+    if isinstance(own, _CheckedLoader):  # of an earlier call
+        own = own.loader
     loader = type(own)(config_search_path=_search_path(own, sources, folder))  # Hydra's own class
     if not _differs(paths, folder):  # the same as the command's own files, which are trusted
         return HydraContext(config_loader=loader, callbacks=context.callbacks)
@@ -126,18 +128,18 @@ class _CheckedLoader:
     """Composes trials from untrusted files, and refuses parts that are not trusted."""
 
     def __init__(self, loader: ConfigLoader, folder: Path, allow: Collection[str]) -> None:
-        self._loader = loader
+        self.loader = loader
         self._folder = folder
         self._allow = allow
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
+        return getattr(self.loader, name)
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """Compose a trial's configuration; DataError for anything in it that is not trusted."""
         try:
             with at_most_bytes(COMPOSED_BYTES, f"what the files of {self._folder} name in their defaults"):
-                config = self._loader.load_sweep_config(master_config, sweep_overrides)
+                config = self.loader.load_sweep_config(master_config, sweep_overrides)
             _update_targets(config)
             self._check(config, master_config)
         except DataError as error:
