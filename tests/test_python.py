@@ -70,6 +70,13 @@ with torch.inference_mode():
     stored = torch.from_numpy(run.predictions.logits)
     assert torch.allclose(net(images), stored[np.argsort(run.predictions.indices)], atol=1e-4)
 
+import pathlib
+mine = "import fmx.models.mlp as mlp; Mine = type('Mine', (mlp.MLP,), {'__module__': 'mine'})"
+pathlib.Path("mine.py").write_text(mine)
+own = fmx.train("model=mlp", "data=digits", "trainer=smoke", "model.net._target_=mine.Mine", "hydra.run.dir=own")
+assert len(own.predict(pictures[:2]).names) == 2, "what this process has trained is trusted"
+assert len(fmx.open_run("own", allow="mine").predict(pictures[:2]).names) == 2
+
 def refused(kind, what, *arguments):
     try:
         what(*arguments)
@@ -86,6 +93,7 @@ assert "did you mean 'lenet'" in refused(fmx.ConfigError, fmx.train, "model=lene
 assert "optim.lr" in refused(fmx.ConfigError, fmx.train, "model=mlp", "data=digits", "lr=0.1")
 assert "trains one run" in refused(fmx.ConfigError, fmx.train, "-m", "seed=1,2")
 assert "holds a run already" in refused(fmx.ConfigError, fmx.train, "data=digits", "hydra.run.dir=first")
+assert "add --allow mine" in refused(fmx.DataError, fmx.open_run("own").load_model)
 assert "is not a run directory" in refused(fmx.DataError, fmx.open_run, "nowhere")
 assert state()[0] == before[0] and state()[4] == before[4]
 

@@ -33,11 +33,11 @@ def train(*overrides: str, config_dir: str | Path | None = None) -> "Run":
     return train(*overrides, config_dir=config_dir)
 
 
-def open_run(path: str | Path, *, allow: Collection[str] = ()) -> "Run":
+def open_run(path: str | Path, *, allow: str | Collection[str] = ()) -> "Run":
     """Open the directory of a finished run, or of one job of a sweep.
 
-    allow: packages besides fmx's own whose code the run may name, as --allow: a run directory may come from anyone.
-    Raises DataError where the folder is not a run, or the run is not finished.
+    allow: a package, or several, besides fmx's own whose code the run may name, as --allow: a run directory may come
+    from anyone. Raises DataError where the folder is not a run, or the run is not finished.
     """
     from fmx.inference.opened_run import open_run
 

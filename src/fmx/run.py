@@ -101,6 +101,7 @@ def main() -> None:
 
 def train(*overrides: str, config_dir: str | Path | None = None) -> "Run":
     """Train in this process as the command line does, and open the run; see `fmx.train`."""
+    from fmx.config.targets import target_nodes
     from fmx.inference.opened_run import open_run
     from fmx.process.exits import raised_errors
 
@@ -118,7 +119,10 @@ def train(*overrides: str, config_dir: str | Path | None = None) -> "Run":
         sys.argv[:] = ["fmx.train", *arguments]
         check_typed(given)
         _compose_and_run(quote_texts(expand_resume(in_hydra_order(arguments))))
-        return open_run(_run_dirs[-1])
+        run = open_run(_run_dirs[-1])
+        targets = target_nodes(OmegaConf.to_container(run.config, resolve=True), "")
+        packages = {str(node["_target_"]).partition(".")[0] for _, node in targets}
+        return open_run(run.path, allow=packages)  # this process has run their code already
 
 
 def command() -> None:

@@ -118,7 +118,9 @@ class Run(run_dir.Run):
         return Prediction([names[number] for number in probabilities.argmax(axis=1)], probabilities, names)
 
 
-def open_run(path: str | Path, *, allow: Collection[str] = ()) -> Run:
+def open_run(path: str | Path, *, allow: str | Collection[str] = ()) -> Run:
     """Open the directory of a finished run; DataError if it is none."""
     run = run_dir.open_run(path)
-    return Run(path=run.path, record=run.record, status=run.status, allow=tuple(allow))
+    return Run(
+        path=run.path, record=run.record, status=run.status, allow=(allow,) if isinstance(allow, str) else tuple(allow)
+    )
