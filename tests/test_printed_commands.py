@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 import fmx
+from conftest import module_of
 from test_foreign_directories import edit, interrupted
 from test_sweep import here as with_faults
 
@@ -299,7 +300,7 @@ def test_printed_commands_do_what_they_say(command, tmp_path, kind):
 
 @pytest.mark.parametrize("verb", VERBS.split("|")[1:])
 def test_the_examples_of_help_are_understood(command, tmp_path, verb):
-    module = import_module(f"fmx.{verb}.__main__" if verb == "data" else f"fmx.{verb}")
+    module = import_module(module_of(verb))
     parser = module.make_parser()
     lines = [line.strip() for line in parser.epilog.splitlines() if line.startswith(f"  fmx {verb}")]
     assert lines
