@@ -131,7 +131,6 @@ UNSEEN = {
     "data.translations": "languages for data.class_names; test_figures.py shows what figures take of them",
     "data.train.instead": "words of an error that comes where files are missing: test_data_sources.py",
     "trainer.devices": "another number of processes, which start anew from a command line: test_ddp.py",
-    "trainer.use_distributed_sampler": "which images each of several processes sees: test_ddp.py",
     "trainer.num_nodes": "another number of machines: test_ddp.py, test_launchers.py",
     "trainer.strategy": "likewise, and what a single process trains by is the same under each",
     "hydra.sweep.dir": "the folder of a multirun; a single run refuses it: test_obeyed.py",
