@@ -170,6 +170,9 @@ RULES: Mapping[str, Rule] = {
         lambda value: value is False,
     ),
     # Lightning's own quick modes skip the run directory, or the loaders.
+    "trainer.use_distributed_sampler": Rule(
+        "false (the loaders divide the images among processes themselves)", lambda value: value is False
+    ),
     "trainer.fast_dev_run": Rule("false (trainer=smoke is the quick look)", lambda value: value is False),
     "trainer.overfit_batches": Rule(
         "0 (trainer.limit_train_batches=N data.shuffle=false augment=none trains on the same N batches)",
