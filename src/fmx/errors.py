@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-__all__ = ["ConfigError", "DataError", "FmxError", "Refusal", "TrainingError", "chain"]
+__all__ = ["ConfigError", "DataError", "FmxError", "Refusal", "TrainingError", "chain", "first_line"]
 
 
 class FmxError(Exception):
@@ -34,6 +34,11 @@ class Refusal(BaseException):
     def __init__(self, error: FmxError) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says."""
+    return str(error).strip().partition("\n")[0]
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:

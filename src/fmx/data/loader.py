@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fmx.data.arrays import ImageArrays
-from fmx.data.draws import SampleKey, SeededDataset
+from fmx.data.seeded_dataset import SampleKey, SeededDataset
 
 __all__ = ["ArrayLoader", "EpochSampler", "ImageLoader", "image_loader"]
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from fmx.data.arrays import ImageArrays
-from fmx.data.draws import SampleKey, SeededDataset
 from fmx.data.folder import ImageFolder
 from fmx.data.loader import ArrayLoader, EpochSampler, image_loader
+from fmx.data.seeded_dataset import SampleKey, SeededDataset
 from fmx.data.split import split_validation
 from fmx.errors import ConfigError, DataError, FmxError
 

@@ -62,9 +62,11 @@ class LocalLauncher(_SweepLauncher):
         from fmx.sweeps.warm import warm_up
 
         warm_up()
-        from fmx.sweeps.launch import launch
+        from fmx.sweeps.multirun import run_multirun
+        from fmx.sweeps.settings import check_settings
 
-        return launch(self.context, self.config, job_overrides, self.settings)
+        check_settings(self.settings)
+        return run_multirun(self.context, self.config, job_overrides, self.settings)
 
 
 class SlurmLauncher(_SweepLauncher):

@@ -13,16 +13,14 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from fmx.errors import ConfigError, DataError
-from fmx.process import dry_run
-from fmx.process.exits import BEFORE_ANY_JOB, Interrupted, advice
+from fmx.process.exits import Interrupted
 from fmx.runs.run_dir import open_run
 from fmx.sweeps import slurm_queue as queue
 from fmx.sweeps.array_task import ArrayTask
-from fmx.sweeps.disk import disk_needed
 from fmx.sweeps.job import FROZEN_JOBS, Job
 from fmx.sweeps.ledger import Ledger
-from fmx.sweeps.local import Sweep, earlier_ledger
-from fmx.sweeps.plan import Plan
+from fmx.sweeps.local import Sweep
+from fmx.sweeps.multirun import run_multirun
 from fmx.sweeps.pool import Cause, Ended, Started, complete_record, last_line
 from fmx.sweeps.settings import check_fail_fast
 
@@ -47,20 +45,7 @@ def launch(
     }
     check_settings(plain)
     queue.check_installed()
-    sweep_dir = Path(str(config.hydra.sweep.dir)).resolve()
-    with advice(lambda: BEFORE_ANY_JOB):
-        ledger = earlier_ledger(sweep_dir)
-        known = {entry.fingerprint: entry.number for entry in ledger.entries.values()}
-        plan = Plan(context, config, here=False)
-        jobs = plan.jobs(overrides, known)
-        ledger.settings = {**plain, "launcher": "slurm", "keep_checkpoints": config.sweep.keep_checkpoints}
-        ledger.add([job for job in jobs if job.fingerprint not in known])
-        if dry_run.is_asked():
-            disk = disk_needed(plan.configs(jobs), keep=config.sweep.keep_checkpoints)
-            ClusterSweep(ledger).preview([job.number for job in jobs], num_equal=len(overrides) - len(jobs), disk=disk)
-            return []
-        plan.freeze(jobs)
-    return ClusterSweep(ledger).run_all([job.number for job in jobs])
+    return run_multirun(context, config, overrides, {**plain, "launcher": "slurm"}, sweep=ClusterSweep, here=False)
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from fmx.config.rules import is_number_list
 from fmx.config.suggest import nearest
 from fmx.config.targets import locate
 from fmx.data.module import names_of_classes, normalization
-from fmx.errors import ConfigError, FmxError
+from fmx.errors import ConfigError, FmxError, first_line
 from fmx.models.sizes import infer_output
 from fmx.process.memory_bound import SPARE_BYTES, at_most_bytes
 from fmx.training.build import is_beyond_meta, make, meta_network, network_node, without_own_keys
@@ -122,17 +122,13 @@ def _refusals(key: str, node: Any) -> Iterator[None]:
     except Exception as error:
         cause = list(_causes(error))[-1]
         kind = "" if isinstance(cause, TypeError | ValueError) else f" ({type(cause).__name__})"
-        raise ConfigError(f"{key}: {node.get('_target_')} refuses its values{kind}: {_first_line(cause)}") from error
+        raise ConfigError(f"{key}: {node.get('_target_')} refuses its values{kind}: {first_line(cause)}") from error
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def _check_network(node: Mapping[str, Any], name: str, data: DictConfig) -> None:
@@ -150,7 +146,7 @@ def _check_network(node: Mapping[str, Any], name: str, data: DictConfig) -> None
             return
         raise ConfigError(
             f"model={name} cannot take images of shape {shape} (data.in_channels, data.image_size twice): "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from error
     given, wanted = tuple(getattr(logits, "shape", ())), (1, int(data.num_classes))
     if given != wanted:
@@ -172,7 +168,7 @@ def _scalar_names(metrics: Mapping[str, Metric | MetricCollection], num_classes:
             if type(metric).__module__.startswith("torchmetrics."):
                 raise ConfigError(
                     f"metrics.{name}: {type(metric).__name__} does not take logits (B, {num_classes}) and labels (B,): "
-                    f"{_first_line(error)}"
+                    f"{first_line(error)}"
                 ) from error
             yield name  # a user's own metric, which may need other inputs
             continue

@@ -20,7 +20,7 @@ from pytorch_lightning.loggers import Logger
 from torchmetrics import MetricCollection
 
 from fmx.data.module import ImageDataModule
-from fmx.errors import ConfigError, DataError, FmxError
+from fmx.errors import ConfigError, DataError, FmxError, first_line
 from fmx.runs.checkpoint_files import NEWEST
 from fmx.training.classifier import Classifier
 
@@ -64,7 +64,7 @@ def _check_text(names: Sequence[str]) -> None:
     except ValueError as error:
         raise ConfigError(
             f"MPLBACKEND={backend}: matplotlib, which draws the figures of a run, refuses to be imported; unset it "
-            f"({_first_line(error).partition(';')[0]})"
+            f"({first_line(error).partition(';')[0]})"
         ) from error
 
 
@@ -88,7 +88,7 @@ def _check_hooks(loggers: Sequence[Logger], callbacks: Sequence[Callback]) -> No
         except Exception as error:
             raise ConfigError(
                 f"{name}: its state_dict() cannot be kept in a checkpoint, which holds numbers, texts, tensors, lists "
-                f"and dicts of them: {_first_line(error)}"
+                f"and dicts of them: {first_line(error)}"
             ) from error
 
 
@@ -126,7 +126,7 @@ def _check_metrics(classifier: Classifier, data: ImageDataModule) -> None:
         except Exception as error:
             raise ConfigError(
                 f"metrics.{name}: {type(metric).__name__} fails on logits (B, {data.num_classes}) and labels (B,) of "
-                f"{len(labels)} test images: {type(error).__name__}: {_first_line(error)}"
+                f"{len(labels)} test images: {type(error).__name__}: {first_line(error)}"
             ) from error
 
 
@@ -151,7 +151,3 @@ def _check_disk(run_dir: Path, classifier: Classifier, data: ImageDataModule) ->
                         f"cannot write {sum(sizes):,} bytes of checkpoints and predictions to {run_dir}: "
                         f"{os.strerror(error.errno)}; make room, or name another folder with hydra.run.dir=DIR"
                     ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]

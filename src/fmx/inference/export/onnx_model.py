@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmx.config.printed_command import printed_command
-from fmx.errors import ConfigError, DataError, FmxError
+from fmx.errors import ConfigError, DataError, FmxError, first_line
 from fmx.inference.export import onnx_worker
 from fmx.inference.export.signature import Signature
 
@@ -66,7 +66,7 @@ def write_onnx(module: "nn.Module", signature: Signature, path: Path, *, opset: 
             )
     except Exception as error:  # torch's exporter may raise any exception
         raise FmxError(
-            f"{signature.model} cannot be written as ONNX: {_first_line(error)}; try --format torchscript"
+            f"{signature.model} cannot be written as ONNX: {first_line(error)}; try --format torchscript"
         ) from error
     assert program is not None
     model = program.model_proto
@@ -181,7 +181,3 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
             with suppress(OSError):
                 pipe.close()
     process.wait()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
