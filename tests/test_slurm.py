@@ -114,7 +114,7 @@ def test_preempted_and_out_of_time_jobs_go_on_as_if_nothing_had_been(slurm, comm
     (tmp_path / "slow").unlink()
     for name in names.values():
         wait_for(lambda name=name: squeue(slurm, "--format=%T", f"--jobs={name}") == ["PENDING"])
-        slurm_cluster.asked("scontrol", "update", f"JobId={name}", "StartTime=now", env=slurm)  # not in two minutes
+        slurm_cluster.start_requeued(name, env=slurm)
     output, _ = sweep.communicate(timeout=180)
     assert sweep.returncode == 0, output
     local = command("-m", *grid, "hydra.sweep.dir=local", cwd=tmp_path, env=here())

@@ -94,7 +94,7 @@ def test_ctrl_c_of_an_array_and_a_node_that_fails_under_a_job(cluster, tmp_path)
     slurm_cluster.asked("scontrol", "update", f"NodeName={second.name}", "State=DOWN", "Reason=power", env=cluster.env)
     name = slurm_jobs(tmp_path / "sweep")[lost.name]
     wait_for(lambda: squeue(cluster.env, "--format=%T", f"--jobs={name}") in (["PENDING"], ["RUNNING"]))
-    slurm_cluster.asked("scontrol", "update", f"JobId={name}", "StartTime=now", env=cluster.env)  # not in two minutes
+    slurm_cluster.start_requeued(name, env=cluster.env)
     (tmp_path / "slow").unlink()
     output, _ = on.communicate(timeout=180)
     assert on.returncode == 0, output
