@@ -84,3 +84,8 @@ def test_control_groups_of_version_2(name, tmp_path):
     assert num_cores(process) == len(os.sched_getaffinity(0))
     assert num_cores(tmp_path / "absent") == len(os.sched_getaffinity(0))
     assert memory_limit(tmp_path / "absent") is None
+
+
+def test_cores_follow_the_variable_that_joblib_reads(monkeypatch):
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
+    assert num_cores() == 1

@@ -17,10 +17,12 @@ def num_cores(process: Path = PROCESS) -> int:
     """The number of cores that the affinity and the CPU quota of this process allow, rounded up.
 
     A quota is `docker run --cpus=2`, systemd's CPUQuota or a Kubernetes limit: control groups of version 1 and 2,
-    parent groups included.
+    parent groups included. LOKY_MAX_CPU_COUNT, which joblib reads, limits the number too.
     """
-    quotas = [quota for group in _groups("cpu", process) if (quota := _cpu_quota(group)) is not None]
-    return max(1, min([_affinity(), *map(math.ceil, quotas)]))
+    from joblib import cpu_count  # takes 0.1 s to import, which most commands do not need
+
+    cores: int = cpu_count()
+    return max(1, min([cores, *_cpu_quotas(process)]))
 
 
 def memory_limit(process: Path = PROCESS) -> int | None:
@@ -38,10 +40,9 @@ def limit_threads() -> None:
 
     The libraries respect the affinity by themselves, but no quota. A value that the user has set is kept.
     """
-    cores = num_cores()
-    if THREADS not in os.environ and cores < _affinity():
-        os.environ[THREADS] = str(cores)
-        _ours.add(str(cores))
+    if THREADS not in os.environ and min(_cpu_quotas(PROCESS), default=math.inf) < (os.cpu_count() or 1):
+        os.environ[THREADS] = str(num_cores())
+        _ours.add(os.environ[THREADS])
 
 
 def share_threads(processes: int) -> int | None:
@@ -56,8 +57,9 @@ def share_threads(processes: int) -> int | None:
     return threads
 
 
-def _affinity() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _cpu_quotas(process: Path) -> list[int]:
+    """The CPU quotas of this process's control groups in cores, rounded up; joblib reads the outermost group alone."""
+    return [math.ceil(quota) for group in _groups("cpu", process) if (quota := _cpu_quota(group)) is not None]
 
 
 def _cpu_quota(group: Path) -> float | None:

@@ -1,7 +1,6 @@
 """Locks of a directory and of a file, which the system releases when their process ends."""
 
 import errno
-import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -11,11 +10,14 @@ from pathlib import Path
 from fmx.errors import ConfigError
 from fmx.process.own_files import check_own_files
 
-__all__ = ["is_locked", "lock_folder", "one_at_a_time", "release_locks"]
+__all__ = ["exclusive", "is_locked", "lock_folder", "release_locks", "try_lock"]
 
 LOCK = ".lock"
 ATTEMPTS, PAUSE_S = 5, 0.05  # `is_locked` in another process holds the lock for an instant
-WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP}  # from file systems without locks
+PROBES = 2  # of is_locked, for the same reason
+POLL_S = 0.01  # while waiting for a lock that is held for milliseconds
+WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}  # from file systems without locks
+NO_LINKS = getattr(os, "O_NOFOLLOW", 0)  # Windows has no such flag
 _held: dict[Path, int] = {}
 
 
@@ -30,18 +32,15 @@ def lock_folder(folder: Path, *, key: str = "hydra.run.dir") -> None:
     check_own_files(folder, all_names=False)
     named.mkdir(parents=True, exist_ok=True)  # errors name the folder as typed
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    for _ in range(ATTEMPTS):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(PAUSE_S)
-        except OSError as error:
-            if error.errno not in WITHOUT_LOCKS:
-                raise
-            return
-        else:
-            _held[folder] = descriptor
-            return
+    try:
+        locked = try_lock(descriptor, ATTEMPTS)
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        return
+    if locked:
+        _held[folder] = descriptor
+        return
     os.close(descriptor)
     raise ConfigError(
         f"another process is at work in {folder}: wait for it, stop it, or name another folder with {key}=DIR"
@@ -64,27 +63,48 @@ def is_locked(run_dir: Path) -> bool | None:
     if run_dir.resolve() in _held:
         return True
     try:
-        descriptor = os.open(run_dir / LOCK, os.O_RDONLY)
+        descriptor = _open_to_probe(run_dir / LOCK)
     except OSError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not try_lock(descriptor, PROBES)
     except OSError:
         return None
     finally:
         os.close(descriptor)
+
+
+def _open_to_probe(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | NO_LINKS)  # NFS locks no other descriptors
+    except OSError:
+        return os.open(path, os.O_RDONLY | NO_LINKS)
+
+
+def try_lock(descriptor: int, attempts: int = 1) -> bool:
+    """Lock an open file, unless another process or descriptor holds its lock; closing it releases the lock."""
+    from filelock import lock_descriptor  # takes 0.06 s to import, which --help does not need
+
+    for attempt in range(attempts):
+        if attempt:
+            time.sleep(PAUSE_S)
+        if lock_descriptor(descriptor, blocking=False):
+            return True
     return False
 
 
 @contextmanager
-def one_at_a_time(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock while a file is read and rewritten."""
-    with path.with_name(f".{path.name}.lock").open("a") as file:
+def exclusive(path: Path, *, needed: bool = True) -> Iterator[None]:
+    """Hold the lock on a file, which is created if necessary, in the block.
+
+    needed: False to go on without a lock on a file system that has none.
+    """
+    from filelock import lock_descriptor
+
+    with path.open("a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock_descriptor(file.fileno(), poll_interval=POLL_S)
         except OSError as error:
-            if error.errno not in WITHOUT_LOCKS:
+            if needed or error.errno not in WITHOUT_LOCKS:
                 raise
         yield  # closing the file releases the lock

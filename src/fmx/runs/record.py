@@ -27,7 +27,7 @@ from fmx.config.renamed_targets import with_first_names
 from fmx.errors import DataError, FmxError, Refusal
 from fmx.process.distributed import is_first_process, num_processes
 from fmx.process.exits import Interrupted, Pruned, expected_error, interruption, plain_message
-from fmx.process.lock import one_at_a_time
+from fmx.process.lock import exclusive
 from fmx.runs.data_root import without_root
 from fmx.runs.run_dir import open_run
 
@@ -42,6 +42,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+LOCK = ".run.json.lock"
 FORMAT = 2  # of run directories; those without it have the next step's learning rate in each row of history.csv
 ROOTLESS = "3-"  # the prefix of fingerprints that ignore data.root
 PACKAGES = [
@@ -92,7 +93,7 @@ class Record:
         self._is_written = True
 
     def _lock(self) -> AbstractContextManager[None]:
-        return one_at_a_time(self.path) if self.shared else nullcontext()
+        return exclusive(self.run_dir / LOCK, needed=False) if self.shared else nullcontext()
 
     def _failure(self) -> dict[str, Any] | None:
         """The status and error that another process of this run has recorded, if one failed."""

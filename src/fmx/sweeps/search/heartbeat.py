@@ -1,18 +1,16 @@
 """Which commands work on a study: a file with a heartbeat for each, and a lock that they share."""
 
-import fcntl
 import logging
 import os
 import re
 import secrets
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Self
 
-from fmx.process.lock import is_locked
+from fmx.process import lock
 
 __all__ = ["Searcher", "exclusive"]
 
@@ -24,18 +22,15 @@ BEAT_S = 5.0
 DEAD_AFTER_S = 60.0  # without a heartbeat; only for commands on other machines, whose locks cannot be tested
 
 
-@contextmanager
-def exclusive(sweep_dir: Path) -> Iterator[None]:
+def exclusive(sweep_dir: Path) -> AbstractContextManager[None]:
     """Hold the lock that all commands of a sweep directory share; the system releases it when the process ends."""
-    with (sweep_dir / LOCK).open("a") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
-        yield  # closing the file releases the lock
+    return lock.exclusive(sweep_dir / LOCK)
 
 
 class Searcher:
     """One command at work on a study, which the others know by a file that it keeps locked and fresh.
 
-    Child processes do not inherit record locks, so the lock ends with this process.
+    Jobs are forked from the fork server, which does not inherit the file, so the lock ends with this process.
     """
 
     def __init__(self, sweep_dir: Path) -> None:
@@ -62,7 +57,7 @@ class Searcher:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
-        fcntl.lockf(file, fcntl.LOCK_EX)
+        lock.try_lock(file.fileno())
         if self._file is not None:
             self._file.close()
         self._file = file
@@ -105,15 +100,14 @@ class Searcher:
             fresh = self._touch() - path.stat().st_mtime < DEAD_AFTER_S
         except FileNotFoundError:
             fresh = False
-        return fresh or bool(is_locked(run_dir))
+        return fresh or bool(lock.is_locked(run_dir))
 
 
 def _can_lock(path: Path) -> bool:
     try:
         with path.open("a") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock.try_lock(file.fileno())
     except FileNotFoundError:
         return True
-    except OSError:  # held, or unknown
+    except OSError:  # unknown
         return False
-    return True
