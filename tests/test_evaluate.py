@@ -71,7 +71,7 @@ def test_several_runs_make_a_table_and_what_cannot_be_scored_is_named(digits_run
     shown = command("sweep", "--csv", "scores.csv", "--checkpoint", "last", module="evaluate", cwd=tmp_path)
     assert shown.returncode == 1
     assert [line.split()[:4] for line in shown.stdout.splitlines()] == [
-        ["run", "data", "checkpoint", "figures"],
+        ["run", "data", "checkpoint", "metrics"],
         ["sweep/a", "digits", "last.ckpt", "new"],
         ["sweep/b", "digits", "last.ckpt", "new"],
     ]

@@ -145,6 +145,24 @@ class Fake(Dataset):
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]["accuracy"] == 1.0
 
 
+def test_a_network_that_ends_in_softmax_is_told_so(command, tmp_path):
+    (tmp_path / "mine.py").write_text("""
+from torch import nn
+
+def tiny(ends, width):
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, width), *([nn.Softmax(dim=1)] if ends else []))
+""")
+    (tmp_path / "my/model").mkdir(parents=True)
+    (tmp_path / "my/model/soft.yaml").write_text("name: soft\nnet: {_target_: mine.tiny, ends: true, width: 10}\n")
+    for ends in ("true", "false"):
+        done = command(
+            "--config-dir", "my", "data=digits", "model=soft", "trainer=smoke", f"model.net.ends={ends}",
+            cwd=tmp_path, env={"PYTHONPATH": os.fspath(tmp_path)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert (done.stdout + done.stderr).count("leave out the Softmax") == (1 if ends == "true" else 0)
+
+
 def test_a_torchvision_data_set_runs_by_yaml_alone(command, tmp_path):
     fake = (
         "{_target_: fmx.data.in_memory.in_memory, in_channels: 1, image_size: 12, dataset: {_target_: "

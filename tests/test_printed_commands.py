@@ -239,6 +239,11 @@ def words_of_refusals(desk: Desk) -> None:
     desk.type(f"-m {' '.join(SMALL)} seed=1,2 {desk.shown('config/typed_values.py:check_typed')} --dry-run")
     desk.run(*SMALL, "+vars.tag=it's (", code=2)
     desk.type(f"{' '.join(SMALL)} {desk.shown('config/hydra_errors.py:_unreadable_override')}")
+    (desk.cwd / "my conf/model").mkdir(parents=True)
+    (desk.cwd / "my conf/model/mine.yaml").write_text("defaults: [mlp, _self_]")
+    mine = f"{' '.join(SMALL)} model=mine"
+    desk.run(*SMALL, "model=mine", code=2)
+    desk.type(f"{mine} {desk.shown('config/hydra_errors.py:_forgotten_config_dir')} --dry-run")
     started = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0",
                "TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}  # fmt: skip
     desk.run(*SMALL, "+vars.tag='a, b'", code=2, env=started)
@@ -280,6 +285,7 @@ SCENARIOS: dict[str, tuple[set[str], Callable[[Desk], None]]] = {
             "commands/command_line.py:_refuse_option",
             "commands/verb_parser.py:error",
             "config/typed_values.py:check_typed",
+            "config/hydra_errors.py:_forgotten_config_dir",
             "config/hydra_errors.py:_unreadable_override",
             "process/distributed.py:_check_torchrun",
             "commands/tensorboard.py:serve",

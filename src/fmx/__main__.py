@@ -77,7 +77,7 @@ def _meant(word: str) -> str:
 
 def _setting(key: str, value: str) -> str:
     """`KEY=VALUE` for a suggested key; a suggestion that already has a value is returned unchanged."""
-    key = key.partition(" with ")[0]
+    key = key.partition(" with ")[0].strip("'")
     return key if "=" in key else f"{key}={value}"
 
 

@@ -143,7 +143,7 @@ def _print(evaluations: Sequence["Evaluation"]) -> None:
         print(printable(only.verdict))
     elif evaluations:
         metrics = ["val accuracy", *(f"test {name}" for name in METRICS)]
-        columns = ["run", "data", "checkpoint", "figures", *metrics]
+        columns = ["run", "data", "checkpoint", "metrics", *metrics]
         print_table(columns, [_row(e) for e in evaluations], num_left=4)
     if any(evaluation.validated_on_test for evaluation in evaluations):
         print(f"{ON_TEST} validated on the test set, which flatters")

@@ -87,8 +87,17 @@ def _missing_member(raised: MissingConfigException) -> ConfigError:
     from fmx.config.key_names import nearest_member
 
     near = nearest_member(group, name, members)
-    likely = f"; did you mean {near!r}?" if near else "."
+    likely = _forgotten_config_dir(group, name) or (f"; did you mean {near!r}?" if near else ".")
     return ConfigError(f"{where}{group}={name}: there is no {group} {name!r}{likely} Choices: {', '.join(members)}")
+
+
+def _forgotten_config_dir(group: str, name: str) -> str:
+    """`; 'my/model/tiny.yaml' is one: add --config-dir my` where the working directory or a folder in it has one."""
+    folders = [Path(), *sorted(each for each in Path().iterdir() if each.is_dir())]
+    found = next((each for each in folders if (each / group / f"{name}.yaml").is_file()), None)
+    if found is None:
+        return ""
+    return f"; {str(found / group / f'{name}.yaml')!r} is one: add {printed_command('--config-dir', str(found))}."
 
 
 def _unreadable_override(raised: OverrideParseException) -> ConfigError:
@@ -175,9 +184,19 @@ def _composition(raised: BaseException) -> ConfigError:
         got = "null" if kind[1] == "NoneType" else f"a value of type {kind[1]}"
         return ConfigError(f"a group takes the name of a member, such as model=mlp, but one override gives it {got}")
     if override := re.match(r"Ambiguous value for argument '(\S+)'", message):
-        return ConfigError(f"{override[1]} gives several values: add -m to run them all, or write [A,B] for one list")
+        return ConfigError(f"{override[1]} gives several values: {_for_each()}, or write [A,B] for one list")
     if override := re.match(r"Sweep parameters (.+) requires --multirun", message):
-        return ConfigError(f"{override[1]} gives many values: add -m, and hydra/sweeper=search to draw from them")
+        search = "" if _is_python() else ", and hydra/sweeper=search to draw from them"
+        return ConfigError(f"{override[1]} gives many values: {_for_each()}{search}")
     if "does not support sweep type" in message:
         return ConfigError("an interval has no values to run one after another: draw from it with hydra/sweeper=search")
     return ConfigError(message)
+
+
+def _for_each() -> str:
+    """How to run each of several values; `fmx.train` takes no options."""
+    return "call fmx.train for each of them" if _is_python() else "add -m to run them all"
+
+
+def _is_python() -> bool:
+    return sys.argv[0] == "fmx.train"

@@ -152,7 +152,7 @@ def _choice(group: str, member: str) -> str:
 
 
 def _with_members(keys: list[str], elsewhere: Mapping[str, str]) -> list[str]:
-    return [f"{key} with {elsewhere[key]}" if key in elsewhere else key for key in keys]
+    return [f"{key!r} with {elsewhere[key]}" if key in elsewhere else key for key in keys]
 
 
 @cache

@@ -260,7 +260,7 @@ class Sweep:
 
     def _report_result(self, ended: Sequence[Ended], num_jobs: int) -> None:
         self._print_table()
-        log.info("%s", self.ledger.sweep_dir / "leaderboard.md")
+        log.info("%s (.csv and .html too)", self.ledger.sweep_dir / "leaderboard.md")
         for status, how in (("failed", "failed"), ("interrupted", "were interrupted")):
             these = [each for each in ended if each.status == status]
             if these:

@@ -1,5 +1,6 @@
 """The LightningModule: a network with its loss, optimizer, schedule and metrics."""
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -16,10 +17,14 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from fmx.data.loader import EpochSampler
 from fmx.errors import ConfigError, TrainingError
 from fmx.training.counts import update
+from fmx.training.losses import NLL, CrossEntropy
 from fmx.training.schedule import Schedule
 
 __all__ = ["Batch", "Classifier", "Step", "scales_gradients", "validates"]
 
+log = logging.getLogger(__name__)
+LOSSES_ON_LOGITS = (CrossEntropy, NLL, nn.CrossEntropyLoss)
+PROBABILITY_TOLERANCE = 1e-2  # of a row's sum; bf16 has three digits
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 Batch = tuple[Tensor, Tensor]  # images float (B, C, H, W), labels int64 (B,)
@@ -58,6 +63,7 @@ class Classifier(LightningModule):
         self.val_loss = MeanMetric(nan_strategy="disable")
         self.train_metrics = TrainMetrics(self.images_of, remedies=_remedies(loss))
         self._watched: list[nn.Parameter] = []  # whose gradients are checked
+        self._has_checked_logits = False
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, C, H, W) to logits (B, K)."""
@@ -123,9 +129,22 @@ class Classifier(LightningModule):
         """Update the validation metrics with a batch."""
         images, labels = batch
         logits = self.net(images).float()
+        if not self._has_checked_logits:
+            self._has_checked_logits = True
+            self._warn_of_probabilities(logits)
         # One value per image: MeanMetric ignores its weights where nan_strategy is "disable" (torchmetrics 1.9).
         self.val_loss.update(self.loss(logits, labels).expand(len(labels)))
         update(self.val_metrics, logits, labels)
+
+    def _warn_of_probabilities(self, logits: Tensor) -> None:
+        """Warn where a network ends in Softmax and its loss applies another one: it would learn slowly."""
+        sums_to_one = (logits.sum(dim=1) - 1).abs().max() < PROBABILITY_TOLERANCE
+        if isinstance(self.loss, LOSSES_ON_LOGITS) and bool(sums_to_one) and bool((logits >= 0).all()):
+            log.warning(
+                "model.net: its outputs are probabilities (each row is at least 0 and sums to 1), but the loss "
+                "%s takes logits and applies a softmax itself: leave out the Softmax at the end of the network",
+                type(self.loss).__name__,
+            )
 
     def on_validation_epoch_end(self) -> None:
         """Log the row of this validation."""
