@@ -196,7 +196,7 @@ def test_building_draws_the_same_weights_whatever_the_image_size_check_does():
         ("dilated", {"dilation": 0}, "dilation must be a positive integer, got 0"),
         ("resnet20", {"width": 0}, "width must be a positive integer, got 0"),
         ("dropout_cnn", {"dropout_prob": 2}, "dropout probability has to be between 0 and 1"),
-        ("pretrained", {"resize": 0}, "resize must be a positive integer, got 0"),
+        ("pretrained", {"resize": 0}, "resize must be a whole number of at least 1 .*, got 0"),
     ],
 )
 def test_an_impossible_size_is_refused_by_name(name, changes, message):

@@ -117,7 +117,7 @@ def export(args: argparse.Namespace) -> None:
     checkpoint = args.checkpoint or run.tested
     net = restore_classifier(config, run.checkpoint(checkpoint)).net
     whole = PixelNet(signature.normalization(), net)
-    reference = _reference(run, config, torch_logits(whole), tested=checkpoint == run.tested)
+    reference = _reference(run, config, signature, torch_logits(whole), tested=checkpoint == run.tested)
     with new_file(file, force=args.force) as written, new_file(card, force=args.force) as page:
         exported = _write(net if outside else whole, signature, written, args)
         agreement = check_parity(exported, reference)
@@ -167,7 +167,7 @@ def _write(module: "nn.Module", signature: "Signature", path: Path, args: argpar
     return open_state_dict(module, signature, path)
 
 
-def _reference(run: "Run", config: "DictConfig", own: "Logits", *, tested: bool) -> "Reference":
+def _reference(run: "Run", config: "DictConfig", signature: "Signature", own: "Logits", *, tested: bool) -> "Reference":
     """The predictions to compare with: the run's own, else those of `own` on the test set or on random images."""
     import torch
 
@@ -177,8 +177,9 @@ def _reference(run: "Run", config: "DictConfig", own: "Logits", *, tested: bool)
 
     data = _data_at_hand(run, config)
     if data is None:
-        shape = (NUM_RANDOM, config.data.in_channels, config.data.image_size, config.data.image_size)
-        noise = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        noise = torch.randint(
+            256, (NUM_RANDOM, *signature.shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        )
         return Reference(list(noise), "random images", logits_of(own, list(noise)))
     if not tested:
         return Reference(data.pictures("test"), "test images", logits_of(own, data.pictures("test")))

@@ -24,8 +24,8 @@ DESCRIPTION = """\
 Classify pictures with a trained model: files, folders (with their subfolders) and globs, of any size and mode.
 No data set is needed.
 
-A picture is converted to the model's input: grey or colour; its longer side the model's size, centred on a
-square of its border's colour (stretched instead where training did so: data=image_folder, or pictures that
+A picture is converted to the model's input: grey or colour; as large as fits into the model's images, centred on
+a ground of its border's colour (stretched instead where training did so: data=image_folder, or pictures that
 fmx.data.in_memory read). The camera's orientation is applied. Nothing is cropped, so crop the picture first if
 its subject is small. Fashion-MNIST shows light things on black: for such models --invert auto inverts a
 picture if more than two thirds of its border are bright, after placing dark subjects with a transparent

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fmx.config.image_size import EXPECTED, is_image_size
 from fmx.errors import ConfigError
 
 __all__ = ["Rule", "above", "check_values", "is_number_list", "one_of", "whole"]
@@ -123,7 +124,7 @@ RULES: Mapping[str, Rule] = {
         "a language, or a list of texts: in quotes where YAML takes them for something else", _names
     ),
     "data.in_channels": whole(1),
-    "data.image_size": whole(1),
+    "data.image_size": Rule(EXPECTED, is_image_size),
     "data.shuffle": FLAG,
     "data.drop_last": FLAG,
     "data.split": one_of("stratified", "tail"),

@@ -132,7 +132,10 @@ def _check_type(key: str, value: Any, annotation: Any) -> None:
     fits = any(type(value) is kind or (kind is float and type(value) is int) for kind in kinds)
     if not fits:
         expected = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
-        raise ConfigError(f"{key} must be {expected}, got {value!r}")
+        squares = key.endswith(".image_size") and isinstance(value, list)
+        raise ConfigError(
+            f"{key} must be {expected}, got {value!r}{': it takes squares alone, data.image_size=N' if squares else ''}"
+        )
 
 
 def _check_dict_keys(key: str, given: Mapping[str, Any], wanted: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from fmx.config.image_size import height_and_width, is_image_size
 from fmx.config.targets import locate, target_nodes
 from fmx.errors import ConfigError, DataError
 
@@ -185,14 +186,18 @@ def check_sizes(data: Mapping[str, Any], source: Path) -> None:
         part = data if name == "data" else data.get(name.rpartition(".")[2], {})
         if not isinstance(part, Mapping):
             raise DataError(f"{source}: {name} must be a mapping, as in conf/data/*.yaml, got {part!r:.80}")
-        for key in ("num_classes", "in_channels", "image_size", "batch_size", "eval_batch_size"):
+        for key in ("num_classes", "in_channels", "batch_size", "eval_batch_size"):
             if type(part.get(key, 1)) is not int or part.get(key, 1) < 1:
                 raise DataError(f"{source}: {name}.{key} is {part[key]!r:.80}, which is no count")
-        num_classes, channels, side = (part.get(key, 1) for key in ("num_classes", "in_channels", "image_size"))
-        if num_classes > MAX_CLASSES or channels * side * side > MAX_NUMBERS:
+        size = part.get("image_size", 1)
+        if not is_image_size(size):
+            raise DataError(f"{source}: {name}.image_size is {size!r:.80}, which is neither a count nor two")
+        height, width = height_and_width(size)
+        num_classes, channels = (part.get(key, 1) for key in ("num_classes", "in_channels"))
+        if num_classes > MAX_CLASSES or channels * height * width > MAX_NUMBERS:
             raise DataError(
-                f"{source} says that {name} has {num_classes:,} classes of images of {channels:,} x {side:,} x "
-                f"{side:,} numbers; a run from a directory may have {MAX_CLASSES:,}, and {MAX_NUMBERS:,} numbers per "
+                f"{source} says that {name} has {num_classes:,} classes of images of {channels:,} x {height:,} x "
+                f"{width:,} numbers; a run from a directory may have {MAX_CLASSES:,}, and {MAX_NUMBERS:,} numbers per "
                 "image"
             )
 

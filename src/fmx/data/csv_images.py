@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fmx.config.image_size import ImageSize, height_and_width
 from fmx.data.arrays import ImageArrays
 from fmx.data.download import missing_file_error
 from fmx.errors import DataError
@@ -24,30 +25,31 @@ MAX_PIXEL = 255
 MANY_PIXELS = 10**6  # from which on the column names take much memory
 
 
-def load_csv(*, file: str, image_size: int, num_classes: int, instead: Sequence[str]) -> ImageArrays:
+def load_csv(*, file: str, image_size: ImageSize, num_classes: int, instead: Sequence[str]) -> ImageArrays:
     """Read a CSV file with the columns `label, pixel1 .. pixelN`: pixels 0 to 255 in row-major order.
 
     The columns may come in any order. `instead` lists what to suggest when the file is missing. Memory stays at about
     the size of the arrays: of each line, at most 16 bytes per column are read.
 
     Returns:
-        images uint8 (N, 1, image_size, image_size), labels int64 (N,) below num_classes, in file order.
+        images uint8 (N, 1, H, W), labels int64 (N,) below num_classes, in file order.
 
     Raises:
         DataError: names the file, the line (the header is line 1) and the column.
     """
+    height, width = height_and_width(image_size)
     path = Path(file)
     if path.exists() and not path.is_file():  # a pipe would never end
         raise DataError(f"{path} cannot be read: it is no plain file")
     try:
         with path.open("rb") as stream:
-            labels, pixels = _read(path, stream, num_pixels=image_size**2, num_classes=num_classes)
+            labels, pixels = _read(path, stream, num_pixels=height * width, num_classes=num_classes)
     except FileNotFoundError:
         raise missing_file_error(path, reason="", instead=instead) from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     return ImageArrays(
-        images=torch.frombuffer(pixels, dtype=torch.uint8).view(-1, 1, image_size, image_size),
+        images=torch.frombuffer(pixels, dtype=torch.uint8).view(-1, 1, height, width),
         labels=torch.frombuffer(labels, dtype=torch.int64),
     )
 

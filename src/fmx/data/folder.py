@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fmx.config.image_size import ImageSize, height_and_width, shortest_form
 from fmx.data.passed_over import SUFFIXES, UNREAD, PassedOver
 from fmx.errors import ConfigError, DataError
 from fmx.process.cores import num_cores
@@ -32,9 +33,9 @@ MAX_SIDE = 32_768  # pixels; shrinking a longer side takes more memory for the f
 
 
 class ImageFolder(Dataset[tuple[Tensor, int]]):
-    """The images `folder/CLASS/*` as (uint8 (C, S, S), label), sorted by class and name, decoded on demand.
+    """The images `folder/CLASS/*` as (uint8 (C, H, W), label), sorted by class and name, decoded on demand.
 
-    Every image becomes grey (`in_channels` 1) or RGB (3) and is stretched to `image_size` (S) on both sides,
+    Every image becomes grey (`in_channels` 1) or RGB (3) and is stretched to `image_size`,
     bilinear with antialiasing. EXIF orientation is applied, transparency becomes black, 16-bit grey keeps its upper
     8 bits, and the first of several frames is used. Other files and nested folders are skipped with a warning, hidden
     ones silently. An image may have 64 million pixels, for which decoding takes 0.8 GB, and 32,768 on a side.
@@ -44,16 +45,16 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
             when asked for an image that cannot be decoded, with its name.
     """
 
-    def __init__(self, *, folder: str, class_names: Sequence[str], image_size: int, in_channels: int) -> None:
+    def __init__(self, *, folder: str, class_names: Sequence[str], image_size: ImageSize, in_channels: int) -> None:
         if in_channels not in MODES:
             raise ConfigError(f"data.in_channels must be 1 (grey) or 3 (RGB), got {in_channels}")
         self.folder = Path(folder)
         self.class_names = list(class_names)
-        self.image_size = image_size
+        self.size = height_and_width(image_size)
         self.mode = MODES[in_channels]
         self.files: list[str] = []  # relative to the folder
         labels: list[int] = []
-        self._shape = repr((self.class_names, image_size, in_channels)).encode()
+        self._shape = repr((self.class_names, shortest_form(image_size), in_channels)).encode()
         earlier = blake2b(self._shape, digest_size=16)
         _check_classes(self.folder, self.class_names)
         passed = PassedOver()
@@ -80,7 +81,7 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about odd metadata; real problems raise
-                pixels = read_picture(path, self.mode, self.image_size)
+                pixels = read_picture(path, self.mode, self.size)
         except UnidentifiedImageError as error:
             raise DataError(f"{path} is no image of a known kind; replace or remove it") from error
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
@@ -175,24 +176,31 @@ def _images(folder: Path, class_name: str, passed: PassedOver) -> Iterator[tuple
                 yield f"{class_name}/{entry.name}", entry.stat().st_size
 
 
-def read_picture(path: Path, mode: str, image_size: int) -> NDArray[np.uint8]:
-    """Read an image file as uint8 pixels (C, S, S); ValueError or OSError where it cannot be, or is too large."""
+def read_picture(path: Path, mode: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Read an image file as uint8 pixels (C, H, W); ValueError or OSError where it cannot be, or is too large."""
     with Image.open(path, formats=FORMATS) as image:
         check_size(image)
-        return pixels_of(resized(image, mode, image_size), mode)
+        return pixels_of(resized(image, mode, size), mode)
 
 
-def resized(image: Image.Image, mode: str, side: int, *, stretch: bool = True) -> Image.Image:
+def resized(image: Image.Image, mode: str, size: tuple[int, int], *, stretch: bool = True) -> Image.Image:
     """Turn a picture upright, convert it to `mode`, or to RGBA if it has transparency, and resize it.
 
-    Both sides become `side`; without `stretch` the longer one does.
+    It becomes `size` (height, width); without `stretch` as large as fits into that, with its proportions kept.
     """
     # JPEG decodes straight to about twice the wanted size, several times faster for photographs.
-    image.draft(None, (2 * side, 2 * side))
+    image.draft(None, (2 * max(size), 2 * max(size)))
     picture = _in_mode(ImageOps.exif_transpose(image), mode)
-    longer = max(picture.size)
-    size = [side, side] if stretch else [max(1, round(side * length / longer)) for length in picture.size]
-    return picture.resize(size, Image.Resampling.BILINEAR)
+    height, width = size if stretch else _fitting(picture, size)
+    return picture.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def _fitting(picture: Image.Image, size: tuple[int, int]) -> tuple[int, int]:
+    """The largest height and width with a picture's proportions that fit into `size`."""
+    height, width = size
+    if picture.width * height >= picture.height * width:
+        return max(1, round(width * picture.height / picture.width)), width
+    return height, max(1, round(height * picture.width / picture.height))
 
 
 def pixels_of(picture: Image.Image, mode: str, ground: str = "black") -> NDArray[np.uint8]:

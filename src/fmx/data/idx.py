@@ -14,6 +14,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
+from fmx.config.image_size import ImageSize, height_and_width
 from fmx.data.arrays import ImageArrays
 from fmx.data.download import fetch
 from fmx.errors import DataError
@@ -41,7 +42,7 @@ def load_idx(
     folder: str,
     images: IdxFile,
     labels: IdxFile,
-    image_size: int,
+    image_size: ImageSize,
     num_classes: int,
     mirrors: Sequence[str],
     instead: Sequence[str],
@@ -53,7 +54,7 @@ def load_idx(
     as the file, or 64 times as large as a `.gz` (64 MiB are always allowed), and at most 4 GiB.
 
     Returns:
-        images uint8 (N, 1, image_size, image_size), labels int64 (N,) below num_classes, in file order.
+        images uint8 (N, 1, H, W), labels int64 (N,) below num_classes, in file order.
 
     Raises:
         DataError: a file is missing, damaged, or does not fit the other one or the configuration.
@@ -61,7 +62,7 @@ def load_idx(
     label_path, label_md5 = _locate(Path(folder), labels, mirrors, instead)
     image_path, image_md5 = _locate(Path(folder), images, mirrors, instead)
     y = _read(label_path, label_md5, item_shape=()).long()  # (N,)
-    x = _read(image_path, image_md5, item_shape=(image_size, image_size))  # (N, H, W)
+    x = _read(image_path, image_md5, item_shape=height_and_width(image_size))  # (N, H, W)
     if len(x) != len(y):
         raise DataError(f"{image_path} holds {len(x):,} images, but {label_path.name} {len(y):,} labels")
     if len(wrong := (y >= num_classes).nonzero()):

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fmx.config.image_size import ImageSize, height_and_width
 from fmx.data.arrays import ImageArrays
 from fmx.data.folder import MODES, pixels_of, resized
 from fmx.errors import DataError
@@ -21,19 +22,20 @@ class Pairs(Protocol):
     def __getitem__(self, index: int, /) -> Sequence[Any]: ...
 
 
-def in_memory(*, dataset: Pairs, in_channels: int, image_size: int) -> ImageArrays:
+def in_memory(*, dataset: Pairs, in_channels: int, image_size: ImageSize) -> ImageArrays:
     """Read every (picture, label) of a map-style dataset: PIL images, or uint8 tensors (C, H, W).
 
     A PIL image becomes grey or RGB and is stretched to image_size, as by ImageFolder.
 
-    Returns images uint8 (N, in_channels, image_size, image_size) and labels int64 (N,).
+    Returns images uint8 (N, in_channels, H, W) and labels int64 (N,).
     """
     if in_channels not in MODES:
         raise DataError(f"data.in_channels must be 1 or 3 for pictures, got {in_channels}")
+    size = height_and_width(image_size)
     pairs = [dataset[index] for index in range(len(dataset))]
     if not pairs:
         raise DataError("the dataset has no pictures")
-    pictures = [_pixels(index, picture, in_channels, image_size) for index, (picture, _) in enumerate(pairs)]
+    pictures = [_pixels(index, picture, in_channels, size) for index, (picture, _) in enumerate(pairs)]
     if len(shapes := {tuple(picture.shape) for picture in pictures}) > 1:
         raise DataError(
             f"the dataset's tensors have different shapes, such as {' and '.join(map(str, list(shapes)[:2]))}"
@@ -41,11 +43,11 @@ def in_memory(*, dataset: Pairs, in_channels: int, image_size: int) -> ImageArra
     return ImageArrays(images=torch.stack(pictures), labels=torch.tensor([int(label) for _, label in pairs]))
 
 
-def _pixels(index: int, picture: Any, in_channels: int, image_size: int) -> Tensor:
+def _pixels(index: int, picture: Any, in_channels: int, size: tuple[int, int]) -> Tensor:
     if isinstance(picture, Image.Image):
         mode = MODES[in_channels]
         try:
-            return torch.from_numpy(pixels_of(resized(picture, mode, image_size), mode))
+            return torch.from_numpy(pixels_of(resized(picture, mode, size), mode))
         except (OSError, ValueError) as error:
             raise DataError(f"picture {index} of the dataset cannot be read: {error}") from error
     if isinstance(picture, Tensor) and picture.dtype == torch.uint8:

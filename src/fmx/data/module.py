@@ -10,6 +10,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from fmx.config.image_size import ImageSize, height_and_width
 from fmx.data.arrays import ImageArrays
 from fmx.data.folder import ImageFolder
 from fmx.data.loader import ArrayLoader, EpochSampler, image_loader
@@ -61,7 +62,7 @@ class ImageDataModule(LightningDataModule):
         translations: Mapping[str, Sequence[str]],
         num_classes: int,
         in_channels: int,
-        image_size: int,
+        image_size: ImageSize,
         mean: Sequence[float],
         std: Sequence[float],
         normalize: str | Sequence[Any],
@@ -80,7 +81,7 @@ class ImageDataModule(LightningDataModule):
         self.name = name
         self.root = root
         self.num_classes = num_classes
-        self.input_shape = (in_channels, image_size, image_size)
+        self.input_shape = (in_channels, *height_and_width(image_size))
         self.class_names = names_of_classes(class_names, translations, num_classes)
         self.english_names = english_names(translations, num_classes)
         self.sources: dict[Part, Source] = {

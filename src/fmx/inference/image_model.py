@@ -41,7 +41,7 @@ class ImageModel(nn.Module):
 
 
 def pixels_of(images: Any, signature: Signature, invert: Invert) -> NDArray[np.uint8]:
-    """Images of any kind as uint8 (N, C, S, S), the size of a model; see `Run.predict`."""
+    """Images of any kind as uint8 (N, C, H, W), the size of a model; see `Run.predict`."""
     if isinstance(images, Tensor):
         images = images.numpy(force=True)
     if isinstance(images, np.ndarray):
@@ -52,12 +52,11 @@ def pixels_of(images: Any, signature: Signature, invert: Invert) -> NDArray[np.u
         return stack
     each = [images] if isinstance(images, str | Path | Image.Image) or not isinstance(images, Iterable) else images
     pixels: list[NDArray[np.uint8]] = [_pixels_of_one(image, signature, invert) for image in each]
-    size = (0, signature.in_channels, signature.image_size, signature.image_size)
-    return np.stack(pixels) if pixels else np.empty(size, np.uint8)
+    return np.stack(pixels) if pixels else np.empty((0, *signature.shape), np.uint8)
 
 
 def _pixels_of_one(image: Any, signature: Signature, invert: Invert) -> NDArray[np.uint8]:
-    """One image as uint8 (C, S, S)."""
+    """One image as uint8 (C, H, W)."""
     if isinstance(image, str | Path):
         return prepare(Path(image), signature, invert).pixels
     if isinstance(image, Image.Image):
@@ -70,12 +69,12 @@ def _pixels_of_one(image: Any, signature: Signature, invert: Invert) -> NDArray[
 
 def _check(shape: tuple[int, ...], dtype: str, signature: Signature) -> None:
     """ConfigError for an array of another type or shape than the model's images."""
-    side, channels = signature.image_size, signature.in_channels
+    channels, height, width = signature.shape
     if dtype != "uint8":
         raise ConfigError(f"images must be uint8 with values 0 to 255, got {dtype}: load_model(raw=True) takes floats")
-    fits = len(shape) == COLOUR_STACK and shape[1:] == (channels, side, side)
-    if not fits and not (channels == 1 and len(shape) == STACK and shape[1:] == (side, side)):
-        stacks = f"(N, {channels}, {side}, {side})" + (f" or (N, {side}, {side})" if channels == 1 else "")
+    fits = len(shape) == COLOUR_STACK and shape[1:] == signature.shape
+    if not fits and not (channels == 1 and len(shape) == STACK and shape[1:] == (height, width)):
+        stacks = f"(N, {channels}, {height}, {width})" + (f" or (N, {height}, {width})" if channels == 1 else "")
         raise ConfigError(
             f"images must be {stacks}, got {shape}; PIL images and paths of any size are brought to that size"
         )

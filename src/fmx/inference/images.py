@@ -26,7 +26,7 @@ MOSTLY = 2 / 3  # bright share of an inverted picture's border; at most 0.43 in 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as input of a model, uint8 (C, S, S), and whether it was inverted."""
+    """A picture as input of a model, uint8 (C, H, W), and whether it was inverted."""
 
     path: Path
     pixels: NDArray[np.uint8]
@@ -81,9 +81,9 @@ def _walk(folder: Path, problems: list[str], notes: list[str]) -> Iterator[Path]
 def prepare(path: Path, signature: Signature, invert: Invert) -> Picture:
     """Read a picture and convert it to the channels and the size of a model; DataError if it cannot be read.
 
-    If the training pictures were stretched (data.folder, data.in_memory), so is this one. Otherwise its longer side
-    becomes `image_size` (bilinear with antialiasing), and it is centred on the median colour of its border. Grey is the
-    luminance (ITU-R 601). The EXIF orientation is applied, 16-bit pictures keep their upper 8 bits, only the first
+    If the training pictures were stretched (data.folder, data.in_memory), so is this one. Otherwise it becomes as large
+    as fits into the model's images (bilinear with antialiasing), centred on the median colour of its border. Grey is
+    the luminance (ITU-R 601). The EXIF orientation is applied, 16-bit pictures keep their upper 8 bits, only the first
     frame is read, and nothing is cropped.
 
     `auto` inverts if the model was trained on light objects on a dark ground (grey, mean of the training set below 0.4)
@@ -108,21 +108,23 @@ def prepare(path: Path, signature: Signature, invert: Invert) -> Picture:
 
 
 def prepare_image(image: Image.Image, signature: Signature, invert: Invert) -> tuple[NDArray[np.uint8], bool]:
-    """Convert an image as `prepare` does; returns uint8 (C, S, S), and whether it was inverted."""
+    """Convert an image as `prepare` does; returns uint8 (C, H, W), and whether it was inverted."""
     if invert == "auto" and not signature.light_on_dark:
         invert = "no"
-    mode, side = MODES[signature.in_channels], signature.image_size
-    pixels = _pixels(image, mode, side, invert, stretch=signature.fit == "stretch")
+    mode, size = MODES[signature.in_channels], signature.shape[1:]
+    pixels = _pixels(image, mode, size, invert, stretch=signature.fit == "stretch")
     inverted = invert == "yes" or (invert == "auto" and _has_bright_border(pixels))
     if inverted:
         pixels = 255 - pixels
-    return _padded(pixels, side), inverted
+    return _padded(pixels, size), inverted
 
 
-def _pixels(image: Image.Image, mode: str, side: int, invert: Invert, *, stretch: bool) -> NDArray[np.uint8]:
-    """Decode an image to uint8 (C, H, W), with both sides, or the longer one, equal to `side`."""
+def _pixels(
+    image: Image.Image, mode: str, size: tuple[int, int], invert: Invert, *, stretch: bool
+) -> NDArray[np.uint8]:
+    """Decode an image to uint8 (C, H, W) of this size, or to the largest that fits into it."""
     check_size(image)
-    picture = resized(image, mode, side, stretch=stretch)
+    picture = resized(image, mode, size, stretch=stretch)
     white = picture.mode == "RGBA" and (invert == "yes" or (invert == "auto" and _is_dark(picture)))
     return pixels_of(picture, mode, "white" if white else "black")
 
@@ -147,11 +149,11 @@ def _border(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return pixels[:, ~inner]
 
 
-def _padded(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Centre (C, H, W) on a square of the median colour of its border."""
+def _padded(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Centre (C, H, W) on a ground of this size and of the median colour of its border."""
     channels, height, width = pixels.shape
-    square = np.empty((channels, side, side), dtype=np.uint8)
-    square[:] = np.median(_border(pixels), axis=1).astype(np.uint8)[:, None, None]
-    top, left = (side - height) // 2, (side - width) // 2
-    square[:, top : top + height, left : left + width] = pixels
-    return square
+    ground = np.empty((channels, *size), dtype=np.uint8)
+    ground[:] = np.median(_border(pixels), axis=1).astype(np.uint8)[:, None, None]
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    ground[:, top : top + height, left : left + width] = pixels
+    return ground

@@ -14,6 +14,8 @@ from fmx.compat import own_files_first
 from fmx.config.bounded_files import read_yaml
 from fmx.config.conf_dir import CONF_DIR
 from fmx.config.expansion import check_expansion
+from fmx.config.image_size import is_image_size, shortest_form
+from fmx.config.printed_command import printed_command
 from fmx.config.quoting import quoted
 from fmx.config.shadowing import check_replaces_nothing
 from fmx.data.module import names_of_classes
@@ -86,13 +88,22 @@ def other_data(
 
 
 def _check_shape(changed: DictConfig, config: DictConfig, what: str, *, settable: bool = False) -> None:
+    theirs_all, ours_all = (_with_shortest_size(each.data) for each in (changed, config))
     for key in ("in_channels", "image_size", "num_classes"):
-        if changed.data[key] != config.data[key]:
+        theirs, ours = theirs_all[key], ours_all[key]
+        if theirs != ours:
+            setting = printed_command("--set", f"data.{key}={ours}".replace(" ", ""))
             raise DataError(
-                f"{what} has data.{key}={changed.data[key]}, but the run was trained with {config.data[key]}: "
+                f"{what} has data.{key}={theirs}, but the run was trained with {ours}: "
                 "only data of the same shape and number of classes can be scored"
-                + (f"; an image folder takes --set data.{key}={config.data[key]}" if settable else "")
+                + (f"; an image folder takes {setting}" if settable else "")
             )
+
+
+def _with_shortest_size(data: DictConfig) -> Any:
+    """A plain `data` node in which [28, 28] is 28."""
+    plain: Any = OmegaConf.to_container(data, resolve=True)
+    return plain | {"image_size": shortest_form(plain["image_size"])} if is_image_size(plain["image_size"]) else plain
 
 
 def _with_data(config: DictConfig, source: Any) -> DictConfig:

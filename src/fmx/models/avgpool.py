@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from fmx.config.image_size import ImageSize
 from fmx.models.average_pooled import average_pooled
 from fmx.models.flatten import Flatten
 from fmx.models.fully_connected import fully_connected
@@ -15,7 +16,7 @@ __all__ = ["AvgPool"]
 class AvgPool(nn.Module):
     """Two convolutions, each with ReLU and average pooling, then linear layers.
 
-    Maps (B, in_channels, image_size, image_size) to logits (B, num_classes).
+    Maps (B, in_channels, H, W) to logits (B, num_classes).
     ValueError: the image is too small.
     """
 
@@ -24,7 +25,7 @@ class AvgPool(nn.Module):
         *,
         in_channels: int,
         num_classes: int,
-        image_size: int,
+        image_size: ImageSize,
         widths: Sequence[int],
         hidden_sizes: Sequence[int],
     ) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from fmx.config.image_size import ImageSize
 from fmx.models.cosine_stem import CosineStem
 from fmx.models.flatten import Flatten
 from fmx.models.sizes import flattened_size, positive_list
@@ -14,7 +15,7 @@ __all__ = ["CosineCNN"]
 class CosineCNN(nn.Module):
     """A cosine stem, two convolutions with batch normalisation and ReLU, max-pooling, and one linear layer.
 
-    Maps (B, in_channels, image_size, image_size) to logits (B, num_classes); the comments give the shapes of
+    Maps (B, in_channels, H, W) to logits (B, num_classes); the comments give the shapes of
     conf/model/cosine_cnn.yaml at 28 x 28. ValueError: the image is too small.
     """
 
@@ -23,7 +24,7 @@ class CosineCNN(nn.Module):
         *,
         in_channels: int,
         num_classes: int,
-        image_size: int,
+        image_size: ImageSize,
         kernel_size: int,
         stride: int,
         emphasis: float,

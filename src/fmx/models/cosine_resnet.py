@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from fmx.config.image_size import ImageSize
 from fmx.models.cosine_stem import CosineStem
 from fmx.models.sizes import flattened_size, positive_list
 from fmx.models.views import VIEWS, views
@@ -51,7 +52,7 @@ class GlobalMaxPool(nn.Module):
 class CosineResNet(nn.Module):
     """A cosine stem, three convolutions, each wider than the last, two residuals, and one linear layer.
 
-    Maps (B, in_channels, image_size, image_size) to logits (B, num_classes); the comments give the shapes of
+    Maps (B, in_channels, H, W) to logits (B, num_classes); the comments give the shapes of
     conf/model/cosine_resnet.yaml at 28 x 28. ValueError: the image is too small, or `tta` is unknown. After the
     ResNet-9 of D. Page, How to Train Your ResNet, 2018, which has the same sequence of convolutions, residuals and
     maximum behind a learned first layer, with sixteen times the multiplications (379 million for 32 x 32 pixels, here
@@ -66,7 +67,7 @@ class CosineResNet(nn.Module):
         *,
         in_channels: int,
         num_classes: int,
-        image_size: int,
+        image_size: ImageSize,
         kernel_size: int,
         stride: int,
         emphasis: float,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from fmx.config.image_size import ImageSize
 from fmx.models.average_pooled import average_pooled
 from fmx.models.flatten import Flatten
 from fmx.models.fully_connected import fully_connected
@@ -15,7 +16,7 @@ __all__ = ["Dilated"]
 class Dilated(nn.Module):
     """The layers of avgpool with dilated kernels: a larger receptive field at the same cost.
 
-    Maps (B, in_channels, image_size, image_size) to logits (B, num_classes).
+    Maps (B, in_channels, H, W) to logits (B, num_classes).
     ValueError: the image is too small.
     Dilated convolutions: Yu and Koltun, Multi-Scale Context Aggregation by Dilated Convolutions, 2016.
     """
@@ -25,7 +26,7 @@ class Dilated(nn.Module):
         *,
         in_channels: int,
         num_classes: int,
-        image_size: int,
+        image_size: ImageSize,
         widths: Sequence[int],
         dilation: int,
         hidden_sizes: Sequence[int],

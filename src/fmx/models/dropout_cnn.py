@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from fmx.config.image_size import ImageSize
 from fmx.models.dropout import Dropout
 from fmx.models.flatten import Flatten
 from fmx.models.fully_connected import fully_connected
@@ -15,7 +16,7 @@ __all__ = ["DropoutCNN"]
 class DropoutCNN(nn.Module):
     """Two convolutions without padding, each with ReLU, max-pooling and dropout, then linear layers.
 
-    Maps (B, in_channels, image_size, image_size) to logits (B, num_classes); the comments give the shapes of
+    Maps (B, in_channels, H, W) to logits (B, num_classes); the comments give the shapes of
     conf/model/dropout_cnn.yaml at 28 x 28. ValueError: the image is too small or the probability not in 0..1.
     Dropout: Srivastava et al., A Simple Way to Prevent Neural Networks from Overfitting, 2014.
     """
@@ -25,7 +26,7 @@ class DropoutCNN(nn.Module):
         *,
         in_channels: int,
         num_classes: int,
-        image_size: int,
+        image_size: ImageSize,
         widths: Sequence[int],
         kernel_size: int,
         dropout_prob: float,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from fmx.config.image_size import ImageSize
 from fmx.models.flatten import Flatten
 from fmx.models.fully_connected import fully_connected
 from fmx.models.sizes import flattened_size, positive_list
@@ -14,7 +15,7 @@ __all__ = ["LeNet"]
 class LeNet(nn.Module):
     """Two convolutions and three linear layers, with ReLU and max-pooling where the original has neither.
 
-    Maps (B, in_channels, image_size, image_size) to logits (B, num_classes); the comments give the shapes of
+    Maps (B, in_channels, H, W) to logits (B, num_classes); the comments give the shapes of
     conf/model/lenet.yaml at 28 x 28. ValueError: the image is too small.
     After LeCun, Bottou, Bengio and Haffner, Gradient-Based Learning Applied to Document Recognition, 1998.
     """
@@ -24,7 +25,7 @@ class LeNet(nn.Module):
         *,
         in_channels: int,
         num_classes: int,
-        image_size: int,
+        image_size: ImageSize,
         widths: Sequence[int],
         hidden_sizes: Sequence[int],
     ) -> None:

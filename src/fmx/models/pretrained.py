@@ -5,8 +5,9 @@ from typing import Self
 
 from torch import Tensor, nn
 
+from fmx.config.image_size import ImageSize, height_and_width
 from fmx.errors import DataError
-from fmx.models.sizes import output_shape, positive
+from fmx.models.sizes import output_shape
 from fmx.models.torchvision_net import (
     adapt_first_convolution,
     adapt_head,
@@ -24,7 +25,7 @@ __all__ = ["Pretrained"]
 class Pretrained(nn.Module):
     """A torchvision network that takes `in_channels` and gives `num_classes`.
 
-    Maps (B, in_channels, image_size, image_size) to logits (B, num_classes).
+    Maps (B, in_channels, H, W) to logits (B, num_classes).
 
     architecture: its name in torchvision.models, such as resnet18; auxiliary heads are left out.
     weights: None for random ones; a name that torchvision has, such as DEFAULT or IMAGENET1K_V1; or a file
@@ -32,7 +33,7 @@ class Pretrained(nn.Module):
         adapted to the channels, and the last layer is replaced unless it has the right number of classes.
         On the meta device the file is compared with the network, but not loaded.
     freeze: train the last layer alone; batch norm then keeps its stored mean and variance.
-    resize: the width in pixels that images are resized to first, or None.
+    resize: the size that images are stretched to first, a number of pixels or [height, width]; or None.
 
     `origin` describes where the weights come from; `weights_file` is their file, if any.
 
@@ -46,19 +47,19 @@ class Pretrained(nn.Module):
         architecture: str,
         in_channels: int,
         num_classes: int,
-        image_size: int,
+        image_size: ImageSize,
         weights: str | None,
         freeze: bool,
-        resize: int | None,
+        resize: ImageSize | None,
     ) -> None:
         super().__init__()
         self.freeze = freeze
-        self.resize = None if resize is None else positive("resize", resize)
+        self.resize = None if resize is None else height_and_width(resize, "resize")
         named_weights = find_weights(architecture, weights)
         self.net = torchvision_net(architecture)
         adapt_first_convolution(self.net, in_channels)
         adapt_head(self.net, num_classes)
-        _check_image_size(self.net, architecture, in_channels, self.resize or image_size)
+        _check_image_size(self.net, architecture, in_channels, self.resize or height_and_width(image_size))
         self.weights_file: Path | None = None
         fit: Fit | None = None
         if weights is not None:
@@ -80,8 +81,8 @@ class Pretrained(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (B, num_classes)."""
         if self.resize is not None:
-            size = (self.resize, self.resize)
-            x = nn.functional.interpolate(x, size, mode="bilinear", antialias=x.shape[-1] > self.resize)
+            shrinks = any(now > then for now, then in zip(x.shape[2:], self.resize, strict=True))
+            x = nn.functional.interpolate(x, self.resize, mode="bilinear", antialias=shrinks)
         logits: Tensor = self.net(x)
         return logits
 
@@ -95,13 +96,17 @@ class Pretrained(nn.Module):
         return self
 
 
-def _check_image_size(net: nn.Module, architecture: str, in_channels: int, image_size: int) -> None:
+def _check_image_size(net: nn.Module, architecture: str, in_channels: int, size: tuple[int, int]) -> None:
     try:
-        output_shape(net, in_channels, image_size)
+        output_shape(net, in_channels, size)
     except (RuntimeError, AssertionError) as error:  # vision transformers raise the second
-        needed = getattr(net, "image_size", smallest_image(architecture))  # some transformers accept a single size
+        only = getattr(net, "image_size", None)  # some transformers accept a single size
+        height, width = size
+        pixels = f"{height}" if height == width else f"{height} x {width}"
+        takes = f", only squares of {only}" if only and height != width else ""
         raise ValueError(
-            f"'{architecture}' cannot take images of {image_size} pixels; use model.net.resize={needed}"
+            f"'{architecture}' cannot take images of {pixels} pixels{takes}; "
+            f"use model.net.resize={only or smallest_image(architecture)}"
         ) from error
 
 

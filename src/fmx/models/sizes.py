@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from fmx.config.image_size import ImageSize, as_override, height_and_width, shortest_form
+
 __all__ = ["flattened_size", "infer_output", "output_shape", "positive", "positive_list"]
 
 MAX_MULTIPLICATIONS = 2_000_000_000  # if each weight were used at each pixel; takes some hundredths of a second
@@ -49,29 +51,31 @@ def infer_output(net: nn.Module, shape: tuple[int, int, int]) -> Any:
         return deepcopy(net).eval().to("meta")(torch.empty(1, *shape, device="meta"))
 
 
-def output_shape(net: nn.Module, in_channels: int, image_size: int) -> torch.Size:
-    """Return the shape that one square image of `image_size` pixels gets from `net`.
+def output_shape(net: nn.Module, in_channels: int, image_size: ImageSize) -> torch.Size:
+    """Return the shape that one image of `image_size` pixels gets from `net`.
 
     RuntimeError: the image is too small for a kernel or a pooling window.
     """
-    output: torch.Tensor = infer_output(net, (in_channels, image_size, image_size))
+    output: torch.Tensor = infer_output(net, (in_channels, *height_and_width(image_size)))
     return output.shape
 
 
-def flattened_size(features: nn.Module, in_channels: int, image_size: int, *, model: str) -> int:
+def flattened_size(features: nn.Module, in_channels: int, image_size: ImageSize, *, model: str) -> int:
     """Return the number of values that `features` gives for one image of `image_size` pixels.
 
-    ValueError: the image is too small for the network; it names the smallest size that is not.
+    ValueError: the image is too small for the network; it names the smallest size of a side that is not.
     """
     try:
         return output_shape(features, in_channels, image_size)[1:].numel()
     except RuntimeError as error:
-        smallest = _smallest_image(features, in_channels, image_size)
+        sides = height_and_width(image_size)
+        smallest = _smallest_image(features, in_channels, min(sides))
         if smallest is None:
             raise ValueError(f"'{model}' can take no images with these sizes: {error}") from error
+        larger = shortest_form([side if side >= smallest else max(smallest, 28) for side in sides])
         raise ValueError(
-            f"image_size must be at least {smallest} for '{model}', got {image_size}; "
-            f"use model=mlp or data.image_size={max(smallest, 28)}"
+            f"image_size must be at least {smallest} for '{model}', got {shortest_form(image_size)}; "
+            f"use model=mlp or {as_override(larger)}"
         ) from error
 
 

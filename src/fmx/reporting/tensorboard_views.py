@@ -85,6 +85,10 @@ def show_hparams(logger: TensorBoardLogger, hparams: Mapping[str, Any], metrics:
 
 
 def _sprite(picture: Tensor) -> Tensor:
-    """A picture uint8 (C, H, W) as a small square float (3 or 1, S, S) in 0..1."""
-    small = nn.functional.interpolate(picture[None].float() / 255, size=(SPRITE_SIDE, SPRITE_SIDE), mode="area")[0]
-    return small if len(small) in {1, 3} else small[:1]
+    """A picture uint8 (C, H, W) as a small float (3 or 1, S, S) in 0..1, in the middle of a black square."""
+    longer = max(picture.shape[1:])
+    height, width = (max(1, round(SPRITE_SIDE * side / longer)) for side in picture.shape[1:])
+    small = nn.functional.interpolate(picture[None].float() / 255, size=(height, width), mode="area")[0]
+    above, left = (SPRITE_SIDE - height) // 2, (SPRITE_SIDE - width) // 2
+    square = nn.functional.pad(small, (left, SPRITE_SIDE - width - left, above, SPRITE_SIDE - height - above))
+    return square if len(square) in {1, 3} else square[:1]

@@ -17,6 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 
+from fmx.config.image_size import as_override, height_and_width
 from fmx.config.rules import is_number_list
 from fmx.config.suggest import nearest
 from fmx.config.targets import locate
@@ -133,9 +134,16 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _check_network(node: Mapping[str, Any], name: str, data: DictConfig) -> None:
     """Send one image's shape through the network; a file of weights is read and compared, but not loaded."""
-    shape = (int(data.in_channels), int(data.image_size), int(data.image_size))
+    plain: Any = OmegaConf.to_container(data, resolve=True)
+    height, width = height_and_width(plain["image_size"])
+    shape = (int(data.in_channels), height, width)
+    squares = "" if height == width else f"; if the network takes squares alone, type {as_override(max(height, width))}"
     try:
         logits = infer_output(meta_network(node), shape)
+    except ConfigError as error:
+        if isinstance(list(_causes(error))[-1], TypeError):  # such as image_size**2 of a list
+            raise ConfigError(f"model={name}, with image_size={plain['image_size']}: {error}{squares}") from error
+        raise
     except InstantiationException as error:
         if is_beyond_meta(error):
             return
@@ -145,8 +153,8 @@ def _check_network(node: Mapping[str, Any], name: str, data: DictConfig) -> None
         if is_beyond_meta(error):
             return
         raise ConfigError(
-            f"model={name} cannot take images of shape {shape} (data.in_channels, data.image_size twice): "
-            f"{first_line(error)}"
+            f"model={name} cannot take images of shape {shape} (data.in_channels, height and width of "
+            f"data.image_size): {first_line(error)}{squares}"
         ) from error
     given, wanted = tuple(getattr(logits, "shape", ())), (1, int(data.num_classes))
     if given != wanted:

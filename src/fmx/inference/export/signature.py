@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from fmx.config.image_size import height_and_width, is_image_size, shortest_form
 from fmx.errors import ConfigError, DataError
 
 if TYPE_CHECKING:  # an ONNX file is read without torch
@@ -32,7 +33,7 @@ class Signature:
 
     mean, std: one number per channel, of pixels in 0..1. `normalize` says whether the model applies them itself
     (inside: it takes pixels 0..255) or its caller does. `fit` and `light_on_dark` say how the training
-    pictures looked: stretched to the square or not, light objects on a dark ground or not.
+    pictures looked: stretched to the image's size or not, light objects on a dark ground or not.
     """
 
     model: str
@@ -40,7 +41,7 @@ class Signature:
     class_names: list[str]
     english_names: list[str] | None
     in_channels: int
-    image_size: int
+    image_size: int | list[int]  # a square, or height and width
     mean: list[float]
     std: list[float]
     normalize: Where
@@ -50,7 +51,7 @@ class Signature:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of one image."""
-        return self.in_channels, self.image_size, self.image_size
+        return self.in_channels, *height_and_width(self.image_size)
 
     def as_input(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
         """The model's input for pixels (N, C, H, W): unchanged, or normalised float32 of the same shape."""
@@ -95,7 +96,8 @@ class Signature:
             and len({len(n) for n in names}) == 1
             and len(set(self.class_names)) == len(self.class_names)
             and _is_whole(self.in_channels, MAX_CHANNELS)
-            and _is_whole(self.image_size, MAX_SIDE)
+            and is_image_size(self.image_size)
+            and max(self.shape[1:]) <= MAX_SIDE
             and all(_is_list(v, float) and len(v) in {1, self.in_channels} for v in (self.mean, self.std))
             and min(self.std) > 0
             and self.normalize in get_args(Where)
@@ -132,7 +134,7 @@ def _from_data(model: str, data: Any, normalize: Where) -> Signature:
         class_names=names_of_classes(data["class_names"], data["translations"], data["num_classes"]),
         english_names=english_names(data["translations"], data["num_classes"]),
         in_channels=data["in_channels"],
-        image_size=data["image_size"],
+        image_size=shortest_form(data["image_size"]),
         mean=mean,
         std=std,
         normalize=normalize,
