@@ -2,8 +2,12 @@
 
 import json
 import os
+import shlex
 import signal
+import subprocess
 import sys
+
+import pytest
 
 from terminal import Terminal
 from test_sweep import here
@@ -76,3 +80,18 @@ def test_both_processes_of_a_distributed_run_save_one_state(tmp_path):
     assert terminal.process.wait(100) == HANGUP
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "interrupted"
     assert (tmp_path / "run/checkpoints/last.ckpt").is_file()
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_reader_that_goes_ends_no_training(tmp_path, both):
+    """As `fmx … | head -1` does."""
+    sweep = ["-m", *RUN[:3], "trainer.max_epochs=2", "seed=1,2", "hydra.sweep.dir=sweep"]
+    for arguments, runs in ((["trainer.max_epochs=2", *RUN[:3], RUN[-1]], ["run"]), (sweep, ["sweep/0", "sweep/1"])):
+        line = f"{shlex.join([*FMX, *arguments])} {'2>&1' if both else ''} | head -1; exit ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) == 1
+        assert done.stderr == ("" if both else "nobody reads the output any longer; this command goes on\n")
+        for run in runs:
+            assert json.loads((tmp_path / run / "run.json").read_text())["status"] == "completed"
+    assert "test accuracy" in (tmp_path / "run/run.log").read_text()
