@@ -231,7 +231,7 @@ def test_validation_by_steps_writes_a_row_each_time_and_keeps_every_step(command
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "sweep",
-    [["model=glob(*)", "optim=glob(*)"], ["schedule=glob(*)", "augment=glob(*)", "loss=glob(*)"]],
+    [["model=glob(*)", "optim=glob(*)"], ["schedule=glob(*)", "augment=glob(*,exclude=color)", "loss=glob(*)"]],
     ids=" ".join,
 )
 def test_all_parts_run_with_each_other(command, tmp_path, sweep):
@@ -241,7 +241,7 @@ def test_all_parts_run_with_each_other(command, tmp_path, sweep):
     for part in sweep:
         members = list((CONF_DIR / part.partition("=")[0]).glob("[!_]*.yaml"))
         assert len(members) >= 2
-        expected *= len(members)
+        expected *= len(members) - part.count("exclude")  # colours, which these images do not have
     done = command(
         "-m",
         *sweep,

@@ -46,6 +46,7 @@ ANY_SUM = [f"data.{part}.{kind}.{sums}=null" for part in ("train", "test") for k
            for sums in ("md5", "gz_md5")]  # fmt: skip
 # The run in which a member's keys matter, by file.
 CONTEXT = {
+    "augment/color": ["data=image_folder", "data.root=data/folder", "data.image_size=16", *TINY, "augment=color"],
     "augment/*": ["data=digits", *TINY, "augment={name}"],
     "callbacks/early_stopping": [*BASE, "callbacks=[default,early_stopping]", "trainer.max_epochs=9", "optim=sgd",
                                  "optim.lr=9"],
@@ -293,10 +294,8 @@ def outcome(config: Any, folder: Path) -> dict[str, Any]:
 
 
 def pictures(experiment: Any) -> Iterator[Any]:
-    """A few training images, each augmented eight times."""
-    some = torch.stack([experiment.data.pictures("train")[position] for position in range(8)])
-    for _ in range(8):
-        yield experiment.data.augment(some)
+    """Augmented training images and their labels, as the training gets them."""
+    yield from experiment.data.augmented_samples(64)
 
 
 def idx(array: np.ndarray) -> bytes:

@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
+from fmx.config.augment_members import check_augment
 from fmx.config.conf_dir import CONF_DIR
 from fmx.config.hydra_errors import likely_keys
 from fmx.config.layout import GROUPS, MODEL_KEYS, REPORTED, ROOT_KEYS
@@ -22,6 +23,7 @@ def check_names(config: DictConfig) -> dict[str, Any]:
     plain: Any = OmegaConf.to_container(ours, resolve=False)
     _check_root(plain)
     _check_metrics(plain["metrics"])
+    check_augment(plain["augment"], config)
     _check_model_keys(plain["model"])
     try:
         resolved: Any = OmegaConf.to_container(ours, resolve=True)

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -18,7 +19,7 @@ HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 # Arguments that training.build passes; the YAML must have every other required parameter.
 FROM_BUILD = {"data": {"augment", "seed"}}
 # Keys that fmx reads by interpolation and removes before it calls the target.
-OF_FMX = {"trainer": {"checkpoint_every_s"}}
+OF_FMX = {"trainer": {"checkpoint_every_s"}, "augment": {"mix"}}
 GIVEN_LATER = {"params", "optimizer"}  # arguments that a partial gets later
 MANY = 20  # parameters that a message lists
 SCALARS = (int, float, bool, str)
@@ -26,6 +27,7 @@ SCALARS = (int, float, bool, str)
 
 def locate(path: str, key: str) -> Callable[..., Any]:
     """The callable that a dotted path names; ConfigError with the nearest name where there is none."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks a server for the newest version
     parts = path.split(".")
     if not all(part.isidentifier() for part in parts):
         raise ConfigError(f"{key}: _target_ must be a dotted path like torch.optim.Adam, got {path!r}")

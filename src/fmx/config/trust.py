@@ -64,8 +64,11 @@ KINDS: Mapping[str, Kind] = {  # the longest matching prefix counts
     "model.net": NETWORKS,
     "loss": Kind("losses", "torch.nn.Module", ("fmx.training.losses", "torch.nn")),
     "augment": Kind(
-        "augmentations", "torch.nn.Module", ("fmx.data.augment", "torch.nn", "torchvision.transforms")
+        "augmentations", "torch.nn.Module", ("fmx.data.augment", "torch.nn", "torchvision.transforms"),
+        # A list of transforms, each a target of its own.
+        frozenset({"torchvision.transforms.Compose"}),
     ),
+    "augment.mix": Kind("mixtures of images", "torch.nn.Module", ("fmx.data.mix",)),
     "optim": Kind("optimizers", "torch.optim.Optimizer", ("torch.optim",)),
     "schedule": Kind("fmx.training.schedule.Schedule", names=frozenset({"fmx.training.schedule.Schedule"})),
     "schedule.scheduler": SCHEDULERS,

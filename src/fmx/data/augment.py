@@ -1,15 +1,18 @@
 """Augmentations of whole batches: uint8 (B, C, H, W) in and out, random for each image, on the images' device."""
 
 from collections.abc import Sequence
+from math import pi
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["RandomCrop", "RandomErasing", "RandomHorizontalFlip"]
+__all__ = ["RandomAffine", "RandomCrop", "RandomErasing", "RandomHorizontalFlip"]
 
 
 class RandomHorizontalFlip(nn.Module):
     """Mirrors each image left to right with a given probability."""
+
+    takes_batches = True
 
     def __init__(self, *, prob: float) -> None:
         super().__init__()
@@ -24,6 +27,8 @@ class RandomHorizontalFlip(nn.Module):
 
 class RandomCrop(nn.Module):
     """Shifts each image by up to `padding` pixels in each direction; pixels from outside are black."""
+
+    takes_batches = True
 
     def __init__(self, *, padding: int) -> None:
         super().__init__()
@@ -48,6 +53,8 @@ class RandomErasing(nn.Module):
 
     area: smallest and largest share of the image; aspect: smallest and largest height over width, drawn on a log scale.
     """
+
+    takes_batches = True
 
     def __init__(self, *, prob: float, area: Sequence[float], aspect: Sequence[float]) -> None:
         super().__init__()
@@ -76,6 +83,37 @@ class RandomErasing(nn.Module):
         erased = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]  # (B, 1, H, W)
         kept: Tensor = images * ~erased
         return kept
+
+
+class RandomAffine(nn.Module):
+    """Turns each image by up to `degrees`, either way, and shifts it by up to a share of its height and width.
+
+    Bilinear; what comes from outside is black. As torchvision's RandomAffine, for a whole batch.
+    """
+
+    takes_batches = True
+
+    def __init__(self, *, degrees: float, shift: float) -> None:
+        super().__init__()
+        if not 0 <= degrees <= 180:  # noqa: PLR2004
+            raise ValueError(f"augment.degrees must be from 0 to 180, got {degrees}")
+        if not 0 <= shift <= 1:
+            raise ValueError(f"augment.shift must be a share of the image from 0 to 1, got {shift}")
+        self.degrees = degrees
+        self.shift = shift
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape and type."""
+        size, (_, _, height, width) = len(images), images.shape
+        angle, right, down = torch.rand(3, size, device=images.device) * 2 - 1
+        angle = angle * (self.degrees * pi / 180)
+        cos, sin = angle.cos(), angle.sin()
+        # affine_grid measures from the middle, half a side being 1, so a turn has to mind the sides' ratio.
+        x = torch.stack([cos, -sin * (height / width), 2 * self.shift * right], dim=1)
+        y = torch.stack([sin * (width / height), cos, 2 * self.shift * down], dim=1)
+        grid = nn.functional.affine_grid(torch.stack([x, y], dim=1), list(images.shape), align_corners=False)
+        moved = nn.functional.grid_sample(images.float(), grid, align_corners=False)
+        return moved.round_().to(images.dtype) if not images.dtype.is_floating_point else moved.to(images.dtype)
 
 
 def _probability(prob: float, key: str) -> float:

@@ -1,6 +1,6 @@
 """Batches of images: one indexed gather from memory, or a worker DataLoader for what does not fit in memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -132,6 +132,25 @@ class ArrayLoader:
         return full if self.drop_last or rest == 0 else full + 1
 
 
+class ArrayItems(Dataset[tuple[Tensor, int]]):
+    """Arrays as a dataset of single images uint8 (C, H, W) with their labels, for a DataLoader."""
+
+    def __init__(self, arrays: ImageArrays) -> None:
+        self.arrays = arrays
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+        """Return a batch's images, gathered at once, with their labels."""
+        chosen = torch.tensor(indices)
+        images, labels = self.arrays.images.index_select(0, chosen), self.arrays.labels.index_select(0, chosen)
+        return list(zip(images.unbind(), labels.tolist(), strict=True))
+
+
 class ImageLoader(DataLoader[tuple[Tensor, int]]):
     """A DataLoader over an EpochSampler that can resume within an epoch and leaves the global generator alone.
 
@@ -162,15 +181,19 @@ def image_loader(
     num_workers: int,
     device: torch.device,
     resumable: bool,
+    per_image: Callable[[Tensor], Tensor] | None = None,
 ) -> "ArrayLoader | DataLoader[tuple[Tensor, int]]":
     """The loader for a source: a gather for arrays, worker processes for a dataset that reads files.
 
-    The generators of a dataset are seeded for each batch (`draws.py`).
+    The generators of a dataset are seeded for each batch (`seeded_dataset.py`).
+    per_image: a transform of each image, for which arrays go through a DataLoader as well.
     resumable: whether it can start within an epoch. For predictions Lightning re-creates a DataLoader, which works only
     for a class without its own constructor.
     """
     if isinstance(source, ImageArrays):
-        return ArrayLoader(source, order, batch_size=batch_size, drop_last=drop_last, device=device)
+        if per_image is None:
+            return ArrayLoader(source, order, batch_size=batch_size, drop_last=drop_last, device=device)
+        source = ArrayItems(source)
     options: dict[str, Any] = {
         "batch_size": batch_size,
         "drop_last": drop_last,
@@ -179,7 +202,7 @@ def image_loader(
         "persistent_workers": num_workers > 0,
         "prefetch_factor": 4 if num_workers else None,
     }
-    drawn = SeededDataset(source)
+    drawn = SeededDataset(source, per_image)
     if resumable:
         return ImageLoader(drawn, order, **options)
     return DataLoader(drawn, sampler=order, generator=torch.Generator().manual_seed(order.seed), **options)

@@ -14,7 +14,7 @@ from fmx.config.image_size import ImageSize, height_and_width
 from fmx.data.arrays import ImageArrays
 from fmx.data.folder import ImageFolder
 from fmx.data.loader import ArrayLoader, EpochSampler, image_loader
-from fmx.data.seeded_dataset import SampleKey, SeededDataset
+from fmx.data.seeded_dataset import SampleKey, SeededDataset, kept_states, seed_generators
 from fmx.data.split import split_validation
 from fmx.errors import ConfigError, DataError, FmxError
 
@@ -42,11 +42,17 @@ class Normalize(nn.Module):
         """Map uint8 (B, C, H, W) to float32 of the same shape."""
         return torch.addcmul(self.shift, images, self.scale)
 
+    def pixels(self, images: Tensor) -> Tensor:
+        """Turn normalised images (B, C, H, W) back into uint8 pixels."""
+        return ((images - self.shift) / self.scale).round().clamp(0, 255).to(torch.uint8)
+
 
 class ImageDataModule(LightningDataModule):
     """Splits, normalises, augments and serves one data set.
 
     train, test: ImageArrays, or a map-style dataset of (uint8 (C, H, W), int) pairs with an attribute `labels`.
+    augment: maps uint8 (B, C, H, W) to the same, with parts for single images and for labels where it has the
+    attributes `per_image` and `mix` of an Augmentation.
     mean, std: one number per channel, of pixels in 0..1. `class_names` is a list, or a language of `translations`.
     Raises ConfigError for values that do not fit together, and DataError for data that does not match the YAML.
     """
@@ -210,11 +216,42 @@ class ImageDataModule(LightningDataModule):
         return moved
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """Augment (in training only) and normalise a batch on the training device."""
-        images, labels = batch
+        """Augment (in training only) and normalise a batch on the training device.
+
+        In training, labels are float32 (B, K) if the augmentation mixes images.
+        """
         if self.trainer is not None and self.trainer.training:
-            images = self.augment(images)
+            return self._augmented(batch)
+        images, labels = batch
         return self.normalize(images), labels
+
+    def _augmented(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """A training batch augmented and normalised; what is done to each image by itself, its loader has done."""
+        images, labels = batch
+        images, mix = self.normalize(self.augment(images)), getattr(self.augment, "mix", None)
+        return (images, labels) if mix is None else mix(images, labels, self.num_classes)
+
+    def augmented_samples(self, count: int) -> tuple[Tensor, Tensor]:
+        """The first training images of the first epoch as the training gets them, before normalisation.
+
+        Returns images uint8 (N, C, H, W), and labels int64 (N,), or float32 (N, K) if images are mixed. What is done to
+        each image by itself is drawn as in that epoch, what is done to batches anew. The states of all generators stay.
+        """
+        order = EpochSampler(
+            self.indices["train"], shuffle=self.shuffle, seed=self.seed, rank=0, world_size=1, equal_shares=False
+        )
+        source, per_image = self.sources["train"], getattr(self.augment, "per_image", None)
+        device = torch.device("cpu")
+        self.normalize.to(device)
+        self.augment.to(device)
+        loader = image_loader(
+            source, order, batch_size=count, drop_last=False, num_workers=0, device=device, resumable=True,
+            per_image=per_image,
+        )  # fmt: skip
+        with kept_states():
+            seed_generators([self.seed])
+            images, labels = self._augmented(next(iter(loader)))
+        return self.normalize.pixels(images), labels
 
     def _device(self) -> torch.device:
         """The trainer's device; moves augmentation and normalisation to it."""
@@ -245,6 +282,7 @@ class ImageDataModule(LightningDataModule):
             num_workers=self.num_workers,
             device=device,
             resumable=resumable,
+            per_image=getattr(self.augment, "per_image", None) if training else None,
         )
 
 

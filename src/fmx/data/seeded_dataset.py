@@ -2,7 +2,8 @@
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
@@ -12,10 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-__all__ = ["SampleKey", "SeededDataset"]
+from fmx.errors import DataError, FmxError, first_line
+
+__all__ = ["SampleKey", "SeededDataset", "generators_in", "kept_states", "seed_generators"]
 
 Generator = random.Random | np.random.Generator | np.random.RandomState | torch.Generator
 LONG = 1000  # entries; longer lists hold files or labels, no generators
+PER_IMAGE = (1, 1)  # in a seed: it is for one image, and never equals the seed of a batch
 
 
 class SampleKey(NamedTuple):
@@ -34,12 +38,18 @@ class SeededDataset(Dataset[tuple[Tensor, int]]):
     What it draws, from the generators of Python, NumPy and torch or from its own, is a function of the batch's first
     key alone: neither the number of workers nor a resumed run changes it. Its own generators are found through
     attributes, lists and dicts. In the main process the states of all are restored.
+    per_image: a transform of each image, uint8 (C, H, W). What it draws is a function of the run's seed, the epoch and
+    the image, and computed by one thread, so that the result is the same to the bit in any process.
     """
 
-    def __init__(self, source: Dataset[tuple[Tensor, int]]) -> None:
+    def __init__(
+        self, source: Dataset[tuple[Tensor, int]], per_image: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         self.source = source
-        self._own = list(_generators(source, set()))
+        self.per_image = per_image
+        self._own = generators_in(source)
         self._first = [_digest(each) for each in self._own]  # part of each seed, so that their own seeds matter
+        self._of_transform = generators_in(per_image)
 
     def __len__(self) -> int:
         return len(self.source)  # type: ignore[arg-type]
@@ -49,29 +59,72 @@ class SeededDataset(Dataset[tuple[Tensor, int]]):
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> Any:
         """Return a batch's images uint8 (C, H, W) with their labels; DataLoader calls this if it exists."""
-        in_main_process = get_worker_info() is None
-        before = _states(self._own) if in_main_process else None
-        self._seed(keys[0])
-        try:
+        with nullcontext() if get_worker_info() else kept_states([*self._own, *self._of_transform]):
+            first = keys[0]
+            seed_generators([first.seed, first.epoch, first.rank, first.position], self._own, self._first)
             indices = [key.image for key in keys]
             whole = getattr(self.source, "__getitems__", None)
-            return [self.source[index] for index in indices] if whole is None else whole(indices)
-        finally:
-            if before is not None:
-                _restore(self._own, before)
+            items = [self.source[index] for index in indices] if whole is None else whole(indices)
+            if self.per_image is None:
+                return items
+            with _one_thread():
+                return [(self._changed(key, image), label) for key, (image, label) in zip(keys, items, strict=True)]
 
-    def _seed(self, key: SampleKey) -> None:
-        entropy = [key.seed, key.epoch, key.rank, key.position]
-        words = np.random.SeedSequence(entropy).generate_state(4)
-        random.seed(words.tobytes())
-        np.random.seed(words)  # noqa: NPY002 - datasets use it
-        torch.default_generator.manual_seed(int(words[0]) << 32 | int(words[1]))  # not the GPU's, which networks use
-        for generator, first in zip(self._own, self._first, strict=True):
-            _reseed(generator, [*entropy, first])
+    def _changed(self, key: SampleKey, image: Tensor) -> Tensor:
+        assert self.per_image is not None
+        seed_generators([key.seed, key.epoch, key.image, *PER_IMAGE], self._of_transform)
+        try:
+            changed = self.per_image(image)
+        except FmxError:
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {first_line(error)}"
+            raise DataError(f"augment fails on training image {key.image} in epoch {key.epoch + 1}: {what}") from error
+        if changed.shape != image.shape:
+            raise DataError(
+                f"augment makes {tuple(changed.shape)} of the shape {tuple(image.shape)} (training image {key.image}); "
+                "the images of a batch need one shape, that of data.image_size: end with a crop or a Resize to it"
+            )
+        return changed
+
+
+def generators_in(node: object) -> list[Generator]:
+    """The generators that an object holds, directly or in its attributes, lists and dicts."""
+    return list(_generators(node, set()))
+
+
+def seed_generators(entropy: Sequence[int], own: Sequence[Generator] = (), more: Sequence[int] = ()) -> None:
+    """Seed the generators of Python, NumPy and torch, and others, each by its number in `more` or its place."""
+    words = np.random.SeedSequence(entropy).generate_state(4)
+    random.seed(words.tobytes())
+    np.random.seed(words)  # noqa: NPY002 - datasets use it
+    torch.default_generator.manual_seed(int(words[0]) << 32 | int(words[1]))  # not the GPU's, which networks use
+    for place, generator in enumerate(own):
+        _reseed(generator, [*entropy, more[place] if more else place])
+
+
+@contextmanager
+def kept_states(own: Sequence[Generator] = ()) -> Iterator[None]:
+    """Restore the states of Python's, NumPy's and torch's generators, and of others, after the block."""
+    before = _states(own)
+    try:
+        yield
+    finally:
+        _restore(own, before)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread, as in a worker: the order of a sum depends on their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _generators(node: object, seen: set[int]) -> Iterator[Generator]:
-    """The generators that an object holds, directly or in its attributes, lists and dicts."""
     if id(node) in seen or isinstance(node, str | bytes | int | float | Tensor | np.ndarray):
         return
     seen.add(id(node))

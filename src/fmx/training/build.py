@@ -22,6 +22,7 @@ from fmx.config.from_environment import to_stored
 from fmx.config.quoting import escape_interpolations
 from fmx.config.targets import locate
 from fmx.data.module import ImageDataModule
+from fmx.data.per_image import Augmentation, augmentation
 from fmx.errors import ConfigError, FmxError
 from fmx.process.cores import share_threads
 from fmx.process.distributed import launcher_hint, num_processes
@@ -37,6 +38,7 @@ from fmx.training.loggers import NUMBERED, versions
 __all__ = [
     "Experiment",
     "build",
+    "build_augmentation",
     "build_classifier",
     "build_data",
     "is_beyond_meta",
@@ -99,6 +101,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     if record.writes:
         check_end(record.run_dir, data, classifier, trainer.loggers, trainer.callbacks)  # type: ignore[attr-defined]
     _log_run(record, cfg.model.name)
+    _log_augmentation(record, data)
     _log_processes(record, cfg.trainer)
     if cfg.resume is None or not _has_checkpoint(record.run_dir):
         _log_origin(record, classifier.net)
@@ -152,10 +155,22 @@ def build_classifier(cfg: DictConfig) -> Classifier:
 
 def build_data(cfg: DictConfig) -> ImageDataModule:
     """The data set with its splits, normalisation, augmentation and loaders."""
-    data = make(cfg.data, augment=make(cfg.augment), seed=cfg.seed)
+    data = make(cfg.data, augment=build_augmentation(cfg), seed=cfg.seed)
     if not isinstance(data, ImageDataModule):
         raise ConfigError(f"data._target_ must make an fmx.data.module.ImageDataModule, not {type(data).__name__}")
     return data
+
+
+def build_augmentation(cfg: DictConfig) -> nn.Module:
+    """The augmentation: of the target of `augment`, if any, and of `augment.mix`, if any."""
+    node = cfg.augment.copy()
+    with open_dict(node):
+        mix = node.pop("mix", None)
+    transform = make(node) if "_target_" in node else nn.Identity()
+    mixture = None if mix is None else make(mix)
+    if not isinstance(mixture, nn.Module | None):
+        raise ConfigError(f"augment.mix must make a torch.nn.Module, not {type(mixture).__name__}")
+    return augmentation(transform, mix=mixture, shape=(cfg.data.in_channels, cfg.data.image_size, cfg.data.image_size))
 
 
 def make(node: Any, **extra: Any) -> Any:
@@ -296,6 +311,21 @@ def _log_run(record: Record, model: str) -> None:
     sizes = " / ".join(f"{count:,} {part}" for part, count in data["sizes"].items())
     log.info("%s, %s parameters · %s, %s", model, f"{record.contents['params']:,}", data["name"], sizes)
     log.info("%s, %s threads, %s · %s", device["name"], device["threads"], device["precision"], record.run_dir)
+
+
+def _log_augmentation(record: Record, data: ImageDataModule) -> None:
+    """Log what is done to each image by itself, and what mixed images make of the training accuracy."""
+    if not record.writes or not isinstance(data.augment, Augmentation):
+        return
+    if (per_image := data.augment.per_image) is not None:
+        workers = data.num_workers
+        where = f"{workers} worker processes" if workers else "this process; data.num_workers=N uses N others"
+        log.info("augment: %s, applied to each image by itself in %s", per_image.names, where)
+    if (mix := data.augment.mix) is not None:
+        log.info(
+            "augment: %s mixes training images, so train/accuracy is of mixtures: the share whose larger part is found",
+            type(mix).__name__,
+        )
 
 
 def _log_processes(record: Record, trainer: DictConfig) -> None:

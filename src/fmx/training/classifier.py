@@ -27,7 +27,7 @@ LOSSES_ON_LOGITS = (CrossEntropy, NLL, nn.CrossEntropyLoss)
 PROBABILITY_TOLERANCE = 1e-2  # of a row's sum; bf16 has three digits
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
-Batch = tuple[Tensor, Tensor]  # images float (B, C, H, W), labels int64 (B,)
+Batch = tuple[Tensor, Tensor]  # images float (B, C, H, W), labels int64 (B,), or float (B, K) of mixed images
 MANY = 8  # images that an error lists
 REMEDIES = (
     "Try a smaller optim.lr, trainer.gradient_clip_val=1, trainer.precision=32-true or "
@@ -88,7 +88,7 @@ class Classifier(LightningModule):
         return loss
 
     def loss_and_logits(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean loss of normalised images (B, C, H, W), and their logits (B, K)."""
+        """The mean loss of normalised images (B, C, H, W) and their labels, and their logits (B, K)."""
         logits = self.net(images)
         return self.loss(logits, labels), logits
 
@@ -269,7 +269,7 @@ class TrainMetrics:
         self.steps: list[tuple[int, float, float]] | None = None  # step, loss, accuracy; kept where a list is set
 
     def add(self, step: Step, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add one training step."""
+        """Add one training step; a mixed image, with labels (B, K), is right where its larger part is found."""
         if len(self._waiting) == FLUSH_EVERY:
             self.flush()
         if self._step_buffers is None or self._step_buffers.batch_size < len(labels):
@@ -348,7 +348,7 @@ class _StepBuffers:
         if len(labels) < self.batch_size:
             hits.zero_()
             hits = hits[: len(labels)]
-        torch.eq(logits.argmax(1), labels, out=hits)
+        torch.eq(logits.argmax(1), labels if labels.dim() == 1 else labels.argmax(1), out=hits)
 
     def add_gradients(self, place: int, vectors: Sequence[Tensor]) -> None:
         size, width = sum(map(Tensor.numel, vectors)), self._gradient_rows[0].numel()

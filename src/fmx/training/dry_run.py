@@ -25,7 +25,7 @@ from fmx.data.module import names_of_classes, normalization
 from fmx.errors import ConfigError, FmxError, first_line
 from fmx.models.sizes import infer_output
 from fmx.process.memory_bound import SPARE_BYTES, at_most_bytes
-from fmx.training.build import is_beyond_meta, make, meta_network, network_node, without_own_keys
+from fmx.training.build import build_augmentation, is_beyond_meta, make, meta_network, network_node, without_own_keys
 from fmx.training.callbacks.history import History
 from fmx.training.cluster_environment import cluster_environment
 from fmx.training.counts import update
@@ -65,8 +65,8 @@ def dry_run_parts(config: DictConfig, *, earlier: Path | None = None, here: bool
 def _make_parts(config: DictConfig, earlier: Path | None) -> dict[str, Callback]:
     """Make all parts but the data and the trainer, which may reserve any memory for a GPU; returns the callbacks."""
     _check_network(network_node(config, earlier), config.model.name, config.data)
-    for key in ("augment", "loss"):
-        _make_part(key, config[key], nn.Module)
+    loss = _make_part("loss", config.loss, nn.Module)
+    _check_augmentation(config, loss)
     metrics = {
         name: _make_part(f"metrics.{name}", node, Metric, MetricCollection) for name, node in config.metrics.items()
     }
@@ -104,6 +104,30 @@ def _make_part(key: str, node: Any, *kinds: type, **extra: Any) -> Any:
             f"{key} must make a {kinds[0].__module__}.{kinds[0].__name__}, not {type(made).__name__}{out}"
         )
     return made
+
+
+def _check_augmentation(config: DictConfig, loss: nn.Module) -> None:
+    """Make the augmentation, and compute the loss of soft labels where it mixes images."""
+    node = config.augment
+    with _refusals("augment", node):
+        try:
+            made = build_augmentation(config)
+        except ConfigError as error:
+            raise ConfigError(f"{error}{_near_name('augment', node) if '_target_' in node else ''}") from error
+    if getattr(made, "mix", None) is None:
+        return
+    num_classes = config.data.num_classes
+    shares = torch.full((2, num_classes), 1 / num_classes)
+    try:
+        value = loss.train()(torch.randn(shares.shape, generator=torch.Generator().manual_seed(0)), shares)
+        if value.dim() or not value.isfinite():
+            raise ValueError(f"it gives {value}")  # noqa: TRY301 - as if it had refused them
+    except Exception as error:
+        raise ConfigError(
+            f"augment.mix: {type(made.mix).__name__} makes labels that are shares of the classes, floats (B, "
+            f"{num_classes}), and the loss {type(loss).__name__} does not take them: {first_line(error)}. Type "
+            "loss=cross_entropy or loss=nll, or choose an augmentation without augment.mix"
+        ) from error
 
 
 def _near_name(key: str, node: Mapping[str, Any]) -> str:

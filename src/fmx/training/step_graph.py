@@ -51,16 +51,17 @@ def _is_plain(value: object) -> bool:
 
 
 class StepGraph:
-    """Loss, logits and gradients of a batch, captured once and replayed on each batch of that shape.
+    """Loss, logits, labels and gradients of a batch, captured once and replayed on each batch of that shape.
 
-    loss_and_logits: of images (B, C, H, W) and labels (B,). Random numbers from the GPU's generator are drawn
-    at each replay, as in a call. The capture itself runs nothing. RuntimeError: something cannot be captured, such as
-    waiting for the GPU. https://docs.pytorch.org/docs/stable/notes/cuda.html, CUDA Graphs.
+    outputs: loss and logits of images (B, C, H, W) and labels (B,), and the labels, which it may mix. Random numbers
+    from the GPU's generator are drawn at each replay, as in a call. The capture itself runs nothing. RuntimeError:
+    something cannot be captured, such as waiting for the GPU.
+    https://docs.pytorch.org/docs/stable/notes/cuda.html, CUDA Graphs.
     """
 
     def __init__(
         self,
-        loss_and_logits: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+        outputs: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
         batch: Batch,
         parameters: Sequence[nn.Parameter],
     ) -> None:
@@ -68,27 +69,27 @@ class StepGraph:
         self._parameters = parameters
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            loss, logits = loss_and_logits(self._images, self._labels)
+            loss, logits, labels = outputs(self._images, self._labels)
             # Not backward(), which runs on the stream of the very first step.
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             self._gradients = [
                 None if gradient is None else _with_layout_of(parameter, gradient)
                 for parameter, gradient in zip(parameters, gradients, strict=True)
             ]
-        self._loss, self._logits = loss.detach(), logits.detach()
+        self._outputs = loss.detach(), logits.detach(), labels
 
     def fits(self, batch: Batch) -> bool:
         """Whether a batch has the shape that was captured."""
         return batch[0].shape == self._images.shape
 
-    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Give the parameters their gradients; return the loss and the logits, which the next call overwrites."""
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Give the parameters their gradients; return loss, logits and labels, which the next call overwrites."""
         self._images.copy_(batch[0])
         self._labels.copy_(batch[1])
         self._graph.replay()
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
             parameter.grad = gradient
-        return self._loss, self._logits
+        return self._outputs
 
 
 def _with_layout_of(parameter: nn.Parameter, gradient: Tensor) -> Tensor:

@@ -163,19 +163,19 @@ class _StepRunner:
 
     def _replayed(self, batch: Batch, step: Step) -> Tensor:
         assert self.graph is not None
-        loss, logits = self.graph(batch)
-        self.classifier.train_metrics.add(step, loss, logits, batch[1])
+        loss, logits, labels = self.graph(batch)
+        self.classifier.train_metrics.add(step, loss, logits, labels)
         return loss
 
     def _capture(self, batch: Batch) -> None:
-        def loss_and_logits(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-            batch = self.data.on_after_batch_transfer((images, labels), 0)
+        def outputs(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            images, labels = self.data.on_after_batch_transfer((images, labels), 0)
             with self.precision.train_step_context():
-                return self.classifier.loss_and_logits(*batch)
+                return (*self.classifier.loss_and_logits(images, labels), labels)
 
         parameters = [p for p in self.classifier.parameters() if p.requires_grad]
         try:
-            self.graph = StepGraph(loss_and_logits, batch, parameters)
+            self.graph = StepGraph(outputs, batch, parameters)
         except RuntimeError as error:  # torch draws no more random numbers on this GPU afterwards
             raise TrainingError(
                 "a training step cannot be captured as a CUDA graph; train with callbacks.lean_steps.at_most_s=0 "
