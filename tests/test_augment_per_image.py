@@ -1,6 +1,5 @@
 """Transforms of other packages: one draw for each image, the same draws in any process, plain refusals."""
 
-import csv
 import os
 
 import albumentations
@@ -234,29 +233,15 @@ def theirs(command, tmp_path):
     return run
 
 
-def weights(run_dir):
-    return torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
-
-
-def history(run_dir):
-    with (run_dir / "history.csv").open() as file:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
-
-
-def test_a_users_own_list_of_transforms(theirs, tmp_path):
-    for workers in (0, 2):
-        done = theirs("augment=own", f"data.num_workers={workers}", f"hydra.run.dir=run{workers}")
-        assert done.returncode == 0, done.stdout + done.stderr
-        where = "2 worker processes" if workers else "this process; data.num_workers=N uses N others"
-        said = f"augment: RandomRotation, CoarseDropout, upside_down, applied to each image by itself in {where}"
-        assert done.stdout.count(said) == 1, done.stdout
-    assert history(tmp_path / "run0") == history(tmp_path / "run2")
-    ours, others = (weights(tmp_path / name) for name in ("run0", "run2"))
-    assert all(torch.equal(ours[name], others[name]) for name in ours)
-    again = theirs("run0", "--allow", "mine", "--allow", "albumentations", "--dir", "again", module="reproduce")
+def test_a_users_own_list_of_transforms(theirs):
+    done = theirs("augment=own", "data.num_workers=2", "hydra.run.dir=run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = "augment: RandomRotation, CoarseDropout, upside_down, applied to each image by itself in 2 worker processes"
+    assert done.stdout.count(said) == 1, done.stdout
+    again = theirs("run", "--allow", "mine", "--allow", "albumentations", "--dir", "again", module="reproduce")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "identical: " in again.stdout
-    refused = theirs("run0", "--dir", "third", module="reproduce")
+    refused = theirs("run", "--dir", "third", module="reproduce")
     assert refused.returncode == 1
     assert "add --allow" in refused.stderr
 
