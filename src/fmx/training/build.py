@@ -19,6 +19,7 @@ from torch import nn
 
 from fmx.compat import full_key
 from fmx.config.from_environment import to_stored
+from fmx.config.image_size import height_and_width
 from fmx.config.quoting import escape_interpolations
 from fmx.config.targets import locate
 from fmx.data.module import ImageDataModule
@@ -170,7 +171,9 @@ def build_augmentation(cfg: DictConfig) -> nn.Module:
     mixture = None if mix is None else make(mix)
     if not isinstance(mixture, nn.Module | None):
         raise ConfigError(f"augment.mix must make a torch.nn.Module, not {type(mixture).__name__}")
-    return augmentation(transform, mix=mixture, shape=(cfg.data.in_channels, cfg.data.image_size, cfg.data.image_size))
+    size = cfg.data.image_size
+    shape = (cfg.data.in_channels, *height_and_width(size if isinstance(size, int) else list(size)))
+    return augmentation(transform, mix=mixture, shape=shape)
 
 
 def make(node: Any, **extra: Any) -> Any:
