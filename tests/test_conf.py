@@ -10,6 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+import data_files
 from fmx.config.conf_dir import CONF_DIR
 from fmx.config.rules import check_values
 from fmx.config.targets import check_targets
@@ -18,7 +19,7 @@ from fmx.runs.composition import register_resolvers
 register_resolvers()
 
 DESIGN = {
-    "data": "fashion_mnist mnist kmnist fashion_mnist_csv image_folder digits",
+    "data": "fashion_mnist mnist kmnist fashion_mnist_csv image_folder torchvision npz parquet csv digits",
     "model": "mlp lenet two_conv three_conv avgpool dilated dropout_cnn resnet20 pretrained",
     "optim": "adam adamw sgd rmsprop",
     "schedule": "constant step cosine onecycle plateau",
@@ -73,8 +74,11 @@ def test_member_composes_and_its_targets_take_its_keys(group: str, name: str, tm
     monkeypatch.setenv("FMX_DATA_ROOT", str(tmp_path))
     if (group, name) == ("trainer", "gpu"):
         monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    needed = data_files.NAMED.get(name, []) if group == "data" else []
+    if needed:
+        data_files.make_named(tmp_path)
     value = f"[default,{name}]" if group == "callbacks" and name != "default" else name
-    config: Any = OmegaConf.to_container(composed(f"{group}={value}"), resolve=True)
+    config: Any = OmegaConf.to_container(composed(f"{group}={value}", *needed), resolve=True)
     check_values(config)
     check_targets(config)
 

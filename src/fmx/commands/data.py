@@ -1,6 +1,7 @@
 """`fmx data`: fetch, check and summarise a data set, and convert between IDX and CSV files."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ def make_parser() -> VerbParser:
         examples=EXAMPLES,
     )
     parser.add_argument("name", nargs="?", default="fashion_mnist", help="a member of the data group")
+    parser.add_argument("keys", nargs="*", metavar="data.KEY=VALUE", help="other values of it, as in a run's command")
     parser.add_argument("--root", metavar="DIR", help="where the files are, or go (default: FMX_DATA_ROOT, else data)")
     parser.add_argument("--config-dir", metavar="DIR", help="a folder with your own data group")
     parser.add_argument("--grid", type=Path, metavar="F.png", help="draw training images of each class")
@@ -67,7 +69,7 @@ def _check(arguments: argparse.Namespace) -> None:
     for path in [*outputs, *([arguments.grid] if arguments.grid else [])]:
         if path.parent.exists() or path.parent != arguments.idx_to_csv:  # created below
             refuse_existing(path, force=arguments.force)
-    data = _load(_compose(arguments.name, arguments.root, arguments.config_dir))
+    data = _load(_compose(arguments.name, arguments.root, arguments.config_dir, arguments.keys))
     if arguments.deep:
         _decode_all(data)
     _print_summary(data)
@@ -146,12 +148,15 @@ def _md5(path: Path) -> str:
         return md5_sum(file)
 
 
-def _compose(name: str, root: str | None, config_dir: str | None) -> "DictConfig":
+def _compose(name: str, root: str | None, config_dir: str | None, keys: Sequence[str] = ()) -> "DictConfig":
     """The data node as a run would compose it, without a validation split."""
     from fmx.config.quoting import quoted
+    from fmx.errors import ConfigError
     from fmx.runs.composition import compose_config
 
-    overrides = [f"data={name}", "data.validation=none", *([f"data.root={quoted(root)}"] if root else [])]
+    if strange := [each for each in keys if not each.lstrip("+").startswith("data.")]:
+        raise ConfigError(f"{strange[0]!r} is no key of a data set: type data.KEY=VALUE")
+    overrides = [f"data={name}", "data.validation=none", *([f"data.root={quoted(root)}"] if root else []), *keys]
     data: DictConfig = compose_config(overrides, config_dir=config_dir).data
     return data
 
@@ -161,13 +166,10 @@ def _load(node: "DictConfig") -> "ImageDataModule":
     from torch import nn
 
     from fmx.config.rules import check_values
-    from fmx.data.module import ImageDataModule
-    from fmx.training.build import make
+    from fmx.training.build import make_data
 
     check_values({"data": OmegaConf.to_container(node, resolve=True), "loss": {}})
-    data = make(node, augment=nn.Identity(), seed=0)
-    assert isinstance(data, ImageDataModule)
-    return data
+    return make_data(node, augment=nn.Identity(), seed=0)
 
 
 def _arrays(data: "ImageDataModule", part: str) -> "ImageArrays":

@@ -15,7 +15,7 @@ ESCAPED = re.compile(r"(?<!\\)(?:\\\\)*\\\$\{")  # after an odd number of backsl
 REFERENCE = re.compile(r"\$\{(\.*)(\w[\w.\[\]-]*)\}")
 ENVIRONMENT = r"(?:\$\{oc\.env:[^${}]*\}|\$\{oc\.decode:\$\{oc\.env:[^${}]*\}\})"
 # These resolvers return short texts; OmegaConf's others can read other keys, or build lists and mappings.
-RESOLVER = re.compile(rf"{ENVIRONMENT}|\$\{{(?:count|run_dir|stamp|subfolders):[^${{}}]*\}}")
+RESOLVER = re.compile(rf"{ENVIRONMENT}|\$\{{(?:count|found|run_dir|stamp|subfolders):[^${{}}]*\}}")
 
 
 def check_expansion(config: Mapping[Any, Any], group: str, source: Path) -> None:

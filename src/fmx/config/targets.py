@@ -13,13 +13,20 @@ from fmx.config.renamed_targets import present_name
 from fmx.config.suggest import nearest
 from fmx.errors import ConfigError
 
-__all__ = ["check_accelerator", "check_keys", "check_targets", "locate", "target_nodes"]
+__all__ = ["check_accelerator", "check_keys", "check_targets", "keys_of_fmx", "locate", "target_nodes"]
 
 HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 # Arguments that training.build passes; the YAML must have every other required parameter.
 FROM_BUILD = {"data": {"augment", "seed"}}
 # Keys that fmx reads by interpolation and removes before it calls the target.
 OF_FMX = {"trainer": {"checkpoint_every_s"}, "augment": {"mix"}}
+# Likewise keys of `data`, by the target of data.train, whose node refers to them.
+OF_SOURCES = {
+    "fmx.data.npz.load_npz": {"file", "test_file"},
+    "fmx.data.parquet.load_parquet": {"train_file", "test_file"},
+    "fmx.data.pixel_table.load_pixel_table": {"train_file", "test_file", "label", "drop"},
+    "fmx.data.torchvision_sets.load_torchvision": {"dataset", "options"},
+}
 GIVEN_LATER = {"params", "optimizer"}  # arguments that a partial gets later
 MANY = 20  # parameters that a message lists
 SCALARS = (int, float, bool, str)
@@ -96,9 +103,16 @@ def _known_keys(parameters: Parameters, key: str, node: Mapping[str, Any]) -> No
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     for name in node:
-        if name not in parameters and name not in HYDRA_KEYS | OF_FMX.get(key, set()):
+        if name not in parameters and name not in HYDRA_KEYS | keys_of_fmx(key, node):
             takes = f" It takes: {', '.join(parameters)}" if len(parameters) <= MANY else ""
             raise ConfigError(f"{key}.{name}: {node['_target_']} takes no {name!r}{nearest(name, parameters)}{takes}")
+
+
+def keys_of_fmx(key: str, node: Mapping[str, Any]) -> set[str]:
+    """The keys of a node that other nodes refer to, and that its target does not take."""
+    source = node.get("train") if key == "data" else None
+    named = source.get("_target_") if isinstance(source, Mapping) else None
+    return OF_FMX.get(key, set()) | OF_SOURCES.get(str(named), set())
 
 
 def _bind(parameters: Parameters, key: str, node: Mapping[str, Any]) -> None:

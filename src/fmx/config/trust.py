@@ -24,6 +24,7 @@ __all__ = [
     "foreign_mirrors",
     "is_torchvision_builder",
     "without_foreign_mirrors",
+    "without_torchvision",
 ]
 
 # In a file name, a metric formatted as a number: `{epoch}`, `{val_loss:.2f}`.
@@ -58,6 +59,10 @@ SOURCES = Kind(
         "fmx.data.digits.load_digits",
         "fmx.data.folder.ImageFolder",
         "fmx.data.idx.load_idx",
+        "fmx.data.npz.load_npz",
+        "fmx.data.parquet.load_parquet",
+        "fmx.data.pixel_table.load_pixel_table",
+        "fmx.data.torchvision_sets.load_torchvision",
     }),
 )  # fmt: skip
 KINDS: Mapping[str, Kind] = {  # the longest matching prefix counts
@@ -277,6 +282,18 @@ def without_foreign_mirrors(node: Any) -> Any:
     if "mirrors" in copy:
         named, known = copy["mirrors"], _own_mirrors()
         copy["mirrors"] = [mirror for mirror in named if mirror in known] if isinstance(named, list) else []
+    return copy
+
+
+def without_torchvision(node: Any) -> Any:
+    """A copy of a plain `data` node that lets torchvision fetch nothing: its sets have any size."""
+    if isinstance(node, list):
+        return [without_torchvision(child) for child in node]
+    if not isinstance(node, Mapping):
+        return node
+    copy = {key: without_torchvision(child) for key, child in node.items()}
+    if isinstance(copy.get("mirrors"), list):
+        copy["mirrors"] = [mirror for mirror in copy["mirrors"] if mirror != "torchvision"]
     return copy
 
 

@@ -18,6 +18,7 @@ from fmx.config.image_size import is_image_size, shortest_form
 from fmx.config.printed_command import printed_command
 from fmx.config.quoting import quoted
 from fmx.config.shadowing import check_replaces_nothing
+from fmx.config.trust import without_torchvision
 from fmx.data.module import names_of_classes
 from fmx.errors import ConfigError, DataError
 from fmx.runs.composition import register_resolvers
@@ -44,7 +45,7 @@ def changed_data(run: Run, config: DictConfig, changes: Iterable[Override]) -> D
     check_expansion(written, "data", path)
     register_resolvers()
     try:
-        source = OmegaConf.create(written)
+        source = OmegaConf.create({**written, "data": without_torchvision(written.get("data"))})
     except (OmegaConfBaseException, ValueError) as error:
         raise DataError(f"{path} is no configuration of a run: {str(error).partition(chr(10))[0]}") from error
     if not isinstance(source.get("data"), DictConfig):

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fmx.config.conf_dir import CONF_DIR
 from fmx.config.quoting import quoted
+from fmx.data.found import found
 from fmx.errors import DataError
 from fmx.process.distributed import agree_on
 
@@ -82,6 +83,7 @@ def register_resolvers() -> None:
         ("run_home", _run_home, False),
         ("subfolders", _subfolders, False),
         ("count", len, False),
+        ("found", found, False),
     ]
     for name, resolver, use_cache in resolvers:
         OmegaConf.register_new_resolver(name, resolver, replace=True, use_cache=use_cache)

@@ -68,8 +68,15 @@ def present_root(data: Any, written: object, started_in: object) -> str | None:
 
 def _has_data(data: Mapping[str, Any], old: str, new: str) -> bool:
     """Whether any of the paths below a root that a `data` node names exists below `new`."""
-    below = [text for text in _texts(data) if text.startswith(f"{old}/")]
+    below = [text for text in [*_texts(data), *_named_files(data, old)] if text.startswith(f"{old}/")]
     return any(Path(new + text.removeprefix(old)).exists() for text in below) if below else Path(new).is_dir()
+
+
+def _named_files(data: Mapping[str, Any], root: str) -> list[str]:
+    """The paths of files that sources look for below the root: relative values of file, test_file and so on."""
+    sources = [node for node in data.values() if isinstance(node, Mapping) and node.get("root") == root]
+    named = [value for node in sources for key, value in node.items() if key.endswith("file")]
+    return [f"{root}/{value}" for value in named if isinstance(value, str) and not Path(value).is_absolute()]
 
 
 def _texts(node: Any) -> list[str]:

@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fmx.config.from_environment import check_resolved
 from fmx.config.layout import GROUPS, ROOT_KEYS
 from fmx.config.quoting import escape_interpolations
-from fmx.config.trust import check_sizes, check_trusted, without_foreign_mirrors
+from fmx.config.trust import check_sizes, check_trusted, without_foreign_mirrors, without_torchvision
 from fmx.errors import DataError
 from fmx.runs.data_root import at_root, parse_root
 from fmx.runs.run_dir import Run
@@ -50,5 +50,5 @@ def checked_config(config: DictConfig, run: Run, allow: Iterable[str] = ()) -> D
     check_resolved(plain, run.path, (*PARTS, "data"))
     check_sizes(plain["data"], run.path)
     config = config.copy()
-    config.data = OmegaConf.create(escape_interpolations(without_foreign_mirrors(plain["data"])))
+    config.data = OmegaConf.create(escape_interpolations(without_torchvision(without_foreign_mirrors(plain["data"]))))
     return config

@@ -21,7 +21,7 @@ from fmx.compat import full_key
 from fmx.config.from_environment import to_stored
 from fmx.config.image_size import height_and_width
 from fmx.config.quoting import escape_interpolations
-from fmx.config.targets import locate
+from fmx.config.targets import keys_of_fmx, locate
 from fmx.data.module import ImageDataModule
 from fmx.data.per_image import Augmentation, augmentation
 from fmx.errors import ConfigError, FmxError
@@ -43,6 +43,7 @@ __all__ = [
     "build_classifier",
     "build_data",
     "is_beyond_meta",
+    "make_data",
     "meta_network",
     "network_node",
     "without_own_keys",
@@ -156,7 +157,16 @@ def build_classifier(cfg: DictConfig) -> Classifier:
 
 def build_data(cfg: DictConfig) -> ImageDataModule:
     """The data set with its splits, normalisation, augmentation and loaders."""
-    data = make(cfg.data, augment=build_augmentation(cfg), seed=cfg.seed)
+    return make_data(cfg.data, augment=build_augmentation(cfg), seed=cfg.seed)
+
+
+def make_data(node: DictConfig, *, augment: nn.Module, seed: int) -> ImageDataModule:
+    """The data module of a `data` node, without the keys that only its sources refer to."""
+    taken = node.copy()
+    with open_dict(taken):
+        for key in keys_of_fmx("data", node):
+            taken.pop(key, None)
+    data = make(taken, augment=augment, seed=seed)
     if not isinstance(data, ImageDataModule):
         raise ConfigError(f"data._target_ must make an fmx.data.module.ImageDataModule, not {type(data).__name__}")
     return data

@@ -1,0 +1,99 @@
+"""Pictures in files of any names, each with its label."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from hashlib import blake2b, file_digest
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fmx.config.image_size import shortest_form
+from fmx.data.folder import FORMATS, MODES, read_picture
+from fmx.errors import ConfigError, DataError
+
+__all__ = ["NUM_LOOKED_AT", "PictureFiles", "size_and_channels", "usual_shape"]
+
+NUM_LOOKED_AT = 100  # pictures, by their headers
+MAX_OWN_SIZE = 128  # pixels; pictures of one larger size, or of several, become USUAL_SIZE
+USUAL_SIZE = 64
+
+
+class PictureFiles(Dataset[tuple[Tensor, int]]):
+    """Picture files as (uint8 (C, H, W), label), decoded on demand as ImageFolder does.
+
+    labels: int64 (N,). root: the folder to which the fingerprint's names are relative. what: the set's name in errors.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        labels: NDArray[np.int64],
+        *,
+        root: str,
+        size: tuple[int, int],
+        in_channels: int,
+        what: str,
+    ) -> None:
+        if in_channels not in MODES:
+            raise ConfigError(f"data.in_channels must be 1 (grey) or 3 (RGB) for pictures, got {in_channels}")
+        self.files = list(files)
+        self.labels = torch.from_numpy(np.asarray(labels, dtype=np.int64))
+        self.root = root
+        self.size = size
+        self.mode = MODES[in_channels]
+        self.what = what
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        path = self.files[index]
+        try:
+            pixels = read_picture(path, self.mode, self.size)
+        except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+            raise DataError(f"{path} of {self.what} cannot be read as an image: {error}; replace it") from error
+        return torch.from_numpy(pixels), int(self.labels[index])
+
+    def fingerprint(self) -> str:
+        """Hash names, contents, labels and the shape; reads every file, once."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        digest = blake2b(repr((self.size, self.mode)).encode(), digest_size=16)
+        digest.update(self.labels.numpy().data)
+        for path in self.files:
+            try:
+                with path.open("rb") as file:
+                    contents = file_digest(file, "sha256").digest()
+            except OSError as error:
+                raise DataError(f"{path} cannot be read: {error.strerror}") from error
+            name = path.relative_to(self.root) if path.is_relative_to(self.root) else path
+            digest.update(f"{name}\0".encode(errors="surrogateescape") + contents)
+        return digest.hexdigest()
+
+
+def size_and_channels(files: Sequence[Path]) -> tuple[int, int | list[int]]:
+    """Channels, and the size of small pictures that are all alike, by their headers; else 64 pixels."""
+    headers = []
+    for path in files[:: max(1, len(files) // NUM_LOOKED_AT)]:
+        try:
+            with Image.open(path, formats=FORMATS) as image:
+                headers.append((image.height, image.width, image.mode))
+        except OSError as error:
+            raise DataError(f"{path} cannot be read as an image: {error}") from error
+    return usual_shape(headers)
+
+
+def usual_shape(headers: Sequence[tuple[int, int, str]]) -> tuple[int, int | list[int]]:
+    """Channels and size of pictures by the height, width and mode of some; 64 pixels where they differ or are large."""
+    sizes = {(height, width) for height, width, _ in headers}
+    channels = 1 if {mode for _, _, mode in headers} <= {"1", "L"} else 3
+    if len(sizes) > 1 or max(max(sizes)) > MAX_OWN_SIZE:
+        return channels, USUAL_SIZE
+    return channels, shortest_form(sizes.pop())
