@@ -85,6 +85,8 @@ VALUES = {
     "callbacks.early_stopping.min_delta": "1e30",
     "data.validation": "60",
     "data.split": "tail",
+    "data.folds": "5",
+    "data.fold": "0",
     "data.normalize": "unit",
     "data.class_names": "[a,b,c,d,e,f,g,h,i,j]",
     "data.name": "mine",

@@ -21,7 +21,8 @@ examples:
   fmx compare 'outputs/sweeps/SWEEP/[012]' 'outputs/sweeps/SWEEP/[345]'     (seeds of A, seeds of B; mind the quotes)
 
 Two single runs are tested image by image (McNemar), two groups by Student's t over their seeds (paired where these are
-the same) and the test images, both of which are samples. A difference is always B − A. One run each says nothing about
+the same) and the test images, both of which are samples. Folds are paired by their number, and their validation
+accuracies are compared too. A difference is always B − A. One run each says nothing about
 other seeds, and fewer than five seeds say little. Pruned trials are left out.
 """
 SIGNIFICANT = 0.05
@@ -33,7 +34,7 @@ def make_parser() -> VerbParser:
     """The verb's options and arguments."""
     parser = VerbParser(
         "compare",
-        description="What differs between two runs, or two groups of seeds, and whether one is better.",
+        description="What differs between two runs, or two groups of seeds or folds, and whether one is better.",
         examples=EXAMPLES,
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="A and B: a run directory, or a folder or glob of "
@@ -89,6 +90,7 @@ def compare(
     check_same_test_set(side_a, side_b)
     accuracy = compare_accuracy(side_a, side_b)
     _print_accuracy(side_a, side_b, accuracy)
+    _print_folds(side_a, side_b)
     _print_classes(side_a, side_b)
     if json:
         _write_json(json, side_a, side_b, differing, accuracy, force=force)
@@ -100,7 +102,11 @@ def _print_sides(a: "Side", b: "Side") -> None:
     from fmx.process.table import printable
 
     for name, side in (("A", a), ("B", b)):
-        seeds = f"seed{'s' if len(side.runs) > 1 else ''} {', '.join(run.seed for run in side.runs)}"
+        each = [*dict.fromkeys(run.seed for run in side.runs)]
+        seeds = f"seed{'s' * (len(each) > 1)} {', '.join(each)}"
+        if side.folds:
+            folds = f"fold{'s' * (len(side.folds) > 1)} {', '.join(map(str, side.folds))}"
+            seeds = f"{folds} of {side.runs[0].settings.folds}, {seeds}"
         model = side.runs[0].settings.text("model")
         print(f"{name}  {printable(side.pattern)}  ({model} on {side.runs[0].data}, {seeds})")
         for other in side.left_out:
@@ -143,6 +149,26 @@ def _print_accuracy(a: "Side", b: "Side", accuracy: "Accuracy") -> None:
     print(f"\nA alone is {right} on {only_a:,} images, B alone on {only_b:,}; both on {both:,}, neither on {neither:,}")
 
 
+def _print_folds(a: "Side", b: "Side") -> None:
+    """Print the validation accuracies of the folds that both sides held out, and the test of their differences."""
+    from fmx.process.table import print_table
+    from fmx.reporting.comparison import by_fold
+    from fmx.reporting.intervals import corrected_t
+
+    rows = by_fold(a, b)
+    if len(rows) < 2:  # noqa: PLR2004
+        return
+    print()
+    cells = [
+        [str(row.fold), f"{100 * row.a:.2f}", f"{100 * row.b:.2f}", f"{100 * (row.b - row.a):+.2f}"] for row in rows
+    ]
+    print_table(["fold", "A val %", "B val %", "B − A"], cells)
+    found = corrected_t([row.b - row.a for row in rows], a.num_folds)
+    low, high = (100 * end for end in found.interval)
+    print(f"validation accuracy, B − A: {100 * found.difference:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}, "
+          f"p = {found.p_value:.3g} (Student's t over folds, corrected for common training images)")  # fmt: skip
+
+
 def _verdict(a: "Side", b: "Side", accuracy: "Accuracy") -> str:
     import numpy as np
 
@@ -180,14 +206,14 @@ def _write_json(
     import json
     from dataclasses import asdict
 
-    from fmx.reporting.comparison import by_class, disagreements, outcome_counts
+    from fmx.reporting.comparison import by_class, by_fold, disagreements, outcome_counts
     from fmx.runs.new_file import new_file
 
     only_a, only_b = disagreements(a, b)
     counts = zip(("both", "only_a", "only_b", "neither"), outcome_counts(a.verdicts, b.verdicts), strict=True)
     contents: dict[str, Any] = {
         side_name: {"runs": [str(run.run.path) for run in side.runs], "seeds": [run.seed for run in side.runs],
-                    "test_accuracy": side.accuracies}
+                    "folds": [run.settings.fold for run in side.runs if side.folds], "test_accuracy": side.accuracies}
         for side_name, side in (("a", a), ("b", b))
     }  # fmt: skip
     contents |= {
@@ -199,6 +225,7 @@ def _write_json(
         "images_right": dict(counts),
         "changed_sides": {"only_a": only_a, "only_b": only_b},
         "classes": [asdict(row) for row in by_class(a, b)],
+        "folds": [asdict(row) for row in by_fold(a, b)],
     }
     with new_file(file, force=force) as temporary:
         temporary.write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -12,6 +12,7 @@ from fmx.config.hydra_errors import likely_keys
 from fmx.config.layout import GROUPS, MODEL_KEYS, REPORTED, ROOT_KEYS
 from fmx.config.quoting import as_typed, escape_interpolations
 from fmx.config.rules import check_values
+from fmx.config.validation import FOLD, validation_of
 from fmx.errors import ConfigError
 
 __all__ = ["check_names", "without_hydra"]
@@ -65,11 +66,36 @@ def _check_ineffective(resolved: Mapping[str, Any], typed: Sequence[str]) -> Non
             f"'+trainer.profiler={{_target_:pytorch_lightning.profilers.{profiler.capitalize()}Profiler,"
             "dirpath:${run_dir},filename:profile}'"
         )
+    _check_folds(data, typed)
     if seed := next((each for each in typed if each.lstrip("+").startswith("data.split_seed=")), None):
-        if data.get("validation") in {"test", "none"}:
+        if validation_of(data) in {"test", "none"}:
             raise ConfigError(f"{seed} would be without effect: data.validation={data['validation']} draws no images")
-        if data.get("split") == "tail":
+        if data.get("split") == "tail" and validation_of(data) != FOLD:
             raise ConfigError(f"{seed} would be without effect: data.split=tail takes the last images, whatever it is")
+
+
+def _check_folds(data: Mapping[str, Any], typed: Sequence[str]) -> None:
+    """ConfigError for folds that do not say which one is held out, or that another key contradicts."""
+    folds, fold = data.get("folds"), data.get("fold")
+    if folds is None:
+        if fold is not None:
+            num = max(5, fold + 1)
+            raise ConfigError(f"data.fold={fold} needs the number of folds: data.folds={num} data.fold={fold}")
+        return
+    numbers = ",".join(map(str, range(folds))) if folds <= MANY_FOLDS else f"'range({folds})'"
+    if fold is None:
+        raise ConfigError(
+            f"data.folds={folds} needs the fold that is held out: data.fold=0, or all in turn: -m data.fold={numbers}"
+        )
+    if fold >= folds:
+        raise ConfigError(f"data.fold={fold} is none of the {folds} folds, which are 0 to {folds - 1}")
+    for key, value in (("validation", None), ("split", "tail")):
+        for text in typed:
+            if text.lstrip("+").startswith(f"data.{key}=") and data[key] == (value or data[key]):
+                raise ConfigError(
+                    f"{text} would be without effect: data.folds={folds} holds out one of {folds} stratified folds; "
+                    "leave one of the two out"
+                )
 
 
 def _check_validations(trainer: Mapping[str, Any], data: Mapping[str, Any], schedule: Mapping[str, Any]) -> None:
@@ -84,7 +110,7 @@ def _check_validations(trainer: Mapping[str, Any], data: Mapping[str, Any], sche
                 "schedule=plateau judges by the validation at the end of an epoch; "
                 "trainer.check_val_every_n_epoch=null counts steps instead, so set it to 1"
             )
-    if every is not None and epochs is not None and every > epochs and data.get("validation") != "none":
+    if every is not None and epochs is not None and every > epochs and validation_of(data) != "none":
         raise ConfigError(
             f"trainer.check_val_every_n_epoch={every} with trainer.max_epochs={epochs} leaves no validation to choose "
             "a checkpoint by; validate more often"
@@ -157,6 +183,7 @@ def _check_model_keys(model: Mapping[str, Any]) -> None:
         raise ConfigError("model.net must hold the network's _target_ and its arguments")
 
 
+MANY_FOLDS = 10  # more are written as a range
 RUN_DIR = "${run_dir:}"
 NOT_TRAINER_KEYS = {
     "callbacks": "a run's callbacks are the members of callbacks",

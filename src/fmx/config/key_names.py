@@ -24,6 +24,8 @@ KNOWN_AS = {
     "data.eval_batch_size": ["test_batch_size", "val_batch_size", "valid_batch_size", "eval_batch"],
     "data.root": ["data_dir", "data_root", "datadir", "dataroot", "data_path", "dataset_path", "dataset_dir"],
     "data.validation": ["val", "valid", "val_size", "val_split", "valid_split", "validation_split", "validation_size"],
+    "data.folds": ["kfold", "kfolds", "k_fold", "k_folds", "n_folds", "num_folds", "nfolds", "n_splits", "cv"],
+    "data.fold": ["fold_idx", "fold_index", "fold_id", "val_fold"],
     "data.num_workers": ["n_workers", "nworkers", "dataloader_workers", "num_worker"],
     "data.image_size": ["img_size", "imgsz", "size", "input_size", "resolution"],
     "data.in_channels": ["channels", "n_channels", "num_channels", "nchannels", "in_chans"],

@@ -1,4 +1,4 @@
-"""Old and present names of `_target_`s, so that configurations of earlier runs stay readable."""
+"""Old and present names of `_target_`s, and later keys, so that configurations of earlier runs stay readable."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,6 +24,9 @@ MOVED = {
 # reads the old one's state from checkpoints.
 FIRST_NAMES = {"fmx.training.callbacks.ema.EMA": "pytorch_lightning.callbacks.EMAWeightAveraging"}
 BACK = {new: old for old, new in MOVED.items()}
+# Keys of `data` that earlier versions lacked, with the values that mean what these did.
+LATER_KEYS = {"folds": None, "fold": None}
+DATA_MODULE = "fmx.data.module.ImageDataModule"
 
 
 def present_name(target: str) -> str:
@@ -32,13 +35,23 @@ def present_name(target: str) -> str:
 
 
 def with_present_names(node: Any) -> Any:
-    """A plain node with every target renamed to its present name."""
-    return _with_names(node, present_name)
+    """A plain configuration with every target renamed to its present name, and the keys of `data` that it lacks."""
+    renamed = _with_names(node, present_name)
+    data = renamed.get("data") if isinstance(renamed, dict) else None
+    if isinstance(data, dict) and data.get("_target_") == DATA_MODULE:
+        renamed["data"] = {**data, **{key: value for key, value in LATER_KEYS.items() if key not in data}}
+    return renamed
 
 
 def with_first_names(node: Any) -> Any:
-    """A plain node with every target renamed to its first name, so that runs of all versions compare equal."""
-    return _with_names(node, lambda target: FIRST_NAMES.get(target) or _replaced(target, BACK))
+    """A plain configuration with the first names of all targets, so that runs of all versions compare equal.
+
+    Later keys of `data` are left out where they mean what earlier versions did.
+    """
+    renamed = _with_names(node, lambda target: FIRST_NAMES.get(target) or _replaced(target, BACK))
+    if isinstance(renamed, dict) and isinstance(data := renamed.get("data"), dict):
+        renamed["data"] = {k: v for k, v in data.items() if k not in LATER_KEYS or v != LATER_KEYS[k]}
+    return renamed
 
 
 def _replaced(target: str, names: Mapping[str, str]) -> str:

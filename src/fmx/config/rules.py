@@ -119,6 +119,10 @@ RULES: Mapping[str, Rule] = {
     "data.eval_batch_size": whole(1),
     "data.num_workers": whole(0),
     "data.split_seed": whole(0),
+    "data.folds": Rule(
+        "a whole number of at least 2, or null (data.validation holds out images once)", whole(2, or_none=True).holds
+    ),
+    "data.fold": whole(0, or_none=True),
     "data.num_classes": whole(2),
     "data.class_names": Rule(
         "a language, or a list of texts: in quotes where YAML takes them for something else", _names

@@ -15,7 +15,7 @@ from fmx.data.arrays import ImageArrays
 from fmx.data.folder import ImageFolder
 from fmx.data.loader import ArrayLoader, EpochSampler, image_loader
 from fmx.data.seeded_dataset import SampleKey, SeededDataset, kept_states, seed_generators
-from fmx.data.split import split_validation
+from fmx.data.split import split_fold, split_validation
 from fmx.errors import ConfigError, DataError, FmxError
 
 __all__ = ["ImageDataModule", "Normalize", "Part", "Pictures", "english_names", "names_of_classes", "normalization"]
@@ -53,6 +53,7 @@ class ImageDataModule(LightningDataModule):
     train, test: ImageArrays, or a map-style dataset of (uint8 (C, H, W), int) pairs with an attribute `labels`.
     augment: maps uint8 (B, C, H, W) to the same, with parts for single images and for labels where it has the
     attributes `per_image` and `mix` of an Augmentation.
+    folds, fold: how many folds of the training images there are, and which is held out; both or neither.
     mean, std: one number per channel, of pixels in 0..1. `class_names` is a list, or a language of `translations`.
     Raises ConfigError for values that do not fit together, and DataError for data that does not match the YAML.
     """
@@ -75,6 +76,8 @@ class ImageDataModule(LightningDataModule):
         validation: float | str,
         split: str,
         split_seed: int,
+        folds: int | None,
+        fold: int | None,
         batch_size: int,
         eval_batch_size: int,
         shuffle: bool,
@@ -93,25 +96,25 @@ class ImageDataModule(LightningDataModule):
         self.sources: dict[Part, Source] = {
             "train": train,
             "test": test,
-            "val": test if validation == "test" else train,
+            "val": test if folds is None and validation == "test" else train,
         }
         for part in ("train", "test"):
             _check_source(self.sources[part], part, self.input_shape, num_classes)
-        self.validation = validation
+        self.folds, self.fold = folds, fold
+        self.validation = validation if folds is None else f"fold {fold} of {folds}"
         self.normalize = normalization(normalize, mean, std, in_channels)
         self.augment = augment
         self.indices: dict[Part, Tensor] = {"test": torch.arange(len(_labels(test)))}
-        if validation == "test":
+        if self.validation == "test":
             self.indices |= {"train": torch.arange(len(_labels(train))), "val": self.indices["test"]}
         else:
             try:
-                kept, held_out = split_validation(
-                    _labels(train),
-                    validation=validation,
-                    split=split,
-                    seed=split_seed,
-                    class_names=self.class_names,
-                )
+                labels = _labels(train)
+                how: dict[str, Any] = {"seed": split_seed, "class_names": self.class_names}
+                if folds is not None:
+                    kept, held_out = split_fold(labels, folds=folds, fold=fold, **how)
+                else:
+                    kept, held_out = split_validation(labels, validation=validation, split=split, **how)
             except ValueError as error:
                 raise ConfigError(str(error)) from None
             self.indices |= {"train": kept, "val": held_out}

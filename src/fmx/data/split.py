@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["split_validation"]
+__all__ = ["split_fold", "split_validation"]
 
 
 def split_validation(
@@ -44,6 +44,33 @@ def split_validation(
     return torch.from_numpy(np.flatnonzero(~held_out)), torch.from_numpy(np.flatnonzero(held_out))
 
 
+def split_fold(
+    labels: Tensor, *, folds: int, fold: int | None, seed: int, class_names: Sequence[str] = ()
+) -> tuple[Tensor, Tensor]:
+    """Divide the positions of `labels` (int64 (N,)) into the other folds and fold `fold` of `folds`, both sorted int64.
+
+    Each class is shuffled by `seed` as for `stratified`, and the classes are dealt out one after the other. So the
+    folds are disjoint, hold every position, and differ by one image at most, in all and of each class.
+
+    Raises:
+        ValueError: a class has fewer images than there are folds, or there is no such fold.
+    """
+    if fold is None or not 0 <= fold < folds:
+        raise ValueError(f"data.fold={fold} is none of data.folds={folds}")
+    classes = labels.numpy()
+    numbers, sizes = np.unique(classes, return_counts=True)
+    few = int(sizes.argmin())
+    if (least := int(sizes[few])) < folds:
+        remedy = f"use data.folds={least} or fewer" if least > 1 else "leave it out, or use data.validation"
+        raise ValueError(
+            f"data.folds={folds} is more than the training images of class {_named(int(numbers[few]), class_names)}, "
+            f"which are {least:,}, so that some folds would have none; {remedy}"
+        )
+    held_out = np.empty(len(classes), dtype=bool)
+    held_out[_shuffled_by_class(classes, seed)] = np.arange(len(classes)) % folds == fold
+    return torch.from_numpy(np.flatnonzero(~held_out)), torch.from_numpy(np.flatnonzero(held_out))
+
+
 def _named(label: int, class_names: Sequence[str]) -> str:
     return f"{class_names[label]!r} (label {label})" if label < len(class_names) else str(label)
 
@@ -68,13 +95,18 @@ def _count(validation: float | str, num_images: int) -> int:
 
 
 def _stratified(classes: NDArray[np.int64], num_held_out: int, seed: int) -> NDArray[np.int64]:
-    if seed < 0:
-        raise ValueError(f"data.split_seed must be at least 0, got {seed}")
     sizes = np.bincount(classes)  # (K,)
     shares, remainders = np.divmod(sizes * num_held_out, len(classes))
     largest = np.argsort(-remainders, kind="stable")
     shares[largest[: num_held_out - shares.sum()]] += 1
-    keys = np.random.PCG64(seed).random_raw(len(classes))  # uint64 (N,)
-    order = np.lexsort((keys, classes))  # by class, shuffled within each
+    order = _shuffled_by_class(classes, seed)
     starts = np.cumsum(sizes) - sizes
     return np.concatenate([order[start : start + share] for start, share in zip(starts, shares, strict=True)])
+
+
+def _shuffled_by_class(classes: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """The positions (N,), one class after the other, shuffled within each."""
+    if seed < 0:
+        raise ValueError(f"data.split_seed must be at least 0, got {seed}")
+    keys = np.random.PCG64(seed).random_raw(len(classes))  # uint64 (N,)
+    return np.lexsort((keys, classes))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fmx.errors import ConfigError, DataError
 from fmx.runs import run_dir
-from fmx.runs.predictions import StoredPredictions, read_predictions
+from fmx.runs.predictions import HELD_OUT, StoredPredictions, read_predictions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,6 +63,15 @@ class Run(run_dir.Run):
     def predictions(self) -> StoredPredictions:
         """The tested checkpoint's predictions on the test set: labels (N,), logits float32 (N, K), indices (N,)."""
         return read_predictions(self.path)
+
+    @property
+    def held_out(self) -> StoredPredictions:
+        """The same on the fold that was held out, at positions in the training set; DataError without folds."""
+        if not (self.path / HELD_OUT).exists():
+            raise DataError(
+                f"{self.path} has no {HELD_OUT}: only a run with data.folds leaves the predictions of its fold"
+            )
+        return read_predictions(self.path, HELD_OUT)
 
     @property
     def figures(self) -> dict[str, Path]:

@@ -84,6 +84,7 @@ def other_data(
     with open_dict(changed):  # only the test set has to be on this machine
         changed.data.train = changed.data.test
         changed.data.validation = "none"
+        changed.data.folds = changed.data.fold = None
         changed.data.drop_last = False
     return changed, note
 

@@ -45,10 +45,11 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Scores:
-    """The metrics of metrics.json, and the test predictions that they come from."""
+    """The metrics of metrics.json, and the predictions on the test and the validation images that they come from."""
 
     metrics: dict[str, Any]
     predictions: Predictions
+    held_out: Predictions | None
 
 
 def test(experiment: Experiment, checkpoint: Path) -> Scores:
@@ -57,6 +58,7 @@ def test(experiment: Experiment, checkpoint: Path) -> Scores:
     device = trainer.strategy.root_device
     load_weights(classifier, checkpoint)
     metrics: dict[str, Any] = {"val": None}
+    held_out = None
     with experiment.record.timed("test_s"):
         if data.has_validation:
             held_out = predict(classifier, data, "val", device=device, limit=trainer.limit_val_batches)
@@ -66,7 +68,7 @@ def test(experiment: Experiment, checkpoint: Path) -> Scores:
     chosen_by_validation = data.has_validation and checkpoint.stem == "best"
     metrics["selected_on"] = ("test" if data.validation == "test" else "val") if chosen_by_validation else "last"
     metrics["validation"] = data.validation
-    return Scores(metrics, predictions)
+    return Scores(metrics, predictions, held_out)
 
 
 def predict(

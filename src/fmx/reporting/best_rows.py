@@ -10,7 +10,7 @@ HEADINGS = ["", "n", "val %", "test %", "configuration"]
 
 
 def print_best(board: Leaderboard, *, most: int) -> None:
-    """Print the `most` best rows: rank, number of seeds, mean accuracies ± standard deviations, label."""
+    """Print the `most` best rows: rank, number of seeds or folds, mean accuracies ± standard deviations, label."""
     several = len({row.runs[0].data for row in board.rows}) > 1
     rows = []
     for row in board.rows[:most]:
@@ -19,7 +19,7 @@ def print_best(board: Leaderboard, *, most: int) -> None:
         if row.mixed:
             label += f" (its runs differ in {', '.join(row.mixed)})"
         accuracies = [_percent(row.val_accuracy, mark), _percent(row.test_accuracy, mark)]
-        rows.append(["–" if row.rank is None else str(row.rank), str(len(row.runs)), *accuracies, label])
+        rows.append(["–" if row.rank is None else str(row.rank), row.count, *accuracies, label])
     print()
     print_metrics(HEADINGS, rows)
     if len(board.rows) > most:

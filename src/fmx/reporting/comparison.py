@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fmx.errors import DataError
 from fmx.reporting.intervals import Interval, crossed, mcnemar, newcombe
@@ -28,13 +29,16 @@ __all__ = [
     "Accuracy",
     "ClassCounts",
     "Differences",
+    "FoldAccuracies",
     "Side",
     "by_class",
+    "by_fold",
     "check_same_test_set",
     "compare_accuracy",
     "differences",
     "disagreements",
     "outcome_counts",
+    "paired_folds",
     "read_side",
 ]
 
@@ -44,7 +48,7 @@ Differences = dict[str, list[tuple[str, str, str]]]
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a comparison: a single run, or several seeds of one configuration, ordered by seed."""
+    """One side of a comparison: a single run, or several seeds and folds of one configuration, ordered by these."""
 
     pattern: str
     runs: Sequence[Outcome]
@@ -55,6 +59,16 @@ class Side:
     def verdicts(self) -> Verdicts:
         """The prediction for each test image, by a majority of the runs."""
         return verdicts(self.predictions)
+
+    @property
+    def folds(self) -> list[int]:
+        """The folds that its runs held out, each once; empty without folds."""
+        return sorted({run.settings.fold for run in self.runs if run.settings.fold is not None})
+
+    @property
+    def num_folds(self) -> int:
+        """The number of folds of its cross-validation; 0 for runs of one split."""
+        return self.runs[0].settings.folds if len(self.folds) > 1 else 0
 
     @property
     def accuracies(self) -> list[float]:
@@ -77,6 +91,15 @@ class Accuracy:
     p_value: float
     test: str
     cautions: Sequence[str]
+
+
+@dataclass(frozen=True)
+class FoldAccuracies:
+    """The mean validation accuracies on the images of one fold over the runs of each side."""
+
+    fold: int
+    a: float
+    b: float
 
 
 @dataclass(frozen=True)
@@ -167,11 +190,15 @@ def compare_accuracy(a: Side, b: Side) -> Accuracy:
             f"a single run and a group of seeds cannot be compared: A has {len(of_a)} and B has {len(of_b)}; "
             "name one run each, or several each"
         )
-    same_seeds = [run.seed for run in a.runs] == [run.seed for run in b.runs]
-    right_a, right_b = (np.stack([each.right for each in side.predictions]) for side in (a, b))  # (seeds, images)
-    found = crossed(right_a, right_b, paired=same_seeds)
-    seeds = "pairs of the same seed" if same_seeds else "seeds, which are not the same,"
     cautions = _cautions(a, b)
+    if a.num_folds and b.num_folds:
+        return _compare_folds(a, b, cautions)
+    if a.num_folds or b.num_folds:
+        cautions.append("Only one side is of several folds: its runs were trained on different images.")
+    same_seeds = [run.replicate for run in a.runs] == [run.replicate for run in b.runs]
+    right_a, right_b = (np.stack([each.right for each in side.predictions]) for side in (a, b))  # (seeds, images)
+    found = crossed(right_a, right_b, paired=same_seeds, folds=max(a.num_folds, b.num_folds))
+    seeds = "pairs of the same seed" if same_seeds else "seeds, which are not the same,"
     if found.seeds_agree:
         cautions.append(
             "The seeds of each side agree on every image, so the variance between seeds is undefined: the interval is "
@@ -194,15 +221,75 @@ def compare_accuracy(a: Side, b: Side) -> Accuracy:
     )
 
 
+def _compare_folds(a: Side, b: Side, cautions: list[str]) -> Accuracy:
+    """Test the difference of test accuracies over pairs of the same fold, or over all where their images differ."""
+    pairs = paired_folds(a, b)
+    right = [_right_by_fold(side, pairs or side.folds) for side in (a, b)]  # (folds, images)
+    if min(map(len, right)) == 1:
+        raise DataError(
+            f"A and B have only fold {pairs[0]} in common; name the runs of that fold alone, or let both hold out the "
+            "same folds"
+        )
+    found = crossed(*right, paired=bool(pairs), folds=min(a.num_folds, b.num_folds))
+    if not pairs:
+        cautions.append("The folds of A and B are not the same images, so they are not paired.")
+    for name, side, other in (("A", a, b), ("B", b, a)):
+        if pairs and (lacking := sorted({*other.folds} - {*side.folds})):
+            numbers = f"fold{'s' * (len(lacking) > 1)} {', '.join(map(str, lacking))}"
+            cautions.append(f"{name} lacks {numbers}, which the other side has: left out, so the rest is compared.")
+    if min(map(len, right)) < ENOUGH_SEEDS:
+        cautions.append(f"{min(map(len, right))} folds are few: their variance is a rough estimate.")
+    return Accuracy(
+        a=float(right[0].mean()),
+        b=float(right[1].mean()),
+        difference=found.difference,
+        interval=found.interval,
+        interval_method=f"Student's t over {'pairs of the same fold' if pairs else 'folds'} and over the test images",
+        p_value=found.p_value,
+        test="",
+        cautions=cautions,
+    )
+
+
+def paired_folds(a: Side, b: Side) -> list[int]:
+    """The folds that both sides held out; empty where their folds are not of the same images."""
+    keys = ("data.folds", "data.split_seed")
+    same = all(a.runs[0].settings.values.get(key) == b.runs[0].settings.values.get(key) for key in keys)
+    return sorted({*a.folds} & {*b.folds}) if same and a.num_folds and b.num_folds else []
+
+
+def _right_by_fold(side: Side, folds: Sequence[int]) -> NDArray[np.float64]:
+    """The share of a fold's seeds that are right on each test image, (folds, images)."""
+    by_fold = [
+        [each.right for run, each in zip(side.runs, side.predictions, strict=True) if run.settings.fold == fold]
+        for fold in folds
+    ]
+    return np.stack([np.mean(runs, axis=0) for runs in by_fold])
+
+
+def by_fold(a: Side, b: Side) -> list[FoldAccuracies]:
+    """The validation accuracies of each fold that both sides held out; empty where one of them lacks an accuracy."""
+    rows = []
+    for fold in paired_folds(a, b):
+        of_a, of_b = ([run.val_accuracy for run in side.runs if run.settings.fold == fold] for side in (a, b))
+        if None in of_a or None in of_b:
+            return []
+        rows.append(FoldAccuracies(fold, float(np.mean(of_a)), float(np.mean(of_b))))  # type: ignore[arg-type]
+    return rows
+
+
 def _cautions(a: Side, b: Side) -> list[str]:
-    """Cautions on the runs of each side: mixed environments, and NaN in their logits."""
+    """Cautions on the runs of each side: mixed environments, other folds, and NaN in their logits."""
     mixed = [
         f"The runs of {name} differ in {', '.join(unlike)} as well."
         for name, side in (("A", a), ("B", b))
         if (unlike := environment_differences(side.runs))
     ]
+    if len(a.folds) == len(b.folds) == 1 and a.folds != b.folds:
+        mixed.append(f"A held out fold {a.folds[0]} and B fold {b.folds[0]}: they were trained on different images.")
     return mixed + [
-        f"{name} has NaN logits for {lost:,} test images (seed {run.seed}): it diverged, so its accuracy means nothing."
+        f"{name} has NaN logits for {lost:,} test images (seed {run.replicate}): it diverged, so its accuracy means "
+        "nothing."
         for name, side in (("A", a), ("B", b))
         for run, predictions in zip(side.runs, side.predictions, strict=True)
         if (lost := predictions.num_undefined)
@@ -244,8 +331,10 @@ def _setting_differences(a: Side, b: Side) -> list[tuple[str, str, str]]:
     of_one_side = {*first.following, *second.following} - (first.values.keys() & second.values.keys())
     keys = [k for k in sorted({*first.values, *second.values} - of_one_side) if differ_in(k, [first, second])]
     rows = [(key, first.text(key), second.text(key)) for key in [*(g for g in groups if "/" not in g), *keys]]
-    seeds = [", ".join(run.seed for run in side.runs) for side in (a, b)]
-    return [row for row in [*rows, ("seed", seeds[0], seeds[1])] if row[1] != row[2]]
+    seeds = [", ".join(dict.fromkeys(run.seed for run in side.runs)) for side in (a, b)]
+    folds = [", ".join(map(str, side.folds)) or ABSENT for side in (a, b)]
+    rows += [("seed", seeds[0], seeds[1]), ("fold", folds[0], folds[1])]
+    return [row for row in rows if row[1] != row[2]]
 
 
 def _joined(values: Iterable[str]) -> str:

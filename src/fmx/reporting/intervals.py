@@ -21,6 +21,7 @@ __all__ = [
     "Difference",
     "Interval",
     "Spread",
+    "corrected_t",
     "crossed",
     "mcnemar",
     "newcombe",
@@ -43,10 +44,10 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Spread:
-    """Values of several seeds: mean, sample standard deviation (n - 1), and an interval of the mean.
+    """Values of several seeds or folds: mean, sample standard deviation (n - 1), and an interval of the mean.
 
-    method: `student-t`, `wilson` (a single model on its images), `wilson-t` (seeds and images), or empty if there is
-    no interval.
+    method: `student-t`, `wilson` (a single model on its images), `wilson-t` (seeds and images), `folds` (folds, and
+    images that all of them share), or empty if there is no interval.
     """
 
     values: Sequence[float]
@@ -79,24 +80,32 @@ def student_t(values: Sequence[float]) -> Spread:
     return Spread(values, mean, std, Interval(mean - margin, mean + margin), "student-t")
 
 
-def share(values: Sequence[float], num_images: int | None) -> Spread:
+def share(values: Sequence[float], num_images: int | None, *, folds: int = 0) -> Spread:
     """Mean, standard deviation and interval, within 0..1, of a share of images that one or more seeds measured.
 
     Wilson's interval with an effective sample size, that of a binomial with the variance of the mean, and Student's t
     with Satterthwaite's degrees of freedom. The variance is that of the seeds plus the binomial one of the images,
     which all seeds share. No interval if `num_images` is None and there is a single seed, or the seeds do not vary.
+
+    folds: where the values are those of several of so many folds instead, their number. Folds have training images in
+    common, so that their values are correlated, and their variance has no unbiased estimate (Y. Bengio and
+    Y. Grandvalet, JMLR 5 (2004) 1089). That of the mean of n is taken as s² (1 / n + 1 / (folds - 1)), as C. Nadeau and
+    Y. Bengio propose (Machine Learning 52 (2003) 239): rather too large than too small.
     """
     n, mean = len(values), fsum(values) / len(values)
     std = _std(values, mean) if n > 1 else None
     if not isfinite(mean):
         return Spread(values, mean, std, None, "")
-    of_seeds, of_images = (std or 0.0) ** 2 / n, mean * (1 - mean) / num_images if num_images else 0.0
+    per_value = 1 / n + (1 / (folds - 1) if folds else 0.0)
+    of_seeds, of_images = (std or 0.0) ** 2 * per_value, mean * (1 - mean) / num_images if num_images else 0.0
     if n == 1 or not of_seeds:
         interval = wilson(mean * num_images, num_images) if num_images else None
-        return Spread(values, mean, std, interval, "" if interval is None else "wilson" if n == 1 else "wilson-t")
+        method = "folds" if folds else "wilson" if n == 1 else "wilson-t"
+        return Spread(values, mean, std, interval, "" if interval is None else method)
     variance = of_seeds + of_images
     quantile = _t_quantile((variance / of_seeds) ** 2 * (n - 1))
-    return Spread(values, mean, std, _wilson(mean, mean * (1 - mean) / variance, quantile), "wilson-t")
+    interval = _wilson(mean, mean * (1 - mean) / variance, quantile)
+    return Spread(values, mean, std, interval, "folds" if folds else "wilson-t")
 
 
 def wilson(num_right: float, total: int) -> Interval:
@@ -111,10 +120,30 @@ def _wilson(share: float, total: float, quantile: float) -> Interval:
     return Interval(max(0.0, centre - margin), min(1.0, centre + margin))
 
 
-def crossed(a: NDArray[np.bool_], b: NDArray[np.bool_], *, paired: bool) -> Difference:
+def corrected_t(differences: Sequence[float], folds: int) -> Difference:
+    """The mean of paired differences of several of so many folds: Student's t, corrected as in `share`."""
+    from scipy.special import stdtr
+
+    n, spread = len(differences), student_t(differences)
+    assert spread.std is not None
+    error = spread.std * sqrt(1 / n + 1 / (folds - 1))
+    margin = _t_quantile(n - 1) * error
+    p_value = 2 * float(stdtr(n - 1, -abs(spread.mean / error))) if error else float(spread.mean == 0)
+    return Difference(spread.mean, Interval(spread.mean - margin, spread.mean + margin), p_value, seeds_agree=not error)
+
+
+def crossed(
+    a: NDArray[np.bool_] | NDArray[np.float64],
+    b: NDArray[np.bool_] | NDArray[np.float64],
+    *,
+    paired: bool,
+    folds: int = 0,
+) -> Difference:
     """The difference of accuracies B - A, for other seeds and other test images: both are random samples.
 
     a, b: whether each seed's model is right on each image, (seeds, images), the same images, at least two seeds each.
+    folds: where these are several of so many folds instead, their number; the variance due to them is larger as in
+    `share`, and a fold's values may be shares of its seeds.
     paired: whether both have the same seeds in the same order. The variance of the difference is the sum of the
     components of seeds, of images, and of their interaction, none below zero. Two images are added, one on which only A
     and one on which only B is right (Bonett and Price), so that a few images that all changed one way prove nothing.
@@ -126,6 +155,8 @@ def crossed(a: NDArray[np.bool_], b: NDArray[np.bool_], *, paired: bool) -> Diff
     by_image = b.mean(axis=0) - a.mean(axis=0)  # (images,)
     parts = [_variances_of_seeds(side) for side in sides]
     of_rest = fsum(rest for _, rest in parts)
+    if folds:
+        parts = [(each * (1 + len(side) / (folds - 1)), rest) for (each, rest), side in zip(parts, sides, strict=True)]
     of_seeds = max(fsum(seeds for seeds, _ in parts), of_rest)
     of_images = max(float((by_image**2).sum() + 2) / (len(by_image) + 2) ** 2, of_rest)
     variance = of_seeds + of_images - of_rest

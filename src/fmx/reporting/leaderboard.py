@@ -1,8 +1,8 @@
-"""A leaderboard: one row per configuration, over its seeds, from the files of the runs alone."""
+"""A leaderboard: one row per configuration, over its seeds and folds, from the files of the runs alone."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from math import inf, isnan
+from math import fsum, inf, isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,10 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration: its distinguishing settings by column key, its metrics over seeds. Accuracies are in 0..1."""
+    """One configuration: its distinguishing settings by column key, its metrics over seeds or folds.
+
+    Accuracies are in 0..1. The value of a fold is the mean over its seeds.
+    """
 
     rank: int | None
     label: str  # its distinguishing settings in one line
@@ -48,8 +51,29 @@ class Row:
         return self.runs[0].configuration[:2]
 
     @property
+    def folds(self) -> list[int]:
+        """The folds that were held out, each once; empty without folds."""
+        return _folds(self.runs)
+
+    @property
+    def missing_folds(self) -> list[int]:
+        """The folds that were not held out."""
+        return sorted({*range(self.runs[0].settings.folds)} - {*self.folds})
+
+    @property
+    def count(self) -> str:
+        """The number of runs in words: `3`, `5 folds`, `4 of 5 folds × 3 seeds`."""
+        if not self.folds:
+            return str(len(self.runs))
+        of = f"{len(self.folds)} of " if self.missing_folds else ""
+        num_folds, seeds = self.runs[0].settings.folds, {run.seed for run in self.runs}
+        every = len(self.runs) == len(self.folds) * len(seeds)
+        by_seeds = f" × {len(seeds)} seeds" if every else f", {len(self.runs)} runs"
+        return f"{of}{num_folds} folds{by_seeds if len(self.runs) > len(self.folds) else ''}"
+
+    @property
     def best_run(self) -> Outcome:
-        """The seed with the best validation accuracy; the first one without a validation set."""
+        """The run with the best validation accuracy; the first one without a validation set."""
         return max(self.runs, key=lambda run: _or_lowest(run.val_accuracy))
 
 
@@ -151,9 +175,9 @@ def _row(runs: Sequence[Outcome], columns: Sequence[Column]) -> Row:
         label=_label(first, columns),
         settings={column.key: _setting(first, column.key) for column in columns},
         runs=runs,
-        val_accuracy=_share([run.val_accuracy for run in runs], _num_validated(first)),
-        test_accuracy=share([run.test_accuracy for run in runs], _num_tested(first)),
-        test_macro_f1=_share([run.test_macro_f1 for run in runs], None),
+        val_accuracy=_val_accuracy(runs),
+        test_accuracy=share(_values(runs, "test_accuracy"), _num_tested(first), folds=_num_folds(runs)),  # type: ignore[arg-type]
+        test_macro_f1=_share(_values(runs, "test_macro_f1"), None, folds=_num_folds(runs)),
         params=first.params,
         train_seconds=_spread([run.train_seconds for run in runs]),
         on_test=any(run.on_test for run in runs),
@@ -182,12 +206,39 @@ def _spread(values: Sequence[float | None]) -> Spread | None:
     return student_t(known) if len(known) == len(values) else None
 
 
-def _share(values: Sequence[float | None], num_images: int | None) -> Spread | None:
+def _folds(runs: Sequence[Outcome]) -> list[int]:
+    return sorted({run.settings.fold for run in runs if run.settings.fold is not None})
+
+
+def _num_folds(runs: Sequence[Outcome]) -> int:
+    """The number of folds of a cross-validation; 0 for runs of one split, of which only the seeds differ."""
+    return runs[0].settings.folds if len(_folds(runs)) > 1 else 0
+
+
+def _values(runs: Sequence[Outcome], name: str) -> list[float | None]:
+    """A metric of each seed, or of each fold, of which it is the mean over the seeds; None where a run lacks it."""
+    if not _num_folds(runs):
+        return [getattr(run, name) for run in runs]
+    by_fold = [[getattr(run, name) for run in runs if run.settings.fold == fold] for fold in _folds(runs)]
+    return [None if None in values else fsum(values) / len(values) for values in by_fold]
+
+
+def _val_accuracy(runs: Sequence[Outcome]) -> Spread | None:
+    """The validation accuracy. Each fold has images of its own, so that their variance is within that of the folds."""
+    values, folds = _values(runs, "val_accuracy"), _num_folds(runs)
+    if not folds:
+        return _share(values, _num_validated(runs[0]))
+    held_out = {run.settings.fold: _num_validated(run) for run in runs}
+    total = sum(number or 0 for number in held_out.values()) if None not in held_out.values() else None
+    return _share(values, total if len({*values}) == 1 else None, folds=folds)
+
+
+def _share(values: Sequence[float | None], num_images: int | None, *, folds: int = 0) -> Spread | None:
     """As _spread, in 0..1. No interval for a single seed: its checkpoint was chosen by this very value."""
     if len(values) == 1:
         return _spread(values)
     known = [value for value in values if value is not None]
-    return share(known, num_images) if len(known) == len(values) else None
+    return share(known, num_images, folds=folds) if len(known) == len(values) else None
 
 
 def _num_validated(run: Outcome) -> int | None:

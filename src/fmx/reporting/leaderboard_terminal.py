@@ -64,5 +64,5 @@ def _narrow(board: Leaderboard, rows: Sequence[Sequence[str]]) -> tuple[list[str
 def _short_row(other: Unfinished, board: Leaderboard) -> list[str]:
     """A run without metrics, in three cells."""
     settings = [f"{name} {other.settings.text(key)}" for key, name in board.columns] if other.settings else []
-    what = " · ".join([*settings, *([f"seed {other.seed}"] if other.seed else [])])
+    what = " · ".join([*settings, *([f"seed {other.replicate}"] if other.seed else [])])
     return [other.name, other.status, f"{what}: {other.error}" if other.error else what]

@@ -31,6 +31,7 @@ __all__ = [
 ACCURACIES = ["val accuracy %", "95 % interval", "test accuracy %", "95 % interval", "n"]
 REST = ["macro-F1 %", "params", "train s"]
 MIXED = "mixed"
+MAX_LISTED = 20  # missing folds
 ON_TEST, ONE_MODEL, NOTHING = "†", "ʷ", "–"
 
 
@@ -64,12 +65,14 @@ def _is_mixed(board: Leaderboard) -> bool:
 
 def notes(board: Leaderboard) -> list[str]:
     """Sentences on what the numbers are, how they are ranked, and which of them cannot be compared."""
-    lines = [
-        "Best first by mean validation accuracy. Test accuracy is reported and ranks nothing.",
-        "Accuracies and macro-F1 are means ± standard deviations (n − 1) over the n seeds of a configuration.",
-    ]
+    lines = ["Best first by mean validation accuracy. Test accuracy is reported and ranks nothing."]
+    if any(len(row.folds) <= 1 for row in board.rows):
+        lines.append(
+            "Accuracies and macro-F1 are means ± standard deviations (n − 1) over the n seeds of a configuration."
+        )
     several = [row for row in board.rows if len(row.runs) > 1]
-    if several:
+    lines += _fold_notes(board)
+    if any(len(row.folds) < 2 for row in several):  # noqa: PLR2004 - seeds of one split
         lines.append(
             "95 % interval: of the mean for other seeds and other images of the kind, within 0 and 100 %: Wilson's, "
             "with Student's t and the variance over seeds plus the binomial one of the images."
@@ -78,8 +81,8 @@ def notes(board: Leaderboard) -> list[str]:
         lines.append(
             f"{NOTHING} in its place: undefined, since the seeds do not vary and the number of images is unknown."
         )
-    if any(len(row.runs) < ENOUGH_SEEDS for row in several):
-        lines.append(f"With fewer than {ENOUGH_SEEDS} seeds, deviation and interval are rough.")
+    if few := sorted({_repeated(row) for row in several if _num_repeated(row) < ENOUGH_SEEDS}, reverse=True):
+        lines.append(f"With fewer than {ENOUGH_SEEDS} {' or '.join(few)}, deviation and interval are rough.")
     if any(row.test_accuracy.method == "wilson" for row in board.rows):
         lines.append(
             f"{ONE_MODEL} A single seed: Wilson's interval of this one model on the test images, not of seeds."
@@ -95,6 +98,39 @@ def notes(board: Leaderboard) -> list[str]:
         counts = Counter(other.status for other in board.unfinished)
         lines.append(f"Not in the table: {', '.join(f'{count} {status}' for status, count in sorted(counts.items()))}.")
     return lines
+
+
+def _fold_notes(board: Leaderboard) -> list[str]:
+    """Sentences on rows of folds."""
+    lines = []
+    if any(len(row.folds) > 1 for row in board.rows):
+        lines.append(
+            "Folds: each fold of the training images was held out in turn, and chose its run's checkpoint. Means ± "
+            "standard deviations (n − 1) are over the folds; of several seeds a fold counts with their mean."
+        )
+        lines.append(
+            "95 % interval of folds: Student's t with a variance of the mean of s² (1/n + 1/(folds − 1)), since folds "
+            "share training images (Nadeau and Bengio 2003); for test accuracy, plus the binomial one of the images. "
+            "It is approximate: no exact one is known."
+        )
+    for row in board.rows:
+        if missing := row.missing_folds:
+            those = f"{row.label}: " if len(board.rows) > 1 else ""
+            numbers = ", ".join(map(str, missing[:MAX_LISTED])) + (", …" if len(missing) > MAX_LISTED else "")
+            lines.append(
+                f"{those}{row.count}, without fold{'s' * (len(missing) > 1)} {numbers}: the mean is of the images of "
+                "the other folds alone."
+            )
+    return lines
+
+
+def _repeated(row: Row) -> str:
+    """What a row's mean is over."""
+    return "folds" if len(row.folds) > 1 else "seeds"
+
+
+def _num_repeated(row: Row) -> int:
+    return len(row.test_accuracy.values)
 
 
 def _environment_notes(board: Leaderboard) -> list[str]:
@@ -122,7 +158,8 @@ def unfinished_table(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the runs that are not in the leaderboard."""
     heads = ["run", "status", *(column.name for column in board.columns), "seed", "error"]
     return heads, [
-        [other.name, other.status, *_settings_of(other, board), other.seed, other.error] for other in board.unfinished
+        [other.name, other.status, *_settings_of(other, board), other.replicate, other.error]
+        for other in board.unfinished
     ]
 
 
@@ -142,20 +179,24 @@ def to_csv(board: Leaderboard) -> str:
     ]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["rank", *keys, "n", "seeds", *metrics, *tail, "runs", "status", "error"])
+    writer.writerow(["rank", *keys, "n", "seeds", "folds", *metrics, *tail, "runs", "status", "error"])
     for row in board.rows:
         numbers = [number for name in spreads for number in _numbers(getattr(row, name))]
         seconds = _numbers(row.train_seconds)[:2]
         writer.writerow([
-            row.rank, *row.settings.values(), len(row.runs), ";".join(run.seed for run in row.runs), *numbers,
+            row.rank, *row.settings.values(), len(row.runs), ";".join(run.seed for run in row.runs),
+            ";".join(str(run.settings.fold) for run in row.runs if row.folds), *numbers,
             row.test_accuracy.method, row.params, *seconds, "yes" if row.on_test else "no",
             "; ".join(f"{name}={'|'.join(values)}" for name, values in row.mixed.items()),
-            f"fewer than {ENOUGH_SEEDS} seeds" if len(row.runs) < ENOUGH_SEEDS else "",
+            f"fewer than {ENOUGH_SEEDS} {_repeated(row)}" if _num_repeated(row) < ENOUGH_SEEDS else "",
             ";".join(run.name for run in row.runs), "completed", "",
         ])  # fmt: skip
     blank = [""] * (len(metrics) + len(tail))
     for other in board.unfinished:
-        writer.writerow(["", *_settings_of(other, board), 0, other.seed, *blank, other.name, other.status, other.error])
+        fold = "" if other.settings is None else other.settings.fold
+        writer.writerow(
+            ["", *_settings_of(other, board), 0, other.seed, fold, *blank, other.name, other.status, other.error]
+        )
     return text.getvalue()
 
 
@@ -207,7 +248,7 @@ def _cells(row: Row) -> list[Cell]:
         _interval(row.val_accuracy),
         _mean(row.test_accuracy, 100, 2, mark),
         _interval(row.test_accuracy),
-        Cell(str(len(row.runs)), len(row.runs)),
+        Cell(row.count, len(row.runs)),
         *(Cell(text, _number(text)) for text in row.settings.values()),
         _mean(row.test_macro_f1, 100, 2),
         Cell(NOTHING if row.params is None else f"{row.params:,}", row.params),

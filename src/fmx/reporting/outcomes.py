@@ -20,6 +20,7 @@ __all__ = [
     "newest_of_each_seed",
     "outcome",
     "read_outcomes",
+    "replicate",
     "unfinished",
 ]
 
@@ -58,6 +59,11 @@ class Outcome:
     environment: Mapping[str, str]  # commit, versions, device, precision, …
 
     @property
+    def replicate(self) -> str:
+        """Which of a configuration's runs it is: its seed, and its fold, if it has one."""
+        return replicate(self.seed, self.settings)
+
+    @property
     def is_dirty(self) -> bool:
         """Whether the code had uncommitted changes."""
         git = self.run.record.get("git")
@@ -65,7 +71,7 @@ class Outcome:
 
     @property
     def configuration(self) -> tuple[str, str, str]:
-        """Equal for runs that differ only in the seed."""
+        """Equal for runs that differ only in the seed and the fold."""
         return self.data, self.data_fingerprint, self.settings.fingerprint
 
 
@@ -79,12 +85,23 @@ class Unfinished:
     seed: str
     settings: Settings | None
 
+    @property
+    def replicate(self) -> str:
+        """Its seed, and its fold, if it has one."""
+        return replicate(self.seed, self.settings)
+
+
+def replicate(seed: str, settings: Settings | None) -> str:
+    """A seed, with the fold that was held out, if any."""
+    return seed if settings is None or settings.fold is None else f"{seed}, fold {settings.fold}"
+
 
 def read_outcomes(folders: Iterable[Path], *, below: Path | None = None) -> tuple[list[Outcome], list[Unfinished]]:
     """Read run directories, each once; those that did not complete or cannot be read are returned separately.
 
     below: the folder that the runs' names are relative to; None: they are named by the given paths.
-    Of runs with the same configuration and seed only the newest counts: repetitions would make the spread too small.
+    Of runs with the same configuration, seed and fold only the newest counts: repetitions would make the spread too
+    small.
     """
     completed: list[Outcome] = []
     others: list[Unfinished] = []
@@ -99,18 +116,19 @@ def read_outcomes(folders: Iterable[Path], *, below: Path | None = None) -> tupl
 
 
 def newest_of_each_seed(outcomes: Sequence[Outcome]) -> tuple[list[Outcome], list[Unfinished]]:
-    """The newest run of each configuration and seed, and the others as repetitions."""
+    """The newest run of each configuration, seed and fold, and the others as repetitions."""
     newest: dict[tuple[str, ...], Outcome] = {}
     for each in sorted(outcomes, key=lambda each: (instant(each.started), _natural(each.name))):
-        newest[*each.configuration, each.seed] = each
+        newest[*each.configuration, each.replicate] = each
     counted = set(map(id, newest.values()))
     repeated = []
     for each in outcomes:
         if id(each) not in counted:
-            newer = newest[*each.configuration, each.seed]
+            newer = newest[*each.configuration, each.replicate]
             others = environment_differences([each, newer])
+            fold = " and fold" if each.settings.fold is not None else ""
             but = f", but not the same {', '.join(others)}" if others else ""
-            why = f"left out: {newer.name} is newer, with the same configuration and seed{but}"
+            why = f"left out: {newer.name} is newer, with the same configuration and seed{fold}{but}"
             repeated.append(Unfinished(each.name, "repeated", why, each.seed, each.settings))
     return [each for each in outcomes if id(each) in counted], repeated
 
@@ -160,7 +178,7 @@ def _settings_if_any(run_dir: Path) -> Settings | None:
 def outcome(run: Run, name: str) -> Outcome:
     """The metrics of a completed run; DataError if a file lacks one, or has an invalid one."""
     metrics, data, timing = run.metrics, run.recorded(dict, "data"), run.recorded(dict, "timing")
-    test, val = metrics.get("test"), metrics.get("val")
+    test, val, settings = metrics.get("test"), metrics.get("val"), read_settings(run.path)
     accuracy = _share(test, "accuracy", run) if isinstance(test, dict) else None
     if accuracy is None:
         raise DataError(f"{run.path}/metrics.json has no test accuracy")
@@ -168,7 +186,7 @@ def outcome(run: Run, name: str) -> Outcome:
         run=run,
         name=name,
         seed=show(run.record.get("seed")),
-        settings=read_settings(run.path),
+        settings=settings,
         data=show(data.get("name")),
         data_fingerprint=show(data.get("fingerprint") or ""),
         val_accuracy=_share(val, "accuracy", run) if isinstance(val, dict) else None,
@@ -179,16 +197,16 @@ def outcome(run: Run, name: str) -> Outcome:
         on_test="test" in [metrics.get("validation"), metrics.get("selected_on")],
         started=show(run.record.get("started")),
         num_val=_num_validated(run, data),
-        environment=_environment(run),
+        environment=_environment(run, has_folds=settings.fold is not None),
     )
 
 
 def by_configuration(outcomes: Iterable[Outcome]) -> list[list[Outcome]]:
-    """Group runs that differ only in the seed, each group ordered by seed."""
+    """Group runs that differ only in seed and fold, each group ordered by these."""
     groups: dict[tuple[str, str, str], list[Outcome]] = {}
     for each in outcomes:
         groups.setdefault(each.configuration, []).append(each)
-    return [sorted(group, key=lambda each: _natural(each.seed)) for group in groups.values()]
+    return [sorted(group, key=lambda each: _natural(each.replicate)) for group in groups.values()]
 
 
 def _num_validated(run: Run, data: dict[str, Any]) -> int | None:
@@ -198,10 +216,13 @@ def _num_validated(run: Run, data: dict[str, Any]) -> int | None:
     return num if isinstance(num, int) and 0 < num < LARGEST else None
 
 
-def _environment(run: Run) -> dict[str, str]:
+def _environment(run: Run, *, has_folds: bool) -> dict[str, str]:
+    """The values of ENVIRONMENT and the versions; each fold has a split of its own."""
     record = run.record
     found = {}
     for name, (part, key) in ENVIRONMENT.items():
+        if name == "split" and has_folds:
+            continue
         facts = record.get(part)
         if isinstance(facts, dict) and facts.get(key) is not None:
             found[name] = show(facts[key])

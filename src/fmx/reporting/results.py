@@ -9,6 +9,7 @@ from sklearn.metrics import classification_report
 from fmx.inference.scoring import Scores
 from fmx.reporting import tensorboard_views as views
 from fmx.reporting.gallery import Gallery
+from fmx.runs.predictions import HELD_OUT, PREDICTIONS
 from fmx.runs.record import write_json
 from fmx.training.build import Experiment
 from fmx.training.hardware import peak_memory_mb
@@ -21,7 +22,9 @@ log = logging.getLogger(__name__)
 def report(experiment: Experiment, scores: Scores) -> float:
     """Write the results into the run directory, log the summary, and return the accuracy that sweeps compare."""
     run_dir, metrics = experiment.run_dir, scores.metrics
-    scores.predictions.save(run_dir / "predictions.npz")
+    scores.predictions.save(run_dir / PREDICTIONS)
+    if experiment.data.folds is not None and scores.held_out is not None:
+        scores.held_out.save(run_dir / HELD_OUT)
     write_json(run_dir / "metrics.json", metrics)
     _write_report(experiment, scores)
     history = pd.read_csv(run_dir / "history.csv")

@@ -26,8 +26,8 @@ class RunFrame(pd.DataFrame):
     def leaderboard(self) -> pd.DataFrame:
         """The runs of this table grouped as `fmx report` groups them: one row per configuration, best first.
 
-        Columns as in leaderboard.csv: rank, the settings that differ, n, seeds, mean, standard deviation and 95 %
-        interval of each accuracy (shares of 1). Runs without metrics come last. DataError if there is no run.
+        Columns as in leaderboard.csv: rank, the settings that differ, n, seeds, folds, mean, standard deviation and
+        95 % interval of each accuracy (shares of 1). Runs without metrics come last. DataError if there is no run.
         """
         if "path" not in self or self.empty:
             raise DataError("a leaderboard needs runs: rows of open_runs, with their column path")
@@ -40,11 +40,14 @@ def open_runs(*paths: str | Path) -> RunFrame:
     runs = [open_run(folder, finished=False) for folder in find_runs(map(str, paths))]
     read = [_outcome(run) for run in runs]
     keys = differing([each.settings for each in read if each.settings is not None])
+    has_folds = any(each.settings is not None and each.settings.folds for each in read)
     rows = []
     for run, each in zip(runs, read, strict=True):
         settings = {} if each.settings is None else {key: _setting(each.settings, key) for key in keys}
         metrics = _metrics(each) if isinstance(each, Outcome) else {"status": each.status, "error": each.error}
-        rows.append({"path": str(run.path), "status": run.status, "seed": run.record.get("seed")} | settings | metrics)
+        fold = {"fold": each.settings.fold if each.settings else None} if has_folds else {}
+        which = {"path": str(run.path), "status": run.status, "seed": run.record.get("seed")} | fold
+        rows.append(which | settings | metrics)
     return RunFrame(rows)
 
 

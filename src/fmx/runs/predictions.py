@@ -1,4 +1,4 @@
-"""predictions.npz, the predictions of a run on the test set, read back without torch."""
+"""predictions.npz and held_out.npz: predictions on the test set and on a held-out fold, read without torch."""
 
 import math
 import struct
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from fmx.errors import DataError
 
-__all__ = ["StoredPredictions", "Verdicts", "read_predictions", "verdicts"]
+__all__ = ["HELD_OUT", "PREDICTIONS", "StoredPredictions", "Verdicts", "read_predictions", "verdicts"]
 
+PREDICTIONS, HELD_OUT = "predictions.npz", "held_out.npz"
 AT_ONCE = 2**22  # logits, to bound the memory
 DAMAGE = (  # what zipfile and NumPy raise for a damaged file
     *(ArithmeticError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
@@ -26,11 +27,11 @@ DAMAGE = (  # what zipfile and NumPy raise for a damaged file
 
 @dataclass(frozen=True)
 class StoredPredictions:
-    """A model's logits for each test image."""
+    """A model's logits for each image of the test set or of a held-out fold."""
 
     labels: NDArray[np.int64]  # (N,)
     logits: NDArray[np.float32]  # (N, K)
-    indices: NDArray[np.int64]  # (N,), positions in the official set
+    indices: NDArray[np.int64]  # (N,), positions in the official test or training set
 
     @property
     def predicted(self) -> NDArray[np.int64]:
@@ -85,13 +86,13 @@ def _verdicts(runs: Sequence[StoredPredictions], part: slice) -> tuple[NDArray[A
     return right, votes.argmax(axis=1), certainty
 
 
-def read_predictions(run_dir: Path) -> StoredPredictions:
-    """Read predictions.npz; DataError where it is missing, damaged, or not what a run writes.
+def read_predictions(run_dir: Path, name: str = PREDICTIONS) -> StoredPredictions:
+    """Read predictions.npz or held_out.npz; DataError where it is missing, damaged, or not what a run writes.
 
     Memory: at most about three times the size of the file. Runs write it uncompressed, so no array is larger than the
     file, and each array's header must match the number of bytes that follow.
     """
-    path = run_dir / "predictions.npz"
+    path = run_dir / name
     try:
         if path.exists() and not path.is_file():
             raise DataError(f"{path} cannot be read: it is no plain file")

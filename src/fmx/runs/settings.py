@@ -16,10 +16,11 @@ from fmx.process.table import printable
 __all__ = ["ABSENT", "PRUNING", "PRUNING_TARGET", "Settings", "flat", "read_settings", "show"]
 
 NOT_SETTINGS = frozenset(
-    {"seed", "run_dir", "resume", "data.root", "sweep.keep_checkpoints"}
+    {"seed", "data.fold", "run_dir", "resume", "data.root", "sweep.keep_checkpoints"}
 )  # which run it is, when and where
-OF_ONE_RUN = re.compile(r"\$\{(?:(?:seed|resume|run_dir)\}|(?:run_dir|stamp|now|hydra):)")
+OF_ONE_RUN = re.compile(r"\$\{(?:(?:seed|data\.fold|resume|run_dir)\}|(?:run_dir|stamp|now|hydra):)")
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+MAX_FOLDS = 10_000
 PRUNING = "callbacks.pruning"  # a search adds it; it does not change runs that train to their end
 PRUNING_TARGET = "fmx.sweeps.search.pruning.Pruning"
 ABSENT = "–"  # what is shown for a setting that a configuration lacks
@@ -27,21 +28,25 @@ ABSENT = "–"  # what is shown for a setting that a configuration lacks
 
 @dataclass(frozen=True)
 class Settings:
-    """One configuration without its seed and its paths.
+    """One configuration without its seed, its fold and its paths.
 
     values: each resolved setting by dotted key; a list of plain values is one setting. Values that depend on the seed,
-    or on the folder, time or number of the run, are left out; a path below data.root begins with `${data.root}`.
+    the fold, or on the folder, time or number of the run, are left out; a path below data.root begins with
+    `${data.root}`.
     following: the interpolation that was written for a value, such as `${another.key}`.
     choices: the chosen option of each config group.
+    fold: the one of `folds` that is held out; None and 0 without folds.
     """
 
     values: Mapping[str, Any]
     following: Mapping[str, str]
     choices: Mapping[str, str]
+    fold: int | None
+    folds: int
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of all settings: equal for configurations that differ only in seed and paths."""
+        """A hash of all settings: equal for configurations that differ only in seed, fold and paths."""
         return blake2b(json.dumps(self.values, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
     def text(self, key: str) -> str:
@@ -68,12 +73,16 @@ def read_settings(run_dir: Path) -> Settings:
     choices: Any = hydra
     for key in ("hydra", "runtime", "choices"):
         choices = choices.get(key) if isinstance(choices, Mapping) else None
+    fold, folds = (_select(resolved, f"data.{key}") for key in ("fold", "folds"))
+    is_fold = type(fold) is int and type(folds) is int and 0 <= fold < folds <= MAX_FOLDS
     if any(key == f"{PRUNING}._target_" and value == PRUNING_TARGET for key, value, _ in leaves):
         leaves = [leaf for leaf in leaves if not leaf[0].startswith(f"{PRUNING}.")]
     return Settings(
         values={key: value for key, value, _ in leaves},
         following={key: source for key, _, source in leaves if source},
         choices={str(group): show(name) for group, name in choices.items()} if isinstance(choices, Mapping) else {},
+        fold=fold if is_fold else None,
+        folds=folds if is_fold else 0,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fmx.config.validation import validation_of
 from fmx.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def check_can_rank(count: int | None, configs: Iterable[Mapping[str, Any]]) -> N
                 f"sweep.keep_checkpoints counts the jobs of the whole sweep, so one of them cannot set it to {own}: "
                 "give it one value on the command line"
             )
-        validations.add(str(config["data"]["validation"]))
+        validations.add(str(validation_of(config["data"])))
     if count is None or count == 0:
         return
     if "none" in validations:

@@ -22,6 +22,7 @@ from fmx.config.from_environment import to_stored
 from fmx.config.image_size import height_and_width
 from fmx.config.quoting import escape_interpolations
 from fmx.config.targets import keys_of_fmx, locate
+from fmx.config.validation import FOLD, validation_of
 from fmx.data.module import ImageDataModule
 from fmx.data.per_image import Augmentation, augmentation
 from fmx.errors import ConfigError, FmxError
@@ -91,6 +92,8 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     _check_test_batches(trainer, data)
     _check_class_weights(classifier.loss, data)
     described: dict[str, object] = {"name": data.name, "sizes": data.sizes()}
+    if data.folds is not None:
+        described |= {"folds": data.folds, "fold": data.fold}
     if record.writes or cfg.resume is not None:  # hashing an image folder reads all of it
         described |= data.fingerprints()
         record.check_data(described, is_same=data.has_fingerprint, chosen_on_test=data.validation == "test")
@@ -104,6 +107,8 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
         check_end(record.run_dir, data, classifier, trainer.loggers, trainer.callbacks)  # type: ignore[attr-defined]
     _log_run(record, cfg.model.name)
     _log_augmentation(record, data)
+    if data.folds is not None:
+        log.info("%s is held out, in place of data.validation=%s", data.validation, cfg.data.validation)
     _log_processes(record, cfg.trainer)
     if cfg.resume is None or not _has_checkpoint(record.run_dir):
         _log_origin(record, classifier.net)
@@ -295,7 +300,8 @@ def _trainer(cfg: DictConfig, net: nn.Module, loggers: list[Logger]) -> Trainer:
 
 def _hparams(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
     """The main settings, and all that the command line set."""
-    keys = ["optim.lr", "data.batch_size", "data.validation", "trainer.max_epochs", "seed"]
+    held_out = ["data.folds", "data.fold"] if validation_of(cfg.data) == FOLD else ["data.validation"]
+    keys = ["optim.lr", "data.batch_size", *held_out, "trainer.max_epochs", "seed"]
     keys += [key for key in (text.lstrip("+").partition("=")[0] for text in overrides) if "." in key]
     hparams: dict[str, Any] = {
         "model": cfg.model.name,

@@ -21,6 +21,7 @@ from fmx.config.image_size import as_override, height_and_width
 from fmx.config.rules import is_number_list
 from fmx.config.suggest import nearest
 from fmx.config.targets import locate
+from fmx.config.validation import validation_of
 from fmx.data.module import names_of_classes, normalization
 from fmx.errors import ConfigError, FmxError, first_line
 from fmx.models.sizes import infer_output
@@ -72,7 +73,7 @@ def _make_parts(config: DictConfig, earlier: Path | None) -> dict[str, Callback]
     }
     callbacks = {str(name): _make_part(f"callbacks.{name}", node, Callback) for name, node in config.callbacks.items()}
     logged = ["train/loss", "train/accuracy"]
-    if config.data.validation != "none":
+    if validation_of(config.data) != "none":
         logged += ["val/loss", *(f"val/{name}" for name in _scalar_names(metrics, config.data.num_classes))]
     _check_callbacks(callbacks, logged, config.select)
     _check_optimization(config, logged)

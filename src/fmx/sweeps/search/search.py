@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fmx.config.check import check_names
 from fmx.config.rules import check_values
+from fmx.config.validation import validation_of
 from fmx.errors import ConfigError, TrainingError
 from fmx.process import dry_run
 from fmx.process.exits import BEFORE_ANY_JOB, advice
@@ -190,6 +191,10 @@ def _every_choice(composed: Composition, options: Options, space: "Space") -> li
 
     if any(each.key == "seed" for each in space.parameters):
         log.warning("the search draws the seed: the best one is luck. Fix it, and repeat the best with seed=1,2,3")
+    if any(each.key == "data.fold" for each in space.parameters):
+        log.warning(
+            "the search draws the fold: the easiest one is luck. Fix it, and repeat the best as a sweep over data.fold"
+        )
     first = {each.key: each.corners()[0] for each in space.parameters}
     points = [first] + [first | {each.key: value} for each in space.parameters for value in each.corners()[1:]]
     configs = [composed.config([*space.overrides(point), *pruning_overrides(options)]) for point in points]
@@ -197,7 +202,7 @@ def _every_choice(composed: Composition, options: Options, space: "Space") -> li
         ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         with suppress(OmegaConfBaseException):  # the later check reports it better
             check_values(OmegaConf.to_container(ours, resolve=True))  # type: ignore[arg-type]
-        _check_validation(str(config.data.validation), options)
+        _check_validation(str(validation_of(config.data)), options)
     return configs
 
 
