@@ -24,7 +24,7 @@ from fmx.models.views import views
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
 MODELS = sorted(path.stem for path in CONF.glob("*.yaml"))
-SIZED = sorted(set(MODELS) - {"mlp", "resnet20", "pretrained"})  # those that refuse small images
+SIZED = sorted(set(MODELS) - {"mlp", "resnet20", "pretrained", "timm"})  # those that refuse small images
 ARCHITECTURES = ["resnet18", "squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5", "googlenet"]
 
 
@@ -54,7 +54,7 @@ def assert_gradients(model):
 
 def test_every_configured_model_is_found():
     promised = {"mlp", "lenet", "two_conv", "three_conv", "avgpool", "dilated", "dropout_cnn", "resnet20"}
-    assert promised | {"pretrained"} <= set(MODELS)
+    assert promised | {"pretrained", "timm"} <= set(MODELS)
 
 
 def test_importing_a_model_imports_torch_alone():
@@ -197,6 +197,7 @@ def test_building_draws_the_same_weights_whatever_the_image_size_check_does():
         ("resnet20", {"width": 0}, "width must be a positive integer, got 0"),
         ("dropout_cnn", {"dropout_prob": 2}, "dropout probability has to be between 0 and 1"),
         ("pretrained", {"resize": 0}, "resize must be a whole number of at least 1 .*, got 0"),
+        ("timm", {"resize": 0}, "resize must be a whole number of at least 1 .*, got 0"),
     ],
 )
 def test_an_impossible_size_is_refused_by_name(name, changes, message):

@@ -110,6 +110,7 @@ VALUES = {
     "model.net.architecture": "resnet34",
     "model.net.weights": "nowhere.pt",
     "model.net.resize": "32",
+    "model.net.options": "{drop_rate: 0.5}",
     "model.net.tta": "flip",
     "schedule.scheduler": "{_target_: torch.optim.lr_scheduler.StepLR, _partial_: true, step_size: 1}",
     "schedule.interval": "day",

@@ -68,7 +68,7 @@ MEMBERS_KNOWN_AS = {
     "augment": {"null": "none", "off": "none", "false": "none", "hflip": "flip", "cutout": "erasing"},
     "logger": {"null": "none", "off": "none", "false": "none", "tensorboard": "default", "tb": "default"},
     "loss": {"ce": "cross_entropy", "xent": "cross_entropy", "negativeloglikelihood": "nll"},
-    "model": {"fc": "mlp", "linear": "mlp", "cnn": "two_conv", "convnet": "two_conv", "timm": "pretrained"},
+    "model": {"fc": "mlp", "linear": "mlp", "cnn": "two_conv", "convnet": "two_conv"},
     "schedule": {"none": "constant", "null": "constant", "off": "constant", "false": "constant"},
     "trainer": {"cuda": "gpu", "auto": "default", "mps": "default", "debug": "smoke", "multigpu": "ddp"},
 }

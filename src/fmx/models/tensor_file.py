@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fmx.errors import DataError
 
-__all__ = ["read_tensors"]
+__all__ = ["is_safetensors", "read_tensors"]
 
 MAX_RECORDS = 100_000
 MAX_PICKLE_BYTES = 8_000_000  # of the pickle that lists the tensors; 10,000 tensors take about 1 MB
@@ -57,7 +57,7 @@ def read_tensors(path: Path, *, old_format: bool = False) -> Any:
         raise DataError(f"there is no checkpoint {path}" if not path.exists() else f"{path} is no plain file")
     try:
         num_bytes = path.stat().st_size
-        _check_kind(path, num_bytes)
+        _check_kind(path)
         is_archive = _is_archive(path)
         if is_archive or not old_format:
             with zipfile.ZipFile(path) as archive:
@@ -88,19 +88,19 @@ def _is_archive(path: Path) -> bool:
     return whole
 
 
-def _check_kind(path: Path, num_bytes: int) -> None:
+def _check_kind(path: Path) -> None:
     """DataError where another program wrote the file."""
-    if other := _other_kind(path, num_bytes):
+    if other := _other_kind(path):
         raise DataError(f"{path} cannot be read as a checkpoint: it is {other}")
 
 
-def _other_kind(path: Path, num_bytes: int) -> str | None:
+def _other_kind(path: Path) -> str | None:
     """What kind of file another program wrote; None where torch may have written it."""
     with path.open("rb") as file:
         start = file.read(32)
     if not start:
         return "empty"
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < num_bytes:
+    if is_safetensors(path):
         return "of safetensors: torch.save(safetensors.torch.load_file(FILE), 'weights.pth') writes one for here"
     if not zipfile.is_zipfile(path):
         return next((kind for begins, kind in OTHER_KINDS.items() if start.lstrip().startswith(begins)), None)
@@ -111,6 +111,13 @@ def _other_kind(path: Path, num_bytes: int) -> str | None:
     if any("/code/" in name for name in names):
         return "a TorchScript module: torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth') writes its weights"
     return None
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors does: the size of a header, and the header."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
 
 
 def _check_records(path: Path, archive: zipfile.ZipFile, num_bytes: int) -> None:

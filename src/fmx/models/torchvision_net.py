@@ -16,6 +16,7 @@ __all__ = [
     "adapt_first_convolution",
     "adapt_head",
     "adapt_kernel",
+    "cached_download",
     "fetch_weights",
     "find_weights",
     "first_convolution",
@@ -77,17 +78,27 @@ def fetch_weights(named_weights: Any) -> Path:
     DataError: the download failed or is damaged.
     """
     url: str = named_weights.url
-    file = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    name = url.rpartition("/")[2]
+    return cached_download(url, name, f"{named_weights} of torchvision", hash_prefix=Path(name).stem.rpartition("-")[2])
+
+
+def cached_download(url: str, name: str, what: str, hash_prefix: str | None = None) -> Path:
+    """Return the path of a file in torch's cache, after downloading it from `url` if needed.
+
+    what: the weights, for the message. hash_prefix: how their SHA-256 begins.
+    DataError: the download failed or is damaged.
+    """
+    file = Path(torch.hub.get_dir(), "checkpoints", name)
     if file.is_file():
         return file
     timeout_s = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)  # torch.hub sets none, so a silent firewall would block forever
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(file), hash_prefix=file.stem.rpartition("-")[2])
+        torch.hub.download_url_to_file(url, str(file), hash_prefix=hash_prefix)
     except (OSError, HTTPException, EOFError, RuntimeError) as error:
         raise DataError(
-            f"cannot get the weights {named_weights} of torchvision ({error}); "
+            f"cannot get the weights {what} ({error}); "
             f"save {url} as {file}, or use model.net.weights=FILE or model.net.weights=null"
         ) from error
     finally:

@@ -1,16 +1,17 @@
-"""A file of weights for a torchvision network."""
+"""A file of weights for a network of torchvision or timm."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from fmx.errors import DataError
-from fmx.models.tensor_file import read_tensors
-from fmx.models.torchvision_net import adapt_kernel, first_convolution, head
+from fmx.errors import DataError, first_line
+from fmx.models.tensor_file import is_safetensors, read_tensors
+from fmx.models.torchvision_net import adapt_kernel
 
 __all__ = ["Fit", "load_weights_file"]
 
@@ -26,36 +27,35 @@ REMEDY = "write one with torch.save(model.state_dict(), FILE), or use model.net.
 class Fit:
     """The sizes in a file of weights of the two layers that may differ from the network's.
 
-    channels: input channels of its first convolution. classes: of its last layer; None where it has none.
+    channels: input channels of its first convolution. classes: of its last layer. None where it has no such layer.
     """
 
-    channels: int
+    channels: int | None
     classes: int | None
 
 
-def load_weights_file(net: nn.Module, path: Path, architecture: str) -> Fit:
+def load_weights_file(net: nn.Module, path: Path, architecture: str, *, first: str | None, last: Sequence[str]) -> Fit:
     """Copy the tensors of a file into `net`, whose channels and classes may differ from the file's.
 
-    The file holds a state dict: one that torchvision offers, one saved from a network here, or a run's
+    The file holds a state dict: one that the library offers, one saved from a network here, or a run's
     checkpoint. A last layer with another number of classes, or none, leaves that of `net` unchanged. A `net` on the
     meta device, which has no memory for weights, is only compared with the file.
+
+    first: the convolution that takes the image. last: the layers that make the logits.
 
     DataError: the file cannot be read, or belongs to another architecture than `architecture`.
     """
     own = net.state_dict()
     state = _network_part(_read_state(path), first_key=next(iter(own)))
 
-    name, convolution = first_convolution(net)
-    kernel = state.get(f"{name}.weight")
-    channels = convolution.in_channels
-    if kernel is not None and kernel.dim() == convolution.weight.dim() and kernel.shape[1]:
-        channels = kernel.shape[1]
-        state[f"{name}.weight"] = adapt_kernel(kernel, convolution.in_channels)
-    name, last = head(net)
-    classes = len(state[f"{name}.weight"]) if f"{name}.weight" in state and state[f"{name}.weight"].dim() else None
-    if classes != len(last.weight):
-        state = {key: tensor for key, tensor in state.items() if not key.startswith(f"{name}.")}
-        state |= {key: tensor for key, tensor in own.items() if key.startswith(f"{name}.")}
+    channels = _adapt_first(state, own, first)
+    sizes = [
+        len(state[key]) if key in state and state[key].dim() else None for key in (f"{name}.weight" for name in last)
+    ]
+    if any(size != len(own[f"{name}.weight"]) for name, size in zip(last, sizes, strict=True)):
+        heads = tuple(f"{name}." for name in last)
+        state = {key: tensor for key, tensor in state.items() if not key.startswith(heads)}
+        state |= {key: tensor for key, tensor in own.items() if key.startswith(heads)}
 
     problems = _differences(own, state)
     if problems:
@@ -64,14 +64,25 @@ def load_weights_file(net: nn.Module, path: Path, architecture: str) -> Fit:
             "Use the architecture that they were saved from, or model.net.weights=null"
         )
     own.update(state)
-    if not convolution.weight.is_meta:
+    if not any(parameter.is_meta for parameter in net.parameters()):
         net.load_state_dict(own)
-    return Fit(channels, classes)
+    return Fit(channels, sizes[0])
+
+
+def _adapt_first(state: dict[str, Tensor], own: Mapping[str, Tensor], first: str | None) -> int | None:
+    """Adapt the first convolution of a file to the network's channels; returns the file's number of channels."""
+    key = f"{first}.weight"
+    kernel, wanted = state.get(key), own.get(key)
+    if kernel is None or wanted is None or kernel.dim() != wanted.dim() or kernel.dim() < 2 or not kernel.shape[1]:  # noqa: PLR2004
+        return None
+    if kernel.shape[1] != wanted.shape[1]:
+        state[key] = adapt_kernel(kernel, wanted.shape[1])
+    return kernel.shape[1]
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
     try:
-        content = read_tensors(path, old_format=True)
+        content = _read_safetensors(path) or read_tensors(path, old_format=True)
     except DataError as error:
         raise DataError(f"{error}; {REMEDY}") from error
     if not _is_state(content) and isinstance(content, dict):
@@ -84,6 +95,19 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         if not tensor.isfinite().all():
             raise DataError(f"{path} holds weights that are not finite, in {name[:120]}: training diverged; {REMEDY}")
     return dict(content)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a file of safetensors; None of another file, or where that package is not installed."""
+    if not path.is_file() or not is_safetensors(path) or find_spec("safetensors") is None:
+        return None
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path, device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} cannot be read as safetensors: {first_line(error)}") from error
 
 
 def _is_state(node: Any) -> bool:

@@ -26,6 +26,7 @@ from fmx.config.validation import FOLD, validation_of
 from fmx.data.module import ImageDataModule
 from fmx.data.per_image import Augmentation, augmentation
 from fmx.errors import ConfigError, FmxError
+from fmx.models.adapted_net import AdaptedNet
 from fmx.process.cores import share_threads
 from fmx.process.distributed import launcher_hint, num_processes
 from fmx.runs.checkpoint_files import NEWEST, PREVIOUS, CheckpointFiles
@@ -233,7 +234,7 @@ def network_node(cfg: DictConfig, earlier: Path | None) -> dict[str, Any]:
     earlier: the folder of the run that is resumed, if any.
     """
     node: Any = OmegaConf.to_container(cfg.model.net, resolve=True)
-    if node.get("weights") is not None and _has_checkpoint(earlier) and _is_pretrained(node.get("_target_")):
+    if node.get("weights") is not None and _has_checkpoint(earlier) and _loads_weights(node.get("_target_")):
         node["weights"] = None
     return dict(node)
 
@@ -242,11 +243,10 @@ def _has_checkpoint(earlier: Path | None) -> bool:
     return earlier is not None and any((earlier / "checkpoints" / name).is_file() for name in (NEWEST, PREVIOUS))
 
 
-def _is_pretrained(target: object) -> bool:
-    from fmx.models.pretrained import Pretrained
-
+def _loads_weights(target: object) -> bool:
+    """Whether a target is a network of a library, whose argument `weights` may be a file."""
     kind = locate(str(target), "model.net")
-    return isinstance(kind, type) and issubclass(kind, Pretrained)
+    return isinstance(kind, type) and issubclass(kind, AdaptedNet)
 
 
 def _as_module(net: Any) -> nn.Module:
