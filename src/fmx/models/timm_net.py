@@ -167,19 +167,27 @@ def _make(architecture: str, given: Mapping[str, Any], preset: Any = None, weigh
 
 
 def _check_size(
-    net: nn.Module, architecture: str, in_channels: int, size: tuple[int, int], *, preset: Any, options: Mapping[str, Any]
+    net: nn.Module,
+    architecture: str,
+    in_channels: int,
+    size: tuple[int, int],
+    *,
+    preset: Any,
+    options: Mapping[str, Any],
 ) -> None:
     """ValueError where the network cannot take images of a size, or would not look at all of their pixels."""
     patch = getattr(getattr(net, "patch_embed", None), "patch_size", None)
     width = patch[-1] if isinstance(patch, Sequence) else patch
     if isinstance(width, int) and any(side % width for side in size):
         raise ValueError(
-            f"{architecture!r} cuts images into patches of {width} pixels, of which {_pixels(size)} is no multiple; use "
-            f"model.net.resize={_own_size(preset)}, or +model.net.options.patch_size={_patch_for(size)}"
+            f"{architecture!r} cuts images into patches of {width} pixels, of which {_pixels(size)} is no multiple; "
+            f"use model.net.resize={_own_size(preset)}, or +model.net.options.patch_size={_patch_for(size)}"
         )
     if error := _error_at(net, in_channels, size):
         sizes = [] if preset.fixed_input_size else range(SIZE_STEP, _own_size(preset), SIZE_STEP)
-        fits = next((each for each in sizes if each > max(size) and not _error_at(net, in_channels, (each, each))), None)
+        fits = next(
+            (each for each in sizes if each > max(size) and not _error_at(net, in_channels, (each, each))), None
+        )
         raise _wrong_size(architecture, size, fits or _own_size(preset), error, options) from error
 
 
@@ -209,7 +217,9 @@ def _pixels(size: tuple[int, int]) -> str:
     return f"{height}" if height == width else f"{height} x {width}"
 
 
-def _wrong_size(architecture: str, size: tuple[int, int], needed: int, error: Exception, options: Mapping[str, Any]) -> ValueError:
+def _wrong_size(
+    architecture: str, size: tuple[int, int], needed: int, error: Exception, options: Mapping[str, Any]
+) -> ValueError:
     reason = f" ({first_line(error)})" if str(error) else ""
     named = ", ".join(f"{name}={value}" for name, value in options.items())
     with_options, change = (f" with {named}", ", or change model.net.options") if options else ("", "")
