@@ -25,9 +25,9 @@ Classify pictures with a trained model: files, folders (with their subfolders) a
 No data set is needed.
 
 A picture is converted to the model's input: grey or colour; as large as fits into the model's images, centred on
-a ground of its border's colour (stretched instead where training did so: data=image_folder, or pictures that
-fmx.data.in_memory read). The camera's orientation is applied. Nothing is cropped, so crop the picture first if
-its subject is small. Fashion-MNIST shows light things on black: for such models --invert auto inverts a
+a ground of its border's colour (or as training did: data=image_folder stretches, pads or crops by data.resize,
+fmx.data.in_memory stretches). The camera's orientation is applied. Crop the picture first if its subject is
+small. Fashion-MNIST shows light things on black: for such models --invert auto inverts a
 picture if more than two thirds of its border are bright, after placing dark subjects with a transparent
 background on white. A grey picture of the model's own size with a dark border passes unchanged. Files that cannot be
 read, HEIC and AVIF among them, are named and left out, and the exit code is then 1. Other files in a folder,

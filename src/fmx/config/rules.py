@@ -129,6 +129,7 @@ RULES: Mapping[str, Rule] = {
     ),
     "data.in_channels": whole(1),
     "data.image_size": Rule(EXPECTED, is_image_size),
+    "data.resize": one_of("stretch", "pad", "crop"),
     "data.shuffle": FLAG,
     "data.drop_last": FLAG,
     "data.split": one_of("stratified", "tail"),

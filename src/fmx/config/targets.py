@@ -22,6 +22,7 @@ FROM_BUILD = {"data": {"augment", "seed"}}
 OF_FMX = {"trainer": {"checkpoint_every_s"}, "augment": {"mix"}}
 # Likewise keys of `data`, by the target of data.train, whose node refers to them.
 OF_SOURCES = {
+    "fmx.data.folder.ImageFolder": {"resize"},
     "fmx.data.npz.load_npz": {"file", "test_file"},
     "fmx.data.parquet.load_parquet": {"train_file", "test_file"},
     "fmx.data.pixel_table.load_pixel_table": {"train_file", "test_file", "label", "drop"},

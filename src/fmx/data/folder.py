@@ -10,51 +10,59 @@ from hashlib import blake2b, file_digest
 from pathlib import Path
 from unicodedata import normalize
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from fmx.config.image_size import ImageSize, height_and_width, shortest_form
 from fmx.data.passed_over import SUFFIXES, UNREAD, PassedOver
+from fmx.data.picture import MODES, RESIZES, Resize, read_picture
 from fmx.errors import ConfigError, DataError
 from fmx.process.cores import num_cores
 
-__all__ = ["FORMATS", "MODES", "SUFFIXES", "ImageFolder", "check_size", "pixels_of", "read_picture", "resized"]
+__all__ = ["SUFFIXES", "ImageFolder"]
 
 log = logging.getLogger(__name__)
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow runs no other program for these
-MODES = {1: "L", 3: "RGB"}
-MAX_PIXELS = 64 * 10**6
 CHUNK = 256  # files that one thread hashes at a time
-MAX_SIDE = 32_768  # pixels; shrinking a longer side takes more memory for the filter than for the image
 
 
 class ImageFolder(Dataset[tuple[Tensor, int]]):
     """The images `folder/CLASS/*` as (uint8 (C, H, W), label), sorted by class and name, decoded on demand.
 
-    Every image becomes grey (`in_channels` 1) or RGB (3) and is stretched to `image_size`,
-    bilinear with antialiasing. EXIF orientation is applied, transparency becomes black, 16-bit grey keeps its upper
-    8 bits, and the first of several frames is used. Other files and nested folders are skipped with a warning, hidden
-    ones silently. An image may have 64 million pixels, for which decoding takes 0.8 GB, and 32,768 on a side.
+    Every image becomes grey (`in_channels` 1) or RGB (3) and is brought to `image_size`, bilinear with antialiasing:
+    stretched; resized to fit, on the median colour of its edge (`resize` pad); or cropped to its largest centred part
+    of that shape and resized (crop). EXIF orientation is applied, transparency becomes black, 16-bit grey keeps its
+    upper 8 bits, and the first of several frames is used. Other files and nested folders are skipped with a warning,
+    hidden ones silently. An image may have 64 million pixels, for which decoding takes 0.8 GB, and 32,768 on a side.
 
     Raises:
         DataError: when built, if a class is missing, empty or unknown, or a link leads outside `folder`;
             when asked for an image that cannot be decoded, with its name.
     """
 
-    def __init__(self, *, folder: str, class_names: Sequence[str], image_size: ImageSize, in_channels: int) -> None:
+    def __init__(
+        self,
+        *,
+        folder: str,
+        class_names: Sequence[str],
+        image_size: ImageSize,
+        in_channels: int,
+        resize: Resize = "stretch",  # as did every run whose configuration lacks it
+    ) -> None:
+        if resize not in RESIZES:
+            raise ConfigError(f"data.resize must be one of {', '.join(RESIZES)}, got {resize!r}")
         if in_channels not in MODES:
             raise ConfigError(f"data.in_channels must be 1 (grey) or 3 (RGB), got {in_channels}")
         self.folder = Path(folder)
         self.class_names = list(class_names)
         self.size = height_and_width(image_size)
+        self.resize = resize
         self.mode = MODES[in_channels]
         self.files: list[str] = []  # relative to the folder
         labels: list[int] = []
-        self._shape = repr((self.class_names, shortest_form(image_size), in_channels)).encode()
+        shape = (self.class_names, shortest_form(image_size), in_channels, *([] if resize == "stretch" else [resize]))
+        self._shape = repr(shape).encode()
         earlier = blake2b(self._shape, digest_size=16)
         _check_classes(self.folder, self.class_names)
         passed = PassedOver()
@@ -81,7 +89,7 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about odd metadata; real problems raise
-                pixels = read_picture(path, self.mode, self.size)
+                pixels = read_picture(path, self.mode, self.size, self.resize)
         except UnidentifiedImageError as error:
             raise DataError(f"{path} is no image of a known kind; replace or remove it") from error
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
@@ -174,56 +182,3 @@ def _images(folder: Path, class_name: str, passed: PassedOver) -> Iterator[tuple
                 raise DataError(f"{entry.path} leads outside {folder}; put a copy there instead of a link")
             if entry.is_file():
                 yield f"{class_name}/{entry.name}", entry.stat().st_size
-
-
-def read_picture(path: Path, mode: str, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Read an image file as uint8 pixels (C, H, W); ValueError or OSError where it cannot be, or is too large."""
-    with Image.open(path, formats=FORMATS) as image:
-        check_size(image)
-        return pixels_of(resized(image, mode, size), mode)
-
-
-def resized(image: Image.Image, mode: str, size: tuple[int, int], *, stretch: bool = True) -> Image.Image:
-    """Turn a picture upright, convert it to `mode`, or to RGBA if it has transparency, and resize it.
-
-    It becomes `size` (height, width); without `stretch` as large as fits into that, with its proportions kept.
-    """
-    # JPEG decodes straight to about twice the wanted size, several times faster for photographs.
-    image.draft(None, (2 * max(size), 2 * max(size)))
-    picture = _in_mode(ImageOps.exif_transpose(image), mode)
-    height, width = size if stretch else _fitting(picture, size)
-    return picture.resize((width, height), Image.Resampling.BILINEAR)
-
-
-def _fitting(picture: Image.Image, size: tuple[int, int]) -> tuple[int, int]:
-    """The largest height and width with a picture's proportions that fit into `size`."""
-    height, width = size
-    if picture.width * height >= picture.height * width:
-        return max(1, round(width * picture.height / picture.width)), width
-    return height, max(1, round(height * picture.width / picture.height))
-
-
-def pixels_of(picture: Image.Image, mode: str, ground: str = "black") -> NDArray[np.uint8]:
-    """The result of `resized` as uint8 (C, H, W), on the colour `ground` where it is transparent."""
-    if picture.mode == "RGBA":
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, ground), picture).convert(mode)
-    pixels = np.array(picture).reshape(picture.height, picture.width, -1)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-def check_size(image: Image.Image) -> None:
-    """ValueError where an opened picture has more than 64 million pixels or 32,768 on a side; decodes nothing."""
-    if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
-        raise ValueError(
-            f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}, or than {MAX_SIDE:,} on a side"
-        )
-
-
-def _in_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Convert any Pillow mode to `mode`, or to RGBA if it has transparency, which is resolved after resizing."""
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range; save it with 8 bits")
-    if image.mode.startswith("I"):  # Pillow itself would clip 16 bits at 255
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    target = "RGBA" if image.has_transparency_data else mode
-    return image if image.mode == target else image.convert(target)

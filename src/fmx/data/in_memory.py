@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fmx.config.image_size import ImageSize, height_and_width
 from fmx.data.arrays import ImageArrays
-from fmx.data.folder import MODES, pixels_of, resized
+from fmx.data.picture import MODES, brought_to
 from fmx.errors import DataError
 
 __all__ = ["in_memory"]
@@ -47,7 +47,7 @@ def _pixels(index: int, picture: Any, in_channels: int, size: tuple[int, int]) -
     if isinstance(picture, Image.Image):
         mode = MODES[in_channels]
         try:
-            return torch.from_numpy(pixels_of(resized(picture, mode, size), mode))
+            return torch.from_numpy(brought_to(picture, mode, size, "stretch"))
         except (OSError, ValueError) as error:
             raise DataError(f"picture {index} of the dataset cannot be read: {error}") from error
     if isinstance(picture, Tensor) and picture.dtype == torch.uint8:

@@ -22,8 +22,8 @@ from fmx.config.image_size import ImageSize, height_and_width
 from fmx.config.suggest import nearest
 from fmx.data.arrays import ImageArrays
 from fmx.data.below_root import data_file
-from fmx.data.folder import FORMATS, MODES, check_size, pixels_of, resized
 from fmx.data.found import Found, numbered
+from fmx.data.picture import FORMATS, MODES, brought_to, check_size
 from fmx.data.picture_files import NUM_LOOKED_AT, usual_shape
 from fmx.errors import ConfigError, DataError, first_line
 
@@ -126,7 +126,7 @@ class EncodedPictures(Dataset[tuple[Tensor, int]]):
                 warnings.simplefilter("ignore")  # about odd metadata; real problems raise
                 with Image.open(io.BytesIO(self.pictures[index].as_py()), formats=FORMATS) as image:
                     check_size(image)
-                    pixels = pixels_of(resized(image, self.mode, self.size), self.mode)
+                    pixels = brought_to(image, self.mode, self.size, "stretch")
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
             raise DataError(f"{self.what}: picture {index} cannot be read as an image: {first_line(error)}") from error
         return torch.from_numpy(pixels), int(self.labels[index])

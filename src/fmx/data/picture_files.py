@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fmx.config.image_size import shortest_form
-from fmx.data.folder import FORMATS, MODES, read_picture
+from fmx.data.picture import FORMATS, MODES, read_picture
 from fmx.errors import ConfigError, DataError
 
 __all__ = ["NUM_LOOKED_AT", "PictureFiles", "size_and_channels", "usual_shape"]
@@ -54,7 +54,7 @@ class PictureFiles(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path = self.files[index]
         try:
-            pixels = read_picture(path, self.mode, self.size)
+            pixels = read_picture(path, self.mode, self.size, "stretch")
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
             raise DataError(f"{path} of {self.what} cannot be read as an image: {error}; replace it") from error
         return torch.from_numpy(pixels), int(self.labels[index])

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from fmx.data.folder import FORMATS, MODES, check_size, pixels_of, resized
 from fmx.data.passed_over import UNREAD, PassedOver
+from fmx.data.picture import FORMATS, MODES, Resize, check_size, edge_of, padded, pixels_of, resized
 from fmx.errors import ConfigError, DataError
 from fmx.inference.export.signature import Signature
 
@@ -81,10 +81,10 @@ def _walk(folder: Path, problems: list[str], notes: list[str]) -> Iterator[Path]
 def prepare(path: Path, signature: Signature, invert: Invert) -> Picture:
     """Read a picture and convert it to the channels and the size of a model; DataError if it cannot be read.
 
-    If the training pictures were stretched (data.folder, data.in_memory), so is this one. Otherwise it becomes as large
-    as fits into the model's images (bilinear with antialiasing), centred on the median colour of its border. Grey is
-    the luminance (ITU-R 601). The EXIF orientation is applied, 16-bit pictures keep their upper 8 bits, only the first
-    frame is read, and nothing is cropped.
+    If the training pictures were stretched or cropped (ImageFolder, in_memory), so is this one. Otherwise it becomes as
+    large as fits into the model's images (bilinear with antialiasing), centred on the median colour of its border. Grey
+    is the luminance (ITU-R 601). The EXIF orientation is applied, 16-bit pictures keep their upper 8 bits, and only the
+    first frame is read.
 
     `auto` inverts if the model was trained on light objects on a dark ground (grey, mean of the training set below 0.4)
     and more than two thirds of the picture's border are bright. Transparent pixels become black, or white if the opaque
@@ -112,19 +112,17 @@ def prepare_image(image: Image.Image, signature: Signature, invert: Invert) -> t
     if invert == "auto" and not signature.light_on_dark:
         invert = "no"
     mode, size = MODES[signature.in_channels], signature.shape[1:]
-    pixels = _pixels(image, mode, size, invert, stretch=signature.fit == "stretch")
+    pixels = _pixels(image, mode, size, invert, signature.fit)
     inverted = invert == "yes" or (invert == "auto" and _has_bright_border(pixels))
     if inverted:
         pixels = 255 - pixels
-    return _padded(pixels, size), inverted
+    return padded(pixels, size), inverted
 
 
-def _pixels(
-    image: Image.Image, mode: str, size: tuple[int, int], invert: Invert, *, stretch: bool
-) -> NDArray[np.uint8]:
-    """Decode an image to uint8 (C, H, W) of this size, or to the largest that fits into it."""
+def _pixels(image: Image.Image, mode: str, size: tuple[int, int], invert: Invert, resize: Resize) -> NDArray[np.uint8]:
+    """Decode an image to uint8 (C, H, W) of this size, or with `pad` to the largest that fits into it."""
     check_size(image)
-    picture = resized(image, mode, size, stretch=stretch)
+    picture = resized(image, mode, size, resize)
     white = picture.mode == "RGBA" and (invert == "yes" or (invert == "auto" and _is_dark(picture)))
     return pixels_of(picture, mode, "white" if white else "black")
 
@@ -139,21 +137,4 @@ def _is_dark(picture: Image.Image) -> bool:
 
 
 def _has_bright_border(pixels: NDArray[np.uint8]) -> bool:
-    return bool((_border(pixels).mean(axis=0) > MIDDLE).mean() > MOSTLY)
-
-
-def _border(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The outermost pixels of (C, H, W), each once: (C, M)."""
-    inner = np.zeros(pixels.shape[1:], dtype=bool)
-    inner[1:-1, 1:-1] = True
-    return pixels[:, ~inner]
-
-
-def _padded(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Centre (C, H, W) on a ground of this size and of the median colour of its border."""
-    channels, height, width = pixels.shape
-    ground = np.empty((channels, *size), dtype=np.uint8)
-    ground[:] = np.median(_border(pixels), axis=1).astype(np.uint8)[:, None, None]
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    ground[:, top : top + height, left : left + width] = pixels
-    return ground
+    return bool((edge_of(pixels).mean(axis=0) > MIDDLE).mean() > MOSTLY)

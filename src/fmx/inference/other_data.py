@@ -79,6 +79,8 @@ def other_data(
     with open_dict(other):
         for key in OF_THE_RUN:
             other.data[key] = config.data[key]
+        if "resize" in other.data and "resize" in config.data:  # of pictures in folders
+            other.data.resize = config.data.resize
     changed = _with_data(config, other)
     _check_shape(changed, config, f"data={name}", settable=from_folders)
     with open_dict(changed):  # only the test set has to be on this machine

@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import Any
 
 from fmx.config.printed_command import printed_command
+from fmx.data.picture import MODES, RESIZES
 from fmx.inference.export.signature import Signature
 from fmx.process.table import printable
 from fmx.process.version import __version__
@@ -152,6 +153,8 @@ def _input(signature: Signature, shape: str) -> str:
             f"float32 (N, {shape}): pixels from 0 to 255, then (pixel / 255 - mean) / std with mean "
             f"{signature.mean} and std {signature.std}. Images with another normalisation get wrong results."
         )
+    if signature.in_channels in MODES:
+        text += f" By `fmx predict`, a picture of another size is {RESIZES[signature.fit]}."
     ground = " Light things on a dark ground, as in the training set." if signature.light_on_dark else ""
     return text + ground
 

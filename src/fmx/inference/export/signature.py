@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmx.config.image_size import height_and_width, is_image_size, shortest_form
+from fmx.data.picture import Resize
 from fmx.errors import ConfigError, DataError
 
 if TYPE_CHECKING:  # an ONNX file is read without torch
@@ -33,7 +34,7 @@ class Signature:
 
     mean, std: one number per channel, of pixels in 0..1. `normalize` says whether the model applies them itself
     (inside: it takes pixels 0..255) or its caller does. `fit` and `light_on_dark` say how the training
-    pictures looked: stretched to the image's size or not, light objects on a dark ground or not.
+    pictures looked: how they were brought to the image's size, and whether they show light objects on a dark ground.
     """
 
     model: str
@@ -45,7 +46,7 @@ class Signature:
     mean: list[float]
     std: list[float]
     normalize: Where
-    fit: Literal["stretch", "pad"]
+    fit: Resize
     light_on_dark: bool
 
     @property
@@ -101,7 +102,7 @@ class Signature:
             and all(_is_list(v, float) and len(v) in {1, self.in_channels} for v in (self.mean, self.std))
             and min(self.std) > 0
             and self.normalize in get_args(Where)
-            and self.fit in {"stretch", "pad"}
+            and self.fit in get_args(Resize)
             and isinstance(self.light_on_dark, bool)
         )
 
@@ -138,7 +139,7 @@ def _from_data(model: str, data: Any, normalize: Where) -> Signature:
         mean=mean,
         std=std,
         normalize=normalize,
-        fit="stretch" if target in STRETCHING else "pad",
+        fit=data["train"].get("resize", "stretch" if target in STRETCHING else "pad"),
         light_on_dark=target != IMAGE_FOLDER and grey and brightness < DARK,
     )
 

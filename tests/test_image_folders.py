@@ -1,0 +1,170 @@
+"""Folders of pictures as people have them: shapes, layouts, archives of other systems, validation folders."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+import fmx
+from fmx.data.folder import ImageFolder
+from fmx.data.picture import RESIZES
+from fmx.errors import ConfigError, DataError
+from fmx.inference.export.signature import signature_of
+from fmx.inference.images import prepare
+from fmx.runs.run_dir import open_run
+from fmx.runs.trusted_config import trusted_config
+
+RUN = ["data=image_folder", "data.root=set", "data.num_workers=0", "model=mlp", "trainer.max_epochs=1", "logger=none"]
+COLOURS = {"cats": (200, 40, 40), "dogs": (40, 40, 200)}
+
+
+def picture(colour, size=(30, 20), seed=0):
+    """A picture of about one colour, with a white frame."""
+    width, height = size
+    pixels = np.full((height, width, 3), 255, np.uint8)
+    noise = np.random.default_rng(seed).integers(0, 40, (height - 4, width - 4, 3))
+    pixels[2:-2, 2:-2] = np.array(colour) + noise
+    return Image.fromarray(pixels)
+
+
+def make_set(root, parts=(("train", 12), ("test", 4))):
+    """Two classes that a network tells apart, in pictures of several shapes."""
+    for part, number in parts:
+        for name, colour in COLOURS.items():
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for k in range(number):
+                picture(colour, size=(30 + 5 * (k % 3), 20), seed=k).save(folder / f"{part}{k}.png")
+    return root
+
+
+def folder_of(path, **changes):
+    keys = {"class_names": ["a"], "image_size": [8, 8], "in_channels": 3} | changes
+    return ImageFolder(folder=str(path), **keys)
+
+
+# ------------------------------------------------------------------------------------------- proportions
+
+
+def test_each_way_to_resize(tmp_path):
+    (tmp_path / "a").mkdir()
+    stripes = np.zeros((40, 80, 3), np.uint8)
+    stripes[:, :20] = (250, 0, 0)  # left quarter, which the crop of a square leaves out
+    stripes[:, 20:60] = (0, 250, 0)
+    stripes[:, 60:] = (250, 0, 0)
+    Image.fromarray(stripes).save(tmp_path / "a/x.png")
+    stretched, fitted, cropped = (folder_of(tmp_path, resize=how)[0][0] for how in RESIZES)
+    assert torch.equal(stretched, folder_of(tmp_path)[0][0])
+    assert stretched.shape == fitted.shape == cropped.shape == (3, 8, 8)
+    assert (stretched[0, :, 0] > 200).all()
+    assert (stretched[1, :, 4] > 200).all()
+    assert (cropped[1] > 200).all()  # the filter reaches across the edge, as where one resizes first
+    assert (cropped[0] < 50).all()
+    assert (fitted[1, 2:6, 3:5] == 250).all()
+    framed = np.full((40, 80, 3), (9, 8, 7), np.uint8)
+    framed[12:28, 24:56] = 255
+    Image.fromarray(framed).save(tmp_path / "a/y.png")
+    fitted = folder_of(tmp_path, resize="pad")[1][0]
+    assert (fitted[:, [0, 1, 6, 7]] == torch.tensor([9, 8, 7]).view(3, 1, 1)).all()  # the median colour of the edge
+    assert (fitted[:, 3:5, 3:5] > 150).all()
+    wide = folder_of(tmp_path, resize="pad", image_size=[8, 16])[0][0]
+    assert torch.equal(wide, folder_of(tmp_path, image_size=[8, 16])[0][0])  # of that shape already
+    assert torch.equal(wide, folder_of(tmp_path, resize="crop", image_size=[8, 16])[0][0])
+    tall = folder_of(tmp_path, resize="crop", image_size=[16, 4])[0][0]
+    assert tall.shape == (3, 16, 4)
+    assert (tall[1] > 200).all()
+    assert len({folder_of(tmp_path, resize=how).fingerprint() for how in RESIZES}) == 3
+    assert folder_of(tmp_path).fingerprint() == folder_of(tmp_path, image_size=8).fingerprint()
+    with pytest.raises(ConfigError, match=r"data.resize must be one of stretch, pad, crop, got 'squash'"):
+        folder_of(tmp_path, resize="squash")
+
+
+@pytest.mark.parametrize("how", [*RESIZES])
+def test_odd_pictures_are_resized_in_every_way(how, tmp_path):
+    (tmp_path / "a").mkdir()
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be shown a quarter turned clockwise
+    half = np.zeros((60, 600), np.uint8)
+    half[:, 300:] = 255
+    Image.fromarray(half).save(tmp_path / "a/1.jpg", exif=turned, quality=95)
+    for k, shape in enumerate([(1, 1), (1, 900), (900, 1), (7, 5), (8, 8)], start=2):
+        Image.fromarray(np.full(shape, 9, np.uint8)).save(tmp_path / f"a/{k}.png")
+    Image.new("RGBA", (30, 9), (200, 200, 200, 0)).save(tmp_path / "a/9.png")
+    for size in ([8, 8], [3, 12], [12, 3]):
+        dataset = folder_of(tmp_path, resize=how, image_size=size, in_channels=1)
+        pictures = torch.stack([x for x, _ in dataset])
+        assert pictures.shape == (7, 1, *size)
+        assert (pictures[1:6] == 9).all()
+        assert (pictures[6] == 0).all()
+        middle = pictures[0, 0, :, (size[1] - 1) // 2].float()
+        above, below = middle[: size[0] // 2].mean(), middle[-(size[0] // 2) :].mean()
+        assert below - above > 120  # upright
+
+
+def test_a_crop_is_what_torchvision_makes(tmp_path):
+    (tmp_path / "a").mkdir()
+    for k, size in enumerate([(160, 80), (60, 100), (50, 50)]):
+        picture((90, 120, 60), size=size).save(tmp_path / f"a/{k}.png")
+    usual = v2.Compose([v2.Resize(20, antialias=True), v2.CenterCrop(20)])
+    dataset = folder_of(tmp_path, resize="crop", image_size=20)
+    for file, (ours, _) in zip(dataset.files, dataset, strict=True):
+        theirs = v2.functional.pil_to_tensor(usual(Image.open(tmp_path / file)))
+        assert (ours.int() - theirs.int()).abs().float().mean() < 3, file
+
+
+@pytest.fixture(scope="module")
+def cropped_run(command, tmp_path_factory):
+    """The home of a run on pictures that were cropped to 12 x 16."""
+    home = tmp_path_factory.mktemp("cropped")
+    make_set(home / "set")
+    done = command(
+        *RUN, "data.resize=crop", "data.image_size=[12,16]", "data.validation=4", "hydra.run.dir=run",
+        cwd=home,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return home
+
+
+def test_predictions_and_exports_resize_as_the_training_did(cropped_run, command):
+    home = cropped_run
+    signature = signature_of(trusted_config(open_run(home / "run")), normalize="inside")
+    assert (signature.fit, signature.image_size) == ("crop", [12, 16])
+    for how in RESIZES:
+        test = folder_of(home / "set/test", class_names=[*COLOURS], image_size=[12, 16], resize=how)
+        for file, (pixels, _) in zip(test.files, test, strict=True):
+            seen = prepare(home / "set/test" / file, replace(signature, fit=how), "auto").pixels
+            assert np.array_equal(seen, pixels.numpy())
+    run = fmx.open_run(home / "run")
+    said = run.predict([home / "set/test" / file for file in test.files])
+    assert said.probabilities.argmax(1).tolist() == run.predictions.logits.argmax(1).tolist()
+    done = command("run", "--out", "m.onnx", "--force", module="export", cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert RESIZES["crop"] in (home / "m.onnx.md").read_text()
+    picked = command("m.onnx", f"set/test/{test.files[0]}", "--csv", "said.csv", "--force", module="predict", cwd=home)
+    assert picked.returncode == 0, picked.stderr
+    assert f",{said.names[0]}," in (home / "said.csv").read_text()
+    other = command(
+        "run", "--data", "image_folder", "--set", "data.root=set", "--set", "data.image_size=[12,16]",
+        "--set", "data.num_workers=0", module="evaluate", cwd=home,
+    )  # fmt: skip
+    accuracy = json.loads((home / "run/metrics.json").read_text())["test"]["accuracy"]
+    assert f"{100 * accuracy:.2f} %" in other.stdout, other.stderr
+
+
+def test_what_a_directory_says_of_resizing_is_checked(cropped_run, tmp_path):
+    run = shutil.copytree(cropped_run / "run", tmp_path / "run")
+    path = run / ".hydra/resolved.yaml"
+    text = path.read_text()
+    for value, said in (("squash", "classes or an input that cannot be right"), ("[pad]", "cannot be right")):
+        path.write_text(text.replace("  resize: crop", f"  resize: {value}"))
+        with pytest.raises(DataError, match=said):
+            signature_of(trusted_config(open_run(run)), normalize="inside")
+    path.write_text("\n".join(line for line in text.splitlines() if "resize:" not in line))
+    assert (
+        signature_of(trusted_config(open_run(run)), normalize="inside").fit == "stretch"
+    )  # as before there was a choice
