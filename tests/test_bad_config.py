@@ -339,7 +339,10 @@ def test_the_fewest_steps_of_a_training(command, tmp_path, values, least, batche
         (["trainer.limit_test_batches=0.25"], "trainer.limit_test_batches=0.25 of 2 test batches is none"),
         (["schedule.scheduler.pct_start=0.2", "trainer.limit_train_batches=5"], "one of 5 steps"),
         (["schedule.scheduler.total_steps=19"], "the schedule ends after 19 of the training's 20 steps"),
-        (["data.in_channels=3"], "data.train has images of shape (1, 28, 28), but data.in_channels"),
+        (
+            ["data.in_channels=3"],
+            "data.train has images of shape (1437, 1, 28, 28) and type uint8, but data.in_channels",
+        ),
     ],
 )
 def test_what_only_the_data_tells_is_said_before_training(command, tmp_path, values, said):

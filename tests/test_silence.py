@@ -88,6 +88,7 @@ VALUES = {
     "data.folds": "5",
     "data.fold": "0",
     "data.normalize": "unit",
+    "data.value_range": "[0,300]",
     "data.class_names": "[a,b,c,d,e,f,g,h,i,j]",
     "data.name": "mine",
     "data.eval_batch_size": "16",

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from fmx.data.arrays import ImageArrays
-    from fmx.data.module import ImageDataModule, Source
+    from fmx.data.module import ImageDataModule
+    from fmx.data.source import Source
 
 __all__ = ["main", "make_parser"]
 
@@ -179,6 +180,8 @@ def _arrays(data: "ImageDataModule", part: str) -> "ImageArrays":
     source = data.sources["train" if part == "train" else "test"]
     if not isinstance(source, ImageArrays):
         raise DataError(f"{data.name} is not held in memory; only sets that are can be converted")
+    if data.pixels.kind != "uint8":
+        raise DataError(f"{data.name} has more than 8 bits per value, and these files have 8")
     return source
 
 

@@ -109,7 +109,7 @@ def export(args: argparse.Namespace) -> None:
     run = open_run(args.run)
     config = trusted_config(run, args.allow, root=args.root)
     outside = args.normalise == "outside" or args.format == "state_dict"
-    signature = signature_of(config, normalize="outside" if outside else "inside")
+    signature = signature_of(config, normalize="outside" if outside else "inside", record=run.record)
     file = args.out or Path(_file_name(signature) + SUFFIXES[args.format])
     card = file.with_name(f"{file.name}.md")
     for path in (file, card):
@@ -177,19 +177,20 @@ def _reference(run: "Run", config: "DictConfig", signature: "Signature", own: "L
 
     data = _data_at_hand(run, config)
     if data is None:
-        noise = torch.randint(
-            256, (NUM_RANDOM, *signature.shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-        )
-        return Reference(list(noise), "random images", logits_of(own, list(noise)))
+        shape = (NUM_RANDOM, *signature.shape)
+        noise = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        images = list(noise if signature.dtype == "uint8" else signature.as_in_data(noise / 255))
+        return Reference(images, "random images", logits_of(own, images))
     if not tested:
-        return Reference(data.pictures("test"), "test images", logits_of(own, data.pictures("test")))
+        pictures = Pictures(data.sources["test"], data.indices["test"], signature.stored)
+        return Reference(pictures, "test images", logits_of(own, pictures))
     stored = Predictions.load(run.path / "predictions.npz")
     labels, count = data.labels("test"), len(stored.labels)
     if not torch.equal(stored.labels, labels[:count]) or stored.logits.shape[1] != data.num_classes:
         raise DataError(f"{run.path / 'predictions.npz'} is not of this run's test set")
-    images = Pictures(data.sources["test"], data.indices["test"][:count])
+    pictures = Pictures(data.sources["test"], data.indices["test"][:count], signature.stored)
     from_gpu = run.recorded(str, "device", "accelerator") != "cpu"
-    return Reference(images, "test images", stored.logits.numpy(), from_gpu=from_gpu)
+    return Reference(pictures, "test images", stored.logits.numpy(), from_gpu=from_gpu)
 
 
 def _data_at_hand(run: "Run", config: "DictConfig") -> "ImageDataModule | None":

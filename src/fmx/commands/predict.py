@@ -191,6 +191,8 @@ def _write_csv(results: Sequence[ClassifiedPicture], signature: "Signature", arg
 
 def _draw(results: Sequence[ClassifiedPicture], signature: "Signature", args: argparse.Namespace) -> None:
     """Draw the first pictures as the model saw them, with file name, class and probability."""
+    import numpy as np
+
     from fmx.reporting.figures.fonts import drawable
     from fmx.reporting.figures.image_grid import Caption, Tile, image_grid
     from fmx.reporting.figures.lettering import Lettering
@@ -202,7 +204,7 @@ def _draw(results: Sequence[ClassifiedPicture], signature: "Signature", args: ar
     lettering = Lettering([*names, *(v.picture.path.name for v in shown)])
     tiles = [
         Tile(
-            v.picture.pixels,
+            np.uint8(np.rint(255 * signature.in_unit_range(v.picture.pixels)).clip(0, 255)),
             [
                 Caption(file, GREY),
                 Caption(lettering.names[v.classes[0]], BLUE),

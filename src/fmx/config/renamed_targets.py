@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["present_name", "with_first_names", "with_present_names"]
+__all__ = ["later_keys", "present_name", "with_first_names", "with_present_names"]
 
 # Old name: present name, of a module with all its contents or of one object; the longest match counts.
 MOVED = {
@@ -25,7 +25,7 @@ MOVED = {
 FIRST_NAMES = {"fmx.training.callbacks.ema.EMA": "pytorch_lightning.callbacks.EMAWeightAveraging"}
 BACK = {new: old for old, new in MOVED.items()}
 # Keys of `data` that earlier versions lacked, with the values that mean what these did.
-LATER_KEYS = {"folds": None, "fold": None}
+LATER_KEYS = {"folds": None, "fold": None, "value_range": "auto"}
 DATA_MODULE = "fmx.data.module.ImageDataModule"
 
 
@@ -34,12 +34,18 @@ def present_name(target: str) -> str:
     return _replaced(target, MOVED)
 
 
+def later_keys(target: object) -> Mapping[str, Any]:
+    """The keys of a target, by its present name, that earlier versions lacked, and what these did by them."""
+    return LATER_KEYS if target == DATA_MODULE else {}
+
+
 def with_present_names(node: Any) -> Any:
     """A plain configuration with every target renamed to its present name, and the keys of `data` that it lacks."""
     renamed = _with_names(node, present_name)
     data = renamed.get("data") if isinstance(renamed, dict) else None
-    if isinstance(data, dict) and data.get("_target_") == DATA_MODULE:
-        renamed["data"] = {**data, **{key: value for key, value in LATER_KEYS.items() if key not in data}}
+    if isinstance(data, dict):
+        later = later_keys(data.get("_target_"))
+        renamed["data"] = {**data, **{key: value for key, value in later.items() if key not in data}}
     return renamed
 
 

@@ -86,6 +86,12 @@ def _normalize(value: Any) -> bool:
     return len(value) == 2 and all(_is_number(each) or is_number_list(each) for each in value)  # noqa: PLR2004
 
 
+def _value_range(value: Any) -> bool:
+    if not isinstance(value, list):
+        return isinstance(value, str) and value == "auto"
+    return len(value) == 2 and all(map(_is_number, value)) and value[0] < value[1]  # noqa: PLR2004
+
+
 def _names(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(name, str) for name in value))
 
@@ -135,6 +141,7 @@ RULES: Mapping[str, Rule] = {
     "data.split": one_of("stratified", "tail"),
     "data.validation": Rule("a count of images, a fraction between 0 and 1, 'test' or 'none'", _validation),
     "data.normalize": Rule("dataset, unit or [mean, std]: numbers, or lists of one per channel", _normalize),
+    "data.value_range": Rule("auto or [low, high], the values of black and white", _value_range),
     "model.name": Rule("a text", lambda value: isinstance(value, str) and bool(value)),
     "optim.lr": above(0),
     "optim.weight_decay": between(0, math.inf),

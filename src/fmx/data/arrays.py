@@ -13,7 +13,7 @@ __all__ = ["ImageArrays", "mean_and_std"]
 class ImageArrays:
     """All images of one set and their labels, unscaled and in file order."""
 
-    images: Tensor  # uint8 (N, C, H, W)
+    images: Tensor  # uint8 (N, C, H, W), or float32 in 0..1
     labels: Tensor  # int64 (N,)
 
     def __len__(self) -> int:
@@ -30,8 +30,12 @@ class ImageArrays:
 def mean_and_std(arrays: ImageArrays) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel over all images, in 0..1, rounded to six digits."""
     channels = arrays.images.transpose(0, 1).flatten(1)  # (C, N H W)
-    levels = torch.arange(256, dtype=torch.float64) / 255
-    shares = torch.stack([channel.bincount(minlength=256).double() / channel.numel() for channel in channels])
-    mean = shares @ levels
-    std = (shares @ levels**2 - mean**2).sqrt()
+    if channels.is_floating_point():
+        exact = channels.double()
+        mean, std = exact.mean(1), exact.std(1, correction=0)
+    else:
+        levels = torch.arange(256, dtype=torch.float64) / 255
+        shares = torch.stack([channel.bincount(minlength=256).double() / channel.numel() for channel in channels])
+        mean = shares @ levels
+        std = (shares @ levels**2 - mean**2).sqrt()
     return [round(value, 6) for value in mean.tolist()], [round(value, 6) for value in std.tolist()]

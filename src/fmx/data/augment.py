@@ -1,4 +1,4 @@
-"""Augmentations of whole batches: uint8 (B, C, H, W) in and out, random for each image, on the images' device."""
+"""Augmentations of batches (B, C, H, W), uint8 or floats in 0..1: random for each image, on the images' device."""
 
 from collections.abc import Sequence
 from math import pi
@@ -21,6 +21,8 @@ class RandomHorizontalFlip(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape and type."""
         mirrored = torch.rand(len(images), device=images.device) < self.prob
+        if images.is_floating_point():
+            return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
         # uint8 wraps around, so this is exact; torch.where handles one byte at a time, which takes twice as long.
         return images + (images.flip(3) - images) * mirrored.view(-1, 1, 1, 1)
 

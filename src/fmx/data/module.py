@@ -2,59 +2,66 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 from unicodedata import normalize as spelt
 
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader
 
 from fmx.config.image_size import ImageSize, height_and_width
 from fmx.data.arrays import ImageArrays
 from fmx.data.folder import ImageFolder
 from fmx.data.loader import ArrayLoader, EpochSampler, image_loader
+from fmx.data.pixels import drawable, value_range_of
 from fmx.data.seeded_dataset import SampleKey, SeededDataset, kept_states, seed_generators
+from fmx.data.source import Part, Source, accept
 from fmx.data.split import split_fold, split_validation
 from fmx.errors import ConfigError, DataError, FmxError
 
 __all__ = ["ImageDataModule", "Normalize", "Part", "Pictures", "english_names", "names_of_classes", "normalization"]
 
-Source = ImageArrays | Dataset[tuple[Tensor, int]]
 Loader = ArrayLoader | DataLoader[tuple[Tensor, int]]
 NUM_CHECKED = 512  # pictures; photographs take a few seconds
-Part = Literal["train", "val", "test"]
+BYTE = 255.0
 
 
 class Normalize(nn.Module):
-    """Turns uint8 pixels (B, C, H, W) into floats: (pixel / 255 - mean) / std for each channel."""
+    """Turns pixels (B, C, H, W) into floats: (pixel / white - mean) / std for each channel.
+
+    white: the value of white, 255 for uint8 pixels, and 1 for floats in 0..1.
+    """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, *, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, *, mean: Sequence[float], std: Sequence[float], white: float = BYTE) -> None:
         super().__init__()
         centre, spread = torch.tensor(mean).view(1, -1, 1, 1), torch.tensor(std).view(1, -1, 1, 1)
-        self.register_buffer("scale", 1 / (255 * spread), persistent=False)
+        self.white = white
+        self.register_buffer("scale", 1 / (white * spread), persistent=False)
         self.register_buffer("shift", -centre / spread, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map uint8 (B, C, H, W) to float32 of the same shape."""
+        """Map uint8 or float (B, C, H, W) to float32 of the same shape."""
         return torch.addcmul(self.shift, images, self.scale)
 
     def pixels(self, images: Tensor) -> Tensor:
         """Turn normalised images (B, C, H, W) back into uint8 pixels."""
-        return ((images - self.shift) / self.scale).round().clamp(0, 255).to(torch.uint8)
+        pixels = (images - self.shift) / self.scale
+        return (pixels * (BYTE / self.white)).round().clamp(0, 255).to(torch.uint8)
 
 
 class ImageDataModule(LightningDataModule):
     """Splits, normalises, augments and serves one data set.
 
-    train, test: ImageArrays, or a map-style dataset of (uint8 (C, H, W), int) pairs with an attribute `labels`.
-    augment: maps uint8 (B, C, H, W) to the same, with parts for single images and for labels where it has the
-    attributes `per_image` and `mix` of an Augmentation.
+    train, test: what `fmx.data.source.accept` takes.
+    augment: maps images (B, C, H, W), uint8 or floats in 0..1, to the same, with parts for single images and for labels
+    where it has the attributes `per_image` and `mix` of an Augmentation.
     folds, fold: how many folds of the training images there are, and which is held out; both or neither.
     mean, std: one number per channel, of pixels in 0..1. `class_names` is a list, or a language of `translations`.
+    value_range: [black, white] of the values in the sources, or `auto`.
     Raises ConfigError for values that do not fit together, and DataError for data that does not match the YAML.
     """
 
@@ -63,8 +70,8 @@ class ImageDataModule(LightningDataModule):
         *,
         name: str,
         root: str,
-        train: Source,
-        test: Source,
+        train: Any,
+        test: Any,
         class_names: Sequence[str] | str,
         translations: Mapping[str, Sequence[str]],
         num_classes: int,
@@ -85,6 +92,7 @@ class ImageDataModule(LightningDataModule):
         num_workers: int,
         augment: nn.Module,
         seed: int,
+        value_range: str | Sequence[float],
     ) -> None:
         super().__init__()
         self.name = name
@@ -93,16 +101,19 @@ class ImageDataModule(LightningDataModule):
         self.input_shape = (in_channels, *height_and_width(image_size))
         self.class_names = names_of_classes(class_names, translations, num_classes)
         self.english_names = english_names(translations, num_classes)
-        self.sources: dict[Part, Source] = {
-            "train": train,
-            "test": test,
-            "val": test if folds is None and validation == "test" else train,
-        }
-        for part in ("train", "test"):
-            _check_source(self.sources[part], part, self.input_shape, num_classes)
+        accepted = accept(
+            {"train": train, "test": test},
+            shape=self.input_shape,
+            class_names=self.class_names,
+            value_range=value_range_of(value_range),
+        )
+        self.sources, self.pixels = accepted.sources, accepted.pixels
+        train, test = self.sources["train"], self.sources["test"]
+        self.sources["val"] = test if folds is None and validation == "test" else train
         self.folds, self.fold = folds, fold
         self.validation = validation if folds is None else f"fold {fold} of {folds}"
-        self.normalize = normalization(normalize, mean, std, in_channels)
+        white = BYTE if self.pixels.kind == "uint8" else 1.0
+        self.normalize = normalization(normalize, mean, std, in_channels, white)
         self.augment = augment
         self.indices: dict[Part, Tensor] = {"test": torch.arange(len(_labels(test)))}
         if self.validation == "test":
@@ -290,18 +301,21 @@ class ImageDataModule(LightningDataModule):
 
 
 class Pictures:
-    """A sequence of uint8 images (C, H, W), each read on access."""
+    """A sequence of images (C, H, W), each read on access and converted: by default to uint8, to be drawn."""
 
-    def __init__(self, source: Source, indices: Tensor) -> None:
+    def __init__(self, source: Source, indices: Tensor, convert: Callable[[Tensor], Tensor] = drawable) -> None:
         self.source = source
         self.indices = indices
+        self.convert = convert
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, position: int) -> Tensor:
         index = int(self.indices[position])
-        return self.source.images[index] if isinstance(self.source, ImageArrays) else self.source[index][0]
+        return self.convert(
+            self.source.images[index] if isinstance(self.source, ImageArrays) else self.source[index][0]
+        )
 
 
 def _labels(source: Source) -> Tensor:
@@ -347,7 +361,7 @@ def english_names(translations: Mapping[str, Sequence[str]], num_classes: int) -
 
 
 def normalization(
-    normalize: str | Sequence[Any], mean: Sequence[float], std: Sequence[float], in_channels: int
+    normalize: str | Sequence[Any], mean: Sequence[float], std: Sequence[float], in_channels: int, white: float = BYTE
 ) -> Normalize:
     """`dataset`: its own mean and std; `unit`: pixels in 0..1; [mean, std]: numbers, or lists of one per channel."""
     if normalize == "unit":
@@ -359,26 +373,4 @@ def normalization(
             f"data.normalize: mean {list(mean)} and std {list(std)} must have one number, or one for each of the "
             f"{in_channels} channels, and std must be above 0"
         )
-    return Normalize(mean=mean, std=std)
-
-
-def _check_source(source: Source, part: str, shape: tuple[int, int, int], num_classes: int) -> None:
-    """Compare a loaded source with the YAML."""
-    if not isinstance(source, ImageArrays) and not hasattr(source, "labels"):
-        raise ConfigError(f"data.{part} must give fmx.data.arrays.ImageArrays, or a dataset with an attribute `labels`")
-    if isinstance(source, IterableDataset):
-        raise ConfigError(
-            f"data.{part}: {type(source).__name__} is an IterableDataset, which cannot be split or shuffled; "
-            "give a dataset with __getitem__ and __len__"
-        )
-    labels = _labels(source)
-    if isinstance(source, ImageArrays) and tuple(source.images.shape[1:]) != shape:
-        raise ConfigError(
-            f"data.{part} has images of shape {tuple(source.images.shape[1:])}, but data.in_channels and "
-            f"data.image_size say {shape}"
-        )
-    if len(labels) == 0:
-        raise DataError(f"data.{part} has no images")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= num_classes:
-        raise DataError(f"data.{part} has a label {low if low < 0 else high}, but data.num_classes={num_classes}")
+    return Normalize(mean=mean, std=std, white=white)

@@ -1,7 +1,7 @@
 """Pictures of any kind, brought to uint8 pixels of one size."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ __all__ = [
     "read_original",
     "read_picture",
     "resized",
+    "to_size",
 ]
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow runs no other program for these
@@ -61,7 +62,11 @@ def resized(image: Image.Image, mode: str, size: tuple[int, int], resize: Resize
     """
     # JPEG decodes straight to about twice the wanted size, several times faster for photographs.
     image.draft(None, (2 * max(size), 2 * max(size)))
-    picture = _in_mode(ImageOps.exif_transpose(image), mode)
+    return to_size(_in_mode(ImageOps.exif_transpose(image), mode), size, resize)
+
+
+def to_size(picture: Image.Image, size: tuple[int, int], resize: Resize) -> Image.Image:
+    """Resize an upright picture as `resized` does."""
     height, width = _fitting(picture, size) if resize == "pad" else size
     # One step, for the memory: a strip that is resized first and cropped then is as long as its proportions say.
     box = _centre(picture, size) if resize == "crop" else None
@@ -94,19 +99,19 @@ def pixels_of(picture: Image.Image, mode: str, ground: str = "black") -> NDArray
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def padded(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def padded(pixels: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """Centre (C, H, W) on a ground of this size and of the median colour of its edge."""
     channels, height, width = pixels.shape
     if (height, width) == size:
         return pixels
-    ground = np.empty((channels, *size), dtype=np.uint8)
-    ground[:] = np.median(edge_of(pixels), axis=1).astype(np.uint8)[:, None, None]
+    ground = np.empty((channels, *size), dtype=pixels.dtype)
+    ground[:] = np.median(edge_of(pixels), axis=1).astype(pixels.dtype)[:, None, None]
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     ground[:, top : top + height, left : left + width] = pixels
     return ground
 
 
-def edge_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def edge_of(pixels: NDArray[Any]) -> NDArray[Any]:
     """The outermost pixels of (C, H, W), each once: (C, M)."""
     inner = np.zeros(pixels.shape[1:], dtype=bool)
     inner[1:-1, 1:-1] = True

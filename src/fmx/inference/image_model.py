@@ -1,4 +1,4 @@
-"""A trained network that takes images of any kind: uint8 tensors and arrays, PIL images, paths."""
+"""A trained network that takes images of any kind: tensors and arrays, PIL images, paths."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from fmx.data.pixels import SLACK
 from fmx.errors import ConfigError
 from fmx.inference.export.signature import Signature
 from fmx.inference.images import Invert, prepare, prepare_image
@@ -20,7 +21,7 @@ STACK, COLOUR_STACK = 3, 4  # dimensions of (N, H, W) and (N, C, H, W)
 
 
 class ImageModel(nn.Module):
-    """Maps uint8 images (N, C, H, W) or (N, H, W), or PIL images, to logits (N, K); on the device of its weights."""
+    """Maps images (N, C, H, W) or (N, H, W), or PIL images, to logits (N, K); on the device of its weights."""
 
     def __init__(self, signature: Signature, net: nn.Module) -> None:
         super().__init__()
@@ -31,7 +32,7 @@ class ImageModel(nn.Module):
     def forward(self, images: Any) -> Tensor:
         """Return the logits; ConfigError for arrays of another type or size."""
         if isinstance(images, Tensor):
-            _check(tuple(images.shape), str(images.dtype).removeprefix("torch."), self.signature)
+            _check(images, str(images.dtype).removeprefix("torch."), self.signature)
             pixels = images.unsqueeze(1) if images.ndim == STACK else images
         else:
             pixels = torch.from_numpy(pixels_of(images, self.signature, "auto"))
@@ -40,41 +41,52 @@ class ImageModel(nn.Module):
         return logits
 
 
-def pixels_of(images: Any, signature: Signature, invert: Invert) -> NDArray[np.uint8]:
-    """Images of any kind as uint8 (N, C, H, W), the size of a model; see `Run.predict`."""
+def pixels_of(images: Any, signature: Signature, invert: Invert) -> NDArray[Any]:
+    """Images of any kind as (N, C, H, W), the size and the type of a model; see `Run.predict`."""
     if isinstance(images, Tensor):
         images = images.numpy(force=True)
     if isinstance(images, np.ndarray):
-        _check(images.shape, str(images.dtype), signature)
-        stack: NDArray[np.uint8] = images[:, None] if images.ndim == STACK else images
+        _check(images, str(images.dtype), signature)
+        stack: NDArray[Any] = images[:, None] if images.ndim == STACK else images
+        stack = stack.astype(signature.dtype, copy=False)
         if invert == "yes":
-            stack = np.bitwise_not(stack)  # 255 - stack
+            stack = np.asarray(sum(signature.value_range) - stack, signature.dtype)
         return stack
     each = [images] if isinstance(images, str | Path | Image.Image) or not isinstance(images, Iterable) else images
-    pixels: list[NDArray[np.uint8]] = [_pixels_of_one(image, signature, invert) for image in each]
-    return np.stack(pixels) if pixels else np.empty((0, *signature.shape), np.uint8)
+    pixels: list[NDArray[Any]] = [_pixels_of_one(image, signature, invert) for image in each]
+    return np.stack(pixels) if pixels else np.empty((0, *signature.shape), signature.dtype)
 
 
-def _pixels_of_one(image: Any, signature: Signature, invert: Invert) -> NDArray[np.uint8]:
-    """One image as uint8 (C, H, W)."""
+def _pixels_of_one(image: Any, signature: Signature, invert: Invert) -> NDArray[Any]:
+    """One image as (C, H, W)."""
     if isinstance(image, str | Path):
         return prepare(Path(image), signature, invert).pixels
     if isinstance(image, Image.Image):
         return prepare_image(image, signature, invert)[0]
     if isinstance(image, np.ndarray | Tensor):
         (pixels,) = pixels_of(image[None], signature, invert)
-        return np.asarray(pixels, np.uint8)
-    raise ConfigError(f"an image must be a PIL image, a path or an array of uint8, got {type(image).__name__}")
+        return np.asarray(pixels)
+    raise ConfigError(
+        f"an image must be a PIL image, a path or an array of {signature.dtype}, got {type(image).__name__}"
+    )
 
 
-def _check(shape: tuple[int, ...], dtype: str, signature: Signature) -> None:
-    """ConfigError for an array of another type or shape than the model's images."""
+def _check(images: Tensor | NDArray[Any], dtype: str, signature: Signature) -> None:
+    """ConfigError for an array of another type, shape or range than the model's images."""
+    shape = tuple(images.shape)
     channels, height, width = signature.shape
-    if dtype != "uint8":
+    if signature.dtype == "uint8" and dtype != "uint8":
         raise ConfigError(f"images must be uint8 with values 0 to 255, got {dtype}: load_model(raw=True) takes floats")
     fits = len(shape) == COLOUR_STACK and shape[1:] == signature.shape
     if not fits and not (channels == 1 and len(shape) == STACK and shape[1:] == (height, width)):
         stacks = f"(N, {channels}, {height}, {width})" + (f" or (N, {height}, {width})" if channels == 1 else "")
         raise ConfigError(
             f"images must be {stacks}, got {shape}; PIL images and paths of any size are brought to that size"
+        )
+    low, high = signature.value_range
+    slack = SLACK * (high - low)
+    if signature.dtype == "float32" and len(images) and not low - slack <= images.min() <= images.max() <= high + slack:
+        raise ConfigError(
+            f"images must have values from {low:g} to {high:g}, as in the data set, got {float(images.min()):g} to "
+            f"{float(images.max()):g}: load_model(raw=True) takes normalised floats"
         )

@@ -6,30 +6,32 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fmx.data.passed_over import UNREAD, PassedOver
-from fmx.data.picture import FORMATS, MODES, Resize, check_size, edge_of, padded, pixels_of, resized
+from fmx.data.picture import FORMATS, MODES, Resize, check_size, edge_of, padded, pixels_of, resized, to_size
+from fmx.data.pixels import BYTES, UINT16
 from fmx.errors import ConfigError, DataError
 from fmx.inference.export.signature import Signature
 
 __all__ = ["Invert", "Picture", "find_pictures", "prepare", "prepare_image"]
 
 Invert = Literal["auto", "yes", "no"]
+DEEP = "IF"  # first letters of Pillow's modes of more than 8 bits
 MIDDLE = 127  # brightness, of 0..255, above which a pixel is bright
 MOSTLY = 2 / 3  # bright share of an inverted picture's border; at most 0.43 in Fashion-MNIST, MNIST and digits
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as input of a model, uint8 (C, H, W), and whether it was inverted."""
+    """A picture as input of a model (C, H, W), of the model's type, and whether it was inverted."""
 
     path: Path
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[Any]
     inverted: bool
 
 
@@ -107,16 +109,30 @@ def prepare(path: Path, signature: Signature, invert: Invert) -> Picture:
         raise DataError(f"{path}: cannot be read as an image: {error}") from error
 
 
-def prepare_image(image: Image.Image, signature: Signature, invert: Invert) -> tuple[NDArray[np.uint8], bool]:
-    """Convert an image as `prepare` does; returns uint8 (C, H, W), and whether it was inverted."""
+def prepare_image(image: Image.Image, signature: Signature, invert: Invert) -> tuple[NDArray[Any], bool]:
+    """Convert an image as `prepare` does; returns (C, H, W) of the model's type, and whether it was inverted."""
     if invert == "auto" and not signature.light_on_dark:
         invert = "no"
     mode, size = MODES[signature.in_channels], signature.shape[1:]
-    pixels = _pixels(image, mode, size, invert, signature.fit)
+    pixels: NDArray[Any]
+    if signature.dtype == "float32" and mode == "L" and image.mode[0] in DEEP:
+        pixels = _deep_pixels(image, signature)
+    else:
+        pixels = _pixels(image, mode, size, invert, signature.fit)
     inverted = invert == "yes" or (invert == "auto" and _has_bright_border(pixels))
     if inverted:
         pixels = 255 - pixels
-    return padded(pixels, size), inverted
+    whole = padded(pixels, size)
+    return whole if signature.dtype == "uint8" else signature.as_in_data(np.float32(whole) / 255), inverted
+
+
+def _deep_pixels(image: Image.Image, signature: Signature) -> NDArray[np.float32]:
+    """Decode a grey image of 16 bits or floats to (1, H, W) in 0..255, for a model whose training images were so."""
+    check_size(image)
+    deep = np.asarray(ImageOps.exif_transpose(image), np.float32)
+    has_units_of_data = image.mode == "F" or signature.value_range[1] > BYTES[1]
+    unit = signature.in_unit_range(deep) if has_units_of_data else deep / UINT16
+    return np.asarray(to_size(Image.fromarray(unit), signature.shape[1:], signature.fit))[None] * np.float32(255)
 
 
 def _pixels(image: Image.Image, mode: str, size: tuple[int, int], invert: Invert, resize: Resize) -> NDArray[np.uint8]:
@@ -136,5 +152,5 @@ def _is_dark(picture: Image.Image) -> bool:
     return bool((brightness * alpha).sum() <= MIDDLE * alpha.sum())
 
 
-def _has_bright_border(pixels: NDArray[np.uint8]) -> bool:
+def _has_bright_border(pixels: NDArray[Any]) -> bool:
     return bool((edge_of(pixels).mean(axis=0) > MIDDLE).mean() > MOSTLY)

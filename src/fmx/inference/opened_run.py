@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fmx.inference.export.signature import Signature
     from fmx.inference.images import Invert
 
-    Images = NDArray[np.uint8] | Image.Image | str | Path | Sequence[Image.Image | str | Path | NDArray[np.uint8]]
+    Images = NDArray[Any] | Image.Image | str | Path | Sequence[Image.Image | str | Path | NDArray[Any]]
 
 __all__ = ["Prediction", "Run", "open_run"]
 
@@ -88,12 +88,13 @@ class Run(run_dir.Run):
         from fmx.inference.export.signature import signature_of
         from fmx.runs.trusted_config import trusted_config
 
-        return signature_of(trusted_config(self, self.allow), normalize="inside")
+        return signature_of(trusted_config(self, self.allow), normalize="inside", record=self.record)
 
     def load_model(self, checkpoint: str | None = None, *, raw: bool = False) -> "nn.Module":
         """The trained network in eval mode on the CPU, which maps images to logits (N, K).
 
-        It takes uint8 tensors or arrays (N, C, H, W) or (N, H, W) and PIL images, and normalises them itself. raw: the
+        It takes tensors or arrays (N, C, H, W) or (N, H, W) with the values of the data set (mostly uint8), and PIL
+        images, and normalises them itself. raw: the
         bare network, which takes normalised float32 (N, C, H, W). checkpoint: best, last or a file; None for the
         one that the run tested. DataError for weights that do not fit, and for code that is not trusted.
         """
@@ -107,9 +108,9 @@ class Run(run_dir.Run):
     def predict(self, images: "Images", *, checkpoint: str | None = None, invert: "Invert" = "auto") -> Prediction:
         """Classify images.
 
-        images: uint8 (N, H, W) or (N, C, H, W) of the model's own size; a PIL image, a path, or a sequence of these,
-        which are converted as by `fmx predict`. invert: swap light and dark; auto decides by the border of a picture.
-        DataError for a file that is no image, ConfigError for other arrays.
+        images: (N, H, W) or (N, C, H, W) of the model's own size, with the values of the data set (mostly uint8); a PIL
+        image, a path, or a sequence of these, which are converted as by `fmx predict`. invert: swap light and dark;
+        auto decides by the border of a picture. DataError for a file that is no image, ConfigError for other arrays.
         """
         import torch
 

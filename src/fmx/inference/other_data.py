@@ -17,6 +17,7 @@ from fmx.config.expansion import check_expansion
 from fmx.config.image_size import is_image_size, shortest_form
 from fmx.config.printed_command import printed_command
 from fmx.config.quoting import quoted
+from fmx.config.renamed_targets import with_present_names
 from fmx.config.shadowing import check_replaces_nothing
 from fmx.config.trust import without_torchvision
 from fmx.data.module import names_of_classes
@@ -41,7 +42,7 @@ def parse_changes(texts: Sequence[str]) -> list[Override]:
 def changed_data(run: Run, config: DictConfig, changes: Iterable[Override]) -> DictConfig:
     """The run's resolved configuration with changed keys of its data, and the keys that depend on them."""
     path = run.path / ".hydra" / "config.yaml"
-    written = read_yaml(path)
+    written = with_present_names(read_yaml(path))
     check_expansion(written, "data", path)
     register_resolvers()
     try:

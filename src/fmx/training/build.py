@@ -92,7 +92,12 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     trainer = _trainer(cfg, classifier.net, [*loggers.values()])
     _check_test_batches(trainer, data)
     _check_class_weights(classifier.loss, data)
-    described: dict[str, object] = {"name": data.name, "sizes": data.sizes()}
+    described: dict[str, object] = {
+        "name": data.name,
+        "sizes": data.sizes(),
+        "dtype": data.pixels.kind,
+        "value_range": [*data.pixels.value_range],
+    }
     if data.folds is not None:
         described |= {"folds": data.folds, "fold": data.fold}
     if record.writes or cfg.resume is not None:  # hashing an image folder reads all of it

@@ -3,6 +3,7 @@
 import copy
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,10 +38,11 @@ class _Guarded(nn.Module):
 def write_exported_program(module: nn.Module, signature: Signature, path: Path) -> None:
     """Export a network with a dynamic batch; its signature is stored as the extra file `fmx.json`.
 
-    The input is uint8 (N, C, H, W), or float32 where the normalisation stays outside; the output, logits (N, K).
+    The input is (N, C, H, W) of the signature's type, float32 where the normalisation stays outside; the
+    output, logits (N, K).
     FmxError if torch cannot export the network.
     """
-    dtype = torch.uint8 if signature.normalize == "inside" else torch.float32
+    dtype = getattr(torch, signature.input_dtype)
     example = torch.zeros(2, *signature.shape, dtype=dtype)
     try:
         with torch.no_grad():
@@ -59,10 +61,10 @@ def write_exported_program(module: nn.Module, signature: Signature, path: Path) 
 
 
 def open_exported_program(path: Path, signature: Signature) -> Logits:
-    """Load the file as a function from pixels uint8 (N, C, H, W) to logits float32 (N, K)."""
+    """Load the file as a function from pixels (N, C, H, W) to logits float32 (N, K)."""
     module = torch.export.load(io.BytesIO(path.read_bytes())).module()
 
-    def logits(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def logits(pixels: NDArray[Any]) -> NDArray[np.float32]:
         with torch.inference_mode():
             result: NDArray[np.float32] = module(torch.from_numpy(signature.as_input(pixels))).float().numpy()
         return result

@@ -102,7 +102,7 @@ def model_card(
     use = USE[form].format(
         file=printable(json.dumps(file, ensure_ascii=False)),
         input="pixels" if inside else "images",
-        dtype="uint8" if inside else "float32",
+        dtype=signature.input_dtype,
         shape=shape,
         model=printable(signature.model),
         predict=_code(f"{printed_command('fmx', 'predict', file)} IMAGE…"),
@@ -146,11 +146,14 @@ def _metrics(run: Run, checkpoint: str) -> dict[str, str]:
 
 
 def _input(signature: Signature, shape: str) -> str:
+    low, high = (f"{value:g}" for value in signature.value_range)
     if signature.normalize == "inside":
-        text = f"Pixels uint8 (N, {shape}) from 0 to 255, as in the data set; the normalisation is inside."
+        pixels = f"Pixels {signature.dtype} (N, {shape}) from {low} to {high}"
+        text = f"{pixels}, as in the data set; the normalisation is inside."
     else:
+        unit = f"pixel / {high}" if low == "0" else f"(pixel - {low}) / ({high} - {low})"
         text = (
-            f"float32 (N, {shape}): pixels from 0 to 255, then (pixel / 255 - mean) / std with mean "
+            f"float32 (N, {shape}): pixels from {low} to {high}, then ({unit} - mean) / std with mean "
             f"{signature.mean} and std {signature.std}. Images with another normalisation get wrong results."
         )
     if signature.in_channels in MODES:

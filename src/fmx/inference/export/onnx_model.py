@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_OPSET", "Logits", "open_onnx", "require", "write_onnx"]
 
-Logits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # pixels (N, C, H, W) to logits (N, K)
+Logits = Callable[[NDArray[Any]], NDArray[np.float32]]  # pixels (N, C, H, W) to logits (N, K)
 DEFAULT_OPSET = 18  # the oldest that torch's exporter knows, so that old runtimes read the file as well
 MAX_ANSWER = 2**26  # bytes of a line, enough for 100,000 class names
 
@@ -43,14 +43,15 @@ def require(*packages: str) -> list[Any]:
 def write_onnx(module: "nn.Module", signature: Signature, path: Path, *, opset: int) -> None:
     """Write a network with a dynamic batch; its signature goes into the file's metadata.
 
-    The input is `pixels` uint8 (N, C, H, W), or `images` float32 where the normalisation stays outside; the
-    output is `logits` float32 (N, K). FmxError if torch cannot export the network, ConfigError for the opset.
+    The input is `pixels` (N, C, H, W) of the signature's type, or `images` float32 where the normalisation stays
+    outside; the output is `logits` float32 (N, K). FmxError if torch cannot export the network, ConfigError for the
+    opset.
     """
     onnx, _ = require("onnx", "onnxscript")
     import torch
 
     inside = signature.normalize == "inside"
-    example = torch.zeros(2, *signature.shape, dtype=torch.uint8 if inside else torch.float32)
+    example = torch.zeros(2, *signature.shape, dtype=getattr(torch, signature.input_dtype))
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -116,13 +117,13 @@ def open_onnx(path: Path) -> tuple[Signature, Logits]:
     worker = _Worker(path)
     facts = worker.answer("cannot be read as an ONNX model")
     signature = Signature.from_texts(facts["texts"], path)
-    dtype = "uint8" if signature.normalize == "inside" else "float"
+    dtype = signature.input_dtype.removesuffix("32")
     inputs = [(kind, tuple(shape[1:])) for _, kind, shape in facts["inputs"]]
     if inputs != [(f"tensor({dtype})", signature.shape)] or facts["num_outputs"] != 1:
         raise DataError(f"{path} has other inputs or outputs than its signature says")
     num_classes = len(signature.class_names)
 
-    def logits(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def logits(pixels: NDArray[Any]) -> NDArray[np.float32]:
         worker.ask(signature.as_input(pixels))
         reply = worker.answer("cannot be run")
         shape = (len(pixels), num_classes)

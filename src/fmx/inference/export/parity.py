@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ COARSE = 2e-2  # for a reference from a GPU, whose TF32 convolutions have ten ma
 
 @dataclass(frozen=True)
 class Reference:
-    """Images uint8 (C, H, W) each, a description of them, and the logits (N, K) that a model must reproduce.
+    """Images (C, H, W) each, as the data set has them, a description of them, and the logits (N, K) to reproduce.
 
     from_gpu: whether a GPU computed the logits.
     """
@@ -38,7 +39,7 @@ def logits_of(model: Logits, images: Sequence[Tensor] | Pictures) -> NDArray[np.
     return np.concatenate([model(chunk) for chunk in _chunks(images)])
 
 
-def _chunks(images: Sequence[Tensor] | Pictures) -> Iterator[NDArray[np.uint8]]:
+def _chunks(images: Sequence[Tensor] | Pictures) -> Iterator[NDArray[Any]]:
     for first, end in pairwise([0, *range(FIRST, len(images), CHUNK), len(images)]):
         yield torch.stack([images[i] for i in range(first, end)]).numpy()
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ __all__ = ["PixelNet", "open_trained", "torch_logits"]
 
 
 class PixelNet(nn.Module):
-    """Maps pixels uint8 (N, C, H, W) to logits (N, K)."""
+    """Maps pixels (N, C, H, W) to logits (N, K)."""
 
     def __init__(self, normalize: nn.Module, net: nn.Module) -> None:
         super().__init__()
@@ -38,16 +39,16 @@ def open_trained(run_dir: Path, *, checkpoint: str | None, allow: Iterable[str] 
     """
     run = open_run(run_dir)
     config = trusted_config(run, allow)
-    signature = signature_of(config, normalize="inside")
+    signature = signature_of(config, normalize="inside", record=run.record)
     classifier = restore_classifier(config, run.checkpoint(checkpoint or run.tested))
     return signature, torch_logits(PixelNet(signature.normalization(), classifier.net))
 
 
 def torch_logits(module: nn.Module) -> Logits:
-    """A module in eval mode as a function of arrays, from uint8 (N, C, H, W) to float32 (N, K)."""
+    """A module in eval mode as a function of arrays, from (N, C, H, W) to float32 (N, K)."""
     module.eval()
 
-    def logits(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def logits(pixels: NDArray[Any]) -> NDArray[np.float32]:
         with torch.inference_mode():
             result: NDArray[np.float32] = module(torch.from_numpy(pixels)).float().numpy()
         return result

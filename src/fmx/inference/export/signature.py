@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
@@ -14,6 +15,7 @@ from fmx.errors import ConfigError, DataError
 
 if TYPE_CHECKING:  # an ONNX file is read without torch
     from omegaconf import DictConfig
+    from torch import Tensor, nn
 
     from fmx.data.module import Normalize
 
@@ -26,6 +28,7 @@ STRETCHING = {IMAGE_FOLDER, "fmx.data.in_memory.in_memory"}
 MAX_SIDE = 4096
 MAX_CLASSES = 100_000
 MAX_CHANNELS = 16
+BYTES = [0.0, 255.0]
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,9 @@ class Signature:
     """Classes, input and preparation of one model.
 
     mean, std: one number per channel, of pixels in 0..1. `normalize` says whether the model applies them itself
-    (inside: it takes pixels 0..255) or its caller does. `fit` and `light_on_dark` say how the training
-    pictures looked: how they were brought to the image's size, and whether they show light objects on a dark ground.
+    (inside: it takes pixels as the data set has them) or its caller does. `fit` and `light_on_dark` say how the
+    training pictures looked: how they were brought to the image's size, and whether they show light objects on a dark
+    ground. dtype and value_range are of the pixels: uint8 from 0 to 255, or float32 from black to white.
     """
 
     model: str
@@ -48,25 +52,53 @@ class Signature:
     normalize: Where
     fit: Resize
     light_on_dark: bool
+    dtype: Literal["uint8", "float32"] = "uint8"  # files of earlier versions do not have the last two
+    value_range: list[float] = field(default_factory=lambda: [*BYTES])
+
+    @property
+    def input_dtype(self) -> str:
+        """The type of numbers that the model takes."""
+        return self.dtype if self.normalize == "inside" else "float32"
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of one image."""
         return self.in_channels, *height_and_width(self.image_size)
 
-    def as_input(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+    def as_input(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """The model's input for pixels (N, C, H, W): unchanged, or normalised float32 of the same shape."""
         if self.normalize == "inside":
             return pixels
         mean, std = (np.array(v, dtype=np.float32).reshape(1, -1, 1, 1) for v in (self.mean, self.std))
-        normalised: NDArray[Any] = (pixels / np.float32(255) - mean) / std
+        normalised: NDArray[Any] = (self.in_unit_range(pixels) - mean) / std
         return normalised
 
-    def normalization(self) -> "Normalize":
-        """The module that normalises pixels uint8 (N, C, H, W) as in training."""
-        from fmx.data.module import Normalize
+    def in_unit_range(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
+        """Pixels as the data set has them, as float32 in 0..1."""
+        low, high = map(np.float32, self.value_range)
+        unit: NDArray[np.float32] = (pixels - low) / (high - low)
+        return unit
 
-        return Normalize(mean=self.mean, std=self.std)
+    def as_in_data(self, unit: Any) -> Any:
+        """An array or a tensor in 0..1 with the data set's black and white."""
+        low, high = self.value_range
+        return unit if (low, high) == (0, 1) else unit * (high - low) + low
+
+    def normalization(self) -> "nn.Module":
+        """The module that normalises pixels (N, C, H, W) as in training."""
+        from torch import nn
+
+        from fmx.data.module import Normalize
+        from fmx.data.pixels import UnitRange
+
+        if self.dtype == "uint8":
+            return Normalize(mean=self.mean, std=self.std)
+        low, high = self.value_range
+        return nn.Sequential(UnitRange(low=low, high=high), Normalize(mean=self.mean, std=self.std, white=1))
+
+    def stored(self, image: "Tensor") -> "Tensor":
+        """An image of the data module, uint8 or float in 0..1, with the values that the data set has."""
+        return image if self.dtype == "uint8" else self.as_in_data(image)
 
     def to_texts(self) -> dict[str, str]:
         """One JSON text per field."""
@@ -80,7 +112,8 @@ class Signature:
     def from_texts(cls, texts: Mapping[str, str], source: object) -> Self:
         """The inverse of to_texts; DataError, which names `source`, for invalid texts."""
         try:
-            signature = cls(**{field.name: json.loads(texts[field.name]) for field in fields(cls)})
+            given = {each.name: json.loads(texts[each.name]) for each in fields(cls) if each.name in texts}
+            signature = cls(**given)
         except (KeyError, ValueError, TypeError, RecursionError):
             raise DataError(f"{source} is not from fmx export: it lacks its classes and its input") from None
         if not signature.is_sound():
@@ -104,16 +137,24 @@ class Signature:
             and self.normalize in get_args(Where)
             and self.fit in get_args(Resize)
             and isinstance(self.light_on_dark, bool)
+            and self.dtype in {"uint8", "float32"}
+            and _is_range(self.value_range)
+            and (self.dtype == "float32" or self.value_range == BYTES)
         )
 
 
-def signature_of(config: "DictConfig", *, normalize: Where) -> Signature:
-    """The signature of a run's model, from its configuration alone: no data set is needed."""
+def signature_of(config: "DictConfig", *, normalize: Where, record: Mapping[str, Any]) -> Signature:
+    """The signature of a run's model, from its configuration and its run.json: no data set is needed."""
     from omegaconf import OmegaConf
 
     data: Any = OmegaConf.to_container(config.data, resolve=True)
     try:
-        signature = _from_data(config.model.name, data, normalize)
+        recorded = record.get("data", {})
+        signature = replace(
+            _from_data(config.model.name, data, normalize),
+            dtype=recorded.get("dtype", "uint8"),
+            value_range=recorded.get("value_range", BYTES),
+        )
     except (ArithmeticError, AttributeError, ConfigError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(f"the run's configuration of its data is damaged: {error!r:.300}") from error
     if not signature.is_sound():
@@ -157,6 +198,14 @@ def _six_digits(values: list[float]) -> list[float]:
 
 def _is_list(value: object, kind: type) -> bool:
     return isinstance(value, list) and all(isinstance(item, kind) for item in value)
+
+
+def _is_range(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and [type(each) for each in value] == [float, float]
+        and -inf < value[0] < value[1] < inf
+    )
 
 
 def _is_whole(value: object, at_most: int) -> bool:

@@ -23,7 +23,7 @@ def write_state_dict(net: nn.Module, path: Path) -> None:
 
 
 def open_state_dict(net: nn.Module, signature: Signature, path: Path) -> Logits:
-    """Load the weights into a copy of the network: a function from pixels uint8 (N, C, H, W) to logits (N, K)."""
+    """Load the weights into a copy of the network: a function from pixels (N, C, H, W) to logits (N, K)."""
     blank = copy.deepcopy(net)
     for tensor in blank.state_dict().values():
         tensor.zero_()

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,14 +29,16 @@ class _Guarded(nn.Module):
     def __init__(self, traced: nn.Module, signature: Signature) -> None:
         super().__init__()
         self.traced = traced
-        self.takes_pixels = signature.normalize == "inside"
+        self.dtype = getattr(torch, signature.input_dtype)
         self.channels, self.height, self.width = signature.shape
-        what = "uint8 pixels from 0 to 255" if self.takes_pixels else "normalised float32 images"
+        low, high = signature.value_range
+        pixels = f"{signature.dtype} pixels from {low:g} to {high:g}"
+        what = pixels if signature.normalize == "inside" else "normalised float32 images"
         self.wanted = f"this model takes {what} of the shape (N, {', '.join(map(str, signature.shape))}), got "
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits."""
-        if images.dtype != (torch.uint8 if self.takes_pixels else torch.float32):
+        if images.dtype != self.dtype:
             raise ValueError(self.wanted + "another type of numbers")
         if images.dim() != 4 or list(images.shape[1:]) != [self.channels, self.height, self.width]:  # noqa: PLR2004
             raise ValueError(self.wanted + str(images.shape))
@@ -46,10 +49,10 @@ class _Guarded(nn.Module):
 def write_torchscript(module: nn.Module, signature: Signature, path: Path) -> None:
     """Trace a network and save it; its signature is stored as the extra file `fmx.json`.
 
-    The input is uint8 (N, C, H, W), or float32 where the normalisation stays outside, and nothing else; the output,
+    The input is (N, C, H, W) of the signature's type, float32 where the normalisation stays outside; the output,
     logits (N, K).
     """
-    dtype = torch.uint8 if signature.normalize == "inside" else torch.float32
+    dtype = getattr(torch, signature.input_dtype)
     notes = signature.to_json()
     try:
         with _without_warnings(), torch.no_grad():
@@ -65,11 +68,11 @@ def write_torchscript(module: nn.Module, signature: Signature, path: Path) -> No
 
 
 def open_torchscript(path: Path, signature: Signature) -> Logits:
-    """Load the file as a function from pixels uint8 (N, C, H, W) to logits float32 (N, K)."""
+    """Load the file as a function from pixels (N, C, H, W) to logits float32 (N, K)."""
     with _without_warnings():
         loaded = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
 
-    def logits(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def logits(pixels: NDArray[Any]) -> NDArray[np.float32]:
         with torch.inference_mode():
             result: NDArray[np.float32] = loaded(torch.from_numpy(signature.as_input(pixels))).float().numpy()
         return result

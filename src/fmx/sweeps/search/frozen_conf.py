@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fmx.config.bounded_files import MAX_YAML_BYTES, read_bytes, read_yaml
 from fmx.config.conf_dir import CONF_DIR
 from fmx.config.expansion import check_expansion
-from fmx.config.renamed_targets import present_name
+from fmx.config.renamed_targets import later_keys, present_name
 from fmx.config.trust import TRUSTED, check_paths, check_processes, check_sizes, check_trusted, foreign_mirrors
 from fmx.errors import DataError
 from fmx.process.memory_bound import at_most_bytes
@@ -175,7 +175,7 @@ class _CheckedLoader:
 
 
 def _update_targets(node: Any) -> None:
-    """Update renamed targets in a composed node: the copies may be from an earlier version of fmx."""
+    """Update renamed targets in a composed node, and add later keys: the copies may be from an earlier version."""
     if isinstance(node, DictConfig):
         keys: Iterable[Any] = [key for key in node if not OmegaConf.is_missing(node, key)]
     else:
@@ -186,6 +186,8 @@ def _update_targets(node: Any) -> None:
                 continue
             if key == "_target_" and isinstance(node[key], str):
                 node[key] = present_name(node[key])
+                for later, value in later_keys(node[key]).items():
+                    node[later] = node.get(later, value)
             else:
                 _update_targets(node[key])
 

@@ -1,0 +1,132 @@
+"""A map-style dataset of a user's own, whose items are brought to the form that training takes."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset, Subset
+
+from fmx.data.labels import label_of
+from fmx.data.picture import MODES, brought_to, to_size
+from fmx.data.pixels import BYTES, Pixels, image_of, read
+from fmx.errors import ConfigError, DataError
+
+__all__ = ["PAIR", "ItemDataset", "labels_in", "pair_of"]
+
+LABELS = ("labels", "targets", "label", "target", "y")  # attributes that hold the labels of a dataset
+IMAGE_KEYS = ("images", "image", "x", "data", "pixels", "img")
+LABEL_KEYS = (*LABELS, "class")
+PAIR = 2  # an image and its label
+
+
+def pair_of(given: Any) -> tuple[Any, Any] | None:
+    """The images and the labels of a pair, or of a mapping with such keys; None for anything else."""
+    if isinstance(given, Mapping):
+        found = [next((given[key] for key in keys if key in given), None) for keys in (IMAGE_KEYS, LABEL_KEYS)]
+        return None if any(each is None for each in found) else (found[0], found[1])
+    if isinstance(given, tuple | list) and len(given) == PAIR:
+        return given[0], given[1]
+    return None
+
+
+def labels_in(dataset: Any) -> Any:
+    """The labels that a dataset holds in an attribute, in the order of its items; None where it has none.
+
+    Subset and ConcatDataset of torch take those of the datasets inside, and folders of torchvision their `samples`.
+    """
+    for name in LABELS:
+        if (found := getattr(dataset, name, None)) is not None and not callable(found):
+            return found
+    if isinstance(dataset, Subset):
+        inner = labels_in(dataset.dataset)
+        return None if inner is None else np.asarray(inner)[np.asarray(dataset.indices)]
+    if isinstance(dataset, ConcatDataset):
+        parts = [labels_in(each) for each in dataset.datasets]
+        return None if any(part is None for part in parts) else np.concatenate([np.asarray(part) for part in parts])
+    samples = getattr(dataset, "samples", None)
+    return None if not isinstance(samples, list) else [sample[-1] for sample in samples]
+
+
+class ItemDataset(Dataset[tuple[Tensor, int]]):
+    """The items of a user's dataset as images (C, H, W), uint8 or float32 in 0..1, and labels from 0.
+
+    pixels: how values are read, which `look` finds; labels: int64 (N,), from 0; base: the number that the items' own
+    labels count from. Reading an item raises DataError, which names it, where it has another shape or type.
+    """
+
+    def __init__(
+        self, source: Any, labels: Tensor, *, part: str, shape: tuple[int, int, int], class_names: Sequence[str]
+    ) -> None:
+        self.source = source
+        self.labels = labels
+        self.part = part
+        self.shape = shape
+        self.class_names = list(class_names)
+        self.pixels = Pixels("uint8", BYTES)
+        self.base = 0
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self._read(index, self.source[index])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+        """Read several items at once, as the dataset itself does if it can."""
+        whole = getattr(self.source, "__getitems__", None)
+        items = [self.source[index] for index in indices] if whole is None else whole(indices)
+        return [self._read(index, item) for index, item in zip(indices, items, strict=True)]
+
+    def fingerprint(self) -> str:
+        """The dataset's own content hash, or a hash of its labels where it has none."""
+        own = getattr(self.source, "fingerprint", None)
+        return hashlib.blake2b(self.labels.numpy().tobytes(), digest_size=16).hexdigest() if own is None else str(own())
+
+    def image(self, item: Any, where: str) -> Any:
+        """The image of an item as an array (C, H, W) of its own type."""
+        pair = pair_of(item)
+        if pair is None:
+            raise DataError(f"{where} is {_named(item)}; an item must be a pair (image, label)")
+        if isinstance(pair[0], Image.Image):
+            return self._from_pil(pair[0], where)
+        return image_of(pair[0], self.shape, where)
+
+    def label(self, item: Any, where: str) -> int:
+        """The label of an item, from 0."""
+        pair = pair_of(item)
+        assert pair is not None
+        return (
+            label_of(pair[1], where=where, num_classes=len(self.class_names), class_names=self.class_names) - self.base
+        )
+
+    def _read(self, index: int, item: Any) -> tuple[Tensor, int]:
+        where = f"data.{self.part}: item {index}"
+        array = self.image(item, where)
+        if array.dtype.kind != "b" and array.dtype != np.uint8 and self.pixels.kind == "uint8":
+            if not BYTES[0] <= array.min() <= array.max() <= BYTES[1]:
+                raise DataError(f"{where} holds values from {array.min():g} to {array.max():g}, and others 0 to 255")
+        elif array.dtype == np.uint8 and self.pixels.kind == "float32" and self.pixels.value_range != BYTES:
+            raise DataError(f"{where} is uint8, and others are floats; give all items the same type")
+        return read(array, self.pixels), self.label(item, where)
+
+    def _from_pil(self, picture: Image.Image, where: str) -> Any:
+        channels, height, width = self.shape
+        if channels not in MODES:
+            raise ConfigError(f"{where} is a PIL image, which has 1 or 3 channels, but data.in_channels={channels}")
+        try:
+            if picture.mode[0] in "IF" and channels == 1:  # 16 bits and floats keep their depth
+                deep = np.asarray(picture)
+                small = np.asarray(to_size(Image.fromarray(deep.astype(np.float32)), (height, width), "stretch"))[None]
+                return np.rint(small).astype(deep.dtype) if deep.dtype.kind in "iu" else small
+            return brought_to(picture, MODES[channels], (height, width), "stretch")
+        except (OSError, ValueError) as error:
+            raise DataError(f"{where} cannot be read: {error}") from error
+
+
+def _named(item: object) -> str:
+    if isinstance(item, tuple | list):
+        return f"a {type(item).__name__} of {len(item)}"
+    return f"{type(item).__module__}.{type(item).__name__}".removeprefix("builtins.")
