@@ -328,7 +328,7 @@ class _ChildrenWatch(_WatchThread):
                 continue
             self.stop()
             signum = -code if code < 0 else code - 128
-            if signum in {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}:  # sent to the whole run
+            if signum in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None)}:  # sent to the whole run
                 self._record.end("interrupted", None)
                 message: str | None = "interrupted"
                 code = 128 + signum

@@ -4,7 +4,6 @@ import errno
 import os
 import signal
 import sys
-import termios
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -33,7 +32,8 @@ __all__ = [
     "raised_errors",
 ]
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # signals that ask a run to save its state and end
+HANGUP = getattr(signal, "SIGHUP", None)  # Windows has no such signal
+STOPPING = (signal.SIGINT, signal.SIGTERM, *filter(None, [HANGUP]))  # these ask a run to save its state and end
 BEFORE_ANY_JOB = "interrupted before the first job: type the same command to start again"
 _last_signal: int | None = None
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -210,8 +210,8 @@ def _install_handlers() -> dict[signal.Signals, Any]:
     before: dict[signal.Signals, Any] = {signal.SIGTERM: signal.signal(signal.SIGTERM, _interrupt)}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored in background jobs
         before[signal.SIGINT] = signal.signal(signal.SIGINT, _interrupt)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # ignored under nohup
-        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, _interrupt)
+    if HANGUP and signal.getsignal(HANGUP) is signal.SIG_DFL:  # ignored under nohup
+        before[HANGUP] = signal.signal(HANGUP, _interrupt)
     return before
 
 
@@ -220,8 +220,10 @@ def leave_closed_terminal(signum: int) -> None:
 
     Otherwise the progress bar would fail before the state is saved.
     """
-    if signum != signal.SIGHUP:
+    if signum != HANGUP:
         return
+    import termios
+
     try:
         descriptors = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]  # LiveArea duplicates them
     except OSError:

@@ -16,6 +16,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
+from fmx.process.exits import STOPPING
+
 __all__ = ["LiveArea"]
 
 DRAIN_S = 5.0  # to wait at the end for a terminal that was paused (Ctrl-S)
@@ -173,8 +175,7 @@ def _defer_signals() -> Iterator[None]:
         yield
         return
     received: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {each: signal.signal(each, lambda number, _: received.append(number)) for each in numbers}
+    before = {each: signal.signal(each, lambda number, _: received.append(number)) for each in STOPPING}
     try:
         yield
     finally:

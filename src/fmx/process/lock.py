@@ -3,9 +3,11 @@
 import errno
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from fmx.errors import ConfigError
 from fmx.process.own_files import check_own_files
@@ -83,12 +85,10 @@ def _open_to_probe(path: Path) -> int:
 
 def try_lock(descriptor: int, attempts: int = 1) -> bool:
     """Lock an open file, unless another process or descriptor holds its lock; closing it releases the lock."""
-    from filelock import lock_descriptor  # takes 0.06 s to import, which --help does not need
-
     for attempt in range(attempts):
         if attempt:
             time.sleep(PAUSE_S)
-        if lock_descriptor(descriptor, blocking=False):
+        if _lock(descriptor, blocking=False):
             return True
     return False
 
@@ -99,12 +99,17 @@ def exclusive(path: Path, *, needed: bool = True) -> Iterator[None]:
 
     needed: False to go on without a lock on a file system that has none.
     """
-    from filelock import lock_descriptor
-
     with path.open("a") as file:
         try:
-            lock_descriptor(file.fileno(), poll_interval=POLL_S)
+            _lock(file.fileno(), poll_interval=POLL_S)
         except OSError as error:
             if needed or error.errno not in WITHOUT_LOCKS:
                 raise
         yield  # closing the file releases the lock
+
+
+def _lock(descriptor: int, **how: Any) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that a POSIX system has no fcntl, which ENOSYS tells as well
+        from filelock import lock_descriptor  # takes 0.06 s to import, which --help does not need
+    return lock_descriptor(descriptor, **how)

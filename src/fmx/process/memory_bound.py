@@ -58,7 +58,7 @@ def _set_limit(num_bytes: int) -> tuple[int, int] | None:
 
 @contextmanager
 def _at_most_seconds(seconds: float, what: str) -> Iterator[None]:
-    """Raise DataError after this much CPU time; no effect outside the main thread."""
+    """Raise DataError after this much CPU time; no effect outside the main thread, or on Windows."""
     error = DataError(f"{what} would take more time than the run can have had: {seconds:.0f} s of a processor")
     late = False
 
@@ -67,7 +67,7 @@ def _at_most_seconds(seconds: float, what: str) -> Iterator[None]:
         late = True
         raise error
 
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
     before = signal.signal(signal.SIGPROF, stop)

@@ -3,6 +3,7 @@
 import math
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -238,6 +239,8 @@ def _status(record: dict[str, Any], run_dir: Path) -> str:
 def _is_alive(pid: object) -> bool:
     if not isinstance(pid, int) or pid <= 0:
         return False
+    if sys.platform == "win32":
+        return True  # os.kill would send Ctrl-C there
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,6 +1,7 @@
 """Divide the cores, memory and GPUs that this process may use among parallel jobs."""
 
 import os
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -54,7 +55,7 @@ def _gpus_of(worker: int, workers: int, gpus: list[str], processes: int) -> str 
 
 def _memory_bytes() -> int:
     """The available memory in bytes, within the limit of this process's cgroup."""
-    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    available = sys.maxsize  # macOS does not say
     with suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         available = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))

@@ -13,9 +13,13 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
 from types import ModuleType
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from fmx.errors import ConfigError
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext
 
 __all__ = ["context", "in_subprocess", "unblock_signals", "warm_up", "without_main"]
 
@@ -39,8 +43,13 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 
-def context() -> ForkServerContext:
-    """The multiprocessing context of the fork server, which is started if necessary."""
+def context() -> "ForkServerContext":
+    """The multiprocessing context of the fork server, which is started if necessary; ConfigError on Windows."""
+    if not hasattr(os, "fork"):
+        raise ConfigError(
+            "sweeps and searches fork their jobs, which this system cannot do; hydra/launcher=basic runs the jobs of a "
+            "sweep one after the other"
+        )
     made = multiprocessing.get_context("forkserver")
     made.set_forkserver_preload(PRELOADED)
     # A SIGTERM to the process group, or the SIGHUP of a closed terminal, must not end the fork server, which collects

@@ -9,6 +9,7 @@ import inspect
 import io
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -131,12 +132,19 @@ def _check_metrics(classifier: Classifier, data: ImageDataModule) -> None:
 
 
 def _check_disk(run_dir: Path, classifier: Classifier, data: ImageDataModule) -> None:
-    """DataError where the disk has no room for checkpoints and predictions: their bytes are reserved and freed."""
+    """DataError where the disk has no room for checkpoints and predictions: their bytes are reserved and freed.
+
+    Where the system cannot reserve bytes, the free ones are counted.
+    """
     weights = sum(each.numel() * each.element_size() for each in classifier.state_dict().values())
     trained = sum(each.numel() * each.element_size() for each in classifier.parameters() if each.requires_grad)
     predictions = len(data.indices["test"]) * data.num_classes * FLOATS
     has_checkpoints = (run_dir / "checkpoints" / NEWEST).is_file()  # in a resumed run, which replaces them
     sizes = [weights + STATES * trained] * (1 if has_checkpoints else CHECKPOINTS) + [predictions]
+    if not hasattr(os, "posix_fallocate"):  # not on macOS and Windows
+        if shutil.disk_usage(run_dir).free < sum(sizes):
+            raise _no_room(run_dir, sum(sizes), os.strerror(errno.ENOSPC))
+        return
     with ExitStack() as reserved:
         for number, size in enumerate(sizes):
             file = run_dir / f".reserved.{os.getpid()}.{number}.part"
@@ -147,7 +155,11 @@ def _check_disk(run_dir: Path, classifier: Classifier, data: ImageDataModule) ->
                 os.posix_fallocate(descriptor, 0, max(1, size))
             except OSError as error:  # any other error: the file system cannot reserve
                 if error.errno in FULL:
-                    raise DataError(
-                        f"cannot write {sum(sizes):,} bytes of checkpoints and predictions to {run_dir}: "
-                        f"{os.strerror(error.errno)}; make room, or name another folder with hydra.run.dir=DIR"
-                    ) from error
+                    raise _no_room(run_dir, sum(sizes), error.strerror) from error
+
+
+def _no_room(run_dir: Path, num_bytes: int, reason: str | None) -> DataError:
+    return DataError(
+        f"cannot write {num_bytes:,} bytes of checkpoints and predictions to {run_dir}: {reason}; "
+        "make room, or name another folder with hydra.run.dir=DIR"
+    )

@@ -3,7 +3,6 @@
 import ctypes
 import os
 import platform
-import resource
 import sys
 from collections.abc import Mapping
 
@@ -81,7 +80,11 @@ def _cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def peak_memory_mb() -> float:
-    """The peak memory of this process in RAM, in MiB."""
+def peak_memory_mb() -> float | None:
+    """The peak memory of this process in RAM, in MiB; None on Windows, which does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)  # bytes on macOS, KiB on Linux

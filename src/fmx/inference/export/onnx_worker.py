@@ -7,6 +7,7 @@ for each batch. An array follows as raw bytes after the line with its shape.
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +35,18 @@ def main() -> None:
 
 def _limit_memory(num_bytes: int) -> None:
     """Let an allocation beyond the limit fail, if the system supports such a limit."""
-    import resource
+    with suppress(ImportError, ValueError, OSError):
+        import resource
 
-    try:
         resource.setrlimit(resource.RLIMIT_AS, (num_bytes, num_bytes))
-    except (ValueError, OSError):
-        return
 
 
 def _limit_time() -> None:
-    """Limit the CPU time until the next batch is done: a graph may be long without a loop."""
-    import resource
-
+    """Limit the CPU time until the next batch is done: a graph may be long without a loop. Not on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds = int(used.ru_utime + used.ru_stime) + BATCH_CPU_S * (os.cpu_count() or 1)
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]))
