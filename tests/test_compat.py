@@ -71,7 +71,9 @@ def test_a_run(with_and_without):
 def test_a_run_with_nothing_held_out(command, tmp_path):
     for name, env in {"on": {}, "off": OFF}.items():
         run = [*RUN, "data.validation=none", "trainer.max_epochs=2", f"hydra.run.dir={name}"]
-        done(command(*run, cwd=tmp_path, env=env))
+        done(command(*run, "trainer.check_val_every_n_epoch=2", cwd=tmp_path, env=env))
+        best, last = (load_checkpoint(tmp_path / name / f"checkpoints/{each}.ckpt") for each in ("best", "last"))
+        assert best["global_step"] == last["global_step"]
     assert_same(tmp_path / "off", tmp_path / "on")
 
 

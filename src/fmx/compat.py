@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from hydra.types import RunMode
     from omegaconf import Container, DictConfig
     from pytorch_lightning import Trainer
-    from pytorch_lightning.callbacks import ModelCheckpoint
     from torch import Tensor
 
 __all__ = [
@@ -45,7 +43,6 @@ __all__ = [
     "resume_in_epoch",
     "root_of",
     "run_exit_functions",
-    "save_last_weights",
     "script_launcher",
     "torchmetrics_bincount",
     "torchmetrics_class_counts",
@@ -246,20 +243,6 @@ def resume_in_epoch(trainer: "Trainer", loader_states: list[dict[str, Any]]) -> 
     for state in loader_states:
         loader.load_state_dict(state)
     return bool(loader_states) and not any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs)
-
-
-def save_last_weights(checkpoint: "ModelCheckpoint", trainer: "Trainer") -> None:
-    """Save best.ckpt at the end of a training without validation, unless the last epoch did.
-
-    Gain: one write of the file. Without: the same weights may be written twice.
-    """
-    if is_tested("pytorch-lightning"):
-        if not checkpoint._should_skip_saving_checkpoint(trainer):
-            checkpoint._save_topk_checkpoint(trainer, checkpoint._monitor_candidates(trainer))
-        return
-    assert checkpoint.dirpath is not None
-    checkpoint.best_model_path = str(Path(checkpoint.dirpath) / f"{checkpoint.filename}.ckpt")
-    trainer.save_checkpoint(checkpoint.best_model_path)
 
 
 def script_launcher(trainer: "Trainer") -> Any:

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
-from fmx.compat import SWITCH, TESTED, resume_in_epoch, save_last_weights
+from fmx.compat import SWITCH, TESTED, resume_in_epoch
 from fmx.errors import ConfigError, TrainingError
 from fmx.training.classifier import Classifier, validates
 from fmx.training.random_state import random_state, restore_random_state
@@ -88,8 +88,9 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last weights where there is no validation."""
-        if not self.monitor:
-            save_last_weights(self, trainer)
+        if not self.monitor:  # each saves at the ends that are its own, unless the present weights are saved already
+            super().on_train_epoch_end(trainer, pl_module)
+            super().on_validation_end(trainer, pl_module)
 
 
 def _num_batches_to_validation(trainer: Trainer) -> int:
