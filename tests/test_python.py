@@ -151,6 +151,96 @@ def test_a_foreign_run_runs_no_code(command, tmp_path):
     assert "os.system" in done.stderr.splitlines()[-1]
 
 
+KERNEL = """
+import gc, locale, logging, multiprocessing, os, random, resource, signal, sys, threading, warnings
+import matplotlib, numpy, pandas, torch
+import fmx
+
+def state():
+    generator = numpy.random.get_state()
+    return {
+        "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
+        "algorithms": (torch.are_deterministic_algorithms_enabled(),
+                       torch.is_deterministic_algorithms_warn_only_enabled(),
+                       torch.utils.deterministic.fill_uninitialized_memory),
+        "precision": (torch.get_float32_matmul_precision(), torch.get_default_dtype(), torch.get_default_device()),
+        "cudnn": (torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic,
+                  torch.backends.mkldnn.enabled),
+        "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_anomaly_enabled()),
+        "sharing": (torch.multiprocessing.get_sharing_strategy(), multiprocessing.get_start_method(allow_none=True)),
+        "torch": torch.get_rng_state().tolist(), "numpy": (generator[1].tolist(), *generator[2:]),
+        "python": random.getstate(),
+        "filters": [*warnings.filters], "showwarning": warnings.showwarning,
+        "handlers": [*logging.getLogger().handlers], "level": logging.getLogger().level,
+        "loggers": {name: (logger.level, logger.propagate, logger.disabled, [*logger.handlers])
+                    for name in ("fmx", "mine", "pytorch_lightning", "matplotlib", "hydra")
+                    for logger in [logging.getLogger(name)]},
+        "logging": (logging.root.manager.disable, logging.getLoggerClass(), logging.getLogRecordFactory()),
+        "signals": {each: signal.getsignal(each) for each in signal.valid_signals()},
+        "timers": (signal.getitimer(signal.ITIMER_REAL), signal.getitimer(signal.ITIMER_PROF)),
+        "mask": signal.pthread_sigmask(signal.SIG_BLOCK, []),
+        "cwd": os.getcwd(), "argv": [*sys.argv], "path": [*sys.path], "environment": dict(os.environ),
+        "streams": (sys.stdin, sys.stdout, sys.stderr, sys.stdout.encoding, sys.stdout.errors),
+        "hooks": (sys.excepthook, sys.unraisablehook, sys.displayhook, threading.excepthook),
+        "limits": [resource.getrlimit(getattr(resource, each)) for each in dir(resource) if each.startswith("RLIMIT_")],
+        "umask": (mask := os.umask(0o022), os.umask(mask))[0],
+        "gc": (gc.get_threshold(), gc.isenabled(), gc.get_freeze_count()),
+        "interpreter": (sys.getrecursionlimit(), sys.getswitchinterval(), sys.gettrace(), sys.getprofile(),
+                        locale.setlocale(locale.LC_ALL)),
+        "matplotlib": (matplotlib.get_backend(), dict(matplotlib.rcParams)),
+        "figures": sys.modules["matplotlib.pyplot"].get_fignums() if "matplotlib.pyplot" in sys.modules else [],
+        "numbers": (numpy.geterr(), numpy.get_printoptions(), pandas.get_option("display.max_rows")),
+    }
+
+class Mine(logging.Handler):
+    def emit(self, record):
+        pass
+
+def settings_of_mine():
+    sys.modules["fmx.training.hardware"].keep_freed_memory = None  # nothing may call what cannot be undone
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("high")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = True
+    torch.multiprocessing.set_sharing_strategy("file_system")
+    warnings.filterwarnings("ignore", message="mine")
+    logging.getLogger().addHandler(Mine())
+    logging.getLogger("mine").setLevel(logging.DEBUG)
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    os.umask(0o027)
+    os.environ["OMP_NUM_THREADS"], os.environ["MINE"] = "1", "1"
+    matplotlib.rcParams["figure.dpi"] = 77
+    numpy.seterr(over="ignore")
+    sys.path.append("mine")
+
+RUN = ["data=digits", "model=mlp", "trainer=smoke"]
+DETERMINISTIC = ["trainer.deterministic=true", "+trainer.benchmark=true", "+callbacks=ema"]
+TRAININGS = [RUN, [*RUN, *DETERMINISTIC], [*RUN, "optim.lr=-1"]]
+changed = []
+for change in (lambda: None, settings_of_mine):
+    change()
+    for number, overrides in enumerate(TRAININGS):
+        before = state()
+        try:
+            fmx.train(*overrides)
+        except fmx.ConfigError:
+            assert number == 2, overrides
+        after = state()
+        changed += [(name, was, after[name]) for name, was in before.items() if after[name] != was]
+assert not changed, changed
+print("nothing changed")
+"""
+
+
+def test_a_training_leaves_the_state_of_its_process(tmp_path):
+    """With the defaults of all libraries, and with other values of what a user may have set before."""
+    done = subprocess.run([sys.executable, "-c", KERNEL], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "nothing changed"
+
+
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
 
 

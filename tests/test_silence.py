@@ -34,6 +34,7 @@ from fmx.sweeps.slurm import check_settings as check_slurm
 from fmx.training.build import build
 from fmx.training.check import check_parts
 from fmx.training.fit import fit
+from fmx.training.hardware import set_up_process
 
 pytestmark = pytest.mark.slow
 
@@ -274,6 +275,7 @@ def outcome(config: Any, folder: Path) -> dict[str, Any]:
         config.run_dir = str(folder)
         record = Record(folder, writes=True)
         record.contents["overrides"] = []
+        set_up_process(config.trainer)
         experiment = build(config, record)
         drawn = seed_everything(config.seed, verbose=False), [hashed(batch.numpy()) for batch in pictures(experiment)]
         process = {

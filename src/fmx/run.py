@@ -42,9 +42,11 @@ def run(cfg: DictConfig) -> float:
     from fmx.runs.record import recording
     from fmx.training.build import build
     from fmx.training.fit import fit
+    from fmx.training.hardware import set_up_process
 
     with recording(cfg, started=_started) as record:
         _run_dirs.append(record.run_dir)
+        set_up_process(cfg.trainer)
         experiment = build(cfg, record)
         checkpoint = fit(experiment)
         scores = test(experiment, checkpoint)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fmx.commands.verb_parser import VerbParser
 from fmx.errors import DataError
 from fmx.process.exits import plain_exits, plain_message
-from fmx.process.start import as_command
+from fmx.process.start import as_command, is_own_process
 
 if TYPE_CHECKING:
     from fmx.inference.rescoring import Evaluation
@@ -87,6 +87,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from fmx.inference.other_data import parse_changes
     from fmx.inference.rescoring import Request, reevaluate
 
+    _set_up_process()
     request = Request(
         checkpoint=args.checkpoint,
         data=args.data,
@@ -116,6 +117,13 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.csv is not None:
         _write_csv(evaluations, args)
     return 1 if refusals else 0
+
+
+def _set_up_process() -> None:
+    from fmx.training.hardware import keep_freed_memory
+
+    if is_own_process():  # it cannot be undone
+        keep_freed_memory()
 
 
 def _is_pruned(path: Path) -> bool:

@@ -18,7 +18,6 @@ from fmx.training.callbacks.collect_predictions import CollectPredictions
 from fmx.training.classifier import Classifier
 from fmx.training.cluster_environment import cluster_environment
 from fmx.training.counts import plain_metrics
-from fmx.training.hardware import keep_freed_memory
 
 __all__ = ["Predictions", "Scores", "predict", "score", "test"]
 
@@ -78,7 +77,6 @@ def predict(
 
     limit: the share or count of batches, as Lightning's limit_predict_batches.
     """
-    keep_freed_memory()
     trainer = Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
         devices=[device.index or 0] if device.type != "cpu" else 1,

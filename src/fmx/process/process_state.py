@@ -5,8 +5,9 @@ import os
 import random
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -24,7 +25,7 @@ def preserve_process_state() -> Iterator[None]:
 
     Restored: environment, arguments, import path, working directory, loggers, warning filters, random states, torch's
     switches and threads, Hydra's globals, locks on run directories. Not restored: imported modules, OmegaConf's
-    resolvers, glibc's malloc options.
+    resolvers.
     """
     with ExitStack() as undo:
         undo.callback(_restore_lists, sys.argv, [*sys.argv])
@@ -96,30 +97,35 @@ def _preserve_random_states() -> Iterator[None]:
 
 @contextmanager
 def _preserve_torch() -> Iterator[None]:
-    before = _torch_switches(sys.modules["torch"]) if "torch" in sys.modules else None
+    torch = sys.modules.get("torch")
+    before = [value for _, value in _torch_settings(torch)] if torch else AT_IMPORT
     try:
         yield
     finally:
         if torch := sys.modules.get("torch"):
-            deterministic, warn_only, fills, benchmark, threads = before or TORCH_AT_IMPORT
-            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-            torch.utils.deterministic.fill_uninitialized_memory = fills
-            torch.backends.cudnn.benchmark = benchmark
-            if threads and torch.get_num_threads() != threads:
-                torch.set_num_threads(threads)
+            for (setter, present), value in zip(_torch_settings(torch), before, strict=True):
+                if value not in {None, present}:
+                    setter(value)
 
 
-TORCH_AT_IMPORT = (False, False, True, False, None)
+def _torch_settings(torch: Any) -> list[tuple[Callable[[Any], None], Any]]:
+    """The setter and the present value of each setting that Lightning's Trainer, fmx or a part of a run may change."""
+    cudnn, deterministic = torch.backends.cudnn, torch.utils.deterministic
+    algorithms = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
+    return [
+        (lambda how: torch.use_deterministic_algorithms(how[0], warn_only=how[1]), algorithms),
+        (partial(setattr, deterministic, "fill_uninitialized_memory"), deterministic.fill_uninitialized_memory),
+        (partial(setattr, cudnn, "benchmark"), cudnn.benchmark),
+        (partial(setattr, cudnn, "deterministic"), cudnn.deterministic),
+        (torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()),
+        (torch.set_default_dtype, torch.get_default_dtype()),
+        (torch.multiprocessing.set_sharing_strategy, torch.multiprocessing.get_sharing_strategy()),
+        (torch.set_num_threads, torch.get_num_threads()),
+    ]
 
 
-def _torch_switches(torch: Any) -> tuple[bool, bool, bool, bool, int | None]:
-    return (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-        torch.utils.deterministic.fill_uninitialized_memory,
-        torch.backends.cudnn.benchmark,
-        torch.get_num_threads(),
-    )
+# Values of these settings after torch's import; None where the machine decides.
+AT_IMPORT = [(False, False), True, False, False, "highest", None, None, None]
 
 
 @contextmanager

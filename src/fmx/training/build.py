@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,6 @@ from fmx.data.module import ImageDataModule
 from fmx.data.per_image import Augmentation, augmentation
 from fmx.errors import ConfigError, FmxError
 from fmx.models.adapted_net import AdaptedNet
-from fmx.process.cores import share_threads
 from fmx.process.distributed import launcher_hint, num_processes
 from fmx.runs.checkpoint_files import NEWEST, PREVIOUS, CheckpointFiles
 from fmx.runs.record import Record
@@ -35,7 +33,7 @@ from fmx.training.charts import with_shared_charts
 from fmx.training.classifier import Classifier
 from fmx.training.cluster_environment import cluster_environment
 from fmx.training.end_check import check_end
-from fmx.training.hardware import ask_for_gpus_once, describe_device, keep_freed_memory, resolve_precision
+from fmx.training.hardware import describe_device, resolve_precision
 from fmx.training.loggers import NUMBERED, versions
 
 __all__ = [
@@ -75,19 +73,10 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
 
     Raises ConfigError for values that do not fit together, DataError for data that is missing or damaged.
     """
-    # Lightning's advice about workers and its own deprecations do not help users.
-    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
-    keep_freed_memory()
-    ask_for_gpus_once()
-    # With trainer.deterministic, torch would fill new tensors, which all are written before they are read: a tenth of a
-    # step for nothing.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     seed_everything(cfg.seed, workers=True, verbose=False)
     classifier = build_classifier(cfg)
     with record.timed("data_s"):
         data = build_data(cfg)
-    if threads := share_threads(num_processes(cfg.trainer)):
-        torch.set_num_threads(threads)
     loggers = _loggers(cfg, record)
     trainer = _trainer(cfg, classifier.net, [*loggers.values()])
     _check_test_batches(trainer, data)

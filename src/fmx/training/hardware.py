@@ -4,15 +4,45 @@ import ctypes
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
 
-__all__ = ["ask_for_gpus_once", "describe_device", "keep_freed_memory", "peak_memory_mb", "resolve_precision"]
+from fmx.process.cores import share_threads
+from fmx.process.distributed import num_processes
+from fmx.process.start import is_own_process
+
+__all__ = [
+    "ask_for_gpus_once",
+    "describe_device",
+    "keep_freed_memory",
+    "peak_memory_mb",
+    "resolve_precision",
+    "set_up_process",
+]
 
 WORTH_BF16 = 12  # input channels: lenet's 6 make a step of bf16 longer, two_conv's 12 shorter (`benchmarks/steps.py`)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+
+
+def set_up_process(trainer: Mapping[str, Any]) -> None:
+    """Change what a run needs of the process; where the process lives on, process/process_state.py restores it.
+
+    glibc's options cannot be restored, so only a command's own process gets them. trainer: the configuration's node.
+    """
+    # Lightning's advice about workers and its own deprecations do not help users.
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+    # With trainer.deterministic, torch would fill new tensors, which all are written before they are read: a tenth of a
+    # step for nothing.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    ask_for_gpus_once()
+    if is_own_process():
+        keep_freed_memory()
+    if threads := share_threads(num_processes(trainer)):
+        torch.set_num_threads(threads)
 
 
 def resolve_precision(precision: str, *, accelerator: str, net: torch.nn.Module) -> str:
