@@ -18,6 +18,7 @@ from matplotlib.colors import same_color
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 
 from fmx.reporting.figures import fonts
+from fmx.reporting.figures.augmented import augmented
 from fmx.reporting.figures.confusion import confusion_matrix
 from fmx.reporting.figures.learning_curves import learning_curves
 from fmx.reporting.figures.lettering import Lettering
@@ -128,12 +129,14 @@ def test_confusion_matrices_do_not_overlap_or_get_cut_off(case):
 
 
 @pytest.mark.parametrize("case", ["wide", "one", "narrow", "hundred"])
-@pytest.mark.parametrize("draws", ["samples", "predictions", "mistakes"])
+@pytest.mark.parametrize("draws", ["samples", "augmented", "mixed", "predictions", "mistakes"])
 def test_grids_do_not_overlap_or_get_cut_off(case, draws):
     num_classes, names, shape = CASES[case]
     images, labels, logits = data(num_classes, shape=shape)
     figures = {
         "samples": lambda: samples(images, labels, names),
+        "augmented": lambda: augmented(images[:32], labels[:32], names),
+        "mixed": lambda: augmented(images[:32], np.eye(num_classes)[labels[:32]] * 0.4 + 0.6 / num_classes, names),
         "predictions": lambda: predictions(images, labels, logits, names),
         "mistakes": lambda: mistakes(images, labels, logits, names),
     }
@@ -503,7 +506,7 @@ def test_long_names_break_at_words_and_are_shortened_in_the_middle():
 def test_figures_need_neither_a_screen_nor_pyplot_nor_torch(tmp_path):
     script = (
         "import sys; from fmx.reporting.figures.confusion import confusion_matrix;"
-        "from fmx.reporting.figures import fonts, learning_curves, predictions, samples;"
+        "from fmx.reporting.figures import augmented, fonts, learning_curves, predictions, samples;"
         "confusion_matrix([0, 1], [0, 1], ['a', 'b']).savefig(sys.argv[1]);"
         "print(sorted({'matplotlib.pyplot', 'torch', 'sklearn'} & set(sys.modules)))"
     )

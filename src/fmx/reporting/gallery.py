@@ -9,10 +9,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
+from torch import nn
 
 from fmx.compat import packed_image_writer
 from fmx.data.module import ImageDataModule
 from fmx.inference.scoring import Predictions
+from fmx.reporting.figures.augmented import augmented
 from fmx.reporting.figures.confusion import confusion_matrix
 from fmx.reporting.figures.fonts import drawable
 from fmx.reporting.figures.learning_curves import learning_curves
@@ -23,6 +25,7 @@ from fmx.reporting.figures.steps import step_curves
 __all__ = ["Gallery"]
 
 DPI = 110
+NUM_AUGMENTED = 32  # images
 RGBA = 4  # channels of the PNG files
 
 
@@ -36,8 +39,10 @@ class Gallery:
         self.writers = [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
 
     def draw_samples(self) -> None:
-        """Draw training images."""
+        """Draw training images, and some as they are augmented, unless they are trained on as they are."""
         self._show("samples", samples(self.data.pictures("train"), self.data.labels("train"), self.names), step=0)
+        if type(self.data.augment) is not nn.Identity:
+            self._show("augmented", augmented(*self.data.augmented_samples(NUM_AUGMENTED), self.names), step=0)
 
     def draw_steps(self, steps: pd.DataFrame) -> None:
         """Draw the loss and accuracy of each training step."""

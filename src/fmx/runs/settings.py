@@ -23,6 +23,7 @@ REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 MAX_FOLDS = 10_000
 PRUNING = "callbacks.pruning"  # a search adds it; it does not change runs that train to their end
 PRUNING_TARGET = "fmx.sweeps.search.pruning.Pruning"
+MEMBERS = "augment=["  # on a command line
 ABSENT = "–"  # what is shown for a setting that a configuration lacks
 
 
@@ -70,20 +71,29 @@ def read_settings(run_dir: Path) -> Settings:
         for key, value, source in _leaves(resolved, written)
         if key not in NOT_SETTINGS and not (source and _identifies_run(source, written))
     ]
-    choices: Any = hydra
-    for key in ("hydra", "runtime", "choices"):
-        choices = choices.get(key) if isinstance(choices, Mapping) else None
     fold, folds = (_select(resolved, f"data.{key}") for key in ("fold", "folds"))
     is_fold = type(fold) is int and type(folds) is int and 0 <= fold < folds <= MAX_FOLDS
+    choices = _mapping(hydra, "hydra", "runtime", "choices")
+    task = _mapping(hydra, "hydra", "overrides").get("task")
+    typed = [text for text in task if str(text).startswith(MEMBERS)] if isinstance(task, list) else []
+    if typed and "augment" not in choices:  # Hydra leaves lists of members out
+        choices = choices | {"augment": str(typed[-1]).partition("=")[2]}
     if any(key == f"{PRUNING}._target_" and value == PRUNING_TARGET for key, value, _ in leaves):
         leaves = [leaf for leaf in leaves if not leaf[0].startswith(f"{PRUNING}.")]
     return Settings(
         values={key: value for key, value, _ in leaves},
         following={key: source for key, _, source in leaves if source},
-        choices={str(group): show(name) for group, name in choices.items()} if isinstance(choices, Mapping) else {},
+        choices={str(group): show(name) for group, name in choices.items()},
         fold=fold if is_fold else None,
         folds=folds if is_fold else 0,
     )
+
+
+def _mapping(node: Any, *keys: str) -> dict[Any, Any]:
+    """The mapping at a path of keys; an empty one where there is none."""
+    for key in keys:
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return dict(node) if isinstance(node, Mapping) else {}
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
