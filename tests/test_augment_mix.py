@@ -168,7 +168,7 @@ def test_every_member_runs(command, tmp_path):
     assert {*overrides} == {f"augment={member}" for member in [*members, "[trivial,cutmix]"]}
     drawn = {text for text, run in overrides.items() if (run / "figures/augmented.png").is_file()}
     assert drawn == {*overrides} - {"augment=none"}
-    assert "[trivial,cutmix]" in (tmp_path / "sweep/leaderboard.md").read_text()
+    assert "[trivial,cutmix]" in (tmp_path / "sweep/leaderboard.csv").read_text()
     reproduced(command, overrides["augment=[trivial,cutmix]"], cwd=tmp_path)
 
 
