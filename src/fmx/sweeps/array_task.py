@@ -42,7 +42,9 @@ class ArrayTask:
         if threads:
             os.environ.setdefault("OMP_NUM_THREADS", threads)
         from fmx.process.start import exit_now
+        from fmx.training.hardware import keep_freed_memory
 
+        keep_freed_memory()  # this process ends with its job
         sys.argv = ["fmx.run", *self.arguments, *self._extra_arguments()]
         try:
             import_module("fmx.run").main()  # fmx.run is on a higher layer than fmx.sweeps
