@@ -89,6 +89,7 @@ VALUES = {
     "data.folds": "5",
     "data.fold": "0",
     "data.normalize": "unit",
+    "data.val": "{_target_: fmx.data.digits.load_digits, part: test, num_test: 360, test_seed: 0, image_size: 28}",
     "data.value_range": "[0,300]",
     "data.class_names": "[a,b,c,d,e,f,g,h,i,j]",
     "data.name": "mine",

@@ -100,7 +100,7 @@ def _decode_all(data: "ImageDataModule") -> None:
     from fmx.errors import DataError
 
     damaged: list[str] = []
-    for source in (data.sources["train"], data.sources["test"]):
+    for source in {id(each): each for each in data.sources.values()}.values():
         if isinstance(source, ImageArrays):  # decoded when loaded
             continue
         for index in range(len(source)):  # type: ignore[arg-type]
@@ -193,14 +193,19 @@ def _print_summary(data: "ImageDataModule") -> None:
     from fmx.process.table import print_table
 
     train, test = data.labels("train"), data.labels("test")
+    parts = {"training": train, "validation": data.labels("val"), "test": test}
+    if not data.has_validation:
+        del parts["validation"]
     shape = " × ".join(map(str, data.input_shape))
-    print(f"{data.name}: {len(train):,} training and {len(test):,} test images of {shape}, {data.num_classes} classes")
+    counts = ", ".join(f"{len(labels):,} {part}" for part, labels in parts.items())
+    counts = " and ".join(counts.rsplit(", ", 1))
+    print(f"{data.name}: {counts} images of {shape}, {data.num_classes} classes")
     print(f"fingerprint {data.fingerprints()['fingerprint']}")
     rows = [
-        [str(label), name, f"{int((train == label).sum()):,}", f"{int((test == label).sum()):,}"]
+        [str(label), name, *(f"{int((labels == label).sum()):,}" for labels in parts.values())]
         for label, name in enumerate(data.class_names)
     ]
-    print_table(["label", "class", "training", "test"], rows)
+    print_table(["label", "class", *parts], rows)
     num_bytes = (len(train) + len(test)) * prod(data.input_shape)
     if num_bytes > MAX_BYTES:
         print(f"(duplicates and mean are not computed: {num_bytes / 2**20:,.0f} MiB of pixels are more than the "

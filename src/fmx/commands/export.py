@@ -199,8 +199,8 @@ def _data_at_hand(run: "Run", config: "DictConfig") -> "ImageDataModule | None":
     from fmx.training.restore import restore_data
 
     config = config.copy()
-    for part in (config.data.train, config.data.test):
-        if "mirrors" in part:
+    for part in (config.data.train, config.data.test, config.data.val):
+        if part is not None and "mirrors" in part:
             part.mirrors = []  # an export downloads nothing
     try:
         data = restore_data(config)

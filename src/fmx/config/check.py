@@ -12,7 +12,7 @@ from fmx.config.hydra_errors import likely_keys
 from fmx.config.layout import GROUPS, MODEL_KEYS, REPORTED, ROOT_KEYS
 from fmx.config.quoting import as_typed, escape_interpolations
 from fmx.config.rules import check_values
-from fmx.config.validation import FOLD, validation_of
+from fmx.config.validation import FOLD, OWN, validation_of
 from fmx.errors import ConfigError
 
 __all__ = ["check_names", "without_hydra"]
@@ -66,12 +66,27 @@ def _check_ineffective(resolved: Mapping[str, Any], typed: Sequence[str]) -> Non
             f"'+trainer.profiler={{_target_:pytorch_lightning.profilers.{profiler.capitalize()}Profiler,"
             "dirpath:${run_dir},filename:profile}'"
         )
+    _check_own_validation(data, typed)
     _check_folds(data, typed)
     if seed := next((each for each in typed if each.lstrip("+").startswith("data.split_seed=")), None):
         if validation_of(data) in {"test", "none"}:
             raise ConfigError(f"{seed} would be without effect: data.validation={data['validation']} draws no images")
-        if data.get("split") == "tail" and validation_of(data) != FOLD:
+        if data.get("split") == "tail" and validation_of(data) not in {FOLD, OWN}:
             raise ConfigError(f"{seed} would be without effect: data.split=tail takes the last images, whatever it is")
+
+
+def _check_own_validation(data: Mapping[str, Any], typed: Sequence[str]) -> None:
+    """ConfigError where a key says which training images are held out, though data.val has validation images."""
+    if validation_of(data) != OWN:
+        return
+    if data.get("folds") is not None:
+        raise ConfigError(f"data.folds={data['folds']} would be without effect: data.val holds the validation images")
+    for text in typed:
+        if text.lstrip("+").partition("=")[0] in {"data.validation", "data.split", "data.split_seed"}:
+            raise ConfigError(
+                f"{text} would be without effect: data.val holds the validation images; leave it out, or hold out "
+                "training images instead: data.val=null"
+            )
 
 
 def _check_folds(data: Mapping[str, Any], typed: Sequence[str]) -> None:

@@ -14,8 +14,9 @@ REFERENCE_COST = 1_000  # characters whose copying takes as long as resolving on
 ESCAPED = re.compile(r"(?<!\\)(?:\\\\)*\\\$\{")  # after an odd number of backslashes it is text
 REFERENCE = re.compile(r"\$\{(\.*)(\w[\w.\[\]-]*)\}")
 ENVIRONMENT = r"(?:\$\{oc\.env:[^${}]*\}|\$\{oc\.decode:\$\{oc\.env:[^${}]*\}\})"
-# These resolvers return short texts; OmegaConf's others can read other keys, or build lists and mappings.
-RESOLVER = re.compile(rf"{ENVIRONMENT}|\$\{{(?:count|found|run_dir|stamp|subfolders):[^${{}}]*\}}")
+# These resolvers return short texts, or a copy of a mapping, which is counted as a reference. OmegaConf's others can
+# read other keys, or build lists and mappings.
+RESOLVER = re.compile(rf"{ENVIRONMENT}|\$\{{(?:count|folder_of_validation|found|run_dir|stamp|subfolders):[^${{}}]*\}}")
 
 
 def check_expansion(config: Mapping[Any, Any], group: str, source: Path) -> None:

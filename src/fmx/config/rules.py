@@ -86,6 +86,10 @@ def _normalize(value: Any) -> bool:
     return len(value) == 2 and all(_is_number(each) or is_number_list(each) for each in value)  # noqa: PLR2004
 
 
+def _source(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and "_target_" in value)
+
+
 def _value_range(value: Any) -> bool:
     if not isinstance(value, list):
         return isinstance(value, str) and value == "auto"
@@ -141,6 +145,7 @@ RULES: Mapping[str, Rule] = {
     "data.split": one_of("stratified", "tail"),
     "data.validation": Rule("a count of images, a fraction between 0 and 1, 'test' or 'none'", _validation),
     "data.normalize": Rule("dataset, unit or [mean, std]: numbers, or lists of one per channel", _normalize),
+    "data.val": Rule("null, or a source of validation images like data.train: a mapping with a _target_", _source),
     "data.value_range": Rule("auto or [low, high], the values of black and white", _value_range),
     "model.name": Rule("a text", lambda value: isinstance(value, str) and bool(value)),
     "optim.lr": above(0),

@@ -101,6 +101,7 @@ KINDS: Mapping[str, Kind] = {  # the longest matching prefix counts
     "data": Kind("fmx.data.module.ImageDataModule", names=frozenset({"fmx.data.module.ImageDataModule"})),
     "data.train": SOURCES,
     "data.test": SOURCES,
+    "data.val": SOURCES,
 }  # fmt: skip
 
 
@@ -190,7 +191,8 @@ def _package(name: object) -> str:
 
 def check_sizes(data: Mapping[str, Any], source: Path) -> None:
     """DataError where image sizes or class counts exceed the bounds: arrays of these sizes are allocated."""
-    for name in ("data", "data.train", "data.test"):  # each source has its own sizes
+    own = ["data.val"] if data.get("val") is not None else []
+    for name in ("data", "data.train", "data.test", *own):  # each source has its own sizes
         part = data if name == "data" else data.get(name.rpartition(".")[2], {})
         if not isinstance(part, Mapping):
             raise DataError(f"{source}: {name} must be a mapping, as in conf/data/*.yaml, got {part!r:.80}")

@@ -35,6 +35,7 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
     of that shape and resized (crop). EXIF orientation is applied, transparency becomes black, 16-bit grey keeps its
     upper 8 bits, and the first of several frames is used. Other files and nested folders are skipped with a warning,
     hidden ones silently. An image may have 64 million pixels, for which decoding takes 0.8 GB, and 32,768 on a side.
+    may_lack_classes: whether there may be classes without images, as among validation images.
 
     Raises:
         DataError: when built, if a class is missing, empty or unknown, or a link leads outside `folder`;
@@ -49,6 +50,7 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         image_size: ImageSize,
         in_channels: int,
         resize: Resize = "stretch",  # as did every run whose configuration lacks it
+        may_lack_classes: bool = False,
     ) -> None:
         if resize not in RESIZES:
             raise ConfigError(f"data.resize must be one of {', '.join(RESIZES)}, got {resize!r}")
@@ -64,11 +66,11 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         shape = (self.class_names, shortest_form(image_size), in_channels, *([] if resize == "stretch" else [resize]))
         self._shape = repr(shape).encode()
         earlier = blake2b(self._shape, digest_size=16)
-        _check_classes(self.folder, self.class_names)
+        found = _check_classes(self.folder, self.class_names, may_lack_classes=may_lack_classes)
         passed = PassedOver()
         for label, name in enumerate(self.class_names):
-            images = list(_images(self.folder, name, passed))
-            if not images:
+            images = list(_images(self.folder, name, passed)) if name in found else []
+            if not images and not may_lack_classes:
                 raise DataError(
                     f"{self.folder / name} holds no images ({' '.join(SUFFIXES)}); "
                     "add some, or remove this class from the train and the test folder"
@@ -127,7 +129,8 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         return b"".join(parts)
 
 
-def _check_classes(folder: Path, class_names: list[str]) -> None:
+def _check_classes(folder: Path, class_names: list[str], *, may_lack_classes: bool) -> set[str]:
+    """The names of the class folders; DataError for unknown ones, and for missing ones unless these are allowed."""
     try:
         with os.scandir(folder) as entries:
             found = {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
@@ -138,7 +141,7 @@ def _check_classes(folder: Path, class_names: list[str]) -> None:
         ) from error
     _check_spelling(folder, class_names, found)
     for problem, names in [
-        ("lacks a folder for", set(class_names) - found),
+        ("lacks a folder for", set() if may_lack_classes and found else set(class_names) - found),
         ("has folders that are no class of the train folder (data.class_names):", found - set(class_names)),
         ("has class folders with unprintable names:", {name for name in found if not name.isprintable()}),
     ]:
@@ -147,6 +150,7 @@ def _check_classes(folder: Path, class_names: list[str]) -> None:
                 f"{folder} {problem} {', '.join(map(repr, sorted(names)))}; "
                 "train and test need one folder for each class, with the same names"
             )
+    return found
 
 
 def _check_spelling(folder: Path, class_names: list[str], found: set[str]) -> None:

@@ -1,10 +1,13 @@
 """A map-style dataset of a user's own, whose items are brought to the form that training takes."""
 
+import copy
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
@@ -12,10 +15,12 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from fmx.data.labels import label_of
 from fmx.data.picture import MODES, brought_to, to_size
 from fmx.data.pixels import BYTES, Pixels, image_of, read
+from fmx.data.seeded_dataset import SampleKey, SeededDataset
 from fmx.errors import ConfigError, DataError
 
-__all__ = ["PAIR", "ItemDataset", "labels_in", "pair_of"]
+__all__ = ["PAIR", "ItemDataset", "draws_at_random", "held_out_view", "labels_in", "pair_of"]
 
+log = logging.getLogger(__name__)
 LABELS = ("labels", "targets", "label", "target", "y")  # attributes that hold the labels of a dataset
 IMAGE_KEYS = ("images", "image", "x", "data", "pixels", "img")
 LABEL_KEYS = (*LABELS, "class")
@@ -124,6 +129,49 @@ class ItemDataset(Dataset[tuple[Tensor, int]]):
             return brought_to(picture, MODES[channels], (height, width), "stretch")
         except (OSError, ValueError) as error:
             raise DataError(f"{where} cannot be read: {error}") from error
+
+
+def held_out_view(train: Any, test: Any) -> Any:
+    """A training source as validation images are read from it: without its own random transform, where that is known.
+
+    Of a user's dataset it is what its method `held_out()` returns. Otherwise, where the training and the test set are
+    of one class with an attribute `transform`, as torchvision's are, it is a copy with the transform of the test set.
+    """
+    if not (isinstance(train, ItemDataset) and isinstance(test, ItemDataset)) or train is test:
+        return train
+    inner = _without_transform(train.source, test.source)
+    if inner is train.source:
+        return train
+    if len(inner) != len(train):
+        raise DataError(f"data.train: held_out() gives {len(inner):,} items, but there are {len(train):,}")
+    view = copy.copy(train)
+    view.source = inner
+    return view
+
+
+def _without_transform(train: Any, test: Any) -> Any:
+    if callable(own := getattr(train, "held_out", None)):
+        return own()
+    if isinstance(train, Subset):
+        test = test.dataset if isinstance(test, Subset) else test
+        inner = _without_transform(train.dataset, test)
+        return train if inner is train.dataset else Subset(inner, train.indices)
+    if type(train) is not type(test) or not (hasattr(train, "transform") and hasattr(test, "transform")):
+        return train
+    view = copy.copy(train)
+    for name in ("transform", "transforms"):  # torchvision's datasets use one or the other
+        if hasattr(test, name):
+            setattr(view, name, getattr(test, name))
+    if repr(train.transform) != repr(test.transform):
+        log.info("validation images are read with the transform of data.test, not with that of data.train")
+    return view
+
+
+def draws_at_random(source: ItemDataset, index: int) -> bool:
+    """Whether two reads of an item differ."""
+    items = SeededDataset(source)
+    first, second = (items[SampleKey(index, seed, 0, 0, 0)][0] for seed in (0, 1))
+    return not torch.equal(first, second)
 
 
 def _named(item: object) -> str:

@@ -1,6 +1,7 @@
 """The data of a run: training, validation and test images, normalisation, augmentation and loaders."""
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from unicodedata import normalize as spelt
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fmx.config.image_size import ImageSize, height_and_width
+from fmx.config.validation import OWN
 from fmx.data.arrays import ImageArrays
 from fmx.data.folder import ImageFolder
+from fmx.data.item_dataset import ItemDataset, draws_at_random, held_out_view
 from fmx.data.loader import ArrayLoader, EpochSampler, image_loader
 from fmx.data.pixels import drawable, value_range_of
 from fmx.data.seeded_dataset import SampleKey, SeededDataset, kept_states, seed_generators
@@ -22,6 +25,7 @@ from fmx.errors import ConfigError, DataError, FmxError
 
 __all__ = ["ImageDataModule", "Normalize", "Part", "Pictures", "english_names", "names_of_classes", "normalization"]
 
+log = logging.getLogger(__name__)
 Loader = ArrayLoader | DataLoader[tuple[Tensor, int]]
 NUM_CHECKED = 512  # pictures; photographs take a few seconds
 BYTE = 255.0
@@ -56,7 +60,7 @@ class Normalize(nn.Module):
 class ImageDataModule(LightningDataModule):
     """Splits, normalises, augments and serves one data set.
 
-    train, test: what `fmx.data.source.accept` takes.
+    train, test, val: what `fmx.data.source.accept` takes; where val is None, validation images are held out of train.
     augment: maps images (B, C, H, W), uint8 or floats in 0..1, to the same, with parts for single images and for labels
     where it has the attributes `per_image` and `mix` of an Augmentation.
     folds, fold: how many folds of the training images there are, and which is held out; both or neither.
@@ -93,6 +97,7 @@ class ImageDataModule(LightningDataModule):
         augment: nn.Module,
         seed: int,
         value_range: str | Sequence[float],
+        val: Any,
     ) -> None:
         super().__init__()
         self.name = name
@@ -101,23 +106,28 @@ class ImageDataModule(LightningDataModule):
         self.input_shape = (in_channels, *height_and_width(image_size))
         self.class_names = names_of_classes(class_names, translations, num_classes)
         self.english_names = english_names(translations, num_classes)
+        given: dict[Part, Any] = {"train": train, "test": test}
+        if val is not None:
+            given["val"] = val
         accepted = accept(
-            {"train": train, "test": test},
+            given,
             shape=self.input_shape,
             class_names=self.class_names,
             value_range=value_range_of(value_range),
         )
         self.sources, self.pixels = accepted.sources, accepted.pixels
         train, test = self.sources["train"], self.sources["test"]
-        self.sources["val"] = test if folds is None and validation == "test" else train
         self.folds, self.fold = folds, fold
-        self.validation = validation if folds is None else f"fold {fold} of {folds}"
+        self.validation = OWN if val is not None else validation if folds is None else f"fold {fold} of {folds}"
+        if val is None:
+            self.sources["val"] = test if self.validation == "test" else held_out_view(train, test)
         white = BYTE if self.pixels.kind == "uint8" else 1.0
         self.normalize = normalization(normalize, mean, std, in_channels, white)
         self.augment = augment
         self.indices: dict[Part, Tensor] = {"test": torch.arange(len(_labels(test)))}
-        if self.validation == "test":
-            self.indices |= {"train": torch.arange(len(_labels(train))), "val": self.indices["test"]}
+        if self.validation in {"test", OWN}:
+            whole = {part: torch.arange(len(_labels(self.sources[part]))) for part in ("train", "val")}
+            self.indices |= whole  # type: ignore[arg-type]
         else:
             try:
                 labels = _labels(train)
@@ -160,13 +170,29 @@ class ImageDataModule(LightningDataModule):
         return Pictures(self.sources[part], self.indices[part])
 
     def fingerprints(self) -> dict[str, str]:
-        """Content hashes of all images, of the training images, and of the choice of validation images."""
-        held_out = hashlib.blake2b(self.indices["val"].numpy().tobytes(), digest_size=16)
+        """Content hashes of all images, of the training images, and of the choice of validation images, or of these."""
+        held_out = hashlib.blake2b(self.indices["val"].numpy().tobytes(), digest_size=16).hexdigest()
         return {
             "fingerprint": self._fingerprint(_fingerprint),
             "train_fingerprint": _fingerprint(self.sources["train"]),
-            "split_fingerprint": held_out.hexdigest(),
+            "split_fingerprint": _fingerprint(self.sources["val"]) if self.validation == OWN else held_out,
         }
+
+    def warn_of_random_images(self) -> None:
+        """Warn where two reads of a validation or test image differ, since a metric of it is of a changed image."""
+        parts: list[Part] = ["test"] if self.validation in {"test", "none"} else ["val", "test"]
+        for part in parts:
+            source = self.sources[part]
+            if not isinstance(source, ItemDataset) or not draws_at_random(source, int(self.indices[part][0])):
+                continue
+            if part == "val" and self.validation != OWN:
+                log.warning(
+                    "data.train changes its images at random, and so the validation images that are held out of it: "
+                    "their accuracy is too low. Give its class a method held_out(), which returns the dataset without "
+                    "the random transform, or move the transform to `augment`, or set data.val"
+                )
+            else:
+                log.warning("data.%s changes its images at random, and so every score of them: leave that out", part)
 
     def check_test_images(self) -> None:
         """DataError where a test image on disk cannot be read, for up to NUM_CHECKED of them, evenly spaced.
@@ -199,7 +225,8 @@ class ImageDataModule(LightningDataModule):
 
     def _fingerprint(self, of_source: Callable[[Source], str]) -> str:
         digest = hashlib.blake2b(digest_size=16)
-        for part in ("train", "test"):
+        own: Sequence[Part] = ("val",) if self.validation == OWN else ()
+        for part in ("train", "test", *own):
             digest.update(of_source(self.sources[part]).encode())
         return digest.hexdigest()
 

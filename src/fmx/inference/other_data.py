@@ -86,6 +86,7 @@ def other_data(
     _check_shape(changed, config, f"data={name}", settable=from_folders)
     with open_dict(changed):  # only the test set has to be on this machine
         changed.data.train = changed.data.test
+        changed.data.val = None
         changed.data.validation = "none"
         changed.data.folds = changed.data.fold = None
         changed.data.drop_last = False

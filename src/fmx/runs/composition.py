@@ -11,12 +11,15 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from fmx.config.conf_dir import CONF_DIR
-from fmx.config.quoting import quoted
+from fmx.config.quoting import escape_interpolations, quoted
 from fmx.data.found import found
 from fmx.errors import DataError
 from fmx.process.distributed import agree_on
 
 __all__ = ["compose_config", "register_resolvers", "stamp"]
+
+
+VALIDATION_FOLDERS = ("val", "valid", "validation")
 
 
 def stamp() -> str:
@@ -52,6 +55,17 @@ def _subfolders(folder: str) -> list[str]:
     return names
 
 
+def _folder_of_validation(root: str, train: DictConfig) -> dict[str, Any] | None:
+    """The source of the images in root/val or root/valid, like that of the training images; None if there is none."""
+    folders = [folder for name in VALIDATION_FOLDERS if (folder := Path(root, name)).is_dir()]
+    if len(folders) > 1:
+        raise DataError(f"{root} has two folders of validation images, {' and '.join(each.name for each in folders)}")
+    if not folders:
+        return None
+    source: Any = OmegaConf.to_container(train, resolve=True)
+    return dict(escape_interpolations({**source, "folder": str(folders[0]), "may_lack_classes": True}))
+
+
 def _run_home(resume: str | None, fresh: str, *, _root_: DictConfig) -> str:
     """The folder of a run: that of the run to resume, or `fresh`."""
     from fmx.runs.resume import find_run_dir
@@ -83,6 +97,7 @@ def register_resolvers() -> None:
         ("run_home", _run_home, False),
         ("subfolders", _subfolders, False),
         ("count", len, False),
+        ("folder_of_validation", _folder_of_validation, False),
         ("found", found, False),
     ]
     for name, resolver, use_cache in resolvers:

@@ -21,8 +21,8 @@ from fmx.config.from_environment import to_stored
 from fmx.config.image_size import height_and_width
 from fmx.config.quoting import escape_interpolations
 from fmx.config.targets import keys_of_fmx, locate
-from fmx.config.validation import FOLD, validation_of
-from fmx.data.module import ImageDataModule
+from fmx.config.validation import FOLD, OWN, validation_of
+from fmx.data.module import ImageDataModule, Part
 from fmx.data.per_image import Augmentation, augmentation
 from fmx.errors import ConfigError, FmxError
 from fmx.models.adapted_net import AdaptedNet
@@ -50,6 +50,7 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+MANY = 5  # classes that a message lists
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     if record.writes:
         check_end(record.run_dir, data, classifier, trainer.loggers, trainer.callbacks)  # type: ignore[attr-defined]
     _log_run(record, cfg.model.name)
+    if record.writes:
+        _log_parts(data)
     _log_augmentation(record, data)
     if data.folds is not None:
         log.info("%s is held out, in place of data.validation=%s", data.validation, cfg.data.validation)
@@ -294,7 +297,7 @@ def _trainer(cfg: DictConfig, net: nn.Module, loggers: list[Logger]) -> Trainer:
 
 def _hparams(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
     """The main settings, and all that the command line set."""
-    held_out = ["data.folds", "data.fold"] if validation_of(cfg.data) == FOLD else ["data.validation"]
+    held_out = {FOLD: ["data.folds", "data.fold"], OWN: []}.get(str(validation_of(cfg.data)), ["data.validation"])
     keys = ["optim.lr", "data.batch_size", *held_out, "trainer.max_epochs", "seed"]
     keys += [key for key in (text.lstrip("+").partition("=")[0] for text in overrides) if "." in key]
     hparams: dict[str, Any] = {
@@ -324,6 +327,19 @@ def _log_run(record: Record, model: str) -> None:
     sizes = " / ".join(f"{count:,} {part}" for part, count in data["sizes"].items())
     log.info("%s, %s parameters · %s, %s", model, f"{record.contents['params']:,}", data["name"], sizes)
     log.info("%s, %s threads, %s · %s", device["name"], device["threads"], device["precision"], record.run_dir)
+
+
+def _log_parts(data: ImageDataModule) -> None:
+    """Log where validation images come from, unless training images are held out, and which classes a part lacks."""
+    if data.validation == OWN:
+        log.info("data.val holds the validation images: data.validation is not used")
+    names: dict[Part, str] = {"train": "training", "val": "validation", "test": "test"}
+    for part, kind in names.items():
+        present = {*data.labels(part).tolist()}
+        missing = [repr(name) for label, name in enumerate(data.class_names) if label not in present]
+        if missing and present:
+            more = f" and {len(missing) - MANY} more" if len(missing) > MANY else ""
+            log.warning("there are no %s images of %s%s", kind, ", ".join(missing[:MANY]), more)
 
 
 def _log_augmentation(record: Record, data: ImageDataModule) -> None:

@@ -50,6 +50,7 @@ def check_end(
     _check_metrics(classifier, data)
     _check_disk(run_dir, classifier, data)
     data.check_test_images()
+    data.warn_of_random_images()
 
 
 def _check_text(names: Sequence[str]) -> None:
