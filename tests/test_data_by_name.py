@@ -8,9 +8,12 @@ import pytest
 import torch
 
 import data_files
-from data_files import LABELS, PARTS
+from data_files import IMAGES, LABELS, PARTS
+from fmx.config.trust import check_trusted, without_torchvision
+from fmx.data.found import DESCRIBED_BY
 from fmx.data.torchvision_sets import describe_torchvision, load_torchvision
 from fmx.errors import ConfigError, DataError
+from fmx.process.exits import raised_errors
 from fmx.runs.composition import compose_config
 from fmx.training.build import make_data
 
@@ -18,8 +21,9 @@ SHORT = ["model=mlp", "model.net.hidden_sizes=[16]", "trainer.max_epochs=1", "lo
 
 
 def made(*overrides):
-    """The data module of a `data` node."""
-    return make_data(compose_config([*overrides]).data, augment=torch.nn.Identity(), seed=0)
+    """The data module of a `data` node; its errors as a command says them."""
+    with raised_errors():
+        return make_data(compose_config([*overrides]).data, augment=torch.nn.Identity(), seed=0)
 
 
 def trained(command, folder, *overrides):
@@ -41,7 +45,7 @@ def of_torchvision(root, dataset, part="train", **more):
     facts = describe_torchvision(root=str(root), dataset=dataset, **given)
     source = load_torchvision(
         root=str(root), dataset=dataset, part=part, num_test=0.2, test_seed=0, in_channels=facts["in_channels"],
-        image_size=facts["image_size"], **given,
+        image_size=facts["image_size"], resize="stretch", **given,
     )  # fmt: skip
     return facts, source
 
@@ -75,7 +79,7 @@ def test_sets_that_torchvision_holds_in_memory(tmp_path):
 
 def test_channels_and_size_of_a_set_in_memory_may_be_others(tmp_path):
     data_files.usps(tmp_path)
-    options = {"options": {}, "split": None, "mirrors": [], "num_test": 0.2, "test_seed": 0}
+    options = {"options": {}, "split": None, "mirrors": [], "num_test": 0.2, "test_seed": 0, "resize": "stretch"}
     usual, other = (
         load_torchvision(
             root=str(tmp_path), dataset="USPS", part="test", in_channels=channels, image_size=size, **options
@@ -101,7 +105,15 @@ def test_sets_whose_pictures_lie_in_files(tmp_path, monkeypatch):
     # Signs have no argument `loader`: their labels are found without decoding a picture.
     decoded = []
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda *_: decoded.append(1))
-    options = {"options": {}, "mirrors": [], "num_test": 0.2, "test_seed": 0, "in_channels": 3, "image_size": 8}
+    options = {
+        "options": {},
+        "mirrors": [],
+        "num_test": 0.2,
+        "test_seed": 0,
+        "in_channels": 3,
+        "image_size": 8,
+        "resize": "stretch",
+    }
     signs = load_torchvision(root=str(tmp_path), dataset="GTSRB", part="train", split=None, **options)
     assert not decoded
     monkeypatch.undo()
@@ -205,3 +217,245 @@ def test_a_set_that_cannot_be_fetched_names_the_ways_out(tmp_path, monkeypatch):
         describe_torchvision(**given, mirrors=["torchvision"])
     with pytest.raises(DataError, match="is not there"):
         describe_torchvision(**given, mirrors=[])
+
+
+def test_arrays_of_numpy(command, tmp_path):
+    """A MedMNIST-like file is trained on, evaluated where data.root moved, and named again for another run's model."""
+    data_files.medmnist(tmp_path / "med.npz")
+    record, _ = trained(command, tmp_path, "data=npz", "data.root=.", "data.file=med.npz", "data.name=medical")
+    assert record["data"]["sizes"] == {"train": 225, "val": 25, "test": 100}
+    assert record["data"]["name"] == "medical"
+    (tmp_path / "there").mkdir()
+    (tmp_path / "med.npz").rename(tmp_path / "there/med.npz")
+    moved = command("run", module="evaluate", cwd=tmp_path, env={"FMX_DATA_ROOT": str(tmp_path / "there")})
+    assert "identical to metrics.json" in moved.stdout, moved.stdout + moved.stderr
+    other = ["--data", "npz", "--set", "data.root=there", "--set", "data.file=med.npz"]
+    again = command("run", *other, module="evaluate", cwd=tmp_path)
+    assert f"{json.loads((tmp_path / 'run/metrics.json').read_text())['test']['accuracy']:.2%}"[:4] in again.stdout
+    shown = command("npz", "data.file=med.npz", "--root", "there", module="data", cwd=tmp_path)
+    assert "250 training and 100 test images of 3 × 8 × 8, 10 classes" in shown.stdout, shown.stderr
+    shutil.rmtree(tmp_path / "run")
+    missing = refused(command, tmp_path, "data=npz", "data.root=there", "data.file=no.npz")
+    assert "there/no.npz is missing" in missing
+
+
+def sources(*overrides):
+    """The images and labels of both parts, as training takes them."""
+    data = made(*overrides, "data.validation=none")
+    return data, data.sources["train"], data.sources["test"]
+
+
+def test_arrays_are_found_by_their_names(tmp_path):
+    root = [f"data.root={tmp_path}", "data=npz"]
+    data_files.keras(tmp_path / "keras.npz")
+    data, train, test = sources(*root, "data.file=keras.npz")
+    assert np.array_equal(train.images[:, 0], IMAGES[PARTS["train"]])
+    assert np.array_equal(test.labels, LABELS[PARTS["test"]])
+    assert (data.class_names, data.input_shape) == ([str(label) for label in range(10)], (1, 8, 8))
+    for part, rows in PARTS.items():  # two files of floats, channels first, and labels from 1
+        images = np.stack([IMAGES[rows]] * 12, axis=1) / np.float32(255)
+        np.savez(tmp_path / f"{part}.npz", images=images, labels=LABELS[rows] + 1)
+    data, train, _ = sources(*root, "data.file=train.npz", "data.test_file=test.npz")
+    assert (data.input_shape, data.class_names[0], int(train.labels[0])) == ((12, 8, 8), "1", LABELS[0])
+    (tmp_path / "arrays").mkdir()
+    for part, rows in PARTS.items():  # a folder, of images that are no squares
+        np.save(tmp_path / f"arrays/{part}_x.npy", IMAGES[rows, :, :6])
+        np.save(tmp_path / f"arrays/{part}_y.npy", np.eye(10)[LABELS[rows]])
+    assert sources(*root, "data.file=arrays")[0].input_shape == (1, 8, 6)
+    np.savez(tmp_path / "odd.npz", a=IMAGES, b=LABELS, c=IMAGES[:9], d=LABELS[:9])
+    named = ["data.train.images=a", "data.train.labels=b", "data.test.images=c", "data.test.labels=d"]
+    assert len(sources(*root, "data.file=odd.npz", *named)[2]) == 9
+
+
+@pytest.mark.parametrize(
+    ("arrays", "overrides", "says"),
+    [
+        ({"a": IMAGES, "b": LABELS}, [], r"holds a, b\); data.train.images=NAME"),
+        ({"x_train": IMAGES, "y_train": LABELS}, [], "data.test_file=FILE names a second file"),
+        ({"x_train": IMAGES, "train_images": IMAGES}, [], "x_train and train_images may both be"),
+        ({"x_train": np.array([{}] * 9), "y_train": LABELS}, [], "shape"),
+        ({"x_train": IMAGES, "y_train": np.array([{}] * 400)}, [], "never unpickled"),
+        ({"x_train": IMAGES, "y_train": LABELS / 2}, [], "labels are whole numbers"),
+        ({"x_train": IMAGES, "y_train": np.ones((400, 3))}, [], r"one whole number per image, \(N,\) or \(N, 1\)"),
+        ({"x_train": IMAGES, "y_train": LABELS}, ["data.train.images=x_trian"], "did you mean 'x_train'"),
+    ],
+)
+def test_arrays_that_cannot_be_used_are_refused(tmp_path, arrays, overrides, says):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises((ConfigError, DataError), match=says):
+        sources(f"data.root={tmp_path}", "data=npz", "data.file=a.npz", *overrides)
+
+
+def test_damaged_and_swollen_arrays_are_refused(tmp_path, monkeypatch):
+    root = [f"data.root={tmp_path}", "data=npz", "data.file=a.npz"]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="is missing"):
+        sources(*root)
+    (tmp_path / "a.npz").write_text("no archive")
+    with pytest.raises(DataError, match=r"no .npz file"):
+        sources(*root)
+    data_files.keras(tmp_path / "a.npz")
+    whole = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npz").write_bytes(whole[:2000] + bytes(2000) + whole[4000:])
+    with pytest.raises(DataError, match=r"cannot be read.*x_train"):
+        sources(*root)
+    np.savez_compressed(tmp_path / "a.npz", x_train=np.zeros((9, 4000, 4000), np.uint8), y_train=LABELS[:9])
+    monkeypatch.setattr("fmx.data.npz.FREE_BYTES", 2**20)
+    monkeypatch.setattr("fmx.data.npz.MAX_RATIO", 2)
+    with pytest.raises(DataError, match="does not allow"):
+        sources(*root, "data.test_file=a.npz", "data.num_classes=10")
+    shutil.move(tmp_path / "a.npz", tmp_path / "b.npz")
+    with pytest.raises(DataError, match=r"add data.root=\.|data\.root=\. "):
+        sources("data=npz", "data.file=b.npz", "data.root=elsewhere")
+
+
+def test_parquet_files_of_a_hub(tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    root = [f"data.root={tmp_path}", "data=parquet"]
+    data_files.hub(tmp_path / "hub")
+    data, train, test = sources(*root, "data.train_file=hub")
+    assert np.array_equal(train.images[:, 0], IMAGES[PARTS["train"]])
+    assert np.array_equal(test.labels, LABELS[PARTS["test"]])
+    assert data.class_names == [f"kind {label}" for label in range(10)]
+    kinds = np.array(["dog", "cat", "eel"])[LABELS % 3]
+    for part, rows in PARTS.items():  # bytes of JPEG in several sizes, texts as labels, other names of columns
+        images = data_files.coloured(IMAGES[rows])[:20]
+        images = [np.kron(image, np.ones((2, 1 + n % 2, 1), np.uint8)) for n, image in enumerate(images)]
+        pictures = [data_files.encoded(image, "JPEG") for image in images]
+        table = pa.table({"photo": pictures, "kind": pa.array(kinds[rows][:20].tolist())})
+        parquet.write_table(table, tmp_path / f"{part}.parquet")
+    files = ["data.train_file=train.parquet", "data.test_file=test.parquet"]
+    with pytest.raises(DataError, match=r"has photo, kind: name it with data.train.image=NAME"):
+        sources(*root, *files)
+    data, train, _ = sources(*root, *files, "data.train.image=photo", "data.train.label=kind")
+    assert (data.class_names, data.input_shape) == (["cat", "dog", "eel"], (3, 64, 64))
+    assert [data.class_names[label] for label in train.labels] == kinds[:20].tolist()
+    with pytest.raises(ConfigError, match=r"data\.test_file=FILE"):
+        sources(*root, files[0], "data.train.image=photo", "data.train.label=kind")
+    (tmp_path / "test.parquet").write_text("no table")
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        sources(*root, *files, "data.train.image=photo", "data.train.label=kind")
+
+
+def test_large_parquet_files_are_decoded_for_each_batch(tmp_path, monkeypatch):
+    data_files.hub(tmp_path / "hub")
+    in_memory = made(f"data.root={tmp_path}", "data=parquet", "data.train_file=hub")
+    monkeypatch.setattr("fmx.data.parquet.MAX_IN_MEMORY", 1000)
+    lazy = made(f"data.root={tmp_path}", "data=parquet", "data.train_file=hub")
+    for position in (0, 269):
+        assert torch.equal(lazy.pictures("train")[position], in_memory.pictures("train")[position])
+    assert torch.equal(lazy.labels("train"), in_memory.labels("train"))
+    before = lazy.fingerprints()["fingerprint"]
+    assert made(f"data.root={tmp_path}", "data=parquet", "data.train_file=hub").fingerprints()["fingerprint"] == before
+
+
+def test_parquet_without_pyarrow_names_the_command(monkeypatch, tmp_path):
+    data_files.hub(tmp_path / "hub")
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(ConfigError, match=r"pip install 'fmx\[parquet\]'"):
+        made(f"data.root={tmp_path}", "data=parquet", "data.train_file=hub")
+
+
+def written(folder, table, **form):
+    table.to_csv(folder / "a.csv", **({"index": False} | form))
+
+
+TABLES = {
+    "semicolons, a byte order mark and row numbers": lambda folder, table: written(
+        folder, table, sep=";", index=True, encoding="utf-8-sig"
+    ),
+    "tabs": lambda folder, table: written(folder, table, sep="\t"),
+    "UTF-16": lambda folder, table: written(folder, table, encoding="utf-16"),
+    "no header": lambda folder, table: written(folder, table, header=False),
+    "labels from 1": lambda folder, table: written(folder, table.assign(label=table["label"] + 1)),
+    "labels last": lambda folder, table: written(folder, table[[*table.columns[1:], "label"]]),
+    "columns in another order": lambda folder, table: written(folder, table[[*reversed(table.columns)]]),
+    "an identifier": lambda folder, table: written(folder, table.assign(Id=range(len(table)))),
+    "pixels in one column": lambda folder, table: written(
+        folder,
+        table[["label"]].assign(pixels=[" ".join(map(str, row)) for row in table.iloc[:, 1:].to_numpy()]),
+    ),
+}
+
+
+@pytest.mark.parametrize("form", TABLES)
+def test_tables_of_any_form_give_the_same_images(tmp_path, form):
+    TABLES[form](tmp_path, data_files.frame())
+    data, train, _ = sources(f"data.root={tmp_path}", "data=csv", "data.train_file=a.csv", "data.test_file=a.csv")
+    assert np.array_equal(train.images[:, 0], IMAGES[PARTS["train"]])
+    assert np.array_equal(train.labels, LABELS[PARTS["train"]])
+    assert (data.input_shape, data.num_classes) == ((1, 8, 8), 10)
+
+
+def test_other_tables(tmp_path):
+    root = [f"data.root={tmp_path}", "data=csv", "data.train_file=a.csv"]
+    both = ["data.test_file=a.csv"]
+    table = data_files.frame()
+    parts = np.where(np.arange(300) < 200, "Training", np.where(np.arange(300) < 250, "PublicTest", "PrivateTest"))
+    written(tmp_path, table.assign(Usage=parts))
+    _, train, test = sources(*root)
+    assert (len(train), len(test)) == (200, 50)
+    written(tmp_path, table.assign(label=np.array(["cat", "dog"])[table["label"] % 2]))
+    data, train, _ = sources(*root, *both)
+    assert (data.class_names, train.labels[:3].tolist()) == (["cat", "dog"], [0, 1, 0])
+    written(tmp_path, table.assign(label=np.array(["cat", "d\x1b[2Jog"])[table["label"] % 2]))
+    with pytest.raises(DataError, match="cannot be printed"):
+        sources(*root, *both)
+    written(tmp_path, table.rename(columns={"label": "what"}).drop(columns=[f"pixel{n}" for n in range(49, 65)]))
+    size = ["data.label=what", "data.image_size=[6,8]"]
+    with pytest.raises(DataError, match=r"data.in_channels=1 fits"):
+        sources(*root, *both, *size)
+    assert sources(*root, *both, *size, "data.in_channels=1")[0].input_shape == (1, 6, 8)
+    rgb = np.column_stack([table["label"], data_files.coloured(IMAGES[PARTS["train"]]).reshape(300, -1)])
+    np.savetxt(tmp_path / "a.csv", rgb, fmt="%d", delimiter=" ")
+    data, train, _ = sources(*root, *both)
+    assert data.input_shape == (3, 8, 8)
+    assert np.array_equal(train.images[:, 1], IMAGES[PARTS["train"]] // 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "says"),
+    [
+        ("", [], "no first line"),
+        ("what,pixel1\n1,2\n", [], r"no column is named as labels are .* data.label=NAME"),
+        ("what,pixel1\n1,2\n", ["data.label=whta"], "did you mean 'what'"),
+        ("label,p1,p2,p3,p4\n0,1,x,1,1\n1,1,1,1,1\n", [], r"a\.csv, line 2: the pixel in column 'p2' is 'x'"),
+        ("label,p1,p2,p3,p4\n0,1,1,1,1\n1,1\n", [], "line 3: the pixel in column 'p2' is missing"),
+        ("label,p1,p2,p3\n0,1,1,1\n1,1,1,1\n", ["data.drop=[p9]"], "has no column 'p9'"),
+        ("label,p1,p2\n0,1,1\n1,1,1\n", [], r"2 pixels per row, which make no square.*data.image_size=\[H,W\]"),
+        ("0,1,0\n0,1,1\n", ["data.image_size=[1,2]"], "holds 0 alone.*data.label=-1"),
+        ("label\n1\n", [], "one column alone"),
+        ("label,p1,p2,p3,p4\n0.5,1,1,1,1\n1,1,1,1,1\n", [], "whole numbers from 0 or 1, or texts"),
+    ],
+)
+def test_tables_that_cannot_be_used_name_the_place_and_the_remedy(tmp_path, text, more, says):
+    (tmp_path / "a.csv").write_text(text)
+    root = [f"data.root={tmp_path}", "data=csv", "data.train_file=a.csv"]
+    with pytest.raises((ConfigError, DataError), match=says):
+        sources(*root, "data.test_file=a.csv", *more)
+
+
+def test_one_table_alone_says_what_to_type(tmp_path):
+    written(tmp_path, data_files.frame())
+    with pytest.raises(ConfigError, match=r"data\.test_file=FILE"):
+        sources(f"data.root={tmp_path}", "data=csv", "data.train_file=a.csv")
+
+
+def test_a_run_from_elsewhere_names_sources_and_nothing_more(tmp_path):
+    """Trusted are the sources alone; no target inside their options; and torchvision fetches nothing for it."""
+    config = {"data": {"_target_": "fmx.data.module.ImageDataModule"}}
+    for name in DESCRIBED_BY:
+        check_trusted(config | {"data": config["data"] | {"train": {"_target_": name}}}, tmp_path)
+    node = {"_target_": "fmx.data.torchvision_sets.load_torchvision", "mirrors": ["torchvision", "http://here/"]}
+    assert without_torchvision({"train": node})["train"]["mirrors"] == ["http://here/"]
+    assert node["mirrors"] == ["torchvision", "http://here/"]
+    node["options"] = {"split": {"_target_": "torchvision.datasets.utils.download_url"}}
+    with pytest.raises(DataError, match=r"data\.train\.options\.split"):
+        check_trusted(config | {"data": config["data"] | {"train": node}}, tmp_path)
+
+
+def test_a_key_of_another_source_is_refused():
+    with pytest.raises(ConfigError, match="'file'"):
+        made("data=digits", "+data.file=x.npz")

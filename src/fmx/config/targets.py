@@ -24,9 +24,9 @@ OF_FMX = {"trainer": {"checkpoint_every_s"}, "augment": {"mix"}}
 OF_SOURCES = {
     "fmx.data.folder.ImageFolder": {"resize"},
     "fmx.data.npz.load_npz": {"file", "test_file"},
-    "fmx.data.parquet.load_parquet": {"train_file", "test_file"},
+    "fmx.data.parquet.load_parquet": {"train_file", "test_file", "resize"},
     "fmx.data.pixel_table.load_pixel_table": {"train_file", "test_file", "label", "drop"},
-    "fmx.data.torchvision_sets.load_torchvision": {"dataset", "options"},
+    "fmx.data.torchvision_sets.load_torchvision": {"dataset", "options", "resize"},
 }
 GIVEN_LATER = {"params", "optimizer"}  # arguments that a partial gets later
 MANY = 20  # parameters that a message lists

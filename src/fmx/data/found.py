@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from fmx.config.suggest import nearest
-from fmx.errors import ConfigError
+from fmx.errors import ConfigError, DataError
 
 __all__ = ["Found", "found", "numbered"]
 
@@ -50,6 +50,8 @@ def found(source: Mapping[str, Any], key: str) -> Any:
     facts: Mapping[str, Any] = _described(target, json.dumps(given), _state(given))
     if key not in facts:
         raise ConfigError(f"nothing finds {key!r} in files{nearest(key, facts)} Keys: {', '.join(facts)}")
+    if strange := [name for name in facts["class_names"] if not name.isprintable()]:
+        raise DataError(f"the files name a class {strange[0]!r}, which cannot be printed: rename it")
     if isinstance(facts[key], str):
         raise ConfigError(facts[key])
     return facts[key]
@@ -75,6 +77,6 @@ def _plain(value: Any) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
-def numbered(num_classes: int) -> list[str]:
-    """Names for classes that have none: their numbers."""
-    return [str(label) for label in range(num_classes)]
+def numbered(low: float, high: float) -> list[str]:
+    """Names for classes that have none: their labels, from 1 if the lowest is 1, else from 0."""
+    return [str(label) for label in range(1 if low == 1 else 0, int(high) + 1)]

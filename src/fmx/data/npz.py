@@ -79,7 +79,7 @@ def describe_npz(
         other = _Archive(root, file, test_file, part)
         read += [other.read(name) for name in other.find(part, "labels")]
     return Found(
-        class_names=numbered(count_classes(read, f"{archive.path}: {label_name}")),
+        class_names=names_of(read, f"{archive.path}: {label_name}"),
         in_channels=channels,
         image_size=size,
         mean=[0.5],
@@ -203,15 +203,30 @@ def shape_of(shape: tuple[int, ...], what: str) -> tuple[int, int | list[int]]:
     if len(shape) == 3:  # noqa: PLR2004
         channels, sides = 1, shape[1:]
     elif len(shape) == 4:  # noqa: PLR2004
-        last = shape[-1] in CHANNELS or shape[1] not in CHANNELS
-        channels, sides = (shape[3], shape[1:3]) if last else (shape[1], shape[2:])
+        channels, sides = (shape[1], shape[2:]) if _is_first(*shape[1:]) else (shape[3], shape[1:3])
     else:
         raise DataError(f"{what} has the shape {shape}; images have (N, H, W), (N, H, W, C) or (N, C, H, W)")
     return int(channels), shortest_form([int(side) for side in sides])
 
 
-def count_classes(labels: Sequence[NDArray[Any]], what: str) -> int:
-    """The number of classes that whole-number labels (N,) or (N, 1) have, which begin at 0 or at 1."""
+def _is_first(first: int, middle: int, last: int) -> bool:
+    """Whether channels come first: as usual numbers of them, else beside equal sides, else as the smaller number."""
+    if (first in CHANNELS) != (last in CHANNELS):
+        return first in CHANNELS
+    return middle == last if (middle == last) != (first == middle) else first < last
+
+
+def _is_one_hot(labels: NDArray[Any]) -> bool:
+    if labels.ndim != 2 or labels.shape[1] < 2 or labels.dtype.kind not in "biuf":  # noqa: PLR2004
+        return False
+    return bool(((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all())
+
+
+def names_of(labels: Sequence[NDArray[Any]], what: str) -> list[str]:
+    """Names of the classes of whole-number labels (N,) or (N, 1), from 0 or 1, or of one-hot rows (N, K)."""
+    columns = {each.shape[1:] for each in labels}
+    if len(columns) == 1 and all(_is_one_hot(each) for each in labels):
+        return numbered(0, labels[0].shape[1] - 1)
     flat = [each.reshape(len(each)) if each.size == len(each) else each for each in labels]
     if any(each.ndim != 1 for each in flat):
         shape = next(each.shape for each in labels if each.size != len(each))
@@ -221,4 +236,4 @@ def count_classes(labels: Sequence[NDArray[Any]], what: str) -> int:
     ends = [float(end) for each in flat if len(each) for end in (each.min(), each.max())]
     if not ends or not all(end.is_integer() for end in ends):
         raise DataError(f"{what} holds {', '.join(map(str, ends)) or 'nothing'}; labels are whole numbers")
-    return int(max(ends)) + (0 if min(ends) == 1 else 1)
+    return numbered(min(ends), max(ends))

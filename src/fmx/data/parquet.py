@@ -23,7 +23,7 @@ from fmx.config.suggest import nearest
 from fmx.data.arrays import ImageArrays
 from fmx.data.below_root import data_file
 from fmx.data.found import Found, numbered
-from fmx.data.picture import FORMATS, MODES, brought_to, check_size
+from fmx.data.picture import FORMATS, MODES, Resize, brought_to, check_size
 from fmx.data.picture_files import NUM_LOOKED_AT, usual_shape
 from fmx.errors import ConfigError, DataError, first_line
 
@@ -61,6 +61,7 @@ def load_parquet(
     class_names: Sequence[str],
     in_channels: int,
     image_size: ImageSize,
+    resize: Resize,
 ) -> "ImageArrays | EncodedPictures":
     """Read the pictures and labels of one part.
 
@@ -77,7 +78,9 @@ def load_parquet(
     columns = _read(_shards(root, train_file, test_file, part), image, label, class_names)
     size = height_and_width(image_size)
     what = str(data_file(root, _named(train_file, test_file, part)[0], key="data.train_file", example=EXAMPLE))
-    pictures = EncodedPictures(columns.pictures, columns.labels, size=size, in_channels=in_channels, what=what)
+    pictures = EncodedPictures(
+        columns.pictures, columns.labels, size=size, in_channels=in_channels, resize=resize, what=what
+    )
     if len(pictures) * in_channels * size[0] * size[1] > MAX_IN_MEMORY:
         return pictures
     return ImageArrays(torch.stack([pictures[index][0] for index in range(len(pictures))]), pictures.labels)
@@ -90,7 +93,7 @@ def describe_parquet(
     columns = _read(_shards(root, train_file, test_file, "train"), image, label, None)
     names = columns.class_names
     if names is None:
-        names = numbered(int(columns.labels.max()) + (0 if columns.labels.min() == 1 else 1))
+        names = numbered(columns.labels.min(), columns.labels.max())
     headers = []
     for picture in columns.pictures[:NUM_LOOKED_AT]:
         try:
@@ -107,7 +110,7 @@ class EncodedPictures(Dataset[tuple[Tensor, int]]):
 
     def __init__(
         self, pictures: "pa.ChunkedArray", labels: NDArray[np.int64], *, size: tuple[int, int], in_channels: int,
-        what: str,
+        resize: Resize, what: str,
     ) -> None:  # fmt: skip
         if in_channels not in MODES:
             raise ConfigError(f"data.in_channels must be 1 (grey) or 3 (RGB) for pictures, got {in_channels}")
@@ -115,6 +118,7 @@ class EncodedPictures(Dataset[tuple[Tensor, int]]):
         self.labels = torch.from_numpy(labels)
         self.size = size
         self.mode = MODES[in_channels]
+        self.resize = resize
         self.what = what
 
     def __len__(self) -> int:
@@ -126,7 +130,7 @@ class EncodedPictures(Dataset[tuple[Tensor, int]]):
                 warnings.simplefilter("ignore")  # about odd metadata; real problems raise
                 with Image.open(io.BytesIO(self.pictures[index].as_py()), formats=FORMATS) as image:
                     check_size(image)
-                    pixels = brought_to(image, self.mode, self.size, "stretch")
+                    pixels = brought_to(image, self.mode, self.size, self.resize)
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
             raise DataError(f"{self.what}: picture {index} cannot be read as an image: {first_line(error)}") from error
         return torch.from_numpy(pixels), int(self.labels[index])
@@ -137,7 +141,7 @@ class EncodedPictures(Dataset[tuple[Tensor, int]]):
 
     @cached_property
     def _fingerprint(self) -> str:
-        digest = blake2b(repr((self.size, self.mode)).encode(), digest_size=16)
+        digest = blake2b(repr((self.size, self.mode, self.resize)).encode(), digest_size=16)
         digest.update(self.labels.numpy().data)
         for picture in self.pictures:
             encoded = picture.as_py()

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fmx.config.image_size import shortest_form
-from fmx.data.picture import FORMATS, MODES, read_picture
+from fmx.data.picture import FORMATS, MODES, Resize, read_picture
 from fmx.errors import ConfigError, DataError
 
 __all__ = ["NUM_LOOKED_AT", "PictureFiles", "size_and_channels", "usual_shape"]
@@ -37,6 +37,7 @@ class PictureFiles(Dataset[tuple[Tensor, int]]):
         root: str,
         size: tuple[int, int],
         in_channels: int,
+        resize: Resize,
         what: str,
     ) -> None:
         if in_channels not in MODES:
@@ -46,6 +47,7 @@ class PictureFiles(Dataset[tuple[Tensor, int]]):
         self.root = root
         self.size = size
         self.mode = MODES[in_channels]
+        self.resize = resize
         self.what = what
 
     def __len__(self) -> int:
@@ -54,7 +56,7 @@ class PictureFiles(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path = self.files[index]
         try:
-            pixels = read_picture(path, self.mode, self.size, "stretch")
+            pixels = read_picture(path, self.mode, self.size, self.resize)
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
             raise DataError(f"{path} of {self.what} cannot be read as an image: {error}; replace it") from error
         return torch.from_numpy(pixels), int(self.labels[index])
@@ -65,7 +67,7 @@ class PictureFiles(Dataset[tuple[Tensor, int]]):
 
     @cached_property
     def _fingerprint(self) -> str:
-        digest = blake2b(repr((self.size, self.mode)).encode(), digest_size=16)
+        digest = blake2b(repr((self.size, self.mode, self.resize)).encode(), digest_size=16)
         digest.update(self.labels.numpy().data)
         for path in self.files:
             try:

@@ -67,9 +67,10 @@ def load_pixel_table(
     height, width = height_and_width(image_size)
     wanted = in_channels * height * width
     if table.num_pixels not in {None, wanted}:
+        fits = [channels for channels in (1, 3) if channels * height * width == table.num_pixels]
         raise DataError(
             f"{path} has {table.num_pixels:,} columns of pixels, but data.in_channels={in_channels} and "
-            f"data.image_size ask for {wanted:,}"
+            f"data.image_size ask for {wanted:,}" + (f"; data.in_channels={fits[0]} fits" if fits else "")
         )
     pixels, labels = table.read(part)
     if pixels.shape[1] != wanted:
@@ -94,7 +95,7 @@ def describe_pixel_table(
                 f"{path}: the labels in column {table.label_name!r} run from {low} to {high}; they are whole numbers "
                 "from 0 or 1, or texts: data.label=NAME names their column"
             )
-        names = numbered(int(high) + (0 if low == 1 else 1))
+        names = numbered(low, high)
     if len(names) <= 1:
         raise DataError(
             f"{path}: the column {table.label_name!r} is taken for the labels, and holds {names[0]} alone; "
@@ -161,7 +162,8 @@ class _Table:
     def say(self, path: Path) -> None:
         """Log what was recognised."""
         kind = "with" if self.form.header else "without"
-        left = f"; left out: {', '.join(map(repr, self.left_out))}" if self.left_out else ""
+        names = [repr(name) if name else "a column without a name" for name in self.left_out]
+        left = f"; left out: {', '.join(names)}" if names else ""
         log.info("%s: a table %s a header, labels in column %r%s", path, kind, self.label_name, left)
 
     def _place(self, column: str | int, key: str) -> int:

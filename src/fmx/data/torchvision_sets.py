@@ -24,6 +24,7 @@ from fmx.config.suggest import nearest
 from fmx.data.arrays import ImageArrays, mean_and_std
 from fmx.data.download import TIMEOUT_S
 from fmx.data.found import Found, numbered
+from fmx.data.picture import Resize
 from fmx.data.picture_files import PictureFiles, size_and_channels
 from fmx.data.split import split_validation
 from fmx.errors import ConfigError, DataError, first_line
@@ -78,13 +79,15 @@ def load_torchvision(
     test_seed: int,
     in_channels: int,
     image_size: ImageSize,
+    resize: Resize,
     mirrors: Sequence[str],
 ) -> ImageArrays | PictureFiles:
     """One part of a classification set of torchvision, in its layout below `root`.
 
     options: further arguments of its class. split: another value of the class's own argument for parts. Where
     torchvision has no test part, `num_test` images (a count or a share) are drawn for it, stratified and seeded.
-    mirrors: [torchvision] lets torchvision fetch missing files; [] does not.
+    mirrors: [torchvision] lets torchvision fetch missing files; [] does not. resize: as of
+    ImageFolder, of pictures in files.
 
     Returns:
         ImageArrays of sets that torchvision holds in memory, else PictureFiles; labels count from 0.
@@ -99,10 +102,10 @@ def load_torchvision(
         read = _drawn(read, part, num_test, test_seed)
     if isinstance(read.pictures, list):
         return PictureFiles(
-            read.pictures, read.labels, root=root, size=size, in_channels=in_channels,
+            read.pictures, read.labels, root=root, size=size, in_channels=in_channels, resize=resize,
             what=f"torchvision's {taken.kind.__name__}",
         )  # fmt: skip
-    pixels = _fitted(read.pictures, in_channels, size)
+    pixels = _fitted(read.pictures, in_channels, size, resize)
     return ImageArrays(pixels.contiguous(), torch.from_numpy(read.labels))
 
 
@@ -151,6 +154,7 @@ class _Read:
             root="",
             size=height_and_width(size),
             in_channels=channels,
+            resize="stretch",
             what="",
         )
         return ImageArrays(torch.stack([files[index][0] for index in range(len(files))]), files.labels)
@@ -384,8 +388,8 @@ def _from_0(labels: NDArray[np.int64], names: list[str] | None) -> tuple[NDArray
     """Labels from 0, and a name for each; numbers where the names cannot be theirs."""
     if names is not None and names[0] == "N/A":  # EMNIST's letters count from 1
         labels, names = labels - 1, names[1:]
-    num_classes = int(labels.max()) + 1
-    return labels, names if names is not None and len(names) >= num_classes else numbered(num_classes)
+    high = int(labels.max())
+    return labels, names if names is not None and len(names) > high else numbered(0, high)
 
 
 def _as_numbers(labels: Any) -> NDArray[np.int64]:
@@ -401,7 +405,7 @@ def _channels_first(images: Tensor) -> Tensor:
     return images if images.shape[1] in {1, 3} else images.permute(0, 3, 1, 2).contiguous()
 
 
-def _fitted(images: Tensor, in_channels: int, size: tuple[int, int]) -> Tensor:
+def _fitted(images: Tensor, in_channels: int, size: tuple[int, int], resize: Resize) -> Tensor:
     """Images with another number of channels and another size, where these were asked for."""
     from torchvision.transforms.v2 import functional as transforms
 
@@ -410,7 +414,10 @@ def _fitted(images: Tensor, in_channels: int, size: tuple[int, int]) -> Tensor:
             raise ConfigError(f"data.in_channels must be 1 (grey) or 3 (RGB) for torchvision's sets, got {in_channels}")
         to_grey = in_channels == 1
         images = transforms.rgb_to_grayscale(images) if to_grey else images.expand(-1, 3, -1, -1).contiguous()
-    return images if tuple(images.shape[2:]) == size else transforms.resize(images, list(size), antialias=True)
+    height, width = images.shape[2:]
+    if resize != "stretch" and height * size[1] != width * size[0]:
+        raise ConfigError(f"data.resize={resize} is for sets whose pictures lie in files; this one is held in memory")
+    return images if (height, width) == size else transforms.resize(images, list(size), antialias=True)
 
 
 def _read_kept(path: Path) -> Found | None:
