@@ -1,5 +1,6 @@
 """Folders of pictures as people have them: shapes, layouts, archives of other systems, validation folders."""
 
+import csv
 import json
 import shutil
 from dataclasses import replace
@@ -8,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 from torchvision.transforms import v2
 
 import fmx
 from fmx.data.folder import ImageFolder
+from fmx.data.loader import EpochSampler, image_loader
+from fmx.data.per_image import augmentation
 from fmx.data.picture import RESIZES
 from fmx.errors import ConfigError, DataError
 from fmx.inference.export.signature import signature_of
@@ -168,3 +172,92 @@ def test_what_a_directory_says_of_resizing_is_checked(cropped_run, tmp_path):
     assert (
         signature_of(trusted_config(open_run(run)), normalize="inside").fit == "stretch"
     )  # as before there was a choice
+
+
+# ---------------------------------------------------------------------- transforms at the pictures' own size
+
+
+def served(dataset, at_source, *, epoch=0, workers=0, per_image=None):
+    """One epoch of training images, in order."""
+    indices = torch.arange(len(dataset))
+    order = EpochSampler(indices, shuffle=False, seed=3, rank=0, world_size=1, equal_shares=True)
+    order.set_epoch(epoch)
+    loader = image_loader(
+        dataset, order, batch_size=5, drop_last=False, num_workers=workers, device=torch.device("cpu"), resumable=True,
+        at_source=at_source, per_image=per_image,
+    )  # fmt: skip
+    return torch.cat([images for images, _ in loader])
+
+
+def test_a_transform_gets_the_pictures_as_they_were_decoded(tmp_path):
+    make_set(tmp_path)
+    dataset = folder_of(tmp_path / "train", class_names=[*COLOURS], image_size=[12, 16])
+    seen = []
+
+    def spy(picture):
+        seen.append(tuple(picture.shape))
+        assert picture.dtype == torch.uint8
+        return picture[:, :, : picture.shape[2] // 2]
+
+    images = served(dataset, spy)
+    assert images.shape == (24, 3, 12, 16)
+    assert sorted(set(seen)) == [(3, 20, 30), (3, 20, 35), (3, 20, 40)]
+    whole = torch.stack([x for x, _ in dataset])
+    assert torch.equal(served(dataset, lambda picture: picture), whole)  # resized as without a transform
+    left = Image.open(tmp_path / "train" / dataset.files[0]).crop((0, 0, 15, 20)).resize((16, 12), Image.BILINEAR)
+    assert torch.equal(images[0], v2.functional.pil_to_tensor(left))
+    order = []
+    served(dataset, lambda p: (order.append("source"), p)[1], per_image=lambda p: (order.append(p.shape[1:]), p)[1])
+    assert order[:4] == ["source", (12, 16), "source", (12, 16)]
+
+
+def test_what_is_drawn_depends_on_seed_epoch_and_picture_alone(tmp_path):
+    make_set(tmp_path)
+    dataset = folder_of(tmp_path / "train", class_names=[*COLOURS], image_size=[12, 16])
+    crop = augmentation(nn.Identity(), mix=None, shape=(3, 12, 16), at_source=v2.RandomResizedCrop((12, 16))).at_source
+    first = served(dataset, crop)
+    before = torch.get_rng_state()
+    assert torch.equal(first, served(dataset, crop))
+    assert torch.equal(first, served(dataset, crop, workers=2))
+    assert torch.equal(before, torch.get_rng_state())
+    later = served(dataset, crop, epoch=1)
+    assert not torch.equal(first, later)
+    assert torch.equal(later, served(dataset, crop, epoch=1, workers=1))
+    assert len(torch.unique(first.flatten(1), dim=0)) == 24
+
+
+def test_random_parts_of_pictures_train_and_are_for_training_alone(command, tmp_path):
+    make_set(tmp_path / "set")
+    (tmp_path / "spy.py").write_text(
+        "import os\nfrom torchvision.transforms import v2\n\n\nclass Spied(v2.RandomResizedCrop):\n"
+        "    def forward(self, image):\n        with open(os.environ['SEEN'], 'a') as file:\n"
+        "            file.write(f'{tuple(image.shape)}\\n')\n        return super().forward(image)\n"
+    )
+    run = [*RUN, "augment=[random_resized_crop,flip]", "data.image_size=[12,16]", "data.validation=4"]
+    histories = []
+    for workers, target in (("0", "spy.Spied"), ("2", "torchvision.transforms.v2.RandomResizedCrop")):
+        done = command(
+            *run, f"data.num_workers={workers}", f"augment.per_image._target_={target}", f"hydra.run.dir=run{workers}",
+            "trainer.max_epochs=2", cwd=tmp_path, env={"SEEN": str(tmp_path / "seen"), "PYTHONPATH": str(tmp_path)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        rows = list(csv.DictReader((tmp_path / f"run{workers}/history.csv").read_text().splitlines()))
+        histories.append([{key: value for key, value in row.items() if key != "seconds"} for row in rows])
+    assert histories[0] == histories[1]
+    said = "RandomResizedCrop, applied to each training picture at its own size, before it is resized, in 2 worker"
+    assert said in done.stdout + done.stderr
+    sizes = (tmp_path / "seen").read_text().splitlines()
+    decoded = [size for size in sizes if size in {"(3, 20, 30)", "(3, 20, 35)", "(3, 20, 40)"}]
+    assert len(decoded) % 20 == 0  # the training images of some epochs (the figure shows another): nothing held out
+    assert len(decoded) >= 40
+    assert set(sizes) - set(decoded) == {"(3, 12, 16)"}  # the trial before the run
+    with_others = command(*run[:-3], "augment=[random_resized_crop,randaugment,mixup]", "--dry-run", cwd=tmp_path)
+    assert with_others.returncode == 0, with_others.stderr
+    for change, line in {
+        "augment.per_image.scale=[2,1]": "augment: RandomResizedCrop cannot take an image",
+        "augment.per_image=3": "augment.per_image must be a mapping with a _target_",
+        "augment.per_image._target_=torch.nn.Identiti": "no 'Identiti'",
+    }.items():
+        refused = command(*run[:-3], "augment=random_resized_crop", change, "--dry-run", cwd=tmp_path)
+        assert refused.returncode == 2, change
+        assert line in refused.stderr, refused.stderr

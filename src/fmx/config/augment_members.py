@@ -13,7 +13,11 @@ from fmx.errors import ConfigError
 __all__ = ["check_augment"]
 
 LIST = "augment=["
-PARTS = {"_target_": "is a transform of images", "mix": "mixes images and labels"}
+PARTS = {
+    "_target_": "is a transform of images", "per_image": "changes pictures before they are resized",
+    "mix": "mixes images and labels",
+}  # fmt: skip
+OF_FMX = {"per_image": "random_resized_crop", "mix": "mixup"}  # with a member that shows it
 
 
 def check_augment(node: Mapping[str, Any], config: DictConfig) -> None:
@@ -21,12 +25,17 @@ def check_augment(node: Mapping[str, Any], config: DictConfig) -> None:
 
     node: the group as plain values; config: with its `hydra` node, if any.
     """
-    if "_target_" not in node and (stray := [key for key in node if key != "mix"] or not node):
+    if "_target_" not in node and (stray := [key for key in node if key not in OF_FMX] or not node):
         named = f"augment.{stray[0]}" if isinstance(stray, list) else "augment"
-        raise ConfigError(f"{named}: augment needs a _target_ that takes it, or a mix; augment=none augments nothing")
-    mix = node.get("mix")
-    if mix is not None and not (isinstance(mix, Mapping) and "_target_" in mix):
-        raise ConfigError(f"augment.mix must be a mapping with a _target_, as in conf/augment/mixup.yaml, got {mix!r}")
+        raise ConfigError(
+            f"{named}: augment needs a _target_ that takes it, a per_image or a mix; augment=none augments nothing"
+        )
+    for key, member in OF_FMX.items():
+        part = node.get(key)
+        if part is not None and not (isinstance(part, Mapping) and "_target_" in part):
+            raise ConfigError(
+                f"augment.{key} must be a mapping with a _target_, as in conf/augment/{member}.yaml, got {part!r}"
+            )
     if "hydra" not in config:
         return
     given = [text for text in as_typed(config.hydra.overrides.task) if text.startswith(LIST)]

@@ -19,7 +19,7 @@ HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 # Arguments that training.build passes; the YAML must have every other required parameter.
 FROM_BUILD = {"data": {"augment", "seed"}}
 # Keys that fmx reads by interpolation and removes before it calls the target.
-OF_FMX = {"trainer": {"checkpoint_every_s"}, "augment": {"mix"}}
+OF_FMX = {"trainer": {"checkpoint_every_s"}, "augment": {"per_image", "mix"}}
 # Likewise keys of `data`, by the target of data.train, whose node refers to them.
 OF_SOURCES = {
     "fmx.data.folder.ImageFolder": {"resize"},

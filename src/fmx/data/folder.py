@@ -3,21 +3,23 @@
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from hashlib import blake2b, file_digest
 from pathlib import Path
 from unicodedata import normalize
 
+import numpy as np
 import torch
-from PIL import UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from fmx.config.image_size import ImageSize, height_and_width, shortest_form
 from fmx.data.passed_over import SUFFIXES, UNREAD, PassedOver
-from fmx.data.picture import MODES, RESIZES, Resize, read_picture
+from fmx.data.picture import MODES, RESIZES, Resize, brought_to, read_original, read_picture
 from fmx.errors import ConfigError, DataError
 from fmx.process.cores import num_cores
 
@@ -87,11 +89,26 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self._read(index, lambda path: read_picture(path, self.mode, self.size, self.resize))
+
+    def original(self, index: int) -> tuple[Tensor, int]:
+        """An image at its own size, uint8 (C, H', W'), with its label."""
+        return self._read(index, lambda path: read_original(path, self.mode))
+
+    def to_size(self, picture: Tensor) -> Tensor:
+        """Bring pixels uint8 (C, H', W') to the size of the others, as they are when an image is read."""
+        if tuple(picture.shape[1:]) == self.size:
+            return picture
+        pixels = picture.permute(1, 2, 0).contiguous().numpy()
+        image = Image.fromarray(pixels[:, :, 0] if self.mode == "L" else pixels)
+        return torch.from_numpy(brought_to(image, self.mode, self.size, self.resize))
+
+    def _read(self, index: int, reader: Callable[[Path], NDArray[np.uint8]]) -> tuple[Tensor, int]:
         path = self.folder / self.files[index]
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about odd metadata; real problems raise
-                pixels = read_picture(path, self.mode, self.size, self.resize)
+                pixels = reader(path)
         except UnidentifiedImageError as error:
             raise DataError(f"{path} is no image of a known kind; replace or remove it") from error
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files

@@ -182,16 +182,18 @@ def image_loader(
     device: torch.device,
     resumable: bool,
     per_image: Callable[[Tensor], Tensor] | None = None,
+    at_source: Callable[[Tensor], Tensor] | None = None,
 ) -> "ArrayLoader | DataLoader[tuple[Tensor, int]]":
     """The loader for a source: a gather for arrays, worker processes for a dataset that reads files.
 
     The generators of a dataset are seeded for each batch (`seeded_dataset.py`).
-    per_image: a transform of each image, for which arrays go through a DataLoader as well.
+    per_image, at_source: transforms of each image and of each picture before it is resized, for which arrays go
+    through a DataLoader as well.
     resumable: whether it can start within an epoch. For predictions Lightning re-creates a DataLoader, which works only
     for a class without its own constructor.
     """
     if isinstance(source, ImageArrays):
-        if per_image is None:
+        if per_image is None and at_source is None:
             return ArrayLoader(source, order, batch_size=batch_size, drop_last=drop_last, device=device)
         source = ArrayItems(source)
     options: dict[str, Any] = {
@@ -202,7 +204,7 @@ def image_loader(
         "persistent_workers": num_workers > 0,
         "prefetch_factor": 4 if num_workers else None,
     }
-    drawn = SeededDataset(source, per_image)
+    drawn = SeededDataset(source, per_image, at_source)
     if resumable:
         return ImageLoader(drawn, order, **options)
     return DataLoader(drawn, sampler=order, generator=torch.Generator().manual_seed(order.seed), **options)

@@ -62,7 +62,7 @@ class ImageDataModule(LightningDataModule):
 
     train, test, val: what `fmx.data.source.accept` takes; where val is None, validation images are held out of train.
     augment: maps images (B, C, H, W), uint8 or floats in 0..1, to the same, with parts for single images and for labels
-    where it has the attributes `per_image` and `mix` of an Augmentation.
+    where it has the attributes `at_source`, `per_image` and `mix` of an Augmentation.
     folds, fold: how many folds of the training images there are, and which is held out; both or neither.
     mean, std: one number per channel, of pixels in 0..1. `class_names` is a list, or a language of `translations`.
     value_range: [black, white] of the values in the sources, or `auto`.
@@ -287,7 +287,7 @@ class ImageDataModule(LightningDataModule):
         self.augment.to(device)
         loader = image_loader(
             source, order, batch_size=count, drop_last=False, num_workers=0, device=device, resumable=True,
-            per_image=per_image,
+            per_image=per_image, at_source=getattr(self.augment, "at_source", None),
         )  # fmt: skip
         with kept_states():
             seed_generators([self.seed])
@@ -324,6 +324,7 @@ class ImageDataModule(LightningDataModule):
             device=device,
             resumable=resumable,
             per_image=getattr(self.augment, "per_image", None) if training else None,
+            at_source=getattr(self.augment, "at_source", None) if training else None,
         )
 
 

@@ -22,15 +22,24 @@ OF_LABELS = {"MixUp": "mixup", "CutMix": "cutmix"}  # of torchvision, which also
 
 
 class Augmentation(nn.Module):
-    """An augmentation in up to three parts, each of which may be missing.
+    """An augmentation in up to four parts, each of which may be missing.
 
+    at_source: maps one image of any size, a picture as it was decoded, to uint8 (C, H', W'), before it is resized.
     per_image: maps one image, uint8 (C, H, W) or a PIL picture, to uint8 (C, H', W'); it runs where images are loaded.
     batched: maps uint8 (B, C, H, W) to the same on the training device, random for each image.
     mix: maps normalised images, integer labels (B,) and the number of classes K to mixed images and labels (B, K).
     """
 
-    def __init__(self, *, per_image: "PerImage | None", batched: nn.Module, mix: nn.Module | None) -> None:
+    def __init__(
+        self,
+        *,
+        at_source: "PerImage | None" = None,
+        per_image: "PerImage | None",
+        batched: nn.Module,
+        mix: nn.Module | None,
+    ) -> None:
         super().__init__()
+        self.at_source = at_source
         self.per_image = per_image
         self.batched = batched
         self.mix = mix
@@ -109,22 +118,28 @@ class PerImage:
         )
 
 
-def augmentation(transform: Transform, *, mix: nn.Module | None, shape: tuple[int, int, int]) -> nn.Module:
+def augmentation(
+    transform: Transform, *, mix: nn.Module | None, shape: tuple[int, int, int], at_source: Transform | None = None
+) -> nn.Module:
     """What a data module augments with: a transform as it is if it takes whole batches, else an Augmentation.
 
     fmx's own modules, those of torch.nn and others with the attribute `takes_batches` draw for each image of a batch.
     Any other callable is applied to one image at a time, and with it what stands before it in a torch.nn.Sequential or
     in torchvision's Compose.
-    shape: of an image (C, H, W).
+    shape: of an image (C, H, W). at_source: a transform of pictures as they were decoded, or None.
     """
     steps = list(_flattened(transform))
     for step in steps:
         _check_step(step, shape[0])
     first_batched = max((place + 1 for place, step in enumerate(steps) if not _takes_batches(step)), default=0)
     batched = nn.Sequential(*cast("list[nn.Module]", steps[first_batched:]))
-    if not first_batched and mix is None:
+    if at_source is not None:
+        for step in (before := list(_flattened(at_source))):
+            _check_step(step, shape[0])
+    if not first_batched and mix is None and at_source is None:
         return transform if isinstance(transform, nn.Module) else batched
     return Augmentation(
+        at_source=None if at_source is None else PerImage(before, shape),
         per_image=PerImage(steps[:first_batched], shape) if first_batched else None,
         batched=batched,
         mix=mix,

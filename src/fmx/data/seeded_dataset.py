@@ -38,18 +38,25 @@ class SeededDataset(Dataset[tuple[Tensor, int]]):
     What it draws, from the generators of Python, NumPy and torch or from its own, is a function of the batch's first
     key alone: neither the number of workers nor a resumed run changes it. Its own generators are found through
     attributes, lists and dicts. In the main process the states of all are restored.
-    per_image: a transform of each image, uint8 (C, H, W). What it draws is a function of the run's seed, the epoch and
-    the image, and computed by one thread, so that the result is the same to the bit in any process.
+    per_image: a transform of each image, uint8 (C, H, W). at_source: one that comes before, of a picture as it was
+    decoded, for a source that gives it by `original(index)` and resizes the result by `to_size`; of the image for any
+    other. What they draw is a function of the run's seed, the epoch and the image, and computed by one thread, so that
+    the result is the same to the bit in any process.
     """
 
     def __init__(
-        self, source: Dataset[tuple[Tensor, int]], per_image: Callable[[Tensor], Tensor] | None = None
+        self,
+        source: Dataset[tuple[Tensor, int]],
+        per_image: Callable[[Tensor], Tensor] | None = None,
+        at_source: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.source = source
         self.per_image = per_image
+        self.at_source = at_source
+        self._original = None if at_source is None else getattr(source, "original", None)
         self._own = generators_in(source)
         self._first = [_digest(each) for each in self._own]  # part of each seed, so that their own seeds matter
-        self._of_transform = generators_in(per_image)
+        self._of_transform = generators_in([each for each in (at_source, per_image) if each is not None])
 
     def __len__(self) -> int:
         return len(self.source)  # type: ignore[arg-type]
@@ -63,26 +70,35 @@ class SeededDataset(Dataset[tuple[Tensor, int]]):
             first = keys[0]
             seed_generators([first.seed, first.epoch, first.rank, first.position], self._own, self._first)
             indices = [key.image for key in keys]
-            whole = getattr(self.source, "__getitems__", None)
-            items = [self.source[index] for index in indices] if whole is None else whole(indices)
-            if self.per_image is None:
+            if self._original is not None:
+                items: Any = map(self._original, indices)  # one after the other: a picture may take 200 MB
+            else:
+                whole = getattr(self.source, "__getitems__", None)
+                items = [self.source[index] for index in indices] if whole is None else whole(indices)
+            if self.per_image is None and self.at_source is None:
                 return items
             with _one_thread():
                 return [(self._changed(key, image), label) for key, (image, label) in zip(keys, items, strict=True)]
 
     def _changed(self, key: SampleKey, image: Tensor) -> Tensor:
-        assert self.per_image is not None
         seed_generators([key.seed, key.epoch, key.image, *PER_IMAGE], self._of_transform)
+        wanted, changed = image.shape, image
         try:
-            changed = self.per_image(image)
+            if self.at_source is not None:
+                changed = self.at_source(changed)
+            if self._original is not None:
+                changed = self.source.to_size(changed)  # type: ignore[attr-defined]
+                wanted = changed.shape
+            if self.per_image is not None:
+                changed = self.per_image(changed)
         except FmxError:
             raise
         except Exception as error:
             what = f"{type(error).__name__}: {first_line(error)}"
             raise DataError(f"augment fails on training image {key.image} in epoch {key.epoch + 1}: {what}") from error
-        if changed.shape != image.shape:
+        if changed.shape != wanted:
             raise DataError(
-                f"augment makes {tuple(changed.shape)} of the shape {tuple(image.shape)} (training image {key.image}); "
+                f"augment makes {tuple(changed.shape)} of the shape {tuple(wanted)} (training image {key.image}); "
                 "the images of a batch need one shape, that of data.image_size: end with a crop or a Resize to it"
             )
         return changed

@@ -22,6 +22,7 @@ from fmx.config.image_size import height_and_width
 from fmx.config.quoting import escape_interpolations
 from fmx.config.targets import keys_of_fmx, locate
 from fmx.config.validation import FOLD, OWN, validation_of
+from fmx.data.folder import ImageFolder
 from fmx.data.module import ImageDataModule, Part
 from fmx.data.per_image import Augmentation, augmentation
 from fmx.errors import ConfigError, FmxError
@@ -176,17 +177,18 @@ def make_data(node: DictConfig, *, augment: nn.Module, seed: int) -> ImageDataMo
 
 
 def build_augmentation(cfg: DictConfig) -> nn.Module:
-    """The augmentation: of the target of `augment`, if any, and of `augment.mix`, if any."""
+    """The augmentation: of the target of `augment`, of `augment.per_image` and of `augment.mix`, each if any."""
     node = cfg.augment.copy()
     with open_dict(node):
-        mix = node.pop("mix", None)
+        mix, at_source = node.pop("mix", None), node.pop("per_image", None)
     transform = make(node) if "_target_" in node else nn.Identity()
     mixture = None if mix is None else make(mix)
     if not isinstance(mixture, nn.Module | None):
         raise ConfigError(f"augment.mix must make a torch.nn.Module, not {type(mixture).__name__}")
     size = cfg.data.image_size
     shape = (cfg.data.in_channels, *height_and_width(size if isinstance(size, int) else list(size)))
-    return augmentation(transform, mix=mixture, shape=shape)
+    before = None if at_source is None else make(at_source)
+    return augmentation(transform, mix=mixture, shape=shape, at_source=before)
 
 
 def make(node: Any, **extra: Any) -> Any:
@@ -346,9 +348,13 @@ def _log_augmentation(record: Record, data: ImageDataModule) -> None:
     """Log what is done to each image by itself, and what mixed images make of the training accuracy."""
     if not record.writes or not isinstance(data.augment, Augmentation):
         return
+    workers = data.num_workers
+    where = f"{workers} worker processes" if workers else "this process; data.num_workers=N uses N others"
+    if (at_source := data.augment.at_source) is not None:
+        originals = isinstance(data.sources["train"], ImageFolder)
+        what = "picture at its own size, before it is resized," if originals else "image by itself"
+        log.info("augment: %s, applied to each training %s in %s", at_source.names, what, where)
     if (per_image := data.augment.per_image) is not None:
-        workers = data.num_workers
-        where = f"{workers} worker processes" if workers else "this process; data.num_workers=N uses N others"
         log.info("augment: %s, applied to each image by itself in %s", per_image.names, where)
     if (mix := data.augment.mix) is not None:
         log.info(
