@@ -136,7 +136,7 @@ def cropped_run(command, tmp_path_factory):
 
 def test_predictions_and_exports_resize_as_the_training_did(cropped_run, command):
     home = cropped_run
-    signature = signature_of(trusted_config(open_run(home / "run")), normalize="inside")
+    signature = signature_of(trusted_config(open_run(home / "run")), normalize="inside", record={})
     assert (signature.fit, signature.image_size) == ("crop", [12, 16])
     for how in RESIZES:
         test = folder_of(home / "set/test", class_names=[*COLOURS], image_size=[12, 16], resize=how)
@@ -167,10 +167,10 @@ def test_what_a_directory_says_of_resizing_is_checked(cropped_run, tmp_path):
     for value, said in (("squash", "classes or an input that cannot be right"), ("[pad]", "cannot be right")):
         path.write_text(text.replace("  resize: crop", f"  resize: {value}"))
         with pytest.raises(DataError, match=said):
-            signature_of(trusted_config(open_run(run)), normalize="inside")
+            signature_of(trusted_config(open_run(run)), normalize="inside", record={})
     path.write_text("\n".join(line for line in text.splitlines() if "resize:" not in line))
     assert (
-        signature_of(trusted_config(open_run(run)), normalize="inside").fit == "stretch"
+        signature_of(trusted_config(open_run(run)), normalize="inside", record={}).fit == "stretch"
     )  # as before there was a choice
 
 
