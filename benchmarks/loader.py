@@ -3,17 +3,21 @@
     python benchmarks/loader.py [--repeats 9] [--batch-size 256] [--device cuda] [--table]
 
 The other side is torchvision's dataset with the same augmentation as per-image transforms and two worker processes.
+fmx applies RandAugment to single images too, in this process or in two others; the other side has as many. These rows
+are of fewer images and a third of the rounds, in seconds for 60,000.
 """
 
 import argparse
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
+from torchvision.transforms import v2
 
 from alternate import alternate, median
 from claim import Claim, at_most
@@ -31,6 +35,8 @@ PER_IMAGE: dict[str, list[Any]] = {
     "crop_flip": [transforms.RandomCrop(28, padding=2), transforms.RandomHorizontalFlip()],
     "erasing": [transforms.RandomCrop(28, padding=2), transforms.RandomHorizontalFlip()],
 }
+SINGLE = {"randaugment": [v2.RandAugment()]}  # what fmx applies to single images as well
+FEWER = 12_000  # images
 NUM_IMAGES = 60_000
 
 
@@ -45,9 +51,15 @@ def through(batches: Iterable[Any], finish: Any) -> float:
     return (time.perf_counter() - began) * NUM_IMAGES / seen
 
 
-def fmx_paths(augment: str, *, data: str, batch_size: int, device: str) -> dict[str, Any]:
+def fmx_paths(augment: str, *more: str, data: str, batch_size: int, device: str) -> dict[str, Any]:
     """The loader that a training gets, with and without what is done to its batches."""
-    overrides = [f"augment={augment}", f"data.root={data}", "data.validation=none", f"data.batch_size={batch_size}"]
+    overrides = [
+        f"augment={augment}",
+        f"data.root={data}",
+        "data.validation=none",
+        f"data.batch_size={batch_size}",
+        *more,
+    ]
     module = build_data(compose_config(overrides))
     accelerator = "gpu" if device == "cuda" else "cpu"
     trainer = Trainer(accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False,
@@ -61,12 +73,13 @@ def fmx_paths(augment: str, *, data: str, batch_size: int, device: str) -> dict[
     }
 
 
-def workers(augment: str, *, data: str, batch_size: int, device: str) -> float:
-    """Seconds that a DataLoader with two workers takes."""
-    steps = [*PER_IMAGE[augment], transforms.ToTensor(), transforms.Normalize((0.286041,), (0.353024,))]
+def workers(augment: str, *, data: str, batch_size: int, device: str, num_workers: int = 2, images: int = 0) -> float:
+    """Seconds that torchvision's way takes: a DataLoader with worker processes, for all images or the first ones."""
+    steps = [*(PER_IMAGE | SINGLE)[augment], transforms.ToTensor(), transforms.Normalize((0.286041,), (0.353024,))]
     steps += [transforms.RandomErasing(0.5, (0.02, 0.2), (0.3, 3.3))] if augment == "erasing" else []
-    dataset = datasets.FashionMNIST(data, train=True, transform=transforms.Compose(steps))
-    batches = DataLoader(dataset, batch_size=batch_size, shuffle=True, num_workers=2)
+    dataset: Any = datasets.FashionMNIST(data, train=True, transform=transforms.Compose(steps))
+    dataset = Subset(dataset, range(images)) if images else dataset
+    batches = DataLoader(dataset, batch_size=batch_size, shuffle=True, num_workers=num_workers)
     return through(batches, lambda batch: [part.to(device) for part in batch])
 
 
@@ -81,6 +94,24 @@ def measure(repeats: int, batch_size: int, device: str) -> dict[str, Any]:
         seconds["worker DataLoader"] = [workers(augment, data=data, batch_size=batch_size, device=device)]
         measured[augment] = {"target_ms": target_ms, "seconds": seconds}
         print(augment, {name: f"{1000 * median(values):.0f} ms" for name, values in seconds.items()}, flush=True)
+    return measured | measure_single(max(1, repeats // 3), data, batch_size, device)
+
+
+def measure_single(repeats: int, data: str, batch_size: int, device: str) -> dict[str, Any]:
+    """Rows of what is applied to single images, without workers and with two."""
+    measured = {}
+    here: Any = {"data": data, "batch_size": batch_size, "device": device}
+    for augment in SINGLE:
+        for number in (0, 2):
+            part = [f"data.validation={NUM_IMAGES - FEWER}", f"data.num_workers={number}"]
+            sides = fmx_paths(augment, *part, **here)
+            for path in sides.values():
+                path(0)  # starts the workers, which stay
+            other = partial(workers, augment, **here, num_workers=number, images=FEWER)
+            seconds = alternate(sides | {"worker DataLoader": lambda _, other=other: other()}, repeats)
+            name = f"{augment}, {number} workers"
+            measured[name] = {"target_ms": None, "seconds": seconds}
+            print(name, {side: f"{median(values):.1f} s" for side, values in seconds.items()}, flush=True)
     return measured
 
 
@@ -105,10 +136,11 @@ def write(results: dict[str, Any]) -> None:
             [f"`{augment}`", f"{1000 * gather:.0f} ms", f"**{1000 * whole:.0f} ms**", target,
              f"{NUM_IMAGES / whole:,.0f}", f"{1000 * other:,.0f} ms", f"{other / whole:.0f} ×"]
         )  # fmt: skip
-    header = ["augment", "gather", "whole path", "target", "images a second", "two DataLoader workers", "ratio"]
+    header = ["augment", "gather", "whole path", "target", "images a second", "torchvision's DataLoader", "ratio"]
     caption = (
         "60,000 training images in batches of 256; the whole path is gather, augmentation, conversion to float and "
-        f"normalisation. Medians. On {in_words(results['machine'])}."
+        "normalisation. torchvision's DataLoader has two workers, or the number in the row; fmx's gather includes what "
+        f"is done to single images. Medians. On {in_words(results['machine'])}."
     )
     write_table("loader", header, rows, caption, machine=results["machine"])
 

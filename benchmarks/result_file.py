@@ -1,6 +1,6 @@
 """benchmarks/results/KIND/NAME.json: what one benchmark measured, and on what; a kind of machine has its own folder.
 
-search.py, whose figures depend on no machine, keeps results/search.json.
+search.py and augmentations.py, whose figures depend on no machine, keep results/search.json and augmentations.json.
 """
 
 import json

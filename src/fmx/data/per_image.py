@@ -14,7 +14,7 @@ from fmx.errors import ConfigError, FmxError, first_line
 __all__ = ["Augmentation", "PerImage", "augmentation"]
 
 Transform = Callable[..., Any]
-PICTURE_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+PICTURE_CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 TRIALS = 64  # a policy draws one of a dozen changes, and some may refuse the images
 LARGE = 2**18  # numbers in an image, from which on two trials must do
 COLOURS = ("saturation", "hue")
@@ -96,7 +96,7 @@ class PerImage:
             raise
         except Exception as error:  # noqa: BLE001 - anyone's code
             refusal = error
-        if shape[0] in PICTURE_MODES and not self._takes_pictures[place]:
+        if shape[0] in PICTURE_CHANNELS and not self._takes_pictures[place]:
             try:
                 picture = _as_tensor(_applied(transform, image, takes_pictures=True))
             except Exception:  # noqa: BLE001, S110 - the refusal of the tensor says more
@@ -206,8 +206,10 @@ def _as_picture(image: Any) -> Image.Image:
     if isinstance(image, Image.Image):
         return image
     pixels = _as_tensor(image)
+    if pixels.dtype != torch.uint8 or len(pixels) not in PICTURE_CHANNELS:
+        raise ConfigError(f"augment: it takes PIL pictures, which {_described(pixels)} cannot be")
     array = np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
-    return Image.fromarray(array[:, :, 0] if len(pixels) == 1 else array, PICTURE_MODES[len(pixels)])
+    return Image.fromarray(array[:, :, 0] if len(pixels) == 1 else array)
 
 
 def _is_of(transform: Transform, package: str) -> bool:
