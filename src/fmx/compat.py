@@ -35,6 +35,7 @@ __all__ = [
     "has_step_hooks",
     "is_tested",
     "join_threads",
+    "list_groups_uncopied",
     "next_batches",
     "own_files_first",
     "packed_image_writer",
@@ -142,6 +143,38 @@ def compose_once() -> Iterator[None]:
         yield
     finally:
         ConfigLoaderImpl.load_configuration = composed  # type: ignore[method-assign]
+
+
+@contextmanager
+def list_groups_uncopied() -> Iterator[None]:
+    """In the block, Hydra lists the members of a group without a deep copy of all sources of files for each group.
+
+    Gain: some 100 copies, 0.3 of 0.75 s of CPU time per --help. Without: Hydra copies.
+    """
+    if not is_tested("hydra-core"):
+        yield
+        return
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.object_type import ObjectType
+
+    copying = ConfigLoaderImpl.get_group_options
+
+    def options(
+        loader: ConfigLoaderImpl,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
+    ) -> list[str]:
+        if config_name or overrides:  # these may add sources, for which Hydra makes the copy
+            return copying(loader, group_name, results_filter, config_name, overrides)
+        return loader.repository.get_group_options(group_name, results_filter)
+
+    ConfigLoaderImpl.get_group_options = options  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        ConfigLoaderImpl.get_group_options = copying  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 __all__ = ["use_plugins"]
 
-BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"  # the default of -m
+BASIC = ".BasicSweeper"  # the default of -m, Hydra's own
 OWN_PACKAGE = "fmx."
 _allowed = Plugins.is_in_toplevel_plugins_module
 
@@ -29,7 +29,7 @@ def use_plugins(config: DictConfig) -> None:
         Plugins.instance().register(plugin)
     Plugins.is_in_toplevel_plugins_module = staticmethod(_may_hold_plugins)  # type: ignore[assignment, method-assign]
     hydra = config.hydra
-    if hydra.sweeper.get("_target_") == BASIC and hydra.launcher.get("_target_") in map(_name, plugins):
+    if str(hydra.sweeper.get("_target_")).endswith(BASIC) and hydra.launcher.get("_target_") in map(_name, plugins):
         hydra.sweeper._target_ = _name(ProductSweeper)
 
 
