@@ -21,13 +21,9 @@ HERE = Path(__file__).parent
 # The first module of each group that fmx.process.lean_imports defers together.
 GROUPS = [
     "torch._dynamo",
-    "torch.utils.flop_counter",
-    "scipy.interpolate",
-    "scipy.optimize",
     "scipy.signal",
     "scipy.stats",
     "matplotlib",
-    "torchvision",
 ]
 COMMAND = """
 import sys

@@ -1,7 +1,8 @@
-"""Defer imports until first use: torch's compiler, parts of scipy, matplotlib, torchvision.
+"""Defer imports until first use: torch's compiler, two parts of scipy, matplotlib.
 
 Libraries import these modules only for small questions (was this network compiled?) or for later use. A stand-in
-module answers such questions, and is replaced by the real one on any other attribute access.
+module answers such questions, and is replaced by the real one on any other attribute access. Each is worth at least
+0.3 s to the first step (benchmarks/lean_imports.py, docs/performance_notes.md).
 """
 
 import functools
@@ -33,19 +34,13 @@ def defer_imports() -> None:
         _DeferredModule("torch._inductor", config=config),
         config,
     )
-    _defer(_DeferredModule("torch.utils.flop_counter", "FlopCounterMode"))
     # Imported by scikit-learn; torchmetrics adds hamming to scipy.signal.
-    _defer(_DeferredModule("scipy.interpolate", "BSpline"))
-    _defer(_DeferredModule("scipy.optimize", "linear_sum_assignment"))
     _defer(_DeferredModule("scipy.signal", hamming=_stand_in("scipy.signal.windows", "hamming")))
     _defer(_DeferredModule("scipy.stats", "rankdata"))
-    # Imported by torchmetrics for plots and image metrics.
+    # Imported by torchmetrics for plots, which takes classes from it at once, so that a lazy loader would not wait.
     axes, colors = _DeferredModule("matplotlib.axes", "Axes"), _DeferredModule("matplotlib.colors", "Colormap")
     pyplot = _DeferredModule("matplotlib.pyplot", "Figure", style=SimpleNamespace(context=_style_context))
     _defer(_DeferredModule("matplotlib", axes=axes, colors=colors, pyplot=pyplot), axes, colors, pyplot)
-    transforms = _DeferredModule("torchvision.transforms")
-    models = _DeferredModule("torchvision.models", "resnet50", "vgg16", "VGG16_Weights")
-    _defer(_DeferredModule("torchvision", transforms=transforms, models=models), transforms, models)
 
 
 class _DeferredModule(ModuleType):
