@@ -93,6 +93,7 @@ VALUES = {
     "callbacks.early_stopping.min_delta": "1e30",
     "data.validation": "60",
     "data.split": "tail",
+    "data.sampler": "balanced",
     "data.folds": "5",
     "data.fold": "0",
     "data.normalize": "unit",

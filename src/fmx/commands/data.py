@@ -11,6 +11,7 @@ from fmx.process.start import as_command
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+    from torch import Tensor
 
     from fmx.data.arrays import ImageArrays
     from fmx.data.module import ImageDataModule
@@ -27,6 +28,7 @@ examples:
   fmx data --csv-to-idx csv --root idx         write idx/FashionMNIST/raw/train-images-idx3-ubyte and so on
 """
 MAX_BYTES = 512 * 2**20  # of pixels to load for the mean and the search for duplicates
+MAX_FOLDS = 10  # that have a column
 MANY = 10  # damaged pictures that are named; the others are counted
 CSV_NAMES = {"train": "fashion-mnist_train.csv", "test": "fashion-mnist_test.csv"}
 
@@ -70,10 +72,11 @@ def _check(arguments: argparse.Namespace) -> None:
     for path in [*outputs, *([arguments.grid] if arguments.grid else [])]:
         if path.parent.exists() or path.parent != arguments.idx_to_csv:  # created below
             refuse_existing(path, force=arguments.force)
-    data = _load(_compose(arguments.name, arguments.root, arguments.config_dir, arguments.keys))
+    node = _compose(arguments.name, arguments.root, arguments.config_dir, arguments.keys)
+    data = _load(node)
     if arguments.deep:
         _decode_all(data)
-    _print_summary(data)
+    _print_summary(data, node)
     arrays = [_arrays(data, part) for part in CSV_NAMES] if outputs else []
     if outputs:
         arguments.idx_to_csv.mkdir(parents=True, exist_ok=True)
@@ -150,27 +153,31 @@ def _md5(path: Path) -> str:
 
 
 def _compose(name: str, root: str | None, config_dir: str | None, keys: Sequence[str] = ()) -> "DictConfig":
-    """The data node as a run would compose it, without a validation split."""
+    """The data node as a run would compose it."""
     from fmx.config.quoting import quoted
     from fmx.errors import ConfigError
     from fmx.runs.composition import compose_config
 
     if strange := [each for each in keys if not each.lstrip("+").startswith("data.")]:
         raise ConfigError(f"{strange[0]!r} is no key of a data set: type data.KEY=VALUE")
-    overrides = [f"data={name}", "data.validation=none", *([f"data.root={quoted(root)}"] if root else []), *keys]
+    overrides = [f"data={name}", *([f"data.root={quoted(root)}"] if root else []), *keys]
     data: DictConfig = compose_config(overrides, config_dir=config_dir).data
     return data
 
 
 def _load(node: "DictConfig") -> "ImageDataModule":
-    from omegaconf import OmegaConf
+    """The data set with all its training images in one part."""
+    from omegaconf import OmegaConf, open_dict
     from torch import nn
 
     from fmx.config.rules import check_values
     from fmx.training.build import make_data
 
     check_values({"data": OmegaConf.to_container(node, resolve=True), "loss": {}})
-    return make_data(node, augment=nn.Identity(), seed=0)
+    whole = node.copy()
+    with open_dict(whole):
+        whole.validation, whole.folds, whole.fold = "none", None, None
+    return make_data(whole, augment=nn.Identity(), seed=0)
 
 
 def _arrays(data: "ImageDataModule", part: str) -> "ImageArrays":
@@ -185,7 +192,30 @@ def _arrays(data: "ImageDataModule", part: str) -> "ImageArrays":
     return source
 
 
-def _print_summary(data: "ImageDataModule") -> None:
+def _held_out(data: "ImageDataModule", node: "DictConfig") -> dict[str, "Tensor"]:
+    """The labels of the training images that a run would hold out, by a heading; one for each of the first folds."""
+    from fmx.config.validation import OWN, validation_of
+    from fmx.data.module import divide
+    from fmx.errors import ConfigError
+
+    labels, names = data.labels("train"), data.class_names
+    how = node.validation, node.split, node.split_seed
+    if str(validation_of(node)) in {"none", "test", OWN}:
+        return {}
+    folds = [None] if node.get("folds") is None else range(min(node.folds, MAX_FOLDS))
+    try:
+        return {
+            "held out" if fold is None else f"fold {fold}": labels[
+                divide(labels, *how, folds=node.get("folds"), fold=fold, class_names=names)[1]
+            ]
+            for fold in folds
+        }
+    except ConfigError as error:
+        print(f"a run would be refused: {error}")
+        return {}
+
+
+def _print_summary(data: "ImageDataModule", node: "DictConfig") -> None:
     from math import prod
 
     from fmx.data.arrays import mean_and_std
@@ -201,11 +231,19 @@ def _print_summary(data: "ImageDataModule") -> None:
     counts = " and ".join(counts.rsplit(", ", 1))
     print(f"{data.name}: {counts} images of {shape}, {data.num_classes} classes")
     print(f"fingerprint {data.fingerprints()['fingerprint']}")
+    held_out = _held_out(data, node)
+    own = {name: labels for name, labels in parts.items() if name == "validation"}
+    columns = {"training": train, **held_out, **own, "test": test}
+    numbers = [labels.bincount(minlength=data.num_classes).tolist() for labels in columns.values()]
     rows = [
-        [str(label), name, *(f"{int((labels == label).sum()):,}" for labels in parts.values())]
-        for label, name in enumerate(data.class_names)
+        [str(label), name, *(f"{number:,}" for number in row)]
+        for label, (name, row) in enumerate(zip(data.class_names, zip(*numbers, strict=True), strict=True))
     ]
-    print_table(["label", "class", *parts], rows)
+    print_table(["label", "class", *columns], rows)
+    if held_out:
+        all_folds = f" ({node.folds} in all)" if node.get("folds") and node.folds > MAX_FOLDS else ""
+        sizes = ", ".join(f"{name} {len(part):,}" for name, part in held_out.items())
+        print(f"{sizes}{all_folds}, of the training images")
     num_bytes = (len(train) + len(test)) * prod(data.input_shape)
     if num_bytes > MAX_BYTES:
         print(f"(duplicates and mean are not computed: {num_bytes / 2**20:,.0f} MiB of pixels are more than the "

@@ -68,6 +68,11 @@ def _check_ineffective(resolved: Mapping[str, Any], typed: Sequence[str]) -> Non
         )
     _check_own_validation(data, typed)
     _check_folds(data, typed)
+    if data.get("shuffle") is False and data.get("sampler") != "uniform":
+        raise ConfigError(
+            f"data.shuffle=false does not go with data.sampler={data['sampler']}, which draws at random: leave "
+            "one of the two out"
+        )
     if seed := next((each for each in typed if each.lstrip("+").startswith("data.split_seed=")), None):
         if validation_of(data) in {"test", "none"}:
             raise ConfigError(f"{seed} would be without effect: data.validation={data['validation']} draws no images")
@@ -80,7 +85,10 @@ def _check_own_validation(data: Mapping[str, Any], typed: Sequence[str]) -> None
     if validation_of(data) != OWN:
         return
     if data.get("folds") is not None:
-        raise ConfigError(f"data.folds={data['folds']} would be without effect: data.val holds the validation images")
+        raise ConfigError(
+            f"data.folds={data['folds']} would be without effect: data.val holds the validation images; leave it out, "
+            "or hold out training images instead: data.val=null"
+        )
     for text in typed:
         if text.lstrip("+").partition("=")[0] in {"data.validation", "data.split", "data.split_seed"}:
             raise ConfigError(

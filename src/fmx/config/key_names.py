@@ -25,6 +25,8 @@ KNOWN_AS = {
     "data.root": ["data_dir", "data_root", "datadir", "dataroot", "data_path", "dataset_path", "dataset_dir"],
     "data.validation": ["val", "valid", "val_size", "val_split", "valid_split", "validation_split", "validation_size"],
     "data.folds": ["kfold", "kfolds", "k_fold", "k_folds", "n_folds", "num_folds", "nfolds", "n_splits", "cv"],
+    "data.sampler": ["weighted_sampler", "weighted_random_sampler", "balanced_sampler", "oversample", "oversampling"],
+    "loss.weight": ["class_weight", "class_weights", "loss_weights", "pos_weight"],
     "data.fold": ["fold_idx", "fold_index", "fold_id", "val_fold"],
     "data.num_workers": ["n_workers", "nworkers", "dataloader_workers", "num_worker"],
     "data.image_size": ["img_size", "imgsz", "size", "input_size", "resolution"],

@@ -25,7 +25,7 @@ MOVED = {
 FIRST_NAMES = {"fmx.training.callbacks.ema.EMA": "pytorch_lightning.callbacks.EMAWeightAveraging"}
 BACK = {new: old for old, new in MOVED.items()}
 # Keys of `data` that earlier versions lacked, with the values that mean what these did.
-LATER_KEYS = {"folds": None, "fold": None, "value_range": "auto", "val": None}
+LATER_KEYS = {"folds": None, "fold": None, "sampler": "uniform", "value_range": "auto", "val": None}
 DATA_MODULE = "fmx.data.module.ImageDataModule"
 
 

@@ -141,6 +141,10 @@ RULES: Mapping[str, Rule] = {
     "data.image_size": Rule(EXPECTED, is_image_size),
     "data.resize": one_of("stretch", "pad", "crop"),
     "data.shuffle": FLAG,
+    "data.sampler": Rule(
+        "uniform, balanced, or a list of numbers of at least 0, one per class and not all 0",
+        lambda value: value in ("uniform", "balanced") or (isinstance(value, list) and _class_weights(value)),
+    ),
     "data.drop_last": FLAG,
     "data.split": one_of("stratified", "tail"),
     "data.validation": Rule("a count of images, a fraction between 0 and 1, 'test' or 'none'", _validation),
@@ -160,7 +164,10 @@ RULES: Mapping[str, Rule] = {
     "schedule.scheduler.step_size": whole(1),
     "schedule.scheduler.eta_min": between(0, math.inf),
     "schedule.scheduler.pct_start": between(0, 1, below=True),
-    "loss.weight": Rule("a list of numbers of at least 0, one per class and not all 0, or null", _class_weights),
+    "loss.weight": Rule(
+        "a list of numbers of at least 0, one per class and not all 0, balanced, or null",
+        lambda value: value == "balanced" or _class_weights(value),
+    ),
     "loss.label_smoothing": between(0, 1, below=True),
     "trainer.max_epochs": whole(1),
     "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
@@ -209,6 +216,10 @@ def check_values(config: Mapping[str, Any]) -> None:
             continue
         if not rule.holds(node):
             raise ConfigError(f"{key} must be {rule.expected}, got {'null' if node is None else repr(node)}")
-    weights, num_classes = config["loss"].get("weight"), config["data"]["num_classes"]
-    if isinstance(weights, list) and len(weights) != num_classes:
-        raise ConfigError(f"loss.weight must have one number for each of the {num_classes} classes, got {len(weights)}")
+    num_classes = config["data"]["num_classes"]
+    for group, key in (("loss", "weight"), ("data", "sampler")):
+        weights = config[group].get(key)
+        if isinstance(weights, list) and len(weights) != num_classes:
+            raise ConfigError(
+                f"{group}.{key} must have one number for each of the {num_classes} classes, got {len(weights)}"
+            )

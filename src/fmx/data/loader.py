@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fmx.data.arrays import ImageArrays
+from fmx.data.sampling import drawn
 from fmx.data.seeded_dataset import SampleKey, SeededDataset
 
 __all__ = ["ArrayLoader", "EpochSampler", "ImageLoader", "image_loader"]
@@ -18,15 +19,25 @@ Batch = tuple[Tensor, Tensor]  # images uint8 (B, C, H, W), labels int64 (B,)
 class EpochSampler(Sampler[SampleKey]):
     """The order in which one epoch visits the images: a function of seed, epoch and rank alone.
 
-    indices: int64 (M,), the images that take part. Every rank draws the same permutation and takes its own share of
+    indices: int64 (M,), the images that take part. weights: float64 (M,); an epoch with weights draws M images with
+    replacement, in proportion to them. Every rank draws the same permutation and takes its own share of
     it; with `equal_shares` the last ranks repeat a few images, so that all ranks make the same number of steps, and
     without it no image is seen twice.
     """
 
     def __init__(
-        self, indices: Tensor, *, shuffle: bool, seed: int, rank: int, world_size: int, equal_shares: bool
+        self,
+        indices: Tensor,
+        *,
+        shuffle: bool,
+        seed: int,
+        rank: int,
+        world_size: int,
+        equal_shares: bool,
+        weights: Tensor | None = None,
     ) -> None:
         self.all_indices = indices
+        self.weights = weights
         self.shuffle = shuffle
         self.seed = seed
         self.rank = rank
@@ -44,7 +55,10 @@ class EpochSampler(Sampler[SampleKey]):
         order = self.all_indices
         if self.shuffle:
             generator = torch.Generator().manual_seed((self.seed << 20) + self.epoch + later)
-            order = order[torch.randperm(len(order), generator=generator)]
+            if self.weights is None:
+                order = order[torch.randperm(len(order), generator=generator)]
+            else:
+                order = order[drawn(self.weights, generator)]
         if self.equal_shares and len(order) % self.world_size:
             order = torch.cat([order, order[: self.world_size - len(order) % self.world_size]])
         return order[self.rank :: self.world_size]

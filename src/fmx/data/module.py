@@ -18,12 +18,22 @@ from fmx.data.folder import ImageFolder
 from fmx.data.item_dataset import ItemDataset, draws_at_random, held_out_view
 from fmx.data.loader import ArrayLoader, EpochSampler, image_loader
 from fmx.data.pixels import drawable, value_range_of
+from fmx.data.sampling import image_weights
 from fmx.data.seeded_dataset import SampleKey, SeededDataset, kept_states, seed_generators
 from fmx.data.source import Part, Source, accept
 from fmx.data.split import split_fold, split_validation
 from fmx.errors import ConfigError, DataError, FmxError
 
-__all__ = ["ImageDataModule", "Normalize", "Part", "Pictures", "english_names", "names_of_classes", "normalization"]
+__all__ = [
+    "ImageDataModule",
+    "Normalize",
+    "Part",
+    "Pictures",
+    "divide",
+    "english_names",
+    "names_of_classes",
+    "normalization",
+]
 
 log = logging.getLogger(__name__)
 Loader = ArrayLoader | DataLoader[tuple[Tensor, int]]
@@ -64,6 +74,7 @@ class ImageDataModule(LightningDataModule):
     augment: maps images (B, C, H, W), uint8 or floats in 0..1, to the same, with parts for single images and for labels
     where it has the attributes `at_source`, `per_image` and `mix` of an Augmentation.
     folds, fold: how many folds of the training images there are, and which is held out; both or neither.
+    sampler: how an epoch draws the training images, as `image_weights` takes it.
     mean, std: one number per channel, of pixels in 0..1. `class_names` is a list, or a language of `translations`.
     value_range: [black, white] of the values in the sources, or `auto`.
     Raises ConfigError for values that do not fit together, and DataError for data that does not match the YAML.
@@ -92,6 +103,7 @@ class ImageDataModule(LightningDataModule):
         batch_size: int,
         eval_batch_size: int,
         shuffle: bool,
+        sampler: str | Sequence[float],
         drop_last: bool,
         num_workers: int,
         augment: nn.Module,
@@ -129,19 +141,14 @@ class ImageDataModule(LightningDataModule):
             whole = {part: torch.arange(len(_labels(self.sources[part]))) for part in ("train", "val")}
             self.indices |= whole  # type: ignore[arg-type]
         else:
-            try:
-                labels = _labels(train)
-                how: dict[str, Any] = {"seed": split_seed, "class_names": self.class_names}
-                if folds is not None:
-                    kept, held_out = split_fold(labels, folds=folds, fold=fold, **how)
-                else:
-                    kept, held_out = split_validation(labels, validation=validation, split=split, **how)
-            except ValueError as error:
-                raise ConfigError(str(error)) from None
+            kept, held_out = divide(
+                _labels(train), validation, split, split_seed, folds=folds, fold=fold, class_names=self.class_names
+            )
             self.indices |= {"train": kept, "val": held_out}
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.shuffle = shuffle
+        self.sample_weights = image_weights(sampler, self.labels("train"), self.class_names)
         self.drop_last = drop_last
         self.num_workers = num_workers
         self.seed = seed
@@ -160,6 +167,11 @@ class ImageDataModule(LightningDataModule):
     def sizes(self) -> dict[str, int]:
         """The number of images of each part."""
         return {part: len(self.indices[part]) for part in ("train", "val", "test")}
+
+    def class_counts(self) -> dict[str, list[int]]:
+        """The number of images of each class in each part."""
+        parts: tuple[Part, ...] = ("train", "val", "test")
+        return {part: torch.bincount(self.labels(part), minlength=self.num_classes).tolist() for part in parts}
 
     def labels(self, part: Part) -> Tensor:
         """The labels of one part, int64 (N,), in the order in which `loader` serves it."""
@@ -279,8 +291,9 @@ class ImageDataModule(LightningDataModule):
         each image by itself is drawn as in that epoch, what is done to batches anew. The states of all generators stay.
         """
         order = EpochSampler(
-            self.indices["train"], shuffle=self.shuffle, seed=self.seed, rank=0, world_size=1, equal_shares=False
-        )
+            self.indices["train"], shuffle=self.shuffle, seed=self.seed, rank=0, world_size=1, equal_shares=False,
+            weights=self.sample_weights,
+        )  # fmt: skip
         source, per_image = self.sources["train"], getattr(self.augment, "per_image", None)
         device = torch.device("cpu")
         self.normalize.to(device)
@@ -311,6 +324,7 @@ class ImageDataModule(LightningDataModule):
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
             equal_shares=part == "train",
+            weights=self.sample_weights if part == "train" else None,
         )
 
     def _loader(self, part: Part, sampler: EpochSampler, *, device: torch.device, resumable: bool = True) -> Loader:
@@ -326,6 +340,25 @@ class ImageDataModule(LightningDataModule):
             per_image=getattr(self.augment, "per_image", None) if training else None,
             at_source=getattr(self.augment, "at_source", None) if training else None,
         )
+
+
+def divide(
+    labels: Tensor,
+    validation: float | str,
+    split: str,
+    seed: int,
+    *,
+    folds: int | None,
+    fold: int | None,
+    class_names: Sequence[str],
+) -> tuple[Tensor, Tensor]:
+    """The positions of the images to train on and of those held out, by one of the functions of `fmx.data.split`."""
+    try:
+        if folds is not None:
+            return split_fold(labels, folds=folds, fold=fold, seed=seed, class_names=class_names)
+        return split_validation(labels, validation=validation, split=split, seed=seed, class_names=class_names)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 class Pictures:

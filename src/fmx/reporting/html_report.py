@@ -32,6 +32,7 @@ PICTURES = {"confusion_matrix": "Confusion matrix", "mistakes": "Mistakes"}
 PNG = b"\x89PNG\r\n\x1a\n"
 MAX_PICTURE = 8_000_000  # bytes
 MAX_HISTORY = 20_000_000
+MAX_CLASSES = 1000  # whose images are counted
 
 
 def html_report(board: Leaderboard) -> str:
@@ -62,6 +63,7 @@ def _part(name: str, board: Leaderboard) -> dict[str, Any]:
         "num_drawn": min(len(board.rows), MAX_DRAWN),
         "best": best,
         "best_settings": sorted((key, show(value)) for key, value in best.runs[0].settings.values.items()),
+        "class_counts": _class_counts(best.best_run),
         "command": _command(best.best_run),
         "pictures": _pictures(best.best_run),
     }
@@ -190,6 +192,20 @@ def _command(run: Outcome) -> str:
         return printable(command_again(run.run))
     except DataError:
         return ""
+
+
+def _class_counts(run: Outcome) -> list[tuple[str, list[int]]]:
+    """The numbers of training, validation and test images of each class, by its name, where they are recorded."""
+    data, test = run.run.record.get("data"), run.run.metrics.get("test")
+    counts = data.get("class_counts") if isinstance(data, dict) else None
+    names = test.get("per_class") if isinstance(test, dict) else None
+    columns = [counts.get(part) for part in ("train", "val", "test")] if isinstance(counts, dict) else []
+    if not columns or not isinstance(names, dict) or len(names) > MAX_CLASSES:
+        return []
+    for column in columns:
+        if not isinstance(column, list) or len(column) != len(names) or any(type(each) is not int for each in column):
+            return []
+    return [(show(name), list(numbers)) for name, numbers in zip(names, zip(*columns, strict=True), strict=True)]
 
 
 def _pictures(run: Outcome) -> list[tuple[str, str]]:

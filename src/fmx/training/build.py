@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+MAX_COUNTED = 1000  # classes whose images run.json counts
 MANY = 5  # classes that a message lists
 
 
@@ -82,6 +83,9 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     loggers = _loggers(cfg, record)
     trainer = _trainer(cfg, classifier.net, [*loggers.values()])
     _check_test_batches(trainer, data)
+    counts = data.class_counts()
+    if callable(use_class_counts := getattr(classifier.loss, "use_class_counts", None)):
+        use_class_counts(torch.tensor(counts["train"]))
     _check_class_weights(classifier.loss, data)
     described: dict[str, object] = {
         "name": data.name,
@@ -96,7 +100,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
         record.check_data(described, is_same=data.has_fingerprint, chosen_on_test=data.validation == "test")
     record.update(
         device=describe_device(trainer),
-        data=described,
+        data=described | ({"class_counts": counts} if data.num_classes <= MAX_COUNTED else {}),
         params=sum(p.numel() for p in classifier.net.parameters()),
         logger_versions=versions(loggers) if record.writes else {},
     )
@@ -108,6 +112,8 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     _log_augmentation(record, data)
     if data.folds is not None:
         log.info("%s is held out, in place of data.validation=%s", data.validation, cfg.data.validation)
+    _log_classes(counts, data.class_names)
+    _warn_of_two_corrections(cfg, classifier.loss)
     _log_processes(record, cfg.trainer)
     if cfg.resume is None or not _has_checkpoint(record.run_dir):
         _log_origin(record, classifier.net)
@@ -361,6 +367,25 @@ def _log_augmentation(record: Record, data: ImageDataModule) -> None:
             "augment: %s mixes training images, so train/accuracy is of mixtures: the share whose larger part is found",
             type(mix).__name__,
         )
+
+
+def _log_classes(counts: Mapping[str, Sequence[int]], names: Sequence[str]) -> None:
+    """Log in one line the smallest and the largest class of each part."""
+    parts = []
+    for part, numbers in counts.items():
+        least, most = min(numbers), max(numbers)
+        few, many = (f"{number:,} ({names[numbers.index(number)]})" for number in (least, most))
+        parts.append(f"{part} {f'{few} to {many}' if least < most else f'{most:,}'}")
+    log.info(
+        "images of a class: %s",
+        " · ".join(part for part, each in zip(parts, counts.values(), strict=True) if any(each)),
+    )
+
+
+def _warn_of_two_corrections(cfg: DictConfig, loss: nn.Module) -> None:
+    """Warn where rare classes are both drawn more often and given larger weights."""
+    if cfg.data.get("sampler") == "balanced" and getattr(loss, "is_balanced", False):
+        log.warning("data.sampler=balanced and loss.weight=balanced both make up for rare classes: one is enough")
 
 
 def _log_processes(record: Record, trainer: DictConfig) -> None:

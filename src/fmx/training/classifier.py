@@ -224,10 +224,13 @@ def _remedies(loss: nn.Module) -> str:
     leaves_out = (isinstance(weight, Tensor) and not weight.all()) or (isinstance(ignored, int) and ignored >= 0)
     if not leaves_out or type(loss).__module__.startswith("fmx."):
         return REMEDIES
+    zeros = (weight == 0).nonzero().flatten().tolist() if isinstance(weight, Tensor) else []
+    classes = [*zeros, *([ignored] if isinstance(ignored, int) and ignored >= 0 and ignored not in zeros else [])]
+    named = ", ".join(map(str, classes[:MANY])) + (", …" if len(classes) > MANY else "")
     return (
-        f"{type(loss).__name__} leaves some classes out (weight, ignore_index), and has no mean for a batch of those "
-        f"alone: a larger data.batch_size, or loss=cross_entropy with loss.weight, for which such a batch has the loss "
-        f"0. Else: {REMEDIES}"
+        f"{type(loss).__name__} leaves out the labels {named} (weight 0, or ignore_index), and has no mean for a batch "
+        "of those alone: a larger data.batch_size, or loss=cross_entropy with loss.weight, for which such a batch has "
+        f"the loss 0. Else: {REMEDIES}"
     )
 
 

@@ -13,60 +13,91 @@ from torch.nn import functional
 
 __all__ = ["NLL", "CrossEntropy"]
 
+BALANCED = "balanced"
 
-class CrossEntropy(nn.Module):
-    """Cross entropy between logits (B, K) and labels (B,) or (B, K).
 
-    weight: a number for each class, or None; a batch whose images all have weight 0 has the loss 0. label_smoothing: 0
-    up to but not including 1 (Szegedy et al., 2016, arXiv:1512.00567). Both act in training mode alone. Raises
-    ValueError for weights that no loss can be computed with.
-    """
+class _ClassWeighted(nn.Module):
+    """A loss with a weight for each class, which is a list, None, or `balanced`: by the class counts."""
 
     weight: Tensor | None
 
-    def __init__(self, *, weight: Sequence[float] | None, label_smoothing: float) -> None:
+    def __init__(self, weight: Sequence[float] | str | None) -> None:
         super().__init__()
-        self.register_buffer("weight", _class_weights(weight), persistent=False)
-        self.leaves_out = self.weight is not None and not bool(self.weight.all())
+        if isinstance(weight, str) and weight != BALANCED:
+            raise ValueError(f"weight must be a number for each class, {BALANCED} or null, got {weight!r}")
+        self.is_balanced, self.leaves_out = weight == BALANCED, False
+        self.register_buffer("weight", None, persistent=False)
+        if not isinstance(weight, str):
+            self._set_weight(_class_weights(weight))
+
+    def use_class_counts(self, counts: Tensor) -> None:
+        """Set balanced weights by the counts of training images (K,): N / (K n) for a class of n, as scikit-learn's.
+
+        A class without images has the weight 0, and does not count in K.
+        """
+        if self.is_balanced:
+            weights = counts.sum() / (counts.count_nonzero() * counts.double())
+            self._set_weight(weights.masked_fill(counts == 0, 0).float())
+
+    def _set_weight(self, weight: Tensor | None) -> None:
+        self.weight = weight
+        self.leaves_out = weight is not None and not bool(weight.all())
+
+    def _training_weight(self) -> Tensor | None:
+        """The weights in training, None in eval mode."""
+        if not self.training:
+            return None
+        if self.is_balanced and self.weight is None:
+            raise ValueError("weight=balanced needs the class counts of the training images: call use_class_counts")
+        return self.weight
+
+
+class CrossEntropy(_ClassWeighted):
+    """Cross entropy between logits (B, K) and labels (B,) or (B, K).
+
+    weight: a number for each class, `balanced` (`use_class_counts` sets it), or None; a batch whose images all have
+    weight 0 has the loss 0. label_smoothing: 0 up to but not including 1 (Szegedy et al., 2016, arXiv:1512.00567). Both
+    act in training mode alone. Raises ValueError for weights that no loss can be computed with.
+    """
+
+    def __init__(self, *, weight: Sequence[float] | str | None, label_smoothing: float) -> None:
+        super().__init__(weight)
         self.label_smoothing = label_smoothing
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss of the batch, a scalar."""
         if not self.training:
             return functional.cross_entropy(logits, labels)
-        divides = self.leaves_out or _divides(self.weight, labels)
+        weight = self._training_weight()
+        divides = self.leaves_out or _divides(weight, labels)
         reduction = "sum" if divides else "mean"
         loss = functional.cross_entropy(
-            logits, labels, weight=self.weight, label_smoothing=self.label_smoothing, reduction=reduction
+            logits, labels, weight=weight, label_smoothing=self.label_smoothing, reduction=reduction
         )
-        return _mean(loss, self.weight, labels) if divides else loss
+        return _mean(loss, weight, labels) if divides else loss
 
 
-class NLL(nn.Module):
+class NLL(_ClassWeighted):
     """Negative log-likelihood on the log-softmax of logits (B, K), for labels (B,) or (B, K).
 
-    weight: a number for each class, or None; acts in training mode alone. A batch whose images all have weight 0 has
-    the loss 0. Raises ValueError for weights that no loss can be computed with.
+    weight: a number for each class, `balanced` (`use_class_counts` sets it), or None; acts in training mode alone. A
+    batch whose images all have weight 0 has the loss 0. Raises ValueError for weights that no loss can be computed
+    with.
     """
 
-    weight: Tensor | None
-
-    def __init__(self, *, weight: Sequence[float] | None) -> None:
-        super().__init__()
-        self.register_buffer("weight", _class_weights(weight), persistent=False)
-        self.leaves_out = self.weight is not None and not bool(self.weight.all())
+    def __init__(self, *, weight: Sequence[float] | str | None) -> None:
+        super().__init__(weight)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss of the batch, a scalar."""
-        log_probs = functional.log_softmax(logits, dim=1)
+        log_probs, weight = functional.log_softmax(logits, dim=1), self._training_weight()
         if labels.is_floating_point():
-            weight = self.weight if self.training else None
             losses = -labels * log_probs if weight is None else -labels * log_probs * weight
             return losses.sum() / len(labels) if weight is None else _mean(losses.sum(), weight, labels)
         if not (self.training and self.leaves_out):
-            return functional.nll_loss(log_probs, labels, weight=self.weight if self.training else None)
-        loss = functional.nll_loss(log_probs, labels, weight=self.weight, reduction="sum")
-        return _mean(loss, self.weight, labels)
+            return functional.nll_loss(log_probs, labels, weight=weight)
+        loss = functional.nll_loss(log_probs, labels, weight=weight, reduction="sum")
+        return _mean(loss, weight, labels)
 
 
 def _class_weights(weight: Sequence[float] | None) -> Tensor | None:
