@@ -143,7 +143,7 @@ def _check_disk(run_dir: Path, classifier: Classifier, data: ImageDataModule) ->
     has_checkpoints = (run_dir / "checkpoints" / NEWEST).is_file()  # in a resumed run, which replaces them
     sizes = [weights + STATES * trained] * (1 if has_checkpoints else CHECKPOINTS) + [predictions]
     if not hasattr(os, "posix_fallocate"):  # not on macOS and Windows
-        if shutil.disk_usage(run_dir).free < sum(sizes):
+        if hasattr(shutil, "disk_usage") and shutil.disk_usage(run_dir).free < sum(sizes):
             raise _no_room(run_dir, sum(sizes), os.strerror(errno.ENOSPC))
         return
     with ExitStack() as reserved:
