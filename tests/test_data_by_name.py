@@ -10,8 +10,8 @@ import torch
 import data_files
 from data_files import IMAGES, LABELS, PARTS
 from fmx.config.trust import check_trusted, without_torchvision
-from fmx.data.found import DESCRIBED_BY
-from fmx.data.torchvision_sets import describe_torchvision, load_torchvision
+from fmx.data.found import READ_BY
+from fmx.data.torchvision_sets import describe, load_torchvision
 from fmx.errors import ConfigError, DataError
 from fmx.process.exits import raised_errors
 from fmx.runs.composition import compose_config
@@ -42,7 +42,7 @@ def refused(command, folder, *overrides):
 
 def of_torchvision(root, dataset, part="train", **more):
     given = {"options": {}, "split": None, "mirrors": []} | more
-    facts = describe_torchvision(root=str(root), dataset=dataset, **given)
+    facts = describe(root=str(root), dataset=dataset, **given)
     source = load_torchvision(
         root=str(root), dataset=dataset, part=part, num_test=0.2, test_seed=0, in_channels=facts["in_channels"],
         image_size=facts["image_size"], resize="stretch", **given,
@@ -100,8 +100,10 @@ def test_sets_whose_pictures_lie_in_files(tmp_path, monkeypatch):
     assert facts["class_names"][0] == "pink primrose"
     assert (len(flowers), flowers[0][0].shape, facts["in_channels"]) == (30, (3, 64, 64), 3)
     assert flowers.labels.tolist() == [number % 3 for number in range(30)]
-    _, validation = of_torchvision(tmp_path, "Flowers102", split="val")
-    assert len(validation) == 9
+    assert len(of_torchvision(tmp_path, "Flowers102", split="val")[1]) == 9
+    named = [f"data.root={tmp_path}", "data=torchvision", "data.dataset=Flowers102"]
+    assert made(*named).sizes() == {"train": 30, "val": 9, "test": 21}
+    assert made(*named, "data.val=null").sizes() == {"train": 27, "val": 3, "test": 21}
     # Signs have no argument `loader`: their labels are found without decoding a picture.
     decoded = []
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda *_: decoded.append(1))
@@ -190,20 +192,20 @@ def test_a_run_of_a_set_of_torchvision(command, tmp_path):
 def test_what_was_found_is_read_again_and_a_folder_that_takes_nothing_is_said(tmp_path, caplog):
     data_files.usps(tmp_path)
     given = {"root": str(tmp_path), "dataset": "USPS", "options": {}, "split": None, "mirrors": ["torchvision"]}
-    facts = describe_torchvision(**given)
+    facts = describe(**given)
     (kept,) = (tmp_path / ".fmx").iterdir()
     for name in ("usps.bz2", "usps.t.bz2"):
         (tmp_path / name).rename(tmp_path / f"{name}.away")
-    assert describe_torchvision(**given) == facts, "without its files"
+    assert describe(**given) == facts, "without its files"
     for name in ("usps.bz2", "usps.t.bz2"):
         (tmp_path / f"{name}.away").rename(tmp_path / name)
     kept.write_text("{")
-    assert describe_torchvision(**given) == facts, "a damaged file is written anew"
+    assert describe(**given) == facts, "a damaged file is written anew"
     assert json.loads(kept.read_text()) == facts
     kept.unlink()
     kept.parent.rmdir()
     kept.parent.write_text("a file where the folder should be")
-    assert describe_torchvision(**given) == facts
+    assert describe(**given) == facts
     assert "cannot be kept" in caplog.text
 
 
@@ -214,16 +216,16 @@ def test_a_set_that_cannot_be_fetched_names_the_ways_out(tmp_path, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.usps.download_url", offline)
     given = {"root": str(tmp_path), "dataset": "USPS", "options": {}, "split": None}
     with pytest.raises(DataError, match=r"could not be fetched.*no route to host.*\n.*data=digits"):
-        describe_torchvision(**given, mirrors=["torchvision"])
+        describe(**given, mirrors=["torchvision"])
     with pytest.raises(DataError, match="is not there"):
-        describe_torchvision(**given, mirrors=[])
+        describe(**given, mirrors=[])
 
 
 def test_arrays_of_numpy(command, tmp_path):
     """A MedMNIST-like file is trained on, evaluated where data.root moved, and named again for another run's model."""
     data_files.medmnist(tmp_path / "med.npz")
     record, _ = trained(command, tmp_path, "data=npz", "data.root=.", "data.file=med.npz", "data.name=medical")
-    assert record["data"]["sizes"] == {"train": 225, "val": 25, "test": 100}
+    assert record["data"]["sizes"] == {"train": 250, "val": 50, "test": 100}
     assert record["data"]["name"] == "medical"
     (tmp_path / "there").mkdir()
     (tmp_path / "med.npz").rename(tmp_path / "there/med.npz")
@@ -233,7 +235,7 @@ def test_arrays_of_numpy(command, tmp_path):
     again = command("run", *other, module="evaluate", cwd=tmp_path)
     assert f"{json.loads((tmp_path / 'run/metrics.json').read_text())['test']['accuracy']:.2%}"[:4] in again.stdout
     shown = command("npz", "data.file=med.npz", "--root", "there", module="data", cwd=tmp_path)
-    assert "250 training and 100 test images of 3 × 8 × 8, 10 classes" in shown.stdout, shown.stderr
+    assert "250 training, 50 validation and 100 test images of 3 × 8 × 8, 10 classes" in shown.stdout, shown.stderr
     shutil.rmtree(tmp_path / "run")
     missing = refused(command, tmp_path, "data=npz", "data.root=there", "data.file=no.npz")
     assert "there/no.npz is missing" in missing
@@ -319,6 +321,9 @@ def test_parquet_files_of_a_hub(tmp_path):
     assert np.array_equal(train.images[:, 0], IMAGES[PARTS["train"]])
     assert np.array_equal(test.labels, LABELS[PARTS["test"]])
     assert data.class_names == [f"kind {label}" for label in range(10)]
+    hub = tmp_path / "hub/data"
+    shutil.copy(hub / "test-00000-of-00001.parquet", hub / "validation-00000-of-00001.parquet")
+    assert made(*root, "data.train_file=hub").sizes() == {"train": 300, "val": 100, "test": 100}
     kinds = np.array(["dog", "cat", "eel"])[LABELS % 3]
     for part, rows in PARTS.items():  # bytes of JPEG in several sizes, texts as labels, other names of columns
         images = data_files.coloured(IMAGES[rows])[:20]
@@ -395,8 +400,10 @@ def test_other_tables(tmp_path):
     table = data_files.frame()
     parts = np.where(np.arange(300) < 200, "Training", np.where(np.arange(300) < 250, "PublicTest", "PrivateTest"))
     written(tmp_path, table.assign(Usage=parts))
-    _, train, test = sources(*root)
+    data, train, test = sources(*root)
     assert (len(train), len(test)) == (200, 50)
+    assert np.array_equal(data.labels("val"), table["label"][200:250]), "a part of its own"
+    assert made(*root, "data.val=null").sizes() == {"train": 180, "val": 20, "test": 50}
     written(tmp_path, table.assign(label=np.array(["cat", "dog"])[table["label"] % 2]))
     data, train, _ = sources(*root, *both)
     assert (data.class_names, train.labels[:3].tolist()) == (["cat", "dog"], [0, 1, 0])
@@ -446,7 +453,7 @@ def test_one_table_alone_says_what_to_type(tmp_path):
 def test_a_run_from_elsewhere_names_sources_and_nothing_more(tmp_path):
     """Trusted are the sources alone; no target inside their options; and torchvision fetches nothing for it."""
     config = {"data": {"_target_": "fmx.data.module.ImageDataModule"}}
-    for name in DESCRIBED_BY:
+    for name in READ_BY:
         check_trusted(config | {"data": config["data"] | {"train": {"_target_": name}}}, tmp_path)
     node = {"_target_": "fmx.data.torchvision_sets.load_torchvision", "mirrors": ["torchvision", "http://here/"]}
     assert without_torchvision({"train": node})["train"]["mirrors"] == ["http://here/"]

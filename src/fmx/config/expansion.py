@@ -16,7 +16,9 @@ REFERENCE = re.compile(r"\$\{(\.*)(\w[\w.\[\]-]*)\}")
 ENVIRONMENT = r"(?:\$\{oc\.env:[^${}]*\}|\$\{oc\.decode:\$\{oc\.env:[^${}]*\}\})"
 # These resolvers return short texts, or a copy of a mapping, which is counted as a reference. OmegaConf's others can
 # read other keys, or build lists and mappings.
-RESOLVER = re.compile(rf"{ENVIRONMENT}|\$\{{(?:count|folder_of_validation|found|run_dir|stamp|subfolders):[^${{}}]*\}}")
+RESOLVER = re.compile(
+    rf"{ENVIRONMENT}|\$\{{(?:count|folder_of_validation|found|found_validation|run_dir|stamp|subfolders):[^${{}}]*\}}"
+)
 
 
 def check_expansion(config: Mapping[Any, Any], group: str, source: Path) -> None:

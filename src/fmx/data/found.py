@@ -10,19 +10,18 @@ from typing import Any, TypedDict
 from fmx.config.suggest import nearest
 from fmx.errors import ConfigError, DataError
 
-__all__ = ["Found", "found", "numbered"]
+__all__ = ["READ_BY", "Found", "found", "found_validation", "numbered"]
 
-# What describes the files of a target, with the keys of its node that this takes.
-DESCRIBED_BY: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
-    "fmx.data.npz.load_npz": ("fmx.data.npz", "describe_npz", ("root", "file", "test_file", "images", "labels")),
+# Of a target: the module that reads its files, and the keys of its node that this takes. The module's `describe` gives
+# a Found, and its `validation` what the node of the validation images changes; None where the files have none.
+READ_BY: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "fmx.data.npz.load_npz": ("fmx.data.npz", ("root", "file", "test_file", "images", "labels")),
     "fmx.data.torchvision_sets.load_torchvision": (
-        "fmx.data.torchvision_sets", "describe_torchvision", ("root", "dataset", "options", "split", "mirrors")
+        "fmx.data.torchvision_sets", ("root", "dataset", "options", "split", "mirrors")
     ),
-    "fmx.data.parquet.load_parquet": (
-        "fmx.data.parquet", "describe_parquet", ("root", "train_file", "test_file", "image", "label")
-    ),
+    "fmx.data.parquet.load_parquet": ("fmx.data.parquet", ("root", "train_file", "test_file", "image", "label")),
     "fmx.data.pixel_table.load_pixel_table": (
-        "fmx.data.pixel_table", "describe_pixel_table", ("root", "train_file", "test_file", "label", "drop")
+        "fmx.data.pixel_table", ("root", "train_file", "test_file", "label", "drop")
     ),
 }  # fmt: skip
 MANY = 16  # descriptions that are kept
@@ -43,11 +42,7 @@ def found(source: Mapping[str, Any], key: str) -> Any:
 
     source: the node of data.train. Raises what reading the files raises.
     """
-    target = source["_target_"]
-    if target not in DESCRIBED_BY:
-        raise ConfigError(f"{target} cannot tell data.{key} from its files: write data.{key}=… down")
-    given = {name: _plain(source[name]) for name in DESCRIBED_BY[target][2]}
-    facts: Mapping[str, Any] = _described(target, json.dumps(given), _state(given))
+    facts: Mapping[str, Any] = _read("describe", source, f"data.{key}")
     if key not in facts:
         raise ConfigError(f"nothing finds {key!r} in files{nearest(key, facts)} Keys: {', '.join(facts)}")
     if strange := [name for name in facts["class_names"] if not name.isprintable()]:
@@ -57,18 +52,33 @@ def found(source: Mapping[str, Any], key: str) -> Any:
     return facts[key]
 
 
+def found_validation(source: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The resolver `${found_validation:${data.train}}`: the node of the files' validation images, if any."""
+    changes = _read("validation", source, "data.val")
+    return None if changes is None else {**_plain(source), **changes}
+
+
+def _read(what: str, source: Mapping[str, Any], key: str) -> Any:
+    target = source["_target_"]
+    if target not in READ_BY:
+        raise ConfigError(f"{target} cannot tell {key} from its files: write {key}=… down")
+    given = {name: _plain(source[name]) for name in READ_BY[target][1]}
+    return _read_once(what, target, json.dumps(given), tuple(_state(given)))
+
+
 @lru_cache(MANY)
-def _described(target: str, given: str, state: object) -> Found:  # noqa: ARG001 - part of the key
-    """Describe files once for each state that they are in."""
-    module, name, _ = DESCRIBED_BY[target]
-    describe: Callable[..., Found] = getattr(import_module(module), name)
-    return describe(**json.loads(given))
+def _read_once(what: str, target: str, given: str, state: object) -> Any:  # noqa: ARG001 - part of the key
+    """Read files once for each state that they are in."""
+    function: Callable[..., Any] = getattr(import_module(READ_BY[target][0]), what)
+    return function(**json.loads(given))
 
 
-def _state(given: Mapping[str, Any]) -> tuple[tuple[int, int] | None, ...]:
-    """Size and time of change of the files that are named."""
-    files = [Path(str(given.get("root", ".")), str(value)) for name, value in given.items() if name.endswith("file")]
-    return tuple((file.stat().st_size, file.stat().st_mtime_ns) if file.exists() else None for file in files)
+def _state(given: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+    """Size and time of change of the files that are named, and of those in folders that are named."""
+    named = [Path(str(given.get("root", ".")), str(value)) for name, value in given.items() if name.endswith("file")]
+    inside = [file for folder in named for kind in ("npy", "parquet") for file in folder.glob(f"**/*.{kind}")]
+    found = [(str(file), file.stat()) for file in [*named, *inside] if file.exists()]
+    return [(name, state.st_size, state.st_mtime_ns) for name, state in found]
 
 
 def _plain(value: Any) -> Any:

@@ -18,7 +18,7 @@ from fmx.data.below_root import data_file
 from fmx.data.found import Found, numbered
 from fmx.errors import DataError
 
-__all__ = ["describe_npz", "load_npz"]
+__all__ = ["describe", "load_npz", "validation"]
 
 Part = Literal["train", "val", "test"]
 PARTS: Mapping[str, tuple[str, ...]] = {
@@ -67,9 +67,7 @@ def load_npz(
     return archive.read(names[0]), archive.read(names[1])
 
 
-def describe_npz(
-    *, root: str, file: str | None, test_file: str | None, images: str | None, labels: str | None
-) -> Found:
+def describe(*, root: str, file: str | None, test_file: str | None, images: str | None, labels: str | None) -> Found:
     """Channels and size from the header of the training images, classes from the labels of all parts."""
     archive = _Archive(root, file, test_file, "train")
     image_name, label_name = archive.names_of("train", images, labels)
@@ -85,6 +83,15 @@ def describe_npz(
         mean=[0.5],
         std=[0.5],
     )
+
+
+def validation(
+    *, root: str, file: str | None, test_file: str | None, images: str | None, labels: str | None
+) -> dict[str, Any] | None:
+    """The part `val`, where arrays are named so."""
+    archive = _Archive(root, file, test_file, "val")
+    named = images is None and labels is None and archive.find("val", "images") and archive.find("val", "labels")
+    return {"part": "val"} if named else None
 
 
 class _Archive:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from fmx.errors import ConfigError, DataError, first_line
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["describe_parquet", "load_parquet"]
+__all__ = ["describe", "load_parquet", "validation"]
 
 log = logging.getLogger(__name__)
 Part = Literal["train", "val", "test"]
@@ -86,7 +86,7 @@ def load_parquet(
     return ImageArrays(torch.stack([pictures[index][0] for index in range(len(pictures))]), pictures.labels)
 
 
-def describe_parquet(
+def describe(
     *, root: str, train_file: str | None, test_file: str | None, image: str | None, label: str | None
 ) -> Found:
     """Classes from the schema or the labels of the training part; channels and size from its first pictures."""
@@ -103,6 +103,15 @@ def describe_parquet(
             raise DataError(f"{train_file}: picture {len(headers)} cannot be read: {error}") from error
     channels, size = usual_shape(headers)
     return Found(class_names=names, in_channels=channels, image_size=size, mean=[0.5], std=[0.5])
+
+
+def validation(
+    *, root: str, train_file: str | None, test_file: str | None, image: str | None, label: str | None
+) -> dict[str, Any] | None:
+    """The part `val`, where the folder has shards of it."""
+    del test_file, image, label
+    path = data_file(root, train_file, key="data.train_file", example=EXAMPLE)
+    return {"part": "val"} if any(_part_of(file, path) == "val" for file in _files(path)) else None
 
 
 class EncodedPictures(Dataset[tuple[Tensor, int]]):
@@ -165,7 +174,7 @@ def _shards(root: str, train_file: str | None, test_file: str | None, part: Part
         if shared and part == "test":
             raise ConfigError(f"{path} is one file, for training: name the test images' with data.test_file=FILE")
         return [path]
-    files = sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet")) or sorted(path.glob("*/*.parquet"))
+    files = _files(path)
     if not files:
         raise DataError(f"{path} holds no .parquet files, nor does a folder in it")
     parted = [(file, _part_of(file, path)) for file in files]
@@ -179,6 +188,11 @@ def _shards(root: str, train_file: str | None, test_file: str | None, part: Part
         f"{path} has no files of the {part} part, named {PARTS[part][0]}-00000-of-00001.parquet or so "
         f"(it holds {', '.join(file.name for file in files[:3])}{', …' if len(files) > 3 else ''}){more}"  # noqa: PLR2004
     )
+
+
+def _files(path: Path) -> list[Path]:
+    """The shards in a folder, in data/ or in the folders in it; none in a file."""
+    return sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet")) or sorted(path.glob("*/*.parquet"))
 
 
 def _part_of(file: Path, folder: Path) -> str | None:

@@ -20,7 +20,7 @@ from fmx.errors import ConfigError, DataError, first_line
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["describe_pixel_table", "load_pixel_table"]
+__all__ = ["describe", "load_pixel_table", "validation"]
 
 log = logging.getLogger(__name__)
 Part = Literal["train", "val", "test"]
@@ -80,7 +80,7 @@ def load_pixel_table(
     return np.ascontiguousarray(images), _numbers(path, labels, class_names)
 
 
-def describe_pixel_table(
+def describe(
     *, root: str, train_file: str | None, test_file: str | None, label: str | int | None, drop: Sequence[str | int]
 ) -> Found:
     """Size from the number of columns, classes from the labels of the training part."""
@@ -103,6 +103,14 @@ def describe_pixel_table(
         )
     channels, side = _shape(path, table.first_pixels())
     return Found(class_names=names, in_channels=channels, image_size=side, mean=[0.5], std=[0.5])
+
+
+def validation(
+    *, root: str, train_file: str | None, test_file: str | None, label: str | int | None, drop: Sequence[str | int]
+) -> dict[str, Any] | None:
+    """The part `val`, where a column tells the parts and has it."""
+    _, table = _open(root, train_file, test_file, "train", label, drop)
+    return {"part": "val"} if table.has("val") else None
 
 
 def _shape(path: Path, num_pixels: int) -> tuple[int, int | str]:
@@ -213,6 +221,12 @@ class _Table:
         wanted = [self.label, *([self.split] if self.parted and self.split is not None else [])]
         parts = [self._of_part(frame, part).iloc[:, self._at(wanted, self.label)] for frame in self._frames(wanted)]
         return _joined(self.path, parts, "labels")
+
+    def has(self, part: Part) -> bool:
+        """Whether a column tells the parts, and some rows are of this one."""
+        if not self.parted or self.split is None:
+            return False
+        return any(len(self._of_part(frame, part)) for frame in self._frames([self.split]))
 
     def first_pixels(self) -> int:
         """The number of pixels of a row, by the first rows; DataError where these hold anything else."""

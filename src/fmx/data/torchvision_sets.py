@@ -30,10 +30,10 @@ from fmx.data.split import split_validation
 from fmx.errors import ConfigError, DataError, first_line
 from fmx.process.lock import exclusive
 
-__all__ = ["TORCHVISION", "describe_torchvision", "load_torchvision"]
+__all__ = ["TORCHVISION", "describe", "load_torchvision", "validation"]
 
 log = logging.getLogger(__name__)
-Part = Literal["train", "test"]
+Part = Literal["train", "val", "test"]
 KEPT = ".fmx"  # the folder below data.root that holds what was found
 TORCHVISION = "torchvision"  # in place of a mirror: torchvision's own addresses
 # The values of the argument that chooses a part, where these are not train and test.
@@ -45,6 +45,14 @@ SPLITS: Mapping[str, tuple[str, str]] = {
     "Imagenette": ("train", "val"),
     "OxfordIIITPet": ("trainval", "test"),
     "Places365": ("train-standard", "val"),
+}
+# The values of sets that have a part for validation besides.
+VALIDATION: Mapping[str, str] = {
+    "Country211": "valid",
+    "DTD": "val",
+    "Flowers102": "val",
+    "PCAM": "val",
+    "RenderedSST2": "val",
 }
 PART_ARGUMENTS = ("train", "split", "version")
 # Sets of which torchvision has no test part.
@@ -109,7 +117,7 @@ def load_torchvision(
     return ImageArrays(pixels.contiguous(), torch.from_numpy(read.labels))
 
 
-def describe_torchvision(
+def describe(
     *, root: str, dataset: str | None, options: Mapping[str, Any], split: str | None, mirrors: Sequence[str]
 ) -> Found:
     """Classes, shape, mean and deviation of the training part, kept as JSON in <root>/.fmx/."""
@@ -126,6 +134,15 @@ def describe_torchvision(
     if taken.may_fetch:  # else the set is not ours to write beside
         _keep(kept, facts)
     return facts
+
+
+def validation(
+    *, root: str, dataset: str | None, options: Mapping[str, Any], split: str | None, mirrors: Sequence[str]
+) -> dict[str, Any] | None:
+    """The set's own validation part, where it has one besides the training part."""
+    del root, options, mirrors
+    own = VALIDATION.get(str(dataset))
+    return {"part": "val", "split": own} if own is not None and split is None else None
 
 
 class _Read:

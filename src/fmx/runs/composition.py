@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fmx.config.conf_dir import CONF_DIR
 from fmx.config.quoting import escape_interpolations, quoted
-from fmx.data.found import found
+from fmx.data.found import found, found_validation
 from fmx.errors import DataError
 from fmx.process.distributed import agree_on
 
@@ -66,6 +66,12 @@ def _folder_of_validation(root: str, train: DictConfig) -> dict[str, Any] | None
     return dict(escape_interpolations({**source, "folder": str(folders[0]), "may_lack_classes": True}))
 
 
+def _found_validation(train: DictConfig) -> dict[str, Any] | None:
+    """The source of the validation images that the files of the training images have besides; None without."""
+    source = found_validation(train)
+    return None if source is None else dict(escape_interpolations(source))
+
+
 def _run_home(resume: str | None, fresh: str, *, _root_: DictConfig) -> str:
     """The folder of a run: that of the run to resume, or `fresh`."""
     from fmx.runs.resume import find_run_dir
@@ -99,6 +105,7 @@ def register_resolvers() -> None:
         ("count", len, False),
         ("folder_of_validation", _folder_of_validation, False),
         ("found", found, False),
+        ("found_validation", _found_validation, False),
     ]
     for name, resolver, use_cache in resolvers:
         OmegaConf.register_new_resolver(name, resolver, replace=True, use_cache=use_cache)
