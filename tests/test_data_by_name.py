@@ -121,6 +121,9 @@ def test_sets_whose_pictures_lie_in_files(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert signs.labels.bincount().tolist() == [20, 20, 20]
     assert 80 <= signs[25][0].min() <= signs[25][0].max() < 140, "a picture of the class 1"
+    whole, label = signs.original(25)
+    assert (label, whole.shape[0], 20 <= whole.shape[1] < 40) == (1, 3, True), "for transforms before it is resized"
+    assert torch.equal(signs.to_size(whole), signs[25][0])
     before = signs.fingerprint()
     shutil.copy(signs.files[0], signs.files[-1])
     assert (
@@ -352,6 +355,7 @@ def test_large_parquet_files_are_decoded_for_each_batch(tmp_path, monkeypatch):
     for position in (0, 269):
         assert torch.equal(lazy.pictures("train")[position], in_memory.pictures("train")[position])
     assert torch.equal(lazy.labels("train"), in_memory.labels("train"))
+    assert torch.equal(lazy.sources["train"].original(7)[0], in_memory.sources["train"].images[7])
     before = lazy.fingerprints()["fingerprint"]
     assert made(f"data.root={tmp_path}", "data=parquet", "data.train_file=hub").fingerprints()["fingerprint"] == before
 

@@ -2,25 +2,20 @@
 
 import logging
 import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from hashlib import blake2b, file_digest
 from pathlib import Path
 from unicodedata import normalize
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from fmx.config.image_size import ImageSize, height_and_width, shortest_form
 from fmx.data.passed_over import SUFFIXES, UNREAD, PassedOver
-from fmx.data.picture import MODES, RESIZES, Resize, brought_to, read_original, read_picture
-from fmx.errors import ConfigError, DataError
+from fmx.data.picture import Resize
+from fmx.data.picture_dataset import PictureDataset
+from fmx.errors import DataError
 from fmx.process.cores import num_cores
 
 __all__ = ["SUFFIXES", "ImageFolder"]
@@ -29,7 +24,7 @@ log = logging.getLogger(__name__)
 CHUNK = 256  # files that one thread hashes at a time
 
 
-class ImageFolder(Dataset[tuple[Tensor, int]]):
+class ImageFolder(PictureDataset):
     """The images `folder/CLASS/*` as (uint8 (C, H, W), label), sorted by class and name, decoded on demand.
 
     Every image becomes grey (`in_channels` 1) or RGB (3) and is brought to `image_size`, bilinear with antialiasing:
@@ -54,15 +49,9 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         resize: Resize = "stretch",  # as did every run whose configuration lacks it
         may_lack_classes: bool = False,
     ) -> None:
-        if resize not in RESIZES:
-            raise ConfigError(f"data.resize must be one of {', '.join(RESIZES)}, got {resize!r}")
-        if in_channels not in MODES:
-            raise ConfigError(f"data.in_channels must be 1 (grey) or 3 (RGB), got {in_channels}")
+        super().__init__(size=height_and_width(image_size), in_channels=in_channels, resize=resize)
         self.folder = Path(folder)
         self.class_names = list(class_names)
-        self.size = height_and_width(image_size)
-        self.resize = resize
-        self.mode = MODES[in_channels]
         self.files: list[str] = []  # relative to the folder
         labels: list[int] = []
         shape = (self.class_names, shortest_form(image_size), in_channels, *([] if resize == "stretch" else [resize]))
@@ -85,35 +74,10 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         self.labels = torch.tensor(labels, dtype=torch.int64)  # (N,)
         self._earlier_fingerprint = earlier.hexdigest()
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self._read(index, lambda path: read_picture(path, self.mode, self.size, self.resize))
-
-    def original(self, index: int) -> tuple[Tensor, int]:
-        """An image at its own size, uint8 (C, H', W'), with its label."""
-        return self._read(index, lambda path: read_original(path, self.mode))
-
-    def to_size(self, picture: Tensor) -> Tensor:
-        """Bring pixels uint8 (C, H', W') to the size of the others, as they are when an image is read."""
-        if tuple(picture.shape[1:]) == self.size:
-            return picture
-        pixels = picture.permute(1, 2, 0).contiguous().numpy()
-        image = Image.fromarray(pixels[:, :, 0] if self.mode == "L" else pixels)
-        return torch.from_numpy(brought_to(image, self.mode, self.size, self.resize))
-
-    def _read(self, index: int, reader: Callable[[Path], NDArray[np.uint8]]) -> tuple[Tensor, int]:
+    def file(self, index: int) -> tuple[Path, str]:
+        """The path of an image, and its name in errors."""
         path = self.folder / self.files[index]
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about odd metadata; real problems raise
-                pixels = reader(path)
-        except UnidentifiedImageError as error:
-            raise DataError(f"{path} is no image of a known kind; replace or remove it") from error
-        except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-            raise DataError(f"{path} cannot be read as an image: {error}; replace or remove it") from error
-        return torch.from_numpy(pixels), int(self.labels[index])
+        return path, str(path)
 
     def fingerprint(self) -> str:
         """Hash classes, file names, file contents and the image shape; reads every file, once."""

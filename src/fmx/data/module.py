@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 from fmx.config.image_size import ImageSize, height_and_width
 from fmx.config.validation import OWN
 from fmx.data.arrays import ImageArrays
-from fmx.data.folder import ImageFolder
 from fmx.data.item_dataset import ItemDataset, draws_at_random, held_out_view
 from fmx.data.loader import ArrayLoader, EpochSampler, image_loader
+from fmx.data.picture_dataset import PictureDataset
 from fmx.data.pixels import drawable, value_range_of
 from fmx.data.sampling import image_weights
 from fmx.data.seeded_dataset import SampleKey, SeededDataset, kept_states, seed_generators
@@ -215,8 +215,10 @@ class ImageDataModule(LightningDataModule):
         if isinstance(source, ImageArrays):
             return
         length = len(self.indices["test"])
-        number = min(NUM_CHECKED if isinstance(source, ImageFolder) else 2, length)
-        dataset = source if isinstance(source, ImageFolder) else SeededDataset(source)  # which restores the generators
+        number = min(NUM_CHECKED if isinstance(source, PictureDataset) else 2, length)
+        dataset = (
+            source if isinstance(source, PictureDataset) else SeededDataset(source)
+        )  # which restores the generators
         for position in range(number):
             index = position * (length - 1) // max(1, number - 1)
             try:

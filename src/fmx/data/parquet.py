@@ -4,7 +4,6 @@ import io
 import json
 import logging
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from hashlib import blake2b
@@ -15,15 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from fmx.config.image_size import ImageSize, height_and_width
 from fmx.config.suggest import nearest
 from fmx.data.arrays import ImageArrays
 from fmx.data.below_root import data_file
 from fmx.data.found import Found, numbered
-from fmx.data.picture import FORMATS, MODES, Resize, brought_to, check_size
+from fmx.data.picture import FORMATS, Resize
+from fmx.data.picture_dataset import PictureDataset
 from fmx.data.picture_files import NUM_LOOKED_AT, usual_shape
 from fmx.errors import ConfigError, DataError, first_line
 
@@ -114,35 +112,21 @@ def validation(
     return {"part": "val"} if any(_part_of(file, path) == "val" for file in _files(path)) else None
 
 
-class EncodedPictures(Dataset[tuple[Tensor, int]]):
+class EncodedPictures(PictureDataset):
     """Encoded pictures in memory as (uint8 (C, H, W), label), decoded on demand as ImageFolder does."""
 
     def __init__(
         self, pictures: "pa.ChunkedArray", labels: NDArray[np.int64], *, size: tuple[int, int], in_channels: int,
         resize: Resize, what: str,
     ) -> None:  # fmt: skip
-        if in_channels not in MODES:
-            raise ConfigError(f"data.in_channels must be 1 (grey) or 3 (RGB) for pictures, got {in_channels}")
+        super().__init__(size=size, in_channels=in_channels, resize=resize)
         self.pictures = pictures
         self.labels = torch.from_numpy(labels)
-        self.size = size
-        self.mode = MODES[in_channels]
-        self.resize = resize
         self.what = what
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about odd metadata; real problems raise
-                with Image.open(io.BytesIO(self.pictures[index].as_py()), formats=FORMATS) as image:
-                    check_size(image)
-                    pixels = brought_to(image, self.mode, self.size, self.resize)
-        except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-            raise DataError(f"{self.what}: picture {index} cannot be read as an image: {first_line(error)}") from error
-        return torch.from_numpy(pixels), int(self.labels[index])
+    def file(self, index: int) -> tuple[io.BytesIO, str]:
+        """The encoded picture as an open file, and its name in errors."""
+        return io.BytesIO(self.pictures[index].as_py()), f"{self.what}: picture {index}"
 
     def fingerprint(self) -> str:
         """Hash the encoded pictures, the labels and the shape."""

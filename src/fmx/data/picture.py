@@ -1,7 +1,7 @@
 """Pictures of any kind, brought to uint8 pixels of one size."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,14 +35,14 @@ RESIZES = {  # how each brings a picture to another shape, in words that follow 
 }
 
 
-def read_picture(path: Path, mode: str, size: tuple[int, int], resize: Resize) -> NDArray[np.uint8]:
+def read_picture(path: Path | IO[bytes], mode: str, size: tuple[int, int], resize: Resize) -> NDArray[np.uint8]:
     """Read an image file as uint8 pixels (C, H, W); ValueError or OSError where it cannot be, or is too large."""
     with Image.open(path, formats=FORMATS) as image:
         check_size(image)
         return brought_to(image, mode, size, resize)
 
 
-def read_original(path: Path, mode: str) -> NDArray[np.uint8]:
+def read_original(path: Path | IO[bytes], mode: str) -> NDArray[np.uint8]:
     """Read an image file as uint8 pixels (C, H', W') of its own size; errors as in `read_picture`."""
     with Image.open(path, formats=FORMATS) as image:
         check_size(image)

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from fmx.config.image_size import shortest_form
-from fmx.data.picture import FORMATS, MODES, Resize, read_picture
-from fmx.errors import ConfigError, DataError
+from fmx.data.picture import FORMATS, Resize
+from fmx.data.picture_dataset import PictureDataset
+from fmx.errors import DataError
 
 __all__ = ["NUM_LOOKED_AT", "PictureFiles", "size_and_channels", "usual_shape"]
 
@@ -23,7 +22,7 @@ MAX_OWN_SIZE = 128  # pixels; pictures of one larger size, or of several, become
 USUAL_SIZE = 64
 
 
-class PictureFiles(Dataset[tuple[Tensor, int]]):
+class PictureFiles(PictureDataset):
     """Picture files as (uint8 (C, H, W), label), decoded on demand as ImageFolder does.
 
     labels: int64 (N,). root: the folder to which the fingerprint's names are relative. what: the set's name in errors.
@@ -40,26 +39,15 @@ class PictureFiles(Dataset[tuple[Tensor, int]]):
         resize: Resize,
         what: str,
     ) -> None:
-        if in_channels not in MODES:
-            raise ConfigError(f"data.in_channels must be 1 (grey) or 3 (RGB) for pictures, got {in_channels}")
+        super().__init__(size=size, in_channels=in_channels, resize=resize)
         self.files = list(files)
         self.labels = torch.from_numpy(np.asarray(labels, dtype=np.int64))
         self.root = root
-        self.size = size
-        self.mode = MODES[in_channels]
-        self.resize = resize
         self.what = what
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        path = self.files[index]
-        try:
-            pixels = read_picture(path, self.mode, self.size, self.resize)
-        except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-            raise DataError(f"{path} of {self.what} cannot be read as an image: {error}; replace it") from error
-        return torch.from_numpy(pixels), int(self.labels[index])
+    def file(self, index: int) -> tuple[Path, str]:
+        """The path of a picture, and its name in errors."""
+        return self.files[index], f"{self.files[index]} of {self.what}"
 
     def fingerprint(self) -> str:
         """Hash names, contents, labels and the shape; reads every file, once."""

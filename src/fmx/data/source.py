@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from fmx.data.arrays import ImageArrays
-from fmx.data.folder import ImageFolder
 from fmx.data.item_dataset import PAIR, ItemDataset, labels_in, pair_of
 from fmx.data.labels import as_labels, from_zero
+from fmx.data.picture_dataset import PictureDataset
 from fmx.data.pixels import BYTES, Pixels, ValueRange, images_of, kind_of, read
 from fmx.data.seeded_dataset import SampleKey, SeededDataset
 from fmx.errors import ConfigError, DataError, FmxError, first_line
@@ -84,9 +84,9 @@ class _Arrays:
 
 
 def _opened(source: Any, part: Part, shape: tuple[int, int, int], class_names: Sequence[str]) -> Any:
-    """A source as _Arrays, ItemDataset or ImageFolder, with labels that may still count from 1."""
+    """A source as _Arrays, ItemDataset or PictureDataset, with labels that may still count from 1."""
     where = f"data.{part}"
-    if isinstance(source, ImageFolder):
+    if isinstance(source, PictureDataset):
         return source
     if isinstance(source, IterableDataset):
         raise ConfigError(
@@ -143,7 +143,7 @@ def _check_count(images: int, labels: int, where: str) -> None:
 def _look(source: Any, part: Part, value_range: ValueRange | None) -> Pixels:
     """How the values of a source are read."""
     where = f"data.{part}"
-    if isinstance(source, ImageFolder):
+    if isinstance(source, PictureDataset):
         if value_range not in {None, BYTES}:
             raise ConfigError(f"{where}: data.value_range would be without effect: files are read as 0 to 255")
         return Pixels("uint8", BYTES)

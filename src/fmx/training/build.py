@@ -22,9 +22,9 @@ from fmx.config.image_size import height_and_width
 from fmx.config.quoting import escape_interpolations
 from fmx.config.targets import keys_of_fmx, locate
 from fmx.config.validation import FOLD, OWN, validation_of
-from fmx.data.folder import ImageFolder
 from fmx.data.module import ImageDataModule, Part
 from fmx.data.per_image import Augmentation, augmentation
+from fmx.data.picture_dataset import PictureDataset
 from fmx.errors import ConfigError, FmxError
 from fmx.models.adapted_net import AdaptedNet
 from fmx.process.distributed import launcher_hint, num_processes
@@ -357,7 +357,7 @@ def _log_augmentation(record: Record, data: ImageDataModule) -> None:
     workers = data.num_workers
     where = f"{workers} worker processes" if workers else "this process; data.num_workers=N uses N others"
     if (at_source := data.augment.at_source) is not None:
-        originals = isinstance(data.sources["train"], ImageFolder)
+        originals = isinstance(data.sources["train"], PictureDataset)
         what = "picture at its own size, before it is resized," if originals else "image by itself"
         log.info("augment: %s, applied to each training %s in %s", at_source.names, what, where)
     if (per_image := data.augment.per_image) is not None:

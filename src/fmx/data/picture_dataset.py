@@ -1,0 +1,71 @@
+"""Data sets of encoded pictures, which are decoded on demand."""
+
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fmx.data.picture import MODES, RESIZES, Resize, brought_to, read_original, read_picture
+from fmx.errors import ConfigError, DataError
+
+__all__ = ["PictureDataset"]
+
+
+class PictureDataset(Dataset[tuple[Tensor, int]]):
+    """Pictures as (uint8 (C, H, W), label), by the files that a subclass names.
+
+    labels: int64 (N,), set by the subclass. Reading a picture that cannot be decoded raises DataError with its name.
+    """
+
+    labels: Tensor
+
+    def __init__(self, *, size: tuple[int, int], in_channels: int, resize: Resize) -> None:
+        if resize not in RESIZES:
+            raise ConfigError(f"data.resize must be one of {', '.join(RESIZES)}, got {resize!r}")
+        if in_channels not in MODES:
+            raise ConfigError(f"data.in_channels must be 1 (grey) or 3 (RGB) for pictures, got {in_channels}")
+        self.size = size
+        self.mode = MODES[in_channels]
+        self.resize = resize
+
+    @abstractmethod
+    def file(self, index: int) -> tuple[Path | IO[bytes], str]:
+        """The file of a picture, or an open one, and its name in errors."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self._read(index, lambda file: read_picture(file, self.mode, self.size, self.resize))
+
+    def original(self, index: int) -> tuple[Tensor, int]:
+        """A picture at its own size, uint8 (C, H', W'), with its label."""
+        return self._read(index, lambda file: read_original(file, self.mode))
+
+    def to_size(self, picture: Tensor) -> Tensor:
+        """Bring pixels uint8 (C, H', W') to the size of the others, as they are when a picture is read."""
+        if tuple(picture.shape[1:]) == self.size:
+            return picture
+        pixels = picture.permute(1, 2, 0).contiguous().numpy()
+        image = Image.fromarray(pixels[:, :, 0] if self.mode == "L" else pixels)
+        return torch.from_numpy(brought_to(image, self.mode, self.size, self.resize))
+
+    def _read(self, index: int, reader: Callable[[Path | IO[bytes]], NDArray[np.uint8]]) -> tuple[Tensor, int]:
+        file, name = self.file(index)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about odd metadata; real problems raise
+                pixels = reader(file)
+        except UnidentifiedImageError as error:
+            raise DataError(f"{name} is no image of a known kind; replace or remove it") from error
+        except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+            raise DataError(f"{name} cannot be read as an image: {error}; replace or remove it") from error
+        return torch.from_numpy(pixels), int(self.labels[index])
