@@ -292,6 +292,23 @@ kind: floats
 train: {_target_: mydata.digits, part: train, kind: floats}
 test: {_target_: mydata.digits, part: test, kind: "${data.train.kind}"}
 """.replace("kind: floats\ntrain", "train")
+AUGMENT = """
+import torch
+
+
+class Wrong(torch.nn.Module):
+    takes_batches = True
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def forward(self, images):
+        torch.rand(3)
+        made = {"unit": images / 255, "holes": images / 0, "small": images[:, :, 1:], "list": list(images)}
+        made |= {"fails": None, "dim": images // 100 * 0 + 9, "standard": (images / 255 - 0.3) / 1e-3}
+        return made[self.how] + 0
+"""
 
 
 @pytest.fixture(scope="module")
@@ -301,6 +318,9 @@ def own(command, tmp_path_factory) -> Any:
     (folder / "conf/data").mkdir(parents=True)
     (folder / "conf/data/own.yaml").write_text(YAML)
     (folder / "mydata.py").write_text(CODE)
+    (folder / "myaugment.py").write_text(AUGMENT)
+    (folder / "conf/augment").mkdir()
+    (folder / "conf/augment/wrong.yaml").write_text("_target_: myaugment.Wrong\nhow: unit\n")
     environment = {"PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}"}
 
     def run(*arguments: str, module: str = "run") -> Any:
@@ -373,3 +393,33 @@ def test_a_model_of_16_bits_takes_16_bits_everywhere(own):
     assert "mean [0.30" in said.stdout, said.stdout + said.stderr
     refused, _ = own("own", "--config-dir=conf", "--idx-to-csv=csv", module="data")
     assert "more than 8 bits" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("unit", "values from 0 to 1: pixels from 0 to 255 are expected, which are divided by 255 afterwards"),
+        ("holes", "some of which are NaN or infinite"),
+        ("small", "augment makes uint8 (32, 1, 7, 8) of the first training images, uint8 (32, 1, 8, 8)"),
+        ("fails", "augment fails on the first training images, uint8 (32, 1, 8, 8): TypeError"),
+    ],
+)
+def test_what_augment_makes_of_the_first_images_is_checked(own, how, said):
+    done, folder = own(
+        "data=digits", "data.image_size=8", "augment=wrong", f"augment.how={how}", f"hydra.run.dir=run_{how}"
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert said in done.stderr
+    assert not (folder / f"run_{how}" / "checkpoints").exists()
+
+
+def test_images_that_teach_little_are_told(own):
+    quick = ["data=digits", "data.image_size=8", "trainer=smoke"]
+    for odd in (["augment=wrong", "augment.how=dim"], ["data.mean=[77]", "data.std=[83]"]):
+        done, _ = own(*quick, *odd)
+        assert "after normalisation, where about 0 and 1 are usual, and may teach little" in done.stdout, done.stderr
+    done, _ = own(*quick, "augment=wrong", "augment.how=standard")
+    assert "where 0 to 255 are expected: leave out what normalises" in done.stdout
+    done, _ = own(*quick)
+    assert "WARNING" not in done.stdout
+    assert "usual" not in done.stdout

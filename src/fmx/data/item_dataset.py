@@ -85,6 +85,16 @@ class ItemDataset(Dataset[tuple[Tensor, int]]):
         items = [self.source[index] for index in indices] if whole is None else whole(indices)
         return [self._read(index, item) for index, item in zip(indices, items, strict=True)]
 
+    def apart(self) -> "ItemDataset":
+        """A copy for a first look, so that a file that the dataset opens then is not shared with worker processes."""
+        return self.of(copy.copy(self.source))
+
+    def of(self, source: Any) -> "ItemDataset":
+        """The same images and labels, read from another dataset."""
+        view = copy.copy(self)
+        view.source = source
+        return view
+
     def fingerprint(self) -> str:
         """The dataset's own content hash, or a hash of its labels where it has none."""
         own = getattr(self.source, "fingerprint", None)
@@ -144,9 +154,7 @@ def held_out_view(train: Any, test: Any) -> Any:
         return train
     if len(inner) != len(train):
         raise DataError(f"data.train: held_out() gives {len(inner):,} items, but there are {len(train):,}")
-    view = copy.copy(train)
-    view.source = inner
-    return view
+    return train.of(inner)
 
 
 def _without_transform(train: Any, test: Any) -> Any:
@@ -169,7 +177,7 @@ def _without_transform(train: Any, test: Any) -> Any:
 
 def draws_at_random(source: ItemDataset, index: int) -> bool:
     """Whether two reads of an item differ."""
-    items = SeededDataset(source)
+    items = SeededDataset(source.apart())
     first, second = (items[SampleKey(index, seed, 0, 0, 0)][0] for seed in (0, 1))
     return not torch.equal(first, second)
 

@@ -216,9 +216,8 @@ class ImageDataModule(LightningDataModule):
             return
         length = len(self.indices["test"])
         number = min(NUM_CHECKED if isinstance(source, PictureDataset) else 2, length)
-        dataset = (
-            source if isinstance(source, PictureDataset) else SeededDataset(source)
-        )  # which restores the generators
+        own = source.apart() if isinstance(source, ItemDataset) else source
+        dataset = source if isinstance(source, PictureDataset) else SeededDataset(own)  # which restores the generators
         for position in range(number):
             index = position * (length - 1) // max(1, number - 1)
             try:
@@ -292,22 +291,28 @@ class ImageDataModule(LightningDataModule):
         Returns images uint8 (N, C, H, W), and labels int64 (N,), or float32 (N, K) if images are mixed. What is done to
         each image by itself is drawn as in that epoch, what is done to batches anew. The states of all generators stay.
         """
+        device = torch.device("cpu")
+        self.normalize.to(device)
+        self.augment.to(device)
+        with kept_states():
+            seed_generators([self.seed])
+            images, labels = self._augmented(self.first_images(count))
+        return self.normalize.pixels(images), labels
+
+    def first_images(self, count: int) -> tuple[Tensor, Tensor]:
+        """The first training images of the first epoch, with what is done to each by itself, and their labels."""
         order = EpochSampler(
             self.indices["train"], shuffle=self.shuffle, seed=self.seed, rank=0, world_size=1, equal_shares=False,
             weights=self.sample_weights,
         )  # fmt: skip
-        source, per_image = self.sources["train"], getattr(self.augment, "per_image", None)
-        device = torch.device("cpu")
-        self.normalize.to(device)
-        self.augment.to(device)
+        source = self.sources["train"]
         loader = image_loader(
-            source, order, batch_size=count, drop_last=False, num_workers=0, device=device, resumable=True,
-            per_image=per_image, at_source=getattr(self.augment, "at_source", None),
+            source.apart() if isinstance(source, ItemDataset) else source, order, batch_size=count, drop_last=False,
+            num_workers=0, device=torch.device("cpu"), resumable=True,
+            per_image=getattr(self.augment, "per_image", None), at_source=getattr(self.augment, "at_source", None),
         )  # fmt: skip
-        with kept_states():
-            seed_generators([self.seed])
-            images, labels = self._augmented(next(iter(loader)))
-        return self.normalize.pixels(images), labels
+        images, labels = next(iter(loader))
+        return images, labels
 
     def _device(self) -> torch.device:
         """The trainer's device; moves augmentation and normalisation to it."""

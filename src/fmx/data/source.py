@@ -1,6 +1,5 @@
 """What a data source may return, brought to the two forms that training takes."""
 
-import copy
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -162,8 +161,7 @@ def _look(source: Any, part: Part, value_range: ValueRange | None) -> Pixels:
 def _look_at_items(source: ItemDataset, value_range: ValueRange | None) -> Pixels:
     """Read a few items, evenly spaced, and check their shapes, types, ranges and labels."""
     last, number = len(source) - 1, min(NUM_LOOKED_AT, len(source))
-    # A copy, so that a file that the dataset opens at its first item is not shared with worker processes.
-    items = SeededDataset(copy.copy(source.source))
+    items = SeededDataset(source.apart().source)
     images = []
     for index in sorted({position * last // max(1, number - 1) for position in range(number)}):
         where = f"data.{source.part}: item {index}"

@@ -34,6 +34,7 @@ from fmx.training.charts import with_shared_charts
 from fmx.training.classifier import Classifier
 from fmx.training.cluster_environment import cluster_environment
 from fmx.training.end_check import check_end
+from fmx.training.first_batch import check_first_batch
 from fmx.training.hardware import describe_device, resolve_precision
 from fmx.training.loggers import NUMBERED, versions
 
@@ -105,6 +106,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
         logger_versions=versions(loggers) if record.writes else {},
     )
     if record.writes:
+        check_first_batch(data)
         check_end(record.run_dir, data, classifier, trainer.loggers, trainer.callbacks)  # type: ignore[attr-defined]
     _log_run(record, cfg.model.name)
     if record.writes:
