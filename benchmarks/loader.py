@@ -28,12 +28,19 @@ from machine import describe, in_words
 from page_table import write_table
 from result_file import load, save
 
-AUGMENT = {"none": 60, "flip": None, "crop_flip": None, "erasing": 500}  # target for 60,000 images, milliseconds
+AUGMENT = {
+    "none": 60,
+    "flip": None,
+    "crop_flip": None,
+    "erasing": 500,
+    "affine": None,
+}  # target for 60,000 images, milliseconds
 PER_IMAGE: dict[str, list[Any]] = {
     "none": [],
     "flip": [transforms.RandomHorizontalFlip()],
     "crop_flip": [transforms.RandomCrop(28, padding=2), transforms.RandomHorizontalFlip()],
     "erasing": [transforms.RandomCrop(28, padding=2), transforms.RandomHorizontalFlip()],
+    "affine": [transforms.RandomAffine(10, (0.1, 0.1), interpolation=transforms.InterpolationMode.BILINEAR)],
 }
 SINGLE = {"randaugment": [v2.RandAugment()]}  # what fmx applies to single images as well
 FEWER = 12_000  # images

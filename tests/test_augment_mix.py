@@ -209,6 +209,16 @@ def test_the_figure_shows_what_the_training_gets(augment):
     assert labels.dim() == 1 + ("mix" in augment)
 
 
+def test_several_processes_mix_too(command, tmp_path):
+    options = ["data=digits", "model=mlp", "logger=none", "trainer=ddp", "trainer.accelerator=cpu"]
+    options += ["augment=[randaugment,mixup_cutmix]", "trainer.max_epochs=1", "trainer.limit_train_batches=3"]
+    done = command(*options, "hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("mixes training images") == 1
+    assert done.stdout.count("RandAugment, applied to each image by itself in this process") == 1
+    assert (tmp_path / "run/figures/augmented.png").is_file()
+
+
 REFUSED = {
     "augment=color": "images with data.in_channels=1 have no colour",
     "augment=[crop_flip,randaugment]": "the last would replace the others; a YAML file of your own",
@@ -216,7 +226,7 @@ REFUSED = {
     "augment=mixup augment.mix.alpha=0": "augment.mix: alpha must be above 0, got 0",
     "augment=mixup augment.mix=3": "augment.mix must be a mapping with a _target_",
     "augment=mixup +augment.mix.K=3": "takes no 'K'",
-    "augment=flip ~augment._target_": "augment.prob: augment needs a _target_ that takes it, or a mix",
+    "augment=flip ~augment._target_": "augment.prob: augment needs a _target_ that takes it",
     "augment=none ~augment._target_": "augment=none augments nothing",
     "augment=cutmix loss=nll loss._target_=torch.nn.NLLLoss": "the loss NLLLoss does not take them",
     "augment=mixup ~loss +loss._target_=torch.nn.MultiMarginLoss": "loss=cross_entropy or loss=nll, or choose",

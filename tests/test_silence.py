@@ -364,7 +364,10 @@ def home(tmp_path_factory) -> Path:
                 / f"{number}.png"
             )
             picture.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(images[number, :16, :16]).convert("RGB").save(picture)
+            coloured = np.stack(
+                [images[number, :16, :16], images[number, 4:20, :16], images[number, :16, 4:20]], axis=-1
+            )
+            Image.fromarray(coloured).save(picture)
     return folder
 
 

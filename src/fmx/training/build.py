@@ -357,7 +357,8 @@ def _log_augmentation(record: Record, data: ImageDataModule) -> None:
     if not record.writes or not isinstance(data.augment, Augmentation):
         return
     workers = data.num_workers
-    where = f"{workers} worker processes" if workers else "this process; data.num_workers=N uses N others"
+    others = "1 worker process" if workers == 1 else f"{workers} worker processes"
+    where = others if workers else "this process; data.num_workers=N uses N others"
     if (at_source := data.augment.at_source) is not None:
         originals = isinstance(data.sources["train"], PictureDataset)
         what = "picture at its own size, before it is resized," if originals else "image by itself"
@@ -366,7 +367,7 @@ def _log_augmentation(record: Record, data: ImageDataModule) -> None:
         log.info("augment: %s, applied to each image by itself in %s", per_image.names, where)
     if (mix := data.augment.mix) is not None:
         log.info(
-            "augment: %s mixes training images, so train/accuracy is of mixtures: the share whose larger part is found",
+            "augment: %s mixes training images, so train/accuracy is of mixtures, each named by its larger part",
             type(mix).__name__,
         )
 
