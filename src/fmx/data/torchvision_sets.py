@@ -80,7 +80,7 @@ def load_torchvision(
     *,
     root: str,
     dataset: str | None,
-    options: Mapping[str, Any],
+    options: Mapping[str, Any] | None,
     part: Part,
     split: str | None,
     num_test: float,
@@ -118,12 +118,12 @@ def load_torchvision(
 
 
 def describe(
-    *, root: str, dataset: str | None, options: Mapping[str, Any], split: str | None, mirrors: Sequence[str]
+    *, root: str, dataset: str | None, options: Mapping[str, Any] | None, split: str | None, mirrors: Sequence[str]
 ) -> Found:
     """Classes, shape, mean and deviation of the training part, kept as JSON in <root>/.fmx/."""
     taken = _Taken(root, dataset, options, "train", split, may_fetch=TORCHVISION in mirrors)
     name = taken.kind.__name__
-    key = blake2b(json.dumps([name, options, split], sort_keys=True).encode(), digest_size=4).hexdigest()
+    key = blake2b(json.dumps([name, options or {}, split], sort_keys=True).encode(), digest_size=4).hexdigest()
     kept = Path(root, KEPT, f"{name}-{key}.json")
     if (known := _read_kept(kept)) is not None:
         return known
@@ -191,17 +191,17 @@ class _Taken:
     """One part of a set, by the arguments of its class; ConfigError where these are wrong."""
 
     def __init__(
-        self, root: str, dataset: str | None, options: Mapping[str, Any], part: Part, split: str | None, *,
+        self, root: str, dataset: str | None, options: Mapping[str, Any] | None, part: Part, split: str | None, *,
         may_fetch: bool,
     ) -> None:  # fmt: skip
         self.root = root
         self.kind = _class_named(dataset)
-        self.options = dict(options)
+        self.options = dict(options or {})
         self.part = part
         self.may_fetch = may_fetch
         name, known = self.kind.__name__, _arguments(self.kind)
         self.by = next((each for each in PART_ARGUMENTS if each in known), None) if name not in WHOLE else None
-        for option in options:
+        for option in self.options:
             if option in SET_BY_FMX or option == self.by:
                 how = f"data.{part}.split=NAME chooses a part" if option == self.by else "fmx sets it itself"
                 raise ConfigError(f"data.options.{option}: {how}")
@@ -211,7 +211,7 @@ class _Taken:
                     f"data.options: torchvision's {name} takes no {option!r}{nearest(option, free)} "
                     f"It takes: {', '.join(free) or 'none'}"
                 )
-        if self.by != "split" and "split" in _needed(self.kind) and "split" not in options:
+        if self.by != "split" and "split" in _needed(self.kind) and "split" not in self.options:
             known_splits = ", ".join(getattr(self.kind, "splits", ()))
             raise ConfigError(
                 f"torchvision's {name} comes in several splits: choose one with 'data.options={{split: NAME}}'"
