@@ -137,7 +137,7 @@ def describe(
 
 
 def validation(
-    *, root: str, dataset: str | None, options: Mapping[str, Any], split: str | None, mirrors: Sequence[str]
+    *, root: str, dataset: str | None, options: Mapping[str, Any] | None, split: str | None, mirrors: Sequence[str]
 ) -> dict[str, Any] | None:
     """The set's own validation part, where it has one besides the training part."""
     del root, options, mirrors
