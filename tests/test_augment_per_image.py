@@ -199,6 +199,17 @@ def smaller(image):
 
 
 smaller.first = None
+
+
+class Mix(torch.nn.Module):
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+
+    def forward(self, images, labels, num_classes):
+        shares = torch.nn.functional.one_hot(labels, num_classes)
+        made = {"right": (images, shares.float()), "whole": (images, shares), "few": (images[1:], shares.float())}
+        return made[self.what]
 """
 YAML = """
 _target_: torchvision.transforms.v2.Compose
@@ -254,3 +265,20 @@ def test_what_fails_in_training_names_the_image(theirs):
     done = theirs("augment._target_=mine.smaller", "+augment._partial_=true", "augment=none", "hydra.run.dir=smaller")
     assert done.returncode != 0
     assert "the images of a batch need one shape" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("right", "augment: Mix mixes training images"),
+        ("whole", "it must give images of that shape, and labels"),
+        ("few", "Mix makes float32 (31, 1, 28, 28) and float32 (32, 10)"),
+        ("none", "Mix fails on the first training images"),
+    ],
+)
+def test_a_mixture_of_ones_own(theirs, what, words):
+    mix = f"+augment.mix={{_target_: mine.Mix, what: {what}}}"
+    done = theirs(mix, "trainer.limit_train_batches=1", "trainer.max_epochs=1", "hydra.run.dir=run")
+    assert (done.returncode == 0) == (what == "right"), done.stdout + done.stderr
+    assert words in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr

@@ -34,7 +34,7 @@ def check_first_batch(data: ImageDataModule) -> None:
         made: Tensor = normalize(augmented)
         mix = getattr(augment, "mix", None)
         if mix is not None:
-            made, _ = mix(made, labels, data.num_classes)
+            made = _mixed(mix, made, labels, data.num_classes)
     _check_normalised(made, data)
 
 
@@ -55,6 +55,30 @@ def _augmented(augment: nn.Module, images: Tensor) -> Any:
             f"augment fails on the first training images, {_described(images)}: {type(error).__name__}: "
             f"{first_line(error)}"
         ) from error
+
+
+def _mixed(mix: nn.Module, images: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """The mixed images; ConfigError where the labels are neither shares of the classes nor classes."""
+    try:
+        mixed, shares = mix(images, labels, num_classes)
+        given = f"{_described(mixed)} and {_described(shares)}"
+        fits = mixed.shape == images.shape and tuple(shares.shape) in {(len(labels), num_classes), (len(labels),)}
+        fits = fits and shares.is_floating_point() == (shares.dim() == 2)  # noqa: PLR2004 - images and classes
+    except FmxError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"augment.mix: {type(mix).__name__} fails on the first training images, {_described(images)}, their labels "
+            f"and the number of classes: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    if not fits:
+        raise ConfigError(
+            f"augment.mix: {type(mix).__name__} makes {given} of the first training images, {_described(images)}; it "
+            f"must give images of that shape, and labels: floats ({len(labels)}, {num_classes}), or classes "
+            f"({len(labels)},)"
+        )
+    made: Tensor = mixed
+    return made
 
 
 def _check_augmented(augmented: Any, images: Tensor, data: ImageDataModule) -> None:
