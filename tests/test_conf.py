@@ -23,7 +23,7 @@ DESIGN = {
     "model": "mlp lenet two_conv three_conv avgpool dilated dropout_cnn resnet20 pretrained timm",
     "optim": "adam adamw sgd rmsprop",
     "schedule": "constant step cosine onecycle plateau",
-    "augment": "none flip crop_flip erasing",
+    "augment": "none flip crop_flip erasing affine randaugment trivial color mixup cutmix mixup_cutmix",
     "loss": "cross_entropy nll",
     "trainer": "default cpu gpu ddp smoke",
     "metrics": "default",

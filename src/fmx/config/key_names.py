@@ -67,7 +67,20 @@ KNOWN_AS = {
 }  # fmt: skip
 # Names for group members in other programs, lower-case letters and digits alone.
 MEMBERS_KNOWN_AS = {
-    "augment": {"null": "none", "off": "none", "false": "none", "hflip": "flip", "cutout": "erasing"},
+    "augment": {
+        "null": "none",
+        "off": "none",
+        "false": "none",
+        "hflip": "flip",
+        "cutout": "erasing",
+        "rotation": "affine",
+        "rotate": "affine",
+        "randaug": "randaugment",
+        "trivialaugment": "trivial",
+        "trivialaugmentwide": "trivial",
+        "colorjitter": "color",
+        "jitter": "color",
+    },
     "logger": {"null": "none", "off": "none", "false": "none", "tensorboard": "default", "tb": "default"},
     "loss": {"ce": "cross_entropy", "xent": "cross_entropy", "negativeloglikelihood": "nll"},
     "model": {"fc": "mlp", "linear": "mlp", "cnn": "two_conv", "convnet": "two_conv"},
