@@ -470,3 +470,17 @@ def test_a_run_from_elsewhere_names_sources_and_nothing_more(tmp_path):
 def test_a_key_of_another_source_is_refused():
     with pytest.raises(ConfigError, match="'file'"):
         made("data=digits", "+data.file=x.npz")
+
+
+def test_options_are_typed_and_rows_of_a_sweep_are_told_apart_by_the_set_alone(command, tmp_path):
+    data_files.emnist_letters(tmp_path)
+    data_files.usps(tmp_path)
+    run = ["data=torchvision", "data.root=.", *SHORT, "trainer=smoke", "data.validation=9"]
+    for folder, more in (("a", ["data.dataset=EMNIST", "data.options={split: letters}"]), ("b", ["data.dataset=USPS"])):
+        done = command(*run, *more, f"hydra.run.dir=runs/{folder}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    done = command("runs", "--csv", "table.csv", module="report", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    names = (tmp_path / "table.csv").read_text().splitlines()[0].split(",")
+    assert {"dataset", "data.dataset"} & {*names}
+    assert not {"class_names", "num_classes", "image_size", "mean", "std"} & {*names}, names

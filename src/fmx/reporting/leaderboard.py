@@ -14,6 +14,8 @@ from fmx.runs.settings import ABSENT, Settings
 
 __all__ = ["Column", "Leaderboard", "Row", "differ_in", "differing", "leaderboard"]
 
+NAMED_DATA = ("data.dataset", "data.options.split", "data.file", "data.train_file")
+FOUND = {f"data.{name}" for name in ("class_names", "num_classes", "in_channels", "image_size", "mean", "std")}
 DATA, FINGERPRINT = "data", "data fingerprint"
 TARGET = "._target_"
 IGNORED_GROUPS = {"experiment"}  # an experiment file sets nothing but keys, which are compared themselves
@@ -149,11 +151,12 @@ def differ_in(key: str, configurations: Sequence[Settings]) -> bool:
 
 
 def _causes(key: str, settings: Settings, varied: Sequence[str]) -> tuple[Any, ...]:
-    """What a key may follow from: the choice of its group if that varies, and the targets of the objects around it."""
+    """What a key may follow from: its group's choice if that varies, the targets around it, the files that tell it."""
     parts = key.split(".")
     targets = [f"{'.'.join(parts[:depth])}{TARGET}" for depth in range(1, len(parts))]
     choice = settings.choices.get(parts[0]) if parts[0] in varied else None
-    return choice, *(str(settings.values.get(target)) for target in targets if target != key)
+    named = [str(settings.values.get(name)) for name in NAMED_DATA] if key in FOUND else []
+    return choice, *(str(settings.values.get(target)) for target in targets if target != key), *named
 
 
 def _columns(keys: Sequence[str], groups: Sequence[Sequence[Outcome]]) -> list[Column]:
