@@ -19,7 +19,7 @@ from fmx.errors import ConfigError, DataError
 from fmx.reporting.comparison import compare_accuracy, read_side
 from fmx.reporting.intervals import corrected_t, crossed, share
 from fmx.reporting.leaderboard import leaderboard
-from fmx.reporting.leaderboard_text import notes, to_markdown
+from fmx.reporting.leaderboard_text import notes, to_csv, to_markdown, unfinished_table
 from fmx.runs.composition import compose_config
 from fmx.sweeps.checkpoints import check_can_rank
 from run_directories import make_run, wrong_at
@@ -76,6 +76,7 @@ def test_the_row_is_the_mean_over_the_folds_and_every_image_is_held_out_once(swe
     training = load_digits(part="train", num_test=360, test_seed=0, image_size=8).labels
     runs = fmx.open_runs(sweep)
     assert sorted(runs["fold"]) == [0, 1, 2, 3, 4]
+    assert list(runs.leaderboard()["folds"]) == ["0;1;2;3;4"]
     held_out = [fmx.open_run(path).held_out for path in runs["path"]]
     indices = np.concatenate([each.indices for each in held_out])
     assert sorted(indices) == list(range(len(training)))
@@ -115,6 +116,11 @@ def test_missing_folds_are_said_and_seeds_are_nested_in_folds(tmp_path):
     assert "3 of 5 folds × 2 seeds, without folds 2, 4: the mean is of the images of the other folds alone" in said
     assert "fewer than 5 seeds or folds" in said
     assert "without folds 2, 4" in to_markdown(board)
+    rows = list(csv.DictReader(to_csv(board).splitlines()))
+    assert [row["caution"] for row in rows] == ["fewer than 5 folds; without folds 2, 4 of 5", "fewer than 5 seeds"]
+    assert [row["folds"] for row in rows] == ["0;1;3;0;1;3", ""]
+    failed = make_run(tmp_path / "failed", status="failed", settings={"data.folds": 5, "data.fold": 2})
+    assert unfinished_table(leaderboard([failed]))[1][0][-2] == "1, fold 2"
     fixed = leaderboard([tmp_path / "01", tmp_path / "02"]).rows[0]
     assert (fixed.count, fixed.val_accuracy.method) == ("1 of 5 folds × 2 seeds", "wilson-t")
     again = make_run(tmp_path / "again", val=0.1, settings={"data.folds": 5, "data.fold": 0})

@@ -7,7 +7,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import isfinite
 from typing import NamedTuple
 
@@ -116,12 +116,22 @@ def _fold_notes(board: Leaderboard) -> list[str]:
     for row in board.rows:
         if missing := row.missing_folds:
             those = f"{row.label}: " if len(board.rows) > 1 else ""
-            numbers = ", ".join(map(str, missing[:MAX_LISTED])) + (", …" if len(missing) > MAX_LISTED else "")
             lines.append(
-                f"{those}{row.count}, without fold{'s' * (len(missing) > 1)} {numbers}: the mean is of the images of "
-                "the other folds alone."
+                f"{those}{row.count}, without fold{'s' * (len(missing) > 1)} {_listed(missing)}: the mean is of the "
+                "images of the other folds alone."
             )
     return lines
+
+
+def _cautions(row: Row) -> Iterator[str]:
+    if _num_repeated(row) < ENOUGH_SEEDS:
+        yield f"fewer than {ENOUGH_SEEDS} {_repeated(row)}"
+    if missing := row.missing_folds:
+        yield f"without fold{'s' * (len(missing) > 1)} {_listed(missing)} of {row.runs[0].settings.folds}"
+
+
+def _listed(folds: Sequence[int]) -> str:
+    return ", ".join(map(str, folds[:MAX_LISTED])) + (", …" if len(folds) > MAX_LISTED else "")
 
 
 def _repeated(row: Row) -> str:
@@ -188,7 +198,7 @@ def to_csv(board: Leaderboard) -> str:
             ";".join(str(run.settings.fold) for run in row.runs if row.folds), *numbers,
             row.test_accuracy.method, row.params, *seconds, "yes" if row.on_test else "no",
             "; ".join(f"{name}={'|'.join(values)}" for name, values in row.mixed.items()),
-            f"fewer than {ENOUGH_SEEDS} {_repeated(row)}" if _num_repeated(row) < ENOUGH_SEEDS else "",
+            "; ".join(_cautions(row)),
             ";".join(run.name for run in row.runs), "completed", "",
         ])  # fmt: skip
     blank = [""] * (len(metrics) + len(tail))
