@@ -15,6 +15,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from fmx.data.arrays import ImageArrays
 from fmx.data.digits import load_digits
+from fmx.data.in_memory import in_memory
 from fmx.data.item_dataset import ItemDataset
 from fmx.data.source import accept
 from fmx.errors import ConfigError, FmxError
@@ -150,6 +151,14 @@ def test_black_and_white_images_are_black_and_white():
     assert torch.equal(opened((both[2], Y)).sources["train"].images, (DIGITS.images > 127).float())
 
 
+def test_any_dataset_is_read_into_memory():
+    for dataset in (Items(torch.from_numpy), Items(lambda each: Image.fromarray(each[0]))):
+        arrays = in_memory(dataset=dataset, in_channels=1, image_size=SIZE)
+        assert torch.equal(arrays.images, DIGITS.images)
+    deep = in_memory(dataset=Items(lambda each: each.astype(np.uint16) * 257), in_channels=1, image_size=SIZE)
+    assert torch.allclose(opened(deep).sources["train"].images, DIGITS.images / 255)
+
+
 def test_several_channels(tmp_path):
     bands = np.random.default_rng(0).integers(0, 256, (20, 12, 5, 7), np.uint8)  # twelve bands, 5 x 7 pixels
     np.save(tmp_path / "bands.npy", bands.transpose(0, 2, 3, 1))
@@ -172,6 +181,7 @@ REFUSED: dict[str, tuple[Any, list[str]]] = {
     "negative ints": ((X.astype(int) - 128, Y), ["from -128 to 127", "data.value_range=[-128,127]"]),
     "NaN": ((holed(np.nan), Y), ["NaN, first in image 3 (1 images in all)", "leave these images out"]),
     "infinity": ((holed(np.inf), Y), ["infinity, first in image 3"]),
+    "masked": ((np.ma.masked_equal(X, 0), Y), ["a masked array", "filled(0)"]),
     "complex": ((X * 1j, Y), ["complex128", "magnitude"]),
     "texts": ((np.full(X.shape, "a"), Y), ["<U1", "give numbers"]),
     "different shapes": (([X[0], X[1, :, :4]], Y[:2]), ["different shapes, such as (1, 4, 8) and (1, 8, 8)"]),

@@ -46,6 +46,7 @@ TARGETS = {
     "partial": ("optim", {"_target_": "torch.hub.load", "_partial_": True, "repo_or_dir": "."}, "it takes optimizers"),
     "download": ("data.train", {"_target_": "torchvision.datasets.utils.download_url", "root": "."}, "fmx's own data"),
     "legacy data": ("data.train", {"_target_": "torchvision.datasets.MNIST", "root": "."}, "--allow torchvision"),
+    "validation data": ("data.val", {"_target_": "torchvision.datasets.MNIST", "root": "."}, "--allow torchvision"),
     "our own": ("data.train", {"_target_": "fmx.data.download.fetch", "path": "x"}, "it takes fmx's own data sources"),
     "lambda": (
         "augment",

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -23,14 +24,12 @@ class Pairs(Protocol):
 
 
 def in_memory(*, dataset: Pairs, in_channels: int, image_size: ImageSize) -> ImageArrays:
-    """Read every (picture, label) of a map-style dataset: PIL images, or uint8 tensors (C, H, W).
+    """Read every (picture, label) of a map-style dataset: PIL images, or tensors or arrays of one shape and any type.
 
     A PIL image becomes grey or RGB and is stretched to image_size, as by ImageFolder.
 
-    Returns images uint8 (N, in_channels, H, W) and labels int64 (N,).
+    Returns images (N, in_channels, H, W), uint8 if they come from PIL images, and labels int64 (N,).
     """
-    if in_channels not in MODES:
-        raise DataError(f"data.in_channels must be 1 or 3 for pictures, got {in_channels}")
     size = height_and_width(image_size)
     pairs = [dataset[index] for index in range(len(dataset))]
     if not pairs:
@@ -45,13 +44,13 @@ def in_memory(*, dataset: Pairs, in_channels: int, image_size: ImageSize) -> Ima
 
 def _pixels(index: int, picture: Any, in_channels: int, size: tuple[int, int]) -> Tensor:
     if isinstance(picture, Image.Image):
+        if in_channels not in MODES:
+            raise DataError(f"data.in_channels must be 1 or 3 for pictures, got {in_channels}")
         mode = MODES[in_channels]
         try:
             return torch.from_numpy(brought_to(picture, mode, size, "stretch"))
         except (OSError, ValueError) as error:
             raise DataError(f"picture {index} of the dataset cannot be read: {error}") from error
-    if isinstance(picture, Tensor) and picture.dtype == torch.uint8:
-        return picture
-    raise DataError(
-        f"the dataset gives {type(picture).__name__} where a PIL image or a uint8 tensor (C, H, W) is needed"
-    )
+    if isinstance(picture, Tensor | np.ndarray):
+        return torch.as_tensor(picture)
+    raise DataError(f"the dataset gives {type(picture).__name__} where a PIL image, a tensor or an array is needed")

@@ -175,6 +175,8 @@ def _as_array(given: Any, where: str) -> NDArray[Any]:
             two = " and ".join(map(str, sorted(shapes)[:2]))
             raise DataError(f"{where}: images of different shapes, such as {two}; bring them to one size")
         given = np.stack(each) if each else np.empty(0)
+    if np.ma.is_masked(given):
+        raise DataError(f"{where}: a masked array, of which some values are missing; fill them in, as by filled(0)")
     array = np.asarray(given)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
