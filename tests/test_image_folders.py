@@ -4,10 +4,12 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from omegaconf.errors import InterpolationResolutionError
 from PIL import Image
 from torch import nn
 from torchvision.transforms import v2
@@ -20,8 +22,10 @@ from fmx.data.picture import RESIZES
 from fmx.errors import ConfigError, DataError
 from fmx.inference.export.signature import signature_of
 from fmx.inference.images import prepare
+from fmx.runs.composition import compose_config
 from fmx.runs.run_dir import open_run
 from fmx.runs.trusted_config import trusted_config
+from fmx.training.build import make_data
 
 RUN = ["data=image_folder", "data.root=set", "data.num_workers=0", "model=mlp", "trainer.max_epochs=1", "logger=none"]
 COLOURS = {"cats": (200, 40, 40), "dogs": (40, 40, 200)}
@@ -261,3 +265,110 @@ def test_random_parts_of_pictures_train_and_are_for_training_alone(command, tmp_
         refused = command(*run[:-3], "augment=random_resized_crop", change, "--dry-run", cwd=tmp_path)
         assert refused.returncode == 2, change
         assert line in refused.stderr, refused.stderr
+
+
+# ------------------------------------------------------------------------------------------------ layouts
+
+
+def loaded(root, *overrides):
+    data = compose_config(["data=image_folder", f"data.root='{root}'", "data.image_size=4", *overrides]).data
+    return make_data(data, augment=nn.Identity(), seed=0)
+
+
+def refusal(root):
+    """What is said of a folder, when it is composed or loaded."""
+    with pytest.raises((DataError, InterpolationResolutionError)) as refused:
+        loaded(root)
+    return str(refused.value).partition("\n")[0]
+
+
+@pytest.fixture
+def own_set(tmp_path):
+    return make_set(tmp_path / "set", (("train", 5), ("test", 2)))
+
+
+def test_other_layouts_are_told_what_to_type(own_set, tmp_path):
+    assert refusal(tmp_path).endswith(f"there is {own_set}/train, so type data.root={own_set}")
+    assert "belong into train and test" in refusal(own_set / "train")
+    assert "('cats', 'dogs')" in refusal(own_set / "train")
+    assert "name their parent with data.root=DIR" in refusal(tmp_path / "nowhere")
+    (own_set / "train").rename(own_set / "Training")
+    assert refusal(own_set).endswith(f"rename {own_set / 'Training'} to train")
+    (own_set / "Training").rename(own_set / "train")
+    (own_set / "test").rename(own_set / "Test")
+    assert refusal(own_set).endswith(f"rename {own_set / 'Test'} to test")
+    (own_set / "Test").rename(own_set / "val")
+    said = refusal(own_set)
+    remedy = f"data.test.folder={own_set / 'val'} data.val=null"
+    assert remedy in said
+    assert loaded(own_set, *remedy.split()).sizes() == {"train": 9, "val": 1, "test": 4}
+    shutil.rmtree(own_set / "val")
+    assert "docs/own_images.md, Without a test set" in refusal(own_set)
+    (own_set / "test").mkdir()
+    picture((1, 2, 3)).save(own_set / "test/unknown.png")
+    assert "holds pictures without class folders" in refusal(own_set)
+
+
+def test_the_lines_of_the_page_divide_a_folder(own_set, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (own_set / "train").rename(tmp_path / "unsorted")
+    (tmp_path / "unsorted/.DS_Store").touch()
+    page = (Path(__file__).parents[1] / "docs/own_images.md").read_text(encoding="utf-8")
+    code = page.partition("### Without a test set")[2].partition("```python\n")[2].partition("```")[0]
+    exec(compile(code, "own_images.md", "exec"), {})
+    divided = loaded(tmp_path / "pictures", "data.validation=2")
+    assert divided.sizes() == {"train": 6, "val": 2, "test": 2}
+    assert divided.labels("test").tolist() == [0, 1]
+
+
+def test_archives_of_other_systems_are_read_as_they_are_meant(own_set, caplog):
+    for folder in (own_set, own_set / "train", own_set / "test"):
+        (folder / "__MACOSX/cats").mkdir(parents=True)
+        (folder / "__MACOSX/cats/._x.png").write_bytes(b"\0\5\26\7")
+        (folder / ".DS_Store").touch()
+    (own_set / "train/cats/._train0.png").write_bytes(b"\0\5\26\7")
+    (own_set / "train/cats/Thumbs.db").touch()
+    (own_set / "train/dogs/desktop.ini").touch()
+    (own_set / "train/labels.csv").touch()
+    (own_set / "train/cats/deeper").mkdir()
+    (own_set / "train/cats/train0.png").rename(own_set / "train/cats/TRAIN0.PNG")
+    (own_set / "train/cats/train1.png").rename(own_set / "train/cats/e\u0301te\u0301.Png")  # as macOS writes it
+    data = loaded(own_set, "data.validation=2")
+    assert data.class_names == ["cats", "dogs"]
+    assert data.sizes() == {"train": 8, "val": 2, "test": 4}
+    said = "\n".join(caplog.messages)
+    assert "the folder __MACOSX, which an operating system made" in said
+    assert f"left out of {own_set / 'train'}: 1 file beside the class folders" in said
+    assert "1 .db, 1 .ini" in said
+    assert "1 folder within" in said
+
+
+def test_class_folders_that_another_system_would_take_for_one(own_set, caplog):
+    for part in ("train", "test"):
+        shutil.copytree(own_set / part / "cats", own_set / part / "Cats")
+    assert loaded(own_set, "data.validation=2").class_names == ["Cats", "cats", "dogs"]
+    assert "has the classes 'Cats' and 'cats', which differ in upper and lower case alone" in caplog.text
+    shutil.rmtree(own_set / "train/cats")
+    shutil.rmtree(own_set / "test/Cats")
+    assert refusal(own_set).endswith(
+        "test has the folder 'cats', but the class is 'Cats' in the train folder. Rename one"
+    )
+    (own_set / "test/cats").rename(own_set / "test/Cats")
+    (own_set / "train/dogs/deeper").mkdir()
+    for file in (own_set / "train/dogs").glob("*.png"):
+        file.rename(own_set / "train/dogs/deeper" / file.name)
+    assert "those in folders within are not read" in refusal(own_set)
+
+
+def test_folders_of_validation_images(own_set):
+    shutil.copytree(own_set / "test", own_set / "val")
+    data = loaded(own_set, "data.resize=pad")
+    assert data.sizes() == {"train": 10, "val": 4, "test": 4}
+    assert data.sources["val"].resize == "pad"
+    (own_set / "val/birds").mkdir()
+    picture((9, 9, 9)).save(own_set / "val/birds/b.png")
+    assert "val has folders that are no class of the train folder (data.class_names): 'birds'" in refusal(own_set)
+    shutil.rmtree(own_set / "val/birds")
+    shutil.copytree(own_set / "test", own_set / "validation")
+    assert "2 folders of validation images, val and validation: rename all but one" in refusal(own_set)
+    assert loaded(own_set, "data.val=null", "data.validation=2").sizes() == {"train": 8, "val": 2, "test": 4}

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from hashlib import blake2b, file_digest
@@ -12,6 +12,13 @@ from unicodedata import normalize
 import torch
 
 from fmx.config.image_size import ImageSize, height_and_width, shortest_form
+from fmx.data.class_folders import (
+    class_folders,
+    folders_of_systems,
+    has_pictures,
+    missing_folder,
+    plain_spelling,
+)
 from fmx.data.passed_over import SUFFIXES, UNREAD, PassedOver
 from fmx.data.picture import Resize
 from fmx.data.picture_dataset import PictureDataset
@@ -60,17 +67,19 @@ class ImageFolder(PictureDataset):
         found = _check_classes(self.folder, self.class_names, may_lack_classes=may_lack_classes)
         passed = PassedOver()
         for label, name in enumerate(self.class_names):
+            folders = passed.folders
             images = list(_images(self.folder, name, passed)) if name in found else []
             if not images and not may_lack_classes:
+                nested = "; those in folders within are not read" if passed.folders > folders else ""
                 raise DataError(
-                    f"{self.folder / name} holds no images ({' '.join(SUFFIXES)}); "
+                    f"{self.folder / name} holds no images ({' '.join(SUFFIXES)}){nested}; "
                     "add some, or remove this class from the train and the test folder"
                 )
             for file, num_bytes in images:
                 earlier.update(f"{file}\0{num_bytes}\0".encode(errors="surrogateescape"))
                 self.files.append(file)
                 labels.append(label)
-        _warn_of_skipped(self.folder, passed)
+        _warn_of_skipped(self.folder, passed, found)
         self.labels = torch.tensor(labels, dtype=torch.int64)  # (N,)
         self._earlier_fingerprint = earlier.hexdigest()
 
@@ -113,13 +122,15 @@ class ImageFolder(PictureDataset):
 def _check_classes(folder: Path, class_names: list[str], *, may_lack_classes: bool) -> set[str]:
     """The names of the class folders; DataError for unknown ones, and for missing ones unless these are allowed."""
     try:
-        with os.scandir(folder) as entries:
-            found = {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
+        found = {*class_folders(folder)}
+        loose = not found and has_pictures(folder)
     except OSError as error:
+        raise missing_folder(folder, str(error.strerror)) from error
+    if loose:
         raise DataError(
-            f"{folder} cannot be read: {error.strerror}; data.root=DIR must name a folder with "
-            "train/CLASS/*.png and test/CLASS/*.png (or .jpg and so on)"
-        ) from error
+            f"{folder} holds pictures without class folders, so nothing can be scored on them: put them into one "
+            "folder per class, or move them elsewhere and classify them with fmx predict"
+        )
     _check_spelling(folder, class_names, found)
     for problem, names in [
         ("lacks a folder for", set() if may_lack_classes and found else set(class_names) - found),
@@ -135,18 +146,29 @@ def _check_classes(folder: Path, class_names: list[str], *, may_lack_classes: bo
 
 
 def _check_spelling(folder: Path, class_names: list[str], found: set[str]) -> None:
-    """DataError where a name differs from a class in code points alone: `é` is one, or an `e` and an accent."""
-    composed = {normalize("NFC", name): name for name in class_names}
+    """DataError where a name differs from a class in case, or in code points: `é` is one, or an `e` and an accent."""
+    absent = {plain_spelling(name): name for name in class_names if name not in found}
     for name in sorted(found - {*class_names}):
-        if (same := composed.get(normalize("NFC", name))) is not None:
+        if (same := absent.get(plain_spelling(name))) is None:
+            continue
+        if normalize("NFC", name) == normalize("NFC", same):
             raise DataError(
                 f"{folder} has the folder {name!r}, which looks like the class {same!r} but is written with other code "
                 f"points ({name!a}, not {same!a}): a copy by way of another system may do that. Rename one"
             )
+        raise DataError(f"{folder} has the folder {name!r}, but the class is {same!r} in the train folder. Rename one")
 
 
-def _warn_of_skipped(folder: Path, passed: PassedOver) -> None:
-    """Warn of files that are not used, unless they are hidden."""
+def _warn_of_skipped(folder: Path, passed: PassedOver, classes: Iterable[str]) -> None:
+    """Warn of files and folders that are not used, unless they are hidden, and of classes that are likely the same."""
+    for name in folders_of_systems(folder):
+        log.warning("left out of %s: the folder %s, which an operating system made", folder, name)
+    if beside := sum(not entry.is_dir() and not entry.name.startswith(".") for entry in folder.iterdir()):
+        log.warning("left out of %s: %d file%s beside the class folders", folder, beside, "" if beside == 1 else "s")
+    alike: dict[str, str] = {}
+    for name in sorted(classes):
+        if (same := alike.setdefault(plain_spelling(name), name)) != name:
+            log.warning("%s has the classes %r and %r, which differ in upper and lower case alone", folder, same, name)
     if passed.unread:
         log.warning("left out of %s: %s: %s", folder, passed.unread_kinds, UNREAD)
     if passed.other_files or passed.folders:

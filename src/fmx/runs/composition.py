@@ -1,6 +1,5 @@
 """Where the configuration comes from, and the resolvers that its YAML files use."""
 
-import os
 import secrets
 from collections.abc import Callable
 from datetime import datetime
@@ -12,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fmx.config.conf_dir import CONF_DIR
 from fmx.config.quoting import escape_interpolations, quoted
+from fmx.data.class_folders import class_folders, missing_folder
 from fmx.data.found import found, found_validation
 from fmx.errors import DataError
 from fmx.process.distributed import agree_on
@@ -43,13 +43,9 @@ def _run_dir() -> str:
 def _subfolders(folder: str) -> list[str]:
     """The sorted names of the folders in `folder`: the classes of an image folder."""
     try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        names = class_folders(folder)
     except OSError as error:
-        raise DataError(
-            f"no image folder at {folder} ({error.strerror}): data=image_folder expects one folder per class in "
-            f"DIR/train and in DIR/test; name it with data.root=DIR"
-        ) from None
+        raise missing_folder(folder, str(error.strerror)) from None
     if not names:
         raise DataError(f"{folder} has no class folders: put the images of each class in a folder of its own")
     return names
@@ -59,7 +55,11 @@ def _folder_of_validation(root: str, train: DictConfig) -> dict[str, Any] | None
     """The source of the images in root/val or root/valid, like that of the training images; None if there is none."""
     folders = [folder for name in VALIDATION_FOLDERS if (folder := Path(root, name)).is_dir()]
     if len(folders) > 1:
-        raise DataError(f"{root} has two folders of validation images, {' and '.join(each.name for each in folders)}")
+        names = [each.name for each in folders]
+        raise DataError(
+            f"{root} has {len(names)} folders of validation images, {' and '.join(names)}: rename all but one, or hold "
+            "out training images with data.val=null"
+        )
     if not folders:
         return None
     source: Any = OmegaConf.to_container(train, resolve=True)
