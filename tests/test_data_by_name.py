@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -222,6 +223,10 @@ def test_a_set_that_cannot_be_fetched_names_the_ways_out(tmp_path, monkeypatch):
         describe(**given, mirrors=["torchvision"])
     with pytest.raises(DataError, match="is not there"):
         describe(**given, mirrors=[])
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    monkeypatch.setattr("torchvision.datasets.pcam.PCAM._download", offline)
+    with pytest.raises(DataError, match=r"PCAM needs a package: .*pip install h5py"):
+        describe(**given | {"dataset": "PCAM"}, mirrors=["torchvision"])
 
 
 def test_arrays_of_numpy(command, tmp_path):
@@ -362,7 +367,7 @@ def test_large_parquet_files_are_decoded_for_each_batch(tmp_path, monkeypatch):
 
 def test_parquet_without_pyarrow_names_the_command(monkeypatch, tmp_path):
     data_files.hub(tmp_path / "hub")
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ConfigError, match=r"pip install 'fmx\[parquet\]'"):
         made(f"data.root={tmp_path}", "data=parquet", "data.train_file=hub")
 

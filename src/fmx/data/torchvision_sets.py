@@ -280,7 +280,8 @@ class _Taken:
             return self._made(arguments | ({"download": False} if takes_download else {}))
         except (OSError, RuntimeError, EOFError, ModuleNotFoundError) as error:
             missing = error
-        if not (takes_download and self.may_fetch) or isinstance(missing, ModuleNotFoundError):
+        needs_package = isinstance(missing, ModuleNotFoundError) or "pip install" in str(missing)
+        if not (takes_download and self.may_fetch) or needs_package:
             raise self._missing(missing) from missing
         log.info("fetching torchvision's %s to %s", self.kind.__name__, self.root)
         try:
