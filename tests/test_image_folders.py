@@ -15,6 +15,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 import fmx
+from fmx.config.trust import check_trusted
 from fmx.data.folder import ImageFolder
 from fmx.data.loader import EpochSampler, image_loader
 from fmx.data.per_image import augmentation
@@ -372,3 +373,11 @@ def test_folders_of_validation_images(own_set):
     shutil.copytree(own_set / "test", own_set / "validation")
     assert "2 folders of validation images, val and validation: rename all but one" in refusal(own_set)
     assert loaded(own_set, "data.val=null", "data.validation=2").sizes() == {"train": 8, "val": 2, "test": 4}
+
+
+def test_transforms_of_pictures_from_elsewhere_are_torchvisions_alone():
+    good = {"augment": {"per_image": {"_target_": "torchvision.transforms.v2.RandomResizedCrop", "size": 8}}}
+    check_trusted(good, Path("run"))
+    for target in ("builtins.eval", "torch.load", "fmx.data.idx.load_idx", "albumentations.RandomCrop"):
+        with pytest.raises(DataError, match=r"augment\.per_image"):
+            check_trusted({"augment": {"per_image": {"_target_": target}}}, Path("run"))
