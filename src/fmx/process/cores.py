@@ -19,7 +19,8 @@ def num_cores(process: Path = PROCESS) -> int:
     A quota is `docker run --cpus=2`, systemd's CPUQuota or a Kubernetes limit: control groups of version 1 and 2,
     parent groups included. LOKY_MAX_CPU_COUNT, which joblib reads, limits the number too.
     """
-    from joblib import cpu_count  # takes 0.1 s to import, which most commands do not need
+    # Here, because its import takes 0.1 s, which most commands do not need.
+    from joblib import cpu_count
 
     cores: int = cpu_count()
     return max(1, min([cores, *_cpu_quotas(process)]))
