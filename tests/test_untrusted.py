@@ -406,7 +406,7 @@ FORBIDDEN = {
     r"weights_only=False": "weights_only=False",
     r"\bnp\.load\((?!.*allow_pickle=False)": "np.load without allow_pickle=False",
     r"allow_pickle=True": "allow_pickle=True",
-    r"^\s*(import|from) (pickle|marshal|shelve|dill|joblib(?! import cpu_count$)|cloudpickle)\b": "a module that loads code",
+    r"^\s*(import|from) (pickle|marshal|shelve|dill|joblib(?! import cpu_count$)|cloudpickle)\b": "loads code",
     r"(?<![\w.\"])(eval|exec|compile)\(": "eval, exec or compile",
     r"\byaml\.(unsafe_load|full_load|load_all|load)\((?!.*Loader=PlainLoader)": "yaml.load",
     r"shell=True|os\.system\(|os\.popen\(": "a shell",
