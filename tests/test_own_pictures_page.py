@@ -75,3 +75,5 @@ def test_a_row_of_the_page(command, desk, tmp_path, task):
     records = [json.loads(path.read_text()) for path in tmp_path.rglob("run.json")]
     assert len(records) == (5 if "-m" in words else 1)
     assert {record["status"] for record in records} == {"completed"}
+    mirrored = ("image_folder" in TYPED[task] or "data=mine" in TYPED[task]) and "augment=" not in TYPED[task]
+    assert not mirrored or "RandomHorizontalFlip, drawn for each training image" in done.stdout, "a default is said"

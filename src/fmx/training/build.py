@@ -353,8 +353,14 @@ def _log_parts(data: ImageDataModule) -> None:
 
 
 def _log_augmentation(record: Record, data: ImageDataModule) -> None:
-    """Log what is done to each image by itself, and what mixed images make of the training accuracy."""
-    if not record.writes or not isinstance(data.augment, Augmentation):
+    """Log what changes training images, and what mixed images make of the training accuracy."""
+    if not record.writes:
+        return
+    batched = data.augment.batched if isinstance(data.augment, Augmentation) else data.augment
+    leaves = [each for each in batched.modules() if not [*each.children()] and not isinstance(each, nn.Sequential)]
+    if names := [type(each).__name__ for each in leaves if not isinstance(each, nn.Identity)]:
+        log.info("augment: %s, drawn for each training image; augment=none leaves them as they are", ", ".join(names))
+    if not isinstance(data.augment, Augmentation):
         return
     workers = data.num_workers
     others = "1 worker process" if workers == 1 else f"{workers} worker processes"
