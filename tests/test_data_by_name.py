@@ -277,13 +277,18 @@ def test_arrays_are_found_by_their_names(tmp_path):
     assert len(sources(*root, "data.file=odd.npz", *named)[2]) == 9
 
 
+CUBES = np.zeros((len(LABELS), 12, 12, 12), np.uint8)
+
+
 @pytest.mark.parametrize(
     ("arrays", "overrides", "says"),
     [
         ({"a": IMAGES, "b": LABELS}, [], r"holds a, b\); data.train.images=NAME"),
         ({"x_train": IMAGES, "y_train": LABELS}, [], "data.test_file=FILE names a second file"),
         ({"x_train": IMAGES, "train_images": IMAGES}, [], "x_train and train_images may both be"),
-        ({"x_train": np.array([{}] * 9), "y_train": LABELS}, [], "shape"),
+        ({"x_train": np.array([{}] * 9), "y_train": LABELS}, [], r"x_train holds .* images that differ in size"),
+        ({"x_train": IMAGES, "y_train": LABELS * 0}, [], r"labels in a.npz name one class alone, '0'"),
+        ({f"{x}_{part}": a for part in PARTS for x, a in (("x", CUBES), ("y", LABELS))}, [], "channels first or last"),
         ({"x_train": IMAGES, "y_train": np.array([{}] * 400)}, [], "never unpickled"),
         ({"x_train": IMAGES, "y_train": LABELS / 2}, [], "labels are whole numbers"),
         ({"x_train": IMAGES, "y_train": np.ones((400, 3))}, [], r"one whole number per image, \(N,\) or \(N, 1\)"),

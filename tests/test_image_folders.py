@@ -2,7 +2,10 @@
 
 import csv
 import json
+import logging
 import shutil
+import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +30,7 @@ from fmx.runs.composition import compose_config
 from fmx.runs.run_dir import open_run
 from fmx.runs.trusted_config import trusted_config
 from fmx.training.build import make_data
+from fmx.training.first_batch import check_first_batch
 
 RUN = ["data=image_folder", "data.root=set", "data.num_workers=0", "model=mlp", "trainer.max_epochs=1", "logger=none"]
 COLOURS = {"cats": (200, 40, 40), "dogs": (40, 40, 200)}
@@ -359,6 +363,43 @@ def test_class_folders_that_another_system_would_take_for_one(own_set, caplog):
     for file in (own_set / "train/dogs").glob("*.png"):
         file.rename(own_set / "train/dogs/deeper" / file.name)
     assert "those in folders within are not read" in refusal(own_set)
+
+
+def rgb_of_16_bits():
+    """A PNG of 1 x 1 pixels, RGB with 16 bits, which Pillow itself writes not."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(7))), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def test_pictures_of_16_bits_are_said_once(own_set, caplog):
+    loaded(own_set)
+    assert "16 bits" not in caplog.text
+    deep = Image.fromarray((np.arange(64, dtype=np.uint16) * 60).reshape(8, 8))
+    for file in sorted(own_set.glob("*/*/*.png")):
+        file.write_bytes(rgb_of_16_bits()) if "cats" in str(file) else deep.save(file)
+    with caplog.at_level(logging.INFO):
+        data = loaded(own_set, "data.in_channels=1")
+    said = f"pictures such as {own_set}/train/cats/train0.png hold 16 bits for each value and are read as 8"
+    assert caplog.text.count(said) == caplog.text.count("16 bits") == 1
+    check_first_batch(data)
+    assert "may teach little" in caplog.text
+    assert "docs/own_parts.md); data.mean and data.std" in caplog.text
+    assert "value_range" not in caplog.text
+    for file in own_set.glob("*/cats/*.png"):
+        picture((9, 9, 9)).save(file)
+    for suffix in ("tiff", "ppm"):
+        caplog.clear()
+        for file in own_set.glob("*/dogs/*.*"):
+            file.unlink()
+            deep.save(file.with_suffix(f".{suffix}"))
+        loaded(own_set)
+        assert caplog.text.count("16 bits") == 1
+        assert f"dogs/train0.{suffix} hold" in caplog.text
 
 
 def test_folders_of_validation_images(own_set):

@@ -18,7 +18,7 @@ from fmx.data.digits import load_digits
 from fmx.data.in_memory import in_memory
 from fmx.data.item_dataset import ItemDataset
 from fmx.data.source import accept
-from fmx.errors import ConfigError, FmxError
+from fmx.errors import ConfigError, DataError, FmxError
 from fmx.inference.opened_run import open_run
 
 NAMES = [f"no {number}" for number in range(10)]
@@ -174,10 +174,22 @@ def holed(value: float) -> Any:
     return images
 
 
+def ragged() -> Any:
+    images = np.empty(2, object)
+    images[:] = [X[0, 0], X[1, 0, :4]]
+    return images
+
+
 REFUSED: dict[str, tuple[Any, list[str]]] = {
-    "floats to 255": ((X + 0.25, Y), ["float64", "values from 0.25 to 255.25", "data.value_range=[0,65535]"]),
+    "floats to 255": ((X + 0.25, Y), ["float64", "values from 0.25 to 255.25", "data.value_range=[0,256]"]),
     "floats below 0": ((X / 127.5 - 1, Y), ["values from -1 to 1", "data.value_range=[-1,1]"]),
-    "large ints": ((X.astype(int) * 100, Y), ["int64", "to 25500", "data.value_range=[0,65535]"]),
+    "floats of 12 bits": ((X * 15.09, Y), ["to 3847.95", "data.value_range=[0,3850]"]),
+    "floats to 4": ((X / 60, Y), ["to 4.25", "data.value_range=[0,4.25]"]),
+    "floats about -1 and 1": ((X / 130 - 0.98, Y), ["to 0.981538", "data.value_range=[-1,1]"]),
+    "floats alike": ((np.full(X.shape, -5.5), Y), ["from -5.5 to -5.5", "data.value_range=[-5.5,0]"]),
+    "whole floats of 12 bits": ((X * 15.0, Y), ["to 3825", "data.value_range=[0,4095]"]),
+    "an array of arrays": ((ragged(), Y[:2]), ["different shapes, such as (4, 8) and (8, 8)"]),
+    "large ints": ((X.astype(int) * 100, Y), ["int64", "to 25500", "data.value_range=[0,32767]"]),
     "negative ints": ((X.astype(int) - 128, Y), ["from -128 to 127", "data.value_range=[-128,127]"]),
     "NaN": ((holed(np.nan), Y), ["NaN, first in image 3 (1 images in all)", "leave these images out"]),
     "infinity": ((holed(np.inf), Y), ["infinity, first in image 3"]),
@@ -215,6 +227,10 @@ REFUSED: dict[str, tuple[Any, list[str]]] = {
         Items(torch.from_numpy, labels=Y[::-1]), ["item 0 has the label", "list of labels says"]
     ),
     "items of another size": (Items(lambda each: each[:, :4]), ["item 0 has shape (1, 4, 8)", "image_size"]),
+    "items that differ": (
+        Items(lambda each: each[:, : 4 + each.sum() % 2]),
+        ["items differ in shape", "(1, 4, 8) (item", "(1, 5, 8) (item"],
+    ),
     "items of texts": (Items(lambda _: "a.png"), ["item 0", "give numbers"]),
     "items that are no pairs": (X.tolist(), ["gives list"]),
     "items standardised": (Items(lambda each: each / 127.5 - 1), ["float64", "to 1", "data.value_range=[-1,1]"]),
@@ -250,8 +266,75 @@ def test_an_item_that_differs_from_those_looked_at_is_named():
     late = Items(lambda each: each[:, :4] if np.array_equal(each, X[1]) else each)
     source = opened(late).sources["train"]
     assert source[0][0].shape == (1, SIZE, SIZE)
-    with pytest.raises(ConfigError, match=r"data.train: item 1 has shape \(1, 4, 8\)"):
+    with pytest.raises(ConfigError, match=r"data.train: item 1 has shape \(1, 4, 8\)(?!.*or set)"):
         source[1]
+
+
+LATER = {  # what item 1 is, in a set of items like the second: what is said of it
+    "fractions": (lambda each: each / 2 + 0.25, lambda each: each.astype(float), "holds fractions"),
+    "bytes": (
+        lambda each: each * 1.0,
+        lambda each: each / 255,
+        r"holds values from 0 to 255, outside of data.value_range=\[0, 1\]",
+    ),
+    "bool": (lambda each: each > 9, lambda each: each, "is bool, and others are not"),
+    "no bool": (lambda each: each / 255, lambda each: each > 9, "is float64, and others are bool"),
+    "uint8": (lambda each: each, lambda each: each / 255, "is uint8, and others are floats"),
+    "NaN": (lambda each: each * np.nan, lambda each: each / 255, "holds NaN or infinity"),
+}
+
+
+@pytest.mark.parametrize("kind", LATER)
+def test_a_later_item_that_would_be_misread_is_named(kind):
+    other, usual, said = LATER[kind]
+    source = opened(Items(lambda each: other(each) if np.array_equal(each, X[1]) else usual(each))).sources["train"]
+    source[2]
+    with pytest.raises(DataError, match=f"data.train: item 1 {said}"):
+        source[1]
+
+
+def test_a_later_label_that_is_not_the_listed_one_is_named():
+    listed = np.where(np.arange(len(Y)) == 1, (Y + 1) % 10, Y)
+    source = opened(Items(torch.from_numpy, labels=listed)).sources["train"]
+    with pytest.raises(DataError, match=f"item 1 has the label {Y[1]}, but the list says {listed[1]}"):
+        source[1]
+
+
+def test_a_layout_of_two_meanings_is_refused_unless_it_is_a_tensors():
+    cubes, labels = np.random.default_rng(0).integers(0, 256, (6, 3, 3, 3), np.uint8), np.arange(6) % 2
+    tensors = torch.from_numpy(cubes)
+    more = {"shape": (3, 3, 3), "names": ["a", "b"]}
+
+    class Cubes(Items):
+        def __getitem__(self, index):
+            return self.image(cubes[index]), labels[index]
+
+    for given in ((cubes, labels), (list(cubes), labels), Cubes(np.copy, labels=labels, items=cubes)):
+        with pytest.raises(ConfigError, match=r"are channels first or last\? Return a torch tensor"):
+            opened(given, **more)
+    own = ImageArrays(tensors, torch.from_numpy(labels))
+    loose = ImageArrays(cubes, labels)
+    whole = Cubes(torch.from_numpy, labels=labels, items=cubes)
+    for certain in ((tensors, labels), (list(tensors), labels), own, loose, whole):
+        assert torch.equal(values(opened(certain, **more).sources["train"])[0], tensors)
+
+
+def test_pictures_of_another_size_or_depth_are_said_once(caplog):
+    with caplog.at_level(logging.INFO):
+        usual = opened(Items(lambda each: Image.fromarray(each[0]))).sources["train"]
+        assert "stretched" not in caplog.text
+        wide = Items(lambda each: Image.fromarray(each[0]).resize((9, 8) if np.array_equal(each, X[0]) else (8, 8)))
+        source = opened(wide, usual.source).sources["train"]
+        source[0]
+        in_memory(dataset=wide, in_channels=1, image_size=SIZE)
+    assert caplog.text.count("data.train: item 0 is a PIL image of 9 x 8 pixels") == 1
+    assert caplog.text.count("picture 0 of the dataset has 9 x 8 pixels") == 1
+    deep = Items(lambda each: Image.fromarray(each[0].astype(np.uint16)))
+    with caplog.at_level(logging.INFO):
+        opened(deep, shape=(3, SIZE, SIZE))
+        in_memory(dataset=deep, in_channels=1, image_size=SIZE)
+    assert caplog.text.count("item 0 is a PIL image of 16 bits, which is read as 8") == 1
+    assert caplog.text.count("picture 0 of the dataset has 16 bits") == 1
 
 
 def test_what_is_converted_is_said_once(caplog):
@@ -267,7 +350,7 @@ def test_what_is_converted_is_said_once(caplog):
         opened((X // 255, Y))
         opened((X.astype(np.uint16) * 16, Y))
     assert "if 1 is white, set data.value_range=[0,1]" in caplog.text
-    assert "if that is white, set data.value_range=[0,4080]" in caplog.text
+    assert "if they have fewer bits, set data.value_range=[0,4095]" in caplog.text
 
 
 CODE = """

@@ -47,6 +47,13 @@ def found(source: Mapping[str, Any], key: str) -> Any:
         raise ConfigError(f"nothing finds {key!r} in files{nearest(key, facts)} Keys: {', '.join(facts)}")
     if strange := [name for name in facts["class_names"] if not name.isprintable()]:
         raise DataError(f"the files name a class {strange[0]!r}, which cannot be printed: rename it")
+    if key == "class_names" and len(facts[key]) == 1:
+        files = ", ".join(
+            str(source[name]) for name in READ_BY[source["_target_"]][1] if name.endswith("file") and source[name]
+        )
+        raise DataError(
+            f"the labels in {files or 'the files'} name one class alone, {facts[key][0]!r}; a classifier needs two"
+        )
     if isinstance(facts[key], str):
         raise ConfigError(facts[key])
     return facts[key]

@@ -1,5 +1,6 @@
 """Any dataset of (picture, label) pairs, such as torchvision's, read into memory once."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -14,6 +15,8 @@ from fmx.data.picture import MODES, brought_to
 from fmx.errors import DataError
 
 __all__ = ["in_memory"]
+
+log = logging.getLogger(__name__)
 
 
 class Pairs(Protocol):
@@ -34,12 +37,29 @@ def in_memory(*, dataset: Pairs, in_channels: int, image_size: ImageSize) -> Ima
     pairs = [dataset[index] for index in range(len(dataset))]
     if not pairs:
         raise DataError("the dataset has no pictures")
+    _say_of_pictures([picture for picture, _ in pairs], size)
     pictures = [_pixels(index, picture, in_channels, size) for index, (picture, _) in enumerate(pairs)]
     if len(shapes := {tuple(picture.shape) for picture in pictures}) > 1:
         raise DataError(
             f"the dataset's tensors have different shapes, such as {' and '.join(map(str, list(shapes)[:2]))}"
         )
     return ImageArrays(images=torch.stack(pictures), labels=torch.tensor([int(label) for _, label in pairs]))
+
+
+def _say_of_pictures(pictures: Sequence[Any], size: tuple[int, int]) -> None:
+    """Log, once each, that PIL images are resized, and that 16 bits become 8."""
+    of_pil = [(index, picture) for index, picture in enumerate(pictures) if isinstance(picture, Image.Image)]
+    if other := [(index, each) for index, each in of_pil if each.size != size[::-1]]:
+        index, picture = other[0]
+        log.info(
+            "picture %d of the dataset has %d x %d pixels: those of another size than %d x %d (width x height) are "
+            "stretched to it", index, *picture.size, size[1], size[0]
+        )  # fmt: skip
+    if deep := [index for index, picture in of_pil if picture.mode[0] == "I"]:
+        log.warning(
+            "picture %d of the dataset has 16 bits, which are read as 8 (divided by 256); arrays instead of PIL images "
+            "keep all of its depth", deep[0]
+        )  # fmt: skip
 
 
 def _pixels(index: int, picture: Any, in_channels: int, size: tuple[int, int]) -> Tensor:

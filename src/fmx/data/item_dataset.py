@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset, get_worker_info
 
 from fmx.data.labels import label_of
 from fmx.data.picture import MODES, brought_to, to_size
-from fmx.data.pixels import BYTES, Pixels, image_of, read
+from fmx.data.pixels import BYTES, Pixels, check_item, image_of, read
 from fmx.data.seeded_dataset import SampleKey, SeededDataset
 from fmx.errors import ConfigError, DataError
 
@@ -72,6 +72,7 @@ class ItemDataset(Dataset[tuple[Tensor, int]]):
         self.class_names = list(class_names)
         self.pixels = Pixels("uint8", BYTES)
         self.base = 0
+        self.is_said: set[str] = set()  # what the log has said of this part
 
     def __len__(self) -> int:
         return len(self.source)
@@ -100,14 +101,14 @@ class ItemDataset(Dataset[tuple[Tensor, int]]):
         own = getattr(self.source, "fingerprint", None)
         return hashlib.blake2b(self.labels.numpy().tobytes(), digest_size=16).hexdigest() if own is None else str(own())
 
-    def image(self, item: Any, where: str) -> Any:
-        """The image of an item as an array (C, H, W) of its own type."""
+    def image(self, item: Any, where: str, *, is_first: bool = False) -> Any:
+        """The image of an item as an array (C, H, W) of its own type. is_first: whether none has been read yet."""
         pair = pair_of(item)
         if pair is None:
             raise DataError(f"{where} is {_named(item)}; an item must be a pair (image, label)")
         if isinstance(pair[0], Image.Image):
             return self._from_pil(pair[0], where)
-        return image_of(pair[0], self.shape, where)
+        return image_of(pair[0], self.shape, where, is_first=is_first)
 
     def label(self, item: Any, where: str) -> int:
         """The label of an item, from 0."""
@@ -120,17 +121,32 @@ class ItemDataset(Dataset[tuple[Tensor, int]]):
     def _read(self, index: int, item: Any) -> tuple[Tensor, int]:
         where = f"data.{self.part}: item {index}"
         array = self.image(item, where)
-        if array.dtype.kind != "b" and array.dtype != np.uint8 and self.pixels.kind == "uint8":
-            if not BYTES[0] <= array.min() <= array.max() <= BYTES[1]:
-                raise DataError(f"{where} holds values from {array.min():g} to {array.max():g}, and others 0 to 255")
-        elif array.dtype == np.uint8 and self.pixels.kind == "float32" and self.pixels.value_range != BYTES:
-            raise DataError(f"{where} is uint8, and others are floats; give all items the same type")
-        return read(array, self.pixels), self.label(item, where)
+        check_item(array, self.pixels, where)
+        label, listed = self.label(item, where), int(self.labels[index])
+        if label != listed:
+            raise DataError(f"{where} has the label {label + self.base}, but the list says {listed + self.base}")
+        return read(array, self.pixels), label
+
+    def _say(self, what: str, topic: str) -> None:
+        """Log something of a part once; worker processes stay silent, which would repeat it."""
+        if topic not in self.is_said and get_worker_info() is None:
+            self.is_said.add(topic)
+            log.info("%s", what)
 
     def _from_pil(self, picture: Image.Image, where: str) -> Any:
         channels, height, width = self.shape
         if channels not in MODES:
             raise ConfigError(f"{where} is a PIL image, which has 1 or 3 channels, but data.in_channels={channels}")
+        if picture.size != (width, height):
+            self._say(
+                f"{where} is a PIL image of {picture.width} x {picture.height} pixels: those of another size than "
+                f"{width} x {height} (data.image_size) are stretched to it", "size"
+            )  # fmt: skip
+        if picture.mode[0] == "I" and channels != 1:
+            self._say(
+                f"{where} is a PIL image of 16 bits, which is read as 8 (divided by 256); data.in_channels=1, or "
+                "arrays instead of PIL images, keep all of its depth", "depth"
+            )  # fmt: skip
         try:
             if picture.mode[0] in "IF" and channels == 1:  # 16 bits and floats keep their depth
                 deep = np.asarray(picture)

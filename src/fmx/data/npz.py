@@ -71,7 +71,7 @@ def describe(*, root: str, file: str | None, test_file: str | None, images: str 
     """Channels and size from the header of the training images, classes from the labels of all parts."""
     archive = _Archive(root, file, test_file, "train")
     image_name, label_name = archive.names_of("train", images, labels)
-    channels, size = shape_of(archive.header(image_name).shape, f"{archive.path}: {image_name}")
+    channels, size = shape_of(archive.header(image_name), f"{archive.path}: {image_name}")
     read = [archive.read(label_name)]
     for part in ("val", "test"):
         other = _Archive(root, file, test_file, part)
@@ -205,8 +205,14 @@ def _part_of(name: str, kind: str) -> str | None:
     return next((part for part, names in PARTS.items() if {*words} & {*names}), "")
 
 
-def shape_of(shape: tuple[int, ...], what: str) -> tuple[int, int | list[int]]:
+def shape_of(header: Header, what: str) -> tuple[int, int | list[int]]:
     """Channels and image size of an array (N, H, W), (N, H, W, C) or (N, C, H, W)."""
+    shape = header.shape
+    if header.dtype.hasobject:
+        raise DataError(
+            f"{what} holds Python objects (shape {shape}), as NumPy saves images that differ in size, which are never "
+            "unpickled; bring the images to one size and save a plain array, or save them as pictures in folders"
+        )
     if len(shape) == 3:  # noqa: PLR2004
         channels, sides = 1, shape[1:]
     elif len(shape) == 4:  # noqa: PLR2004

@@ -81,6 +81,8 @@ def load_parquet(
     )
     if len(pictures) * in_channels * size[0] * size[1] > MAX_IN_MEMORY:
         return pictures
+    if part == "train":
+        pictures.warn_of_depth("data.train")
     return ImageArrays(torch.stack([pictures[index][0] for index in range(len(pictures))]), pictures.labels)
 
 

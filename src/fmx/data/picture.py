@@ -15,6 +15,7 @@ __all__ = [
     "brought_to",
     "check_size",
     "edge_of",
+    "holds_16_bits",
     "padded",
     "pixels_of",
     "read_original",
@@ -116,6 +117,12 @@ def edge_of(pixels: NDArray[Any]) -> NDArray[Any]:
     inner = np.zeros(pixels.shape[1:], dtype=bool)
     inner[1:-1, 1:-1] = True
     return pixels[:, ~inner]
+
+
+def holds_16_bits(image: Image.Image) -> bool:
+    """Whether the values of an opened picture have more than 8 bits, by its header: Pillow reads RGB as 8 itself."""
+    raw = [str(tile[3]) for tile in getattr(image, "tile", ())]
+    return image.mode.startswith("I") or any((";16" in each and "BGR" not in each) or "65535" in each for each in raw)
 
 
 def check_size(image: Image.Image) -> None:

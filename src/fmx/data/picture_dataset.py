@@ -1,5 +1,6 @@
 """Data sets of encoded pictures, which are decoded on demand."""
 
+import logging
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable
@@ -13,10 +14,13 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fmx.data.picture import MODES, RESIZES, Resize, brought_to, read_original, read_picture
+from fmx.data.picture import FORMATS, MODES, RESIZES, Resize, brought_to, holds_16_bits, read_original, read_picture
 from fmx.errors import ConfigError, DataError
 
 __all__ = ["PictureDataset"]
+
+log = logging.getLogger(__name__)
+NUM_CLASSES_LOOKED_AT = 32  # classes, of each of which two pictures are looked at
 
 
 class PictureDataset(Dataset[tuple[Tensor, int]]):
@@ -57,6 +61,28 @@ class PictureDataset(Dataset[tuple[Tensor, int]]):
         pixels = picture.permute(1, 2, 0).contiguous().numpy()
         image = Image.fromarray(pixels[:, :, 0] if self.mode == "L" else pixels)
         return torch.from_numpy(brought_to(image, self.mode, self.size, self.resize))
+
+    def warn_of_depth(self, where: str) -> bool:
+        """Warn where a picture has 16 bits, by the headers of the first ones of each class; whether one has.
+
+        where: `data.train`.
+        """
+        firsts = np.unique(self.labels.numpy(), return_index=True)[1]
+        firsts = firsts[:: max(1, -(-len(firsts) // NUM_CLASSES_LOOKED_AT))]
+        for index in sorted({*firsts.tolist(), *(firsts + 1).clip(max=len(self) - 1).tolist()}):
+            file, name = self.file(index)
+            try:
+                with warnings.catch_warnings(), Image.open(file, formats=FORMATS) as image:
+                    is_deep = holds_16_bits(image)
+            except Exception:  # noqa: BLE001, S112 - reading the picture will say so
+                continue
+            if is_deep:
+                log.warning(
+                    "%s: pictures such as %s hold 16 bits for each value and are read as 8 (divided by 256); for all "
+                    "of their depth read them in a function of your own: docs/own_parts.md", where, name
+                )  # fmt: skip
+                return True
+        return False
 
     def _read(self, index: int, reader: Callable[[Path | IO[bytes]], NDArray[np.uint8]]) -> tuple[Tensor, int]:
         file, name = self.file(index)

@@ -59,6 +59,8 @@ def accept(
     labels: dict[str, Tensor] = {part: source.labels for part, source in opened.items()}
     base = from_zero(labels, len(class_names), class_names)
     pixels = {part: _look(source, part, value_range) for part, source in opened.items()}
+    pictures = [(part, source) for part, source in opened.items() if isinstance(source, PictureDataset)]
+    any(source.warn_of_depth(f"data.{part}") for part, source in pictures)  # once: up to the first that has any
     kinds = {part: each.kind for part, each in pixels.items()}
     if len({*kinds.values()}) > 1:
         found = ", ".join(f"data.{part} as {kind}" for part, kind in kinds.items())
@@ -101,7 +103,7 @@ def _opened(source: Any, part: Part, shape: tuple[int, int, int], class_names: S
         raise ConfigError(f"{where} gives two pairs, as of training and test set: give its own (images, labels)")
     if pair is None:
         return _opened_dataset(source, part, shape, class_names)
-    images = images_of(pair[0], shape, where)
+    images = images_of(pair[0], shape, where, is_certain=isinstance(source, ImageArrays))
     labels = as_labels(pair[1], where=where, num_classes=len(class_names), class_names=class_names)
     _check_count(len(images), len(labels), where)
     return _Arrays(images, labels, source if _is_plain(source, shape) else None)
@@ -162,16 +164,23 @@ def _look_at_items(source: ItemDataset, value_range: ValueRange | None) -> Pixel
     """Read a few items, evenly spaced, and check their shapes, types, ranges and labels."""
     last, number = len(source) - 1, min(NUM_LOOKED_AT, len(source))
     items = SeededDataset(source.apart().source)
-    images = []
+    read_items = {}
     for index in sorted({position * last // max(1, number - 1) for position in range(number)}):
         where = f"data.{source.part}: item {index}"
         try:
-            item = items[SampleKey(index, 0, 0, 0, index)]
+            read_items[index] = items[SampleKey(index, 0, 0, 0, index)]
         except FmxError:
             raise
         except Exception as error:
             raise DataError(f"{where} cannot be made: {type(error).__name__}: {first_line(error)}") from error
-        images.append(source.image(item, where))
+    images = []
+    for index, item in read_items.items():
+        where = f"data.{source.part}: item {index}"
+        try:
+            images.append(source.image(item, where, is_first=True))
+        except ConfigError:
+            _check_same_shape(read_items, source.part)
+            raise
         given, listed = source.label(item, where), int(source.labels[index])
         if given != listed:
             raise DataError(
@@ -181,7 +190,18 @@ def _look_at_items(source: ItemDataset, value_range: ValueRange | None) -> Pixel
     types = sorted({str(image.dtype) for image in images})
     if len(types) > 1:
         raise DataError(f"data.{source.part}: items of the types {' and '.join(types)}; give all the same type")
-    return kind_of(np.stack(images), value_range, f"data.{source.part}: {len(images)} of its items,")
+    return kind_of(np.stack(images), value_range, f"data.{source.part}, {len(images)} of its items")
+
+
+def _check_same_shape(items: Mapping[int, Any], part: str) -> None:
+    """DataError where two items have different shapes, so that no setting fits both."""
+    shapes: dict[tuple[int, ...], int] = {}
+    for index, item in items.items():
+        if (pair := pair_of(item)) is not None and isinstance(pair[0], np.ndarray | Tensor):
+            shapes.setdefault(tuple(pair[0].shape), index)
+    if len(shapes) > 1:
+        found = " and ".join(f"{shape} (item {index})" for shape, index in list(shapes.items())[:2])
+        raise DataError(f"data.{part}: its items differ in shape, such as {found}; bring all to one size")
 
 
 def _converted(source: Any, pixels: Pixels, base: int) -> Source:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fmx.data.module import ImageDataModule
+from fmx.data.picture_dataset import PictureDataset
 from fmx.data.seeded_dataset import generators_in, kept_states, seed_generators
 from fmx.errors import ConfigError, FmxError, first_line
 
@@ -16,6 +17,7 @@ __all__ = ["check_first_batch"]
 log = logging.getLogger(__name__)
 NUM_IMAGES = 32
 FLAT, FAR = 0.1, 10.0  # standard deviation and mean of normalised pixels that no usual mean and std give
+FROM_FILES = "fmx data prints their mean and deviation; read files of another range yourself: docs/own_parts.md"
 EXCESS = 0.5  # of the range, by which noise and interpolation may leave it
 
 
@@ -115,11 +117,12 @@ def _check_normalised(made: Tensor, data: ImageDataModule) -> None:
     mean, std = float(values.mean()), float(values.std(correction=0))
     if std < FLAT or abs(mean) > FAR:
         low, high = _bounds(data.first_images(min(NUM_IMAGES, data.batch_size))[0])
+        files = isinstance(data.sources["train"], PictureDataset)
         log.warning(
             "the first training images have a mean of %.3g and a standard deviation of %.3g after normalisation, where "
-            "about 0 and 1 are usual, and may teach little. Their pixels run from %.4g to %.4g of %g (data.value_range "
-            "says what is white); data.mean and data.std are of pixels in 0..1, or data.normalize=unit",
-            mean, std, low, high, data.normalize.white,
+            "about 0 and 1 are usual, and may teach little. Their pixels run from %.4g to %.4g of %g (%s); "
+            "data.mean and data.std are of pixels in 0..1, or data.normalize=unit",
+            mean, std, low, high, data.normalize.white, FROM_FILES if files else "data.value_range says what is white",
         )  # fmt: skip
 
 
