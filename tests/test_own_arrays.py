@@ -234,7 +234,7 @@ REFUSED: dict[str, tuple[Any, list[str]]] = {
     "items of texts": (Items(lambda _: "a.png"), ["item 0", "give numbers"]),
     "items that are no pairs": (X.tolist(), ["gives list"]),
     "items standardised": (Items(lambda each: each / 127.5 - 1), ["float64", "to 1", "data.value_range=[-1,1]"]),
-    "items that fail": (Items(lambda _: 1 / 0), ["item 0 cannot be made: ZeroDivisionError"]),
+    "items that fail": (Items(lambda _: 1 / 0), ["image 0 cannot be made: ZeroDivisionError"]),
     "items of two types": (
         Items(lambda each: each if each.sum() % 2 else each / 255), ["items of the types float64 and uint8"]
     ),
@@ -368,6 +368,27 @@ def digits(part, kind):
     if kind == "holes":
         return images * np.float32("nan"), labels
     return images / 100, labels
+
+
+class Items:
+    # One item holds NaN, has another shape or fails; whole: several are read at once.
+    def __init__(self, part, kind, bad=-1, how="", whole=False):
+        arrays = load_digits(part=part, num_test=360, test_seed=0, image_size=8)
+        self.images, self.labels = arrays.images.numpy() / np.float32(255), arrays.labels
+        self.bad, self.how = bad, how
+        if whole:
+            self.__getitems__ = lambda indices: [self[index] for index in indices]
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        image = self.images[index].copy()
+        if index == self.bad and self.how == "fails":
+            raise OSError("disk")
+        if index == self.bad and self.how == "hole":
+            image[0, 2, 2] = np.nan
+        return image[:, : 4 if index == self.bad and self.how == "small" else 8], self.labels[index]
 """
 YAML = """
 defaults: [/_loader@_here_, _self_]
@@ -516,3 +537,37 @@ def test_images_that_teach_little_are_told(own):
     done, _ = own(*quick)
     assert "WARNING" not in done.stdout
     assert "usual" not in done.stdout
+
+
+def items(part: str, bad: int, **how: Any) -> list[str]:
+    given = {"bad": bad, **how}
+    return [
+        *(f"data.{each}._target_=mydata.Items" for each in ("train", "test")),
+        *(f"+data.{part}.{key}={value}" for key, value in given.items()),
+        "data.shuffle=false", "augment=none", "trainer.max_epochs=1", "logger=none",
+    ]  # fmt: skip
+
+
+FAILS = "cannot be made: OSError: disk (HYDRA_FULL_ERROR=1 shows the traceback)"
+
+
+@pytest.mark.parametrize(
+    ("part", "bad", "more", "said"),
+    [
+        ("train", 151, {"how": "fails"}, f"data.train: image 151 {FAILS}"),
+        ("train", 151, {"how": "fails", "whole": True}, f"data.train: image 151 {FAILS}"),
+        ("test", 151, {"how": "fails"}, f"data.test: image 151 {FAILS}"),
+        ("train", 151, {"how": "small"}, "data.train: item 151 has shape (1, 4, 8)"),
+        ("train", 151, {"how": "hole"}, "data.train: item 151 holds NaN or infinity; leave it out"),
+        ("test", 151, {"how": "hole"}, "data.test: item 151 holds NaN or infinity; leave it out"),
+    ],
+)
+def test_a_bad_item_ends_training_in_one_line_that_names_it(own, part, bad, more, said):
+    name = f"{part}{bad}{'_'.join(map(str, more.values()))}"
+    workers = ["data.num_workers=1"] if more["how"] == "small" or more.get("whole") else []
+    done, folder = own(*items(part, bad, **more), *workers, f"hydra.run.dir={name}")
+    assert done.returncode in {1, 2}, done.stdout + done.stderr
+    assert done.stderr.startswith(said), done.stderr
+    assert done.stderr.count("\n") == 1
+    record = json.loads((folder / name / "run.json").read_text())
+    assert (record["status"], record["error"]) == ("failed", done.stderr.strip())

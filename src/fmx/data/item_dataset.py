@@ -3,7 +3,8 @@
 import copy
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,16 @@ from fmx.data.labels import label_of
 from fmx.data.picture import MODES, brought_to, to_size
 from fmx.data.pixels import BYTES, Pixels, check_item, image_of, read
 from fmx.data.seeded_dataset import SampleKey, SeededDataset
-from fmx.errors import ConfigError, DataError
+from fmx.errors import ConfigError, DataError, FmxError, first_line
 
-__all__ = ["PAIR", "ItemDataset", "draws_at_random", "held_out_view", "labels_in", "pair_of"]
+__all__ = ["PAIR", "ItemDataset", "draws_at_random", "held_out_view", "labels_in", "making", "pair_of"]
 
 log = logging.getLogger(__name__)
 LABELS = ("labels", "targets", "label", "target", "y")  # attributes that hold the labels of a dataset
 IMAGE_KEYS = ("images", "image", "x", "data", "pixels", "img")
 LABEL_KEYS = (*LABELS, "class")
 PAIR = 2  # an image and its label
+MANY = 8  # images that an error lists
 
 
 def pair_of(given: Any) -> tuple[Any, Any] | None:
@@ -59,7 +61,8 @@ class ItemDataset(Dataset[tuple[Tensor, int]]):
     """The items of a user's dataset as images (C, H, W), uint8 or float32 in 0..1, and labels from 0.
 
     pixels: how values are read, which `look` finds; labels: int64 (N,), from 0; base: the number that the items' own
-    labels count from. Reading an item raises DataError, which names it, where it has another shape or type.
+    labels count from. Reading an item raises DataError, which names it, where it has another shape or type, or where
+    the user's code fails.
     """
 
     def __init__(
@@ -78,12 +81,21 @@ class ItemDataset(Dataset[tuple[Tensor, int]]):
         return len(self.source)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self._read(index, self.source[index])
+        with making(self.part, index):
+            return self._read(index, self.source[index])
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
         """Read several items at once, as the dataset itself does if it can."""
         whole = getattr(self.source, "__getitems__", None)
-        items = [self.source[index] for index in indices] if whole is None else whole(indices)
+        if whole is None:
+            return [self[index] for index in indices]
+        with making(self.part, *indices):
+            try:
+                items = whole(indices)
+            except Exception:
+                for index in indices:
+                    self[index]  # which names the image, where one alone fails
+                raise
         return [self._read(index, item) for index, item in zip(indices, items, strict=True)]
 
     def apart(self) -> "ItemDataset":
@@ -155,6 +167,21 @@ class ItemDataset(Dataset[tuple[Tensor, int]]):
             return brought_to(picture, MODES[channels], (height, width), "stretch")
         except (OSError, ValueError) as error:
             raise DataError(f"{where} cannot be read: {error}") from error
+
+
+@contextmanager
+def making(part: str, *images: int) -> Iterator[None]:
+    """Turn what a user's code raises, while it makes images of a part, into a DataError that names them."""
+    try:
+        yield
+    except FmxError:
+        raise
+    except Exception as error:
+        named = f"one of the images {', '.join(map(str, images[:MANY]))}{', …' if len(images) > MANY else ''}"
+        raise DataError(
+            f"data.{part}: {named if len(images) > 1 else f'image {images[0]}'} cannot be made: "
+            f"{type(error).__name__}: {first_line(error)} (HYDRA_FULL_ERROR=1 shows the traceback)"
+        ) from error
 
 
 def held_out_view(train: Any, test: Any) -> Any:

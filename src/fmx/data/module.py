@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from fmx.config.image_size import ImageSize, height_and_width
 from fmx.config.validation import OWN
 from fmx.data.arrays import ImageArrays
-from fmx.data.item_dataset import ItemDataset, draws_at_random, held_out_view
+from fmx.data.item_dataset import ItemDataset, draws_at_random, held_out_view, making
 from fmx.data.loader import ArrayLoader, EpochSampler, image_loader
 from fmx.data.picture_dataset import PictureDataset
 from fmx.data.pixels import drawable, value_range_of
@@ -22,7 +22,7 @@ from fmx.data.sampling import image_weights
 from fmx.data.seeded_dataset import SampleKey, SeededDataset, kept_states, seed_generators
 from fmx.data.source import Part, Source, accept
 from fmx.data.split import split_fold, split_validation
-from fmx.errors import ConfigError, DataError, FmxError
+from fmx.errors import ConfigError, DataError
 
 __all__ = [
     "ImageDataModule",
@@ -220,12 +220,8 @@ class ImageDataModule(LightningDataModule):
         dataset = source if isinstance(source, PictureDataset) else SeededDataset(own)  # which restores the generators
         for position in range(number):
             index = position * (length - 1) // max(1, number - 1)
-            try:
+            with making("test", index):
                 picture, _ = dataset[index] if dataset is source else dataset[SampleKey(index, self.seed, 0, 0, index)]  # type: ignore[index]
-            except FmxError:
-                raise
-            except Exception as error:
-                raise DataError(f"data.test: image {index} cannot be made: {type(error).__name__}: {error}") from error
             if tuple(picture.shape) != self.input_shape:
                 raise DataError(
                     f"data.test: image {index} has the shape {tuple(picture.shape)}, but data.in_channels and "

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from fmx.data.arrays import ImageArrays
-from fmx.data.item_dataset import PAIR, ItemDataset, labels_in, pair_of
+from fmx.data.item_dataset import PAIR, ItemDataset, labels_in, making, pair_of
 from fmx.data.labels import as_labels, from_zero
 from fmx.data.picture_dataset import PictureDataset
 from fmx.data.pixels import BYTES, Pixels, ValueRange, images_of, kind_of, read
 from fmx.data.seeded_dataset import SampleKey, SeededDataset
-from fmx.errors import ConfigError, DataError, FmxError, first_line
+from fmx.errors import ConfigError, DataError
 
 __all__ = ["Accepted", "Part", "Source", "accept"]
 
@@ -166,13 +166,8 @@ def _look_at_items(source: ItemDataset, value_range: ValueRange | None) -> Pixel
     items = SeededDataset(source.apart().source)
     read_items = {}
     for index in sorted({position * last // max(1, number - 1) for position in range(number)}):
-        where = f"data.{source.part}: item {index}"
-        try:
+        with making(source.part, index):
             read_items[index] = items[SampleKey(index, 0, 0, 0, index)]
-        except FmxError:
-            raise
-        except Exception as error:
-            raise DataError(f"{where} cannot be made: {type(error).__name__}: {first_line(error)}") from error
     images = []
     for index, item in read_items.items():
         where = f"data.{source.part}: item {index}"

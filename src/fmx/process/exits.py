@@ -294,7 +294,7 @@ def plain_message(error: FmxError) -> str:
 
     Control characters are escaped, since a message may quote an untrusted file.
     """
-    words = str(error).rpartition("fmx.errors.DataError: ")[2].strip()
+    words = str(error).rpartition(f"{type(error).__module__}.{type(error).__qualname__}: ")[2].strip()
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in words)
 
 
