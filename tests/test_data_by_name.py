@@ -1,6 +1,7 @@
 """Data sets by name: torchvision's, NumPy's arrays, Parquet files and tables of pixels, each in its real format."""
 
 import json
+import logging
 import shutil
 import sys
 
@@ -275,6 +276,29 @@ def test_arrays_are_found_by_their_names(tmp_path):
     np.savez(tmp_path / "odd.npz", a=IMAGES, b=LABELS, c=IMAGES[:9], d=LABELS[:9])
     named = ["data.train.images=a", "data.train.labels=b", "data.test.images=c", "data.test.labels=d"]
     assert len(sources(*root, "data.file=odd.npz", *named)[2]) == 9
+
+
+def test_texts_in_arrays_are_names_of_classes(tmp_path, caplog):
+    kinds = np.array(["dog", "cat", "eel"])[LABELS % 3]
+    given = {"x_train": IMAGES, "y_train": kinds, "x_test": IMAGES[:9], "y_test": kinds[:9, None].astype("S3")}
+    np.savez(tmp_path / "a.npz", **given)
+    root = [f"data.root={tmp_path}", "data=npz", "data.file=a.npz"]
+    with caplog.at_level(logging.INFO):
+        data, train, test = sources(*root)
+    assert data.class_names == ["cat", "dog", "eel"]
+    assert "labels are texts: each is its position in data.class_names, cat 0, dog 1, eel 2" in caplog.text
+    assert [data.class_names[label] for label in train.labels] == kinds.tolist()
+    assert [data.class_names[label] for label in test.labels] == kinds[:9].tolist()
+    data, train, _ = sources(*root, "data.class_names=[eel,dog,cat]")
+    assert [data.class_names[label] for label in train.labels] == kinds.tolist()
+    with pytest.raises(DataError, match=r"'eel' is not in data.class_names \(cat, dog\)"):
+        sources(*root, "data.class_names=[cat,dog]")
+    np.savez(tmp_path / "a.npz", **given | {"y_test": np.array(["fox"] * 9)})
+    with pytest.raises(DataError, match=r"data.test: .*'fox' is not in data.class_names \(cat, dog, eel\)"):
+        sources(*root)
+    np.savez(tmp_path / "a.npz", **given | {"y_test": LABELS[:9]})
+    with pytest.raises(DataError, match="holds <U3; labels are whole numbers, or texts in all parts"):
+        sources(*root)
 
 
 CUBES = np.zeros((len(LABELS), 12, 12, 12), np.uint8)

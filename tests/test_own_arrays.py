@@ -340,7 +340,11 @@ def test_pictures_of_another_size_or_depth_are_said_once(caplog):
 def test_what_is_converted_is_said_once(caplog):
     with caplog.at_level(logging.INFO):
         opened((X.astype(float), Y + 1), (X[:, 0].astype(float), Y + 1))
-    for said in ("data.train: images of type float64 hold whole numbers", "1 is subtracted from all", "data.test: "):
+    for said in (
+        "data.train: images of type float64 hold whole numbers",
+        "become the classes 0 to 9: data.class_names[0], no 0, is label 1",
+        "data.test: ",
+    ):
         assert caplog.text.count(said) >= 1
     caplog.clear()
     with caplog.at_level(logging.INFO):

@@ -7,10 +7,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
+import numpy as np
 import pytest
+import torch
 from nbclient import NotebookClient
+
+from fmx.errors import ConfigError
+from fmx.inference.image_model import pixels_of
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -84,6 +90,10 @@ def refused(kind, what, *arguments):
         return str(error)
     raise AssertionError(arguments)
 
+last = images[:, 0, :, :, None]
+for same in (last, images.reshape(len(images), -1), torch.from_numpy(last)):
+    assert torch.allclose(net(same), net(images), atol=1e-5)
+    assert np.allclose(run.predict(same).probabilities, run.predict(images).probabilities, atol=1e-5)
 small = np.zeros((1, 8, 8), np.uint8)
 assert "(N, 1, 28, 28) or (N, 28, 28), got (1, 8, 8)" in refused(fmx.ConfigError, run.predict, small)
 assert "uint8" in refused(fmx.ConfigError, net, torch.zeros(1, 1, 28, 28))
@@ -94,7 +104,7 @@ assert "optim.lr" in refused(fmx.ConfigError, fmx.train, "model=mlp", "data=digi
 assert "trains one run" in refused(fmx.ConfigError, fmx.train, "-m", "seed=1,2")
 assert "seed=1,2 gives several values: call fmx.train for each" in refused(fmx.ConfigError, fmx.train, "seed=1,2")
 assert "holds a run already" in refused(fmx.ConfigError, fmx.train, "data=digits", "hydra.run.dir=first")
-assert "add --allow mine" in refused(fmx.DataError, fmx.open_run("own").load_model)
+assert 'add --allow mine (in Python: allow=["mine"])' in refused(fmx.DataError, fmx.open_run("own").load_model)
 assert "is not a run directory" in refused(fmx.DataError, fmx.open_run, "nowhere")
 assert state()[0] == before[0] and state()[4] == before[4]
 
@@ -106,6 +116,20 @@ assert list(board["rank"]) == [1, 2] and set(board["model"]) == {"mlp", "lenet"}
 assert len(table[table.seed == 2].leaderboard()) == 1
 print("all lines hold")
 """
+
+
+def test_channels_may_come_last_where_that_is_certain():
+    images = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
+    colour = SimpleNamespace(shape=(3, 4, 5), dtype="uint8", value_range=(0.0, 255.0))
+    last = np.moveaxis(images, 1, -1)
+    for given in (images, last, torch.from_numpy(last), list(last)):
+        assert np.array_equal(pixels_of(given, colour, "auto"), images)
+    with pytest.raises(ConfigError, match=r"images must be \(N, 3, 4, 5\) or \(N, 4, 5, 3\), got \(2, 5, 4, 3\)"):
+        pixels_of(images.transpose(0, 3, 2, 1), colour, "auto")
+    cube = SimpleNamespace(shape=(3, 3, 3), dtype="uint8", value_range=(0.0, 255.0))
+    with pytest.raises(ConfigError, match=r"may be \(N, C, H, W\) or \(N, H, W, C\): give a tensor"):
+        pixels_of(images[:, :, :3, :3], cube, "auto")
+    assert np.array_equal(pixels_of(torch.from_numpy(images[:, :, :3, :3]), cube, "auto"), images[:, :, :3, :3])
 
 
 def test_what_a_script_types(tmp_path):

@@ -125,7 +125,7 @@ def _check_name(place: str, name: object, source: Path, allowed: Iterable[str]) 
     if _package(name) not in TRUSTED:
         raise DataError(
             f"{source} names the target {name!r} in {place}; only {', '.join(sorted({*TRUSTED, *allowed}))} are "
-            f"trusted. If you trust that package too, add --allow {_package(name)}"
+            f"trusted. If you trust that package too, add {_option(name)}"
         )
     if any(part.startswith("_") for part in name.split(".")):
         raise _misplaced(place, name, source, "a private name")
@@ -150,8 +150,13 @@ def _check_kind(place: str, name: str, source: Path) -> None:
 def _misplaced(place: str, name: str, source: Path, reason: str) -> DataError:
     return DataError(
         f"{source} names the target {name!r} in {place}: {reason}. "
-        f"If you trust all that {_package(name)} can do, add --allow {_package(name)}"
+        f"If you trust all that {_package(name)} can do, add {_option(name)}"
     )
+
+
+def _option(name: str) -> str:
+    """What to type in a shell or in Python, to trust the package of a target."""
+    return f'--allow {_package(name)} (in Python: allow=["{_package(name)}"])'
 
 
 def _is_class(target: object, kind: Kind) -> bool:

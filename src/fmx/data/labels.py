@@ -82,7 +82,9 @@ def _from_texts(array: NDArray[Any], where: str, class_names: Sequence[str]) -> 
             f"{', ...' if len(numbers) > MANY else ''}); give whole numbers, or set "
             f"data.class_names=[{','.join(known[:MANY])}{',...' if len(known) > MANY else ''}]"
         )
-    log.info("%s: labels are texts: each is its position in data.class_names", where)
+    places = ", ".join(f"{name} {number}" for name, number in [*numbers.items()][:MANY])
+    more = ", ..." if len(numbers) > MANY else ""
+    log.info("%s: labels are texts: each is its position in data.class_names, %s%s", where, places, more)
     return torch.tensor([numbers[text] for text in texts], dtype=torch.int64)
 
 
@@ -104,8 +106,9 @@ def from_zero(labels: Mapping[str, Tensor], num_classes: int, class_names: Seque
     low, high = bounds["train"]
     if low == 1 and high == num_classes and all(a >= 1 and b <= num_classes for a, b in bounds.values()):
         log.info(
-            "data.train: labels run from 1 to %d: 1 is subtracted from all, so 1 means %s", num_classes, class_names[0]
-        )
+            "data.train: labels run from 1 to %d: 1 is subtracted from all, so that they become the classes 0 to %d: "
+            "data.class_names[0], %s, is label 1", num_classes, num_classes - 1, class_names[0]
+        )  # fmt: skip
         return 1
     for part, (least, most) in bounds.items():
         if least < 0 or most >= num_classes:

@@ -157,7 +157,9 @@ class _Archive:
         with self._stream(name) as (stream, at_most):
             header = _read_header(stream)
             if header.dtype.hasobject:
-                raise ValueError("it holds Python objects, which are never unpickled; save plain arrays")
+                raise ValueError(
+                    "it holds Python objects, which are never unpickled; save plain arrays, texts by .astype(str)"
+                )
             if math.prod(header.shape) * header.dtype.itemsize > at_most:
                 raise ValueError(f"its header says {header.shape}, which the length of the file does not allow")
         with self._stream(name) as (stream, _):
@@ -236,7 +238,11 @@ def _is_one_hot(labels: NDArray[Any]) -> bool:
 
 
 def names_of(labels: Sequence[NDArray[Any]], what: str) -> list[str]:
-    """Names of the classes of whole-number labels (N,) or (N, 1), from 0 or 1, or of one-hot rows (N, K)."""
+    """Names of the classes of the labels of all parts, the training part first.
+
+    labels: whole numbers (N,) or (N, 1), from 0 or 1, one-hot rows (N, K), or texts, whose names are those of the
+    training part in sorted order.
+    """
     columns = {each.shape[1:] for each in labels}
     if len(columns) == 1 and all(_is_one_hot(each) for each in labels):
         return numbered(0, labels[0].shape[1] - 1)
@@ -244,8 +250,11 @@ def names_of(labels: Sequence[NDArray[Any]], what: str) -> list[str]:
     if any(each.ndim != 1 for each in flat):
         shape = next(each.shape for each in labels if each.size != len(each))
         raise DataError(f"{what} has the shape {shape}; labels are one whole number per image, (N,) or (N, 1)")
-    if any(each.dtype.kind not in "iuf" for each in flat):
-        raise DataError(f"{what} holds {flat[0].dtype}; labels are whole numbers")
+    if all(each.dtype.kind in "US" for each in flat):
+        texts = flat[0] if flat[0].dtype.kind == "U" else np.char.decode(flat[0], "utf-8", "replace")
+        return [str(name) for name in np.unique(texts)]
+    if strange := [str(each.dtype) for each in flat if each.dtype.kind not in "iuf"]:
+        raise DataError(f"{what} holds {strange[0]}; labels are whole numbers, or texts in all parts")
     ends = [float(end) for each in flat if len(each) for end in (each.min(), each.max())]
     if not ends or not all(end.is_integer() for end in ends):
         raise DataError(f"{what} holds {', '.join(map(str, ends)) or 'nothing'}; labels are whole numbers")

@@ -17,11 +17,9 @@ from fmx.inference.images import Invert, prepare, prepare_image
 
 __all__ = ["ImageModel", "pixels_of"]
 
-STACK, COLOUR_STACK = 3, 4  # dimensions of (N, H, W) and (N, C, H, W)
-
 
 class ImageModel(nn.Module):
-    """Maps images (N, C, H, W) or (N, H, W), or PIL images, to logits (N, K); on the device of its weights."""
+    """Maps images, as `Run.predict` takes them, to logits (N, K); on the device of its weights."""
 
     def __init__(self, signature: Signature, net: nn.Module) -> None:
         super().__init__()
@@ -32,8 +30,8 @@ class ImageModel(nn.Module):
     def forward(self, images: Any) -> Tensor:
         """Return the logits; ConfigError for arrays of another type or size."""
         if isinstance(images, Tensor):
-            _check(images, str(images.dtype).removeprefix("torch."), self.signature)
-            pixels = images.unsqueeze(1) if images.ndim == STACK else images
+            pixels = _channels_first(images, self.signature)
+            _check(pixels, str(pixels.dtype).removeprefix("torch."), self.signature)
         else:
             pixels = torch.from_numpy(pixels_of(images, self.signature, "auto"))
         device = next((parameter.device for parameter in self.net.parameters()), torch.device("cpu"))
@@ -43,11 +41,10 @@ class ImageModel(nn.Module):
 
 def pixels_of(images: Any, signature: Signature, invert: Invert) -> NDArray[Any]:
     """Images of any kind as (N, C, H, W), the size and the type of a model; see `Run.predict`."""
-    if isinstance(images, Tensor):
-        images = images.numpy(force=True)
-    if isinstance(images, np.ndarray):
-        _check(images, str(images.dtype), signature)
-        stack: NDArray[Any] = images[:, None] if images.ndim == STACK else images
+    if isinstance(images, Tensor | np.ndarray):
+        ordered = _channels_first(images, signature)
+        stack: NDArray[Any] = ordered.numpy(force=True) if isinstance(ordered, Tensor) else ordered
+        _check(stack, str(stack.dtype), signature)
         stack = stack.astype(signature.dtype, copy=False)
         if invert == "yes":
             stack = np.asarray(sum(signature.value_range) - stack, signature.dtype)
@@ -71,18 +68,29 @@ def _pixels_of_one(image: Any, signature: Signature, invert: Invert) -> NDArray[
     )
 
 
-def _check(images: Tensor | NDArray[Any], dtype: str, signature: Signature) -> None:
-    """ConfigError for an array of another type, shape or range than the model's images."""
+def _channels_first(images: Any, signature: Signature) -> Any:
+    """An array or tensor as (N, C, H, W), a view; ConfigError for one of another size, or with two meanings."""
     shape = tuple(images.shape)
     channels, height, width = signature.shape
+    first, last = signature.shape, (height, width, channels)
+    if shape[1:] == first == last and channels > 1 and not isinstance(images, Tensor):
+        raise ConfigError(
+            f"images {shape} may be (N, C, H, W) or (N, H, W, C): give a tensor, which is taken for (N, C, H, W)"
+        )
+    if shape[1:] == first:
+        return images
+    if shape[1:] == last:
+        return images.movedim(-1, 1) if isinstance(images, Tensor) else np.moveaxis(images, -1, 1)
+    if channels == 1 and shape[1:] in {(height, width), (height * width,)}:
+        return images.reshape(shape[0], *first)
+    taken = " or ".join(f"(N, {', '.join(map(str, each))})" for each in (first, last if channels > 1 else last[:2]))
+    raise ConfigError(f"images must be {taken}, got {shape}; PIL images and paths of any size are brought to that size")
+
+
+def _check(images: Tensor | NDArray[Any], dtype: str, signature: Signature) -> None:
+    """ConfigError for an array of another type or range than the model's images."""
     if signature.dtype == "uint8" and dtype != "uint8":
         raise ConfigError(f"images must be uint8 with values 0 to 255, got {dtype}: load_model(raw=True) takes floats")
-    fits = len(shape) == COLOUR_STACK and shape[1:] == signature.shape
-    if not fits and not (channels == 1 and len(shape) == STACK and shape[1:] == (height, width)):
-        stacks = f"(N, {channels}, {height}, {width})" + (f" or (N, {height}, {width})" if channels == 1 else "")
-        raise ConfigError(
-            f"images must be {stacks}, got {shape}; PIL images and paths of any size are brought to that size"
-        )
     low, high = signature.value_range
     slack = SLACK * (high - low)
     if signature.dtype == "float32" and len(images) and not low - slack <= images.min() <= images.max() <= high + slack:

@@ -93,8 +93,7 @@ class Run(run_dir.Run):
     def load_model(self, checkpoint: str | None = None, *, raw: bool = False) -> "nn.Module":
         """The trained network in eval mode on the CPU, which maps images to logits (N, K).
 
-        It takes tensors or arrays (N, C, H, W) or (N, H, W) with the values of the data set (mostly uint8), and PIL
-        images, and normalises them itself. raw: the
+        It takes tensors, arrays and PIL images as `predict` does, and normalises them itself. raw: the
         bare network, which takes normalised float32 (N, C, H, W). checkpoint: best, last or a file; None for the
         one that the run tested. DataError for weights that do not fit, and for code that is not trusted.
         """
@@ -108,8 +107,9 @@ class Run(run_dir.Run):
     def predict(self, images: "Images", *, checkpoint: str | None = None, invert: "Invert" = "auto") -> Prediction:
         """Classify images.
 
-        images: (N, H, W) or (N, C, H, W) of the model's own size, with the values of the data set (mostly uint8); a PIL
-        image, a path, or a sequence of these, which are converted as by `fmx predict`. invert: swap light and dark;
+        images: (N, H, W), (N, C, H, W) or, where only that fits, (N, H, W, C) of the model's own size, with the values
+        of the data set (mostly uint8); a PIL image, a path, or a sequence of these, which are converted as by
+        `fmx predict`. invert: swap light and dark;
         auto decides by the border of a picture. DataError for a file that is no image, ConfigError for other arrays.
         """
         import torch
