@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset, Subset, get_worker_info
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from fmx.data.labels import label_of
 from fmx.data.picture import MODES, brought_to, to_size
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 LABELS = ("labels", "targets", "label", "target", "y")  # attributes that hold the labels of a dataset
 IMAGE_KEYS = ("images", "image", "x", "data", "pixels", "img")
 LABEL_KEYS = (*LABELS, "class")
+SIZE, DEPTH = 0, 1  # what the log says of PIL images
 PAIR = 2  # an image and its label
 MANY = 8  # images that an error lists
 
@@ -75,7 +76,8 @@ class ItemDataset(Dataset[tuple[Tensor, int]]):
         self.class_names = list(class_names)
         self.pixels = Pixels("uint8", BYTES)
         self.base = 0
-        self.is_said: set[str] = set()  # what the log has said of this part
+        # What was said of size and depth, in all processes.
+        self.is_said = torch.zeros(2, dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         return len(self.source)
@@ -139,10 +141,10 @@ class ItemDataset(Dataset[tuple[Tensor, int]]):
             raise DataError(f"{where} has the label {label + self.base}, but the list says {listed + self.base}")
         return read(array, self.pixels), label
 
-    def _say(self, what: str, topic: str) -> None:
-        """Log something of a part once; worker processes stay silent, which would repeat it."""
-        if topic not in self.is_said and get_worker_info() is None:
-            self.is_said.add(topic)
+    def _say(self, topic: int, what: str) -> None:
+        """Log something of a part once, whichever worker process meets it first."""
+        if not self.is_said[topic]:
+            self.is_said[topic] = True
             log.info("%s", what)
 
     def _from_pil(self, picture: Image.Image, where: str) -> Any:
@@ -151,14 +153,16 @@ class ItemDataset(Dataset[tuple[Tensor, int]]):
             raise ConfigError(f"{where} is a PIL image, which has 1 or 3 channels, but data.in_channels={channels}")
         if picture.size != (width, height):
             self._say(
+                SIZE,
                 f"{where} is a PIL image of {picture.width} x {picture.height} pixels: those of another size than "
-                f"{width} x {height} (data.image_size) are stretched to it", "size"
-            )  # fmt: skip
+                f"{width} x {height} (data.image_size) are stretched to it",
+            )
         if picture.mode[0] == "I" and channels != 1:
             self._say(
+                DEPTH,
                 f"{where} is a PIL image of 16 bits, which is read as 8 (divided by 256); data.in_channels=1, or "
-                "arrays instead of PIL images, keep all of its depth", "depth"
-            )  # fmt: skip
+                "arrays instead of PIL images, keep all of its depth",
+            )
         try:
             if picture.mode[0] in "IF" and channels == 1:  # 16 bits and floats keep their depth
                 deep = np.asarray(picture)
