@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-LISTED = "three_conv, two_conv"  # the end of the list of models
+LISTED = "three_conv, timm, two_conv"  # the end of the list of models
 
 COMMAND_LINE = {
     "model.name=lenet": ["model.name=lenet would only give mlp another name", "model=lenet chooses lenet"],

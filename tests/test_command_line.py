@@ -180,7 +180,7 @@ COMPLETED = {
     "fmx model=ml": ["model=mlp"],
     "fmx run model=ml": ["model=mlp"],
     "fmx model=mlp -m seed=1 optim.l": ["optim.lr="],
-    "fmx seed=1 --config-dir my model=ti": ["model=tiny"],
+    "fmx seed=1 --config-dir my model=ti": ["model=timm", "model=tiny"],
     "fmx evaluate --chec": ["--checkpoint"],
     "fmx evaluate outputs/": ["outputs/latest", "outputs/runs/b", "outputs/runs/a", "outputs/sweeps/s"],
     "fmx export outputs/latest --format o": ["onnx"],

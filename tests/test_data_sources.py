@@ -426,7 +426,7 @@ def test_bad_folders(images, tmp_path_factory):
         folder(images, class_names=["a", "b", "c", "d"])
     with pytest.raises(DataError, match=r"has folders that are no class of the train folder .*: 'b'"):
         folder(images, class_names=["a"])
-    with pytest.raises(ConfigError, match=r"data.in_channels must be 1 \(grey\) or 3 \(RGB\), got 4"):
+    with pytest.raises(ConfigError, match=r"data.in_channels must be 1 \(grey\) or 3 \(RGB\) for pictures, got 4"):
         folder(images, in_channels=4)
     outside = tmp_path_factory.mktemp("outside") / "secret.png"
     Image.new("L", (2, 2)).save(outside)

@@ -43,9 +43,15 @@ WITHOUT_THE_MARKER = {
     ("inference/export/signature.py", "is not from fmx export"): "a sentence about a verb",
     ("inference/export/onnx_worker.py", "which fmx export never does"): "likewise",
     ("inference/export/model_card.py", "fmx export --format pt2"): "likewise, for a run that is not named",
-    ("config/trust.py", "trust that package too"): "a package's name, which the gate has let through: an identifier",
-    ("config/trust.py", "If you trust all that"): "likewise",
     ("commands/tensorboard.py", "fmx tensorboard"): "the program's name, told to TensorBoard",
+    ("config/trust.py", "in Python: allow="): "a package's name, which the gate has let through: an identifier",
+    ("data/folder.py", "classify them with fmx predict"): "a sentence about a verb",
+    ("data/parquet.py", "data=parquet needs pyarrow"): "it installs from a package index",
+    ("data/torchvision_sets.py", "pip install"): "likewise",
+    ("data/torchvision_sets.py", "on a machine with a network"): "with what stands for a folder",
+    ("inference/export/model_card.py", "a picture of another size"): "a sentence about a verb",
+    ("models/timm_net.py", "needs the package timm"): "it installs from a package index",
+    ("training/first_batch.py", "fmx data prints their mean"): "a sentence about a verb",
 }
 # Calls of the marker that no test here types, by file and function.
 NOT_TYPED = {
@@ -53,6 +59,10 @@ NOT_TYPED = {
     "sweeps/search/options.py:require_optuna": "likewise",
     "sweeps/search/options.py:read_options": "likewise",
     "sweeps/slurm_queue.py:check_installed": "likewise",
+    "config/image_size.py:as_override": "an override alone, which test_image_shapes types",
+    "data/class_folders.py:_remedy": "an override alone, which test_image_folders types",
+    "data/class_folders.py:_without_test": "likewise",
+    "inference/other_data.py:_check_shape": "an option alone, which test_image_shapes types",
 }
 
 
