@@ -231,7 +231,11 @@ def test_validation_by_steps_writes_a_row_each_time_and_keeps_every_step(command
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "sweep",
-    [["model=glob(*)", "optim=glob(*)"], ["schedule=glob(*)", "augment=glob(*,exclude=color)", "loss=glob(*)"]],
+    [
+        ["model=glob(*)", "optim=glob(*)"],
+        ["schedule=glob(*)", "loss=glob(*)"],
+        ["augment=glob(*,exclude=color)", "loss=glob(*)"],
+    ],
     ids=" ".join,
 )
 def test_all_parts_run_with_each_other(command, tmp_path, sweep):
