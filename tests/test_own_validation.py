@@ -118,7 +118,7 @@ def test_a_source_of_validation_images_is_used_everywhere(own):
     assert metrics["val"]["per_class"]["7"] is None
     assert (metrics["selected_on"], metrics["validation"]) == ("val", "data.val")
     assert "identical to metrics.json" in run("run", "--allow=mydata", module="evaluate")
-    assert "the target 'mydata.part' in data." in run("run", module="evaluate", code=1)
+    assert "the target 'mydata.part' in data.val" in run("run", module="evaluate", code=1)
     assert "validation" in run("own", "--config-dir=conf", module="data")
     assert len(open_run(folder / "run", allow="mydata").predictions.labels) == 360
     changed = run("run", "--allow=mydata", "--set", "data.val.lacks=3", module="evaluate")

@@ -406,7 +406,7 @@ FORBIDDEN = {
     r"weights_only=False": "weights_only=False",
     r"\bnp\.load\((?!.*allow_pickle=False)": "np.load without allow_pickle=False",
     r"allow_pickle=True": "allow_pickle=True",
-    r"^\s*(import|from) (pickle|marshal|shelve|dill|joblib(?! import cpu_count$)|cloudpickle)\b": "loads code",
+    r"^\s*(import|from) (pickle|marshal|shelve|dill|joblib|cloudpickle)\b": "a module that loads code",
     r"(?<![\w.\"])(eval|exec|compile)\(": "eval, exec or compile",
     r"\byaml\.(unsafe_load|full_load|load_all|load)\((?!.*Loader=PlainLoader)": "yaml.load",
     r"shell=True|os\.system\(|os\.popen\(": "a shell",
@@ -442,8 +442,11 @@ def test_the_search_finds_what_must_not_be(line):
 def test_nothing_loads_code():
     files = sorted(SRC.rglob("*.py"))
     assert len(files) > 80
-    found = {str(file.relative_to(SRC)): wrong for file in files if (wrong := offences(file.read_text()))}
-    assert found == {}
+    found = {file.relative_to(SRC).as_posix(): wrong for file in files if (wrong := offences(file.read_text()))}
+    assert found == {"process/cores.py": ["a module that loads code"]}, "which takes joblib's count of cores alone"
+    assert re.findall(r".*joblib import.*", (SRC / "process/cores.py").read_text()) == [
+        "    from joblib import cpu_count"
+    ]
 
 
 def test_an_archive_with_a_path_in_it_writes_nothing(tmp_path):
