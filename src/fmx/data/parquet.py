@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -136,8 +135,7 @@ class EncodedPictures(PictureDataset):
 
     @cached_property
     def _fingerprint(self) -> str:
-        digest = blake2b(repr((self.size, self.mode, self.resize)).encode(), digest_size=16)
-        digest.update(self.labels.numpy().data)
+        digest = self.begun_digest()
         for picture in self.pictures:
             encoded = picture.as_py()
             digest.update(len(encoded).to_bytes(8) + encoded)

@@ -4,6 +4,7 @@ import logging
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
 from typing import IO
 
@@ -43,6 +44,12 @@ class PictureDataset(Dataset[tuple[Tensor, int]]):
     @abstractmethod
     def file(self, index: int) -> tuple[Path | IO[bytes], str]:
         """The file of a picture, or an open one, and its name in errors."""
+
+    def begun_digest(self) -> blake2b:
+        """A fingerprint's hash of what all pictures share and of the labels; the pictures are to be added."""
+        digest = blake2b(repr((self.size, self.mode, self.resize)).encode(), digest_size=16)
+        digest.update(self.labels.numpy().data)
+        return digest
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from hashlib import blake2b, file_digest
+from hashlib import file_digest
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +55,7 @@ class PictureFiles(PictureDataset):
 
     @cached_property
     def _fingerprint(self) -> str:
-        digest = blake2b(repr((self.size, self.mode, self.resize)).encode(), digest_size=16)
-        digest.update(self.labels.numpy().data)
+        digest = self.begun_digest()
         for path in self.files:
             try:
                 with path.open("rb") as file:
