@@ -96,6 +96,7 @@ def export(args: argparse.Namespace) -> None:
 
         require("onnx", "onnxscript", "onnxruntime")
     from omegaconf import OmegaConf
+    from torch import nn
 
     from fmx.inference.export.model_card import model_card
     from fmx.inference.export.parity import check_parity
@@ -119,7 +120,8 @@ def export(args: argparse.Namespace) -> None:
     whole = PixelNet(signature.normalization(), net)
     reference = _reference(run, config, signature, torch_logits(whole), tested=checkpoint == run.tested)
     with new_file(file, force=args.force) as written, new_file(card, force=args.force) as page:
-        exported = _write(net if outside else whole, signature, written, args)
+        bare = net if args.format == "state_dict" else PixelNet(nn.Identity(), net)
+        exported = _write(bare if outside else whole, signature, written, args)
         agreement = check_parity(exported, reference)
         text = model_card(
             run=run,

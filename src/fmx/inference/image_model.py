@@ -14,6 +14,7 @@ from fmx.data.pixels import SLACK
 from fmx.errors import ConfigError
 from fmx.inference.export.signature import Signature
 from fmx.inference.images import Invert, prepare, prepare_image
+from fmx.models.logits import logits_of
 
 __all__ = ["ImageModel", "pixels_of"]
 
@@ -35,8 +36,7 @@ class ImageModel(nn.Module):
         else:
             pixels = torch.from_numpy(pixels_of(images, self.signature, "auto"))
         device = next((parameter.device for parameter in self.net.parameters()), torch.device("cpu"))
-        logits: Tensor = self.net(self.normalize(pixels.to(device)))
-        return logits
+        return logits_of(self.net(self.normalize(pixels.to(device))))
 
 
 def pixels_of(images: Any, signature: Signature, invert: Invert) -> NDArray[Any]:

@@ -16,6 +16,7 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from fmx.data.loader import EpochSampler
 from fmx.errors import ConfigError, TrainingError
+from fmx.models.logits import logits_of
 from fmx.training.counts import update
 from fmx.training.losses import NLL, CrossEntropy
 from fmx.training.schedule import Schedule
@@ -64,11 +65,11 @@ class Classifier(LightningModule):
         self.train_metrics = TrainMetrics(self.images_of, remedies=_remedies(loss))
         self._watched: list[nn.Parameter] = []  # whose gradients are checked
         self._has_checked_logits = False
+        self._said: set[str] = set()  # the kinds of output, other than tensors, that the log names
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, C, H, W) to logits (B, K)."""
-        logits: Tensor = self.net(images)
-        return logits
+        return logits_of(self.net(images))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the batch's mean training loss, scaled for its window of accumulated batches."""
@@ -89,7 +90,7 @@ class Classifier(LightningModule):
 
     def loss_and_logits(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The mean loss of normalised images (B, C, H, W) and their labels, and their logits (B, K)."""
-        logits = self.net(images)
+        logits = logits_of(self.net(images), self._said)
         return self.loss(logits, labels), logits
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -128,7 +129,7 @@ class Classifier(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the validation metrics with a batch."""
         images, labels = batch
-        logits = self.net(images).float()
+        logits = logits_of(self.net(images)).float()
         if not self._has_checked_logits:
             self._has_checked_logits = True
             self._warn_of_probabilities(logits)
@@ -173,7 +174,7 @@ class Classifier(LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Return logits float32 (B, K) and labels (B,) on the CPU."""
         images, labels = batch
-        return self.net(images).float().cpu(), labels.cpu()
+        return logits_of(self.net(images)).float().cpu(), labels.cpu()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check losses and weights before a checkpoint is written: weights after a NaN must not replace good ones."""

@@ -24,6 +24,7 @@ from fmx.config.targets import locate
 from fmx.config.validation import validation_of
 from fmx.data.module import names_of_classes, normalization
 from fmx.errors import ConfigError, FmxError, first_line
+from fmx.models.logits import logits_of
 from fmx.models.sizes import infer_output
 from fmx.process.memory_bound import SPARE_BYTES, at_most_bytes
 from fmx.training.build import build_augmentation, is_beyond_meta, make, meta_network, network_node, without_own_keys
@@ -164,7 +165,7 @@ def _check_network(node: Mapping[str, Any], name: str, data: DictConfig) -> None
     shape = (int(data.in_channels), height, width)
     squares = "" if height == width else f"; if the network takes squares alone, type {as_override(max(height, width))}"
     try:
-        logits = infer_output(meta_network(node), shape)
+        output = infer_output(meta_network(node), shape)
     except ConfigError as error:
         if isinstance(list(_causes(error))[-1], TypeError):  # such as image_size**2 of a list
             raise ConfigError(f"model={name}, with image_size={plain['image_size']}: {error}{squares}") from error
@@ -181,11 +182,11 @@ def _check_network(node: Mapping[str, Any], name: str, data: DictConfig) -> None
             f"model={name} cannot take images of shape {shape} (data.in_channels, height and width of "
             f"data.image_size): {first_line(error)}{squares}"
         ) from error
-    given, wanted = tuple(getattr(logits, "shape", ())), (1, int(data.num_classes))
+    given, wanted = tuple(logits_of(output).shape), (1, int(data.num_classes))
     if given != wanted:
         raise ConfigError(
             f"model={name} must map one image to logits of shape {wanted}, a column for each of the "
-            f"data.num_classes, but gives {given or type(logits).__name__}"
+            f"data.num_classes, but gives {given}"
         )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fmx.inference.export.onnx_model import Logits
 from fmx.inference.export.signature import Signature, signature_of
+from fmx.models.logits import logits_of
 from fmx.runs.run_dir import open_run
 from fmx.runs.trusted_config import trusted_config
 from fmx.training.restore import restore_classifier
@@ -28,8 +29,7 @@ class PixelNet(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the logits."""
-        logits: Tensor = self.net(self.normalize(pixels))
-        return logits
+        return logits_of(self.net(self.normalize(pixels)))
 
 
 def open_trained(run_dir: Path, *, checkpoint: str | None, allow: Iterable[str] = ()) -> tuple[Signature, Logits]:
