@@ -401,6 +401,23 @@ def test_parquet_without_pyarrow_names_the_command(monkeypatch, tmp_path):
         made(f"data.root={tmp_path}", "data=parquet", "data.train_file=hub")
 
 
+@pytest.mark.parametrize("kind", ["npz", "csv", "parquet"])
+def test_runs_of_files_by_name_are_reproduced(command, tmp_path, kind):
+    data_files.medmnist(tmp_path / "medmnist.npz")
+    data_files.hub(tmp_path / "hub")
+    for part in ("train", "test"):
+        data_files.frame(part).to_csv(tmp_path / f"{part}.csv", index=False)
+    files = {
+        "npz": ["data.file=medmnist.npz", "augment=randaugment"],
+        "csv": ["data.train_file=train.csv", "data.test_file=test.csv"],
+        "parquet": ["data.train_file=hub"],
+    }
+    trained(command, tmp_path, f"data={kind}", *files[kind], "data.root=.")
+    again = command("run", "--dir", "again", module="reproduce", cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "identical: " in again.stdout
+
+
 def written(folder, table, **form):
     table.to_csv(folder / "a.csv", **({"index": False} | form))
 
