@@ -119,6 +119,10 @@ def in_sums(run: Path) -> None:
     os.mkfifo(run / "checkpoints/SHA256SUMS")
 
 
+def in_calibration(run: Path) -> None:
+    (run / "calibration.json").write_text(json.dumps({"temperature": ESCAPE, "parts": {ESCAPE: READS_PICKLE}}))
+
+
 def as_links(run: Path) -> None:
     """Every name that a run writes to leads to somebody's file."""
     for name in ("run.json.tmp", "run.log", "metrics.json.tmp", ".hydra/overrides.yaml", "checkpoints/.last.ckpt.part"):
@@ -139,7 +143,7 @@ RUN_FILES = {
     "run.json": in_record, ".hydra/resolved.yaml": in_resolved, ".hydra/config.yaml": in_written,
     ".hydra/hydra.yaml": in_choices, "metrics.json": in_metrics, "history.csv": in_history,
     "predictions.npz": in_predictions, "checkpoints/*.ckpt": in_checkpoints, "checkpoints/SHA256SUMS": in_sums,
-    "links": as_links,
+    "calibration.json": in_calibration, "links": as_links,
 }  # fmt: skip
 RUN_VERBS = {
     "evaluate": ["evaluate", "foreign", "--set", "data.root=data"],

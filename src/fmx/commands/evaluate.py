@@ -21,7 +21,8 @@ __all__ = ["main", "make_parser"]
 DESCRIPTION = """\
 Score finished runs again, from their directories alone, and say whether the metrics equal those of
 metrics.json, to the last digit where nothing has changed. Several runs, sweeps or globs make a table. Nothing
-is written into a run directory.
+is written into a run directory, but with --calibration: calibration.json and figures/reliability.png, which hold the
+expected calibration error (ECE) and a temperature that is fitted on the validation images, for predict and export.
 
 --data NAME scores the test set of another data group of the same shape and number of classes; the run's class
 names and normalisation stay. --set changes keys of the data, such as the folder that it has moved to. A run that
@@ -32,6 +33,7 @@ EXAMPLES = """\
 examples:
   fmx evaluate outputs/latest
   fmx evaluate outputs/runs/* --csv scores.csv
+  fmx evaluate outputs/latest --calibration
   fmx evaluate outputs/latest --checkpoint last
   fmx evaluate outputs/latest --set data.root=/mnt/datasets
   fmx evaluate outputs/latest --data fashion_mnist_csv --set data.root=kaggle
@@ -56,6 +58,9 @@ def make_parser() -> VerbParser:
     parser.add_argument("--set", action="append", default=[], metavar="data.KEY=VALUE", help="change a key of the data")
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with data groups of your own")
     parser.add_argument("--checkpoint", metavar="best|last|FILE", help="other weights than those that were tested")
+    parser.add_argument(
+        "--calibration", action="store_true", help="measure the calibration, and fit and keep a temperature"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all metrics")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write one row per run")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
@@ -72,6 +77,9 @@ def _arguments() -> argparse.Namespace:
         parser.error("the following arguments are required: RUN")
     if args.config_dir is not None and args.data is None:
         parser.error("--config-dir is for --data NAME")
+    if args.calibration and (args.data or args.checkpoint):
+        extra = "--data" if args.data else "--checkpoint"
+        parser.error(f"--calibration is of a run's own images and tested weights: leave out {extra}")
     return args
 
 
@@ -94,6 +102,7 @@ def evaluate(args: argparse.Namespace) -> int:
         changes=parse_changes(args.set),
         config_dir=args.config_dir,
         allow=args.allow,
+        calibration=args.calibration,
     )
     evaluations, refusals = [], []
     pruned = [run for run in runs if _is_pruned(run)] if len(runs) > 1 else []
@@ -101,17 +110,17 @@ def evaluate(args: argparse.Namespace) -> int:
         raise DataError(f"all {len(runs)} runs were pruned by a search: there is nothing to score")
     for run in (each for each in runs if each not in pruned):
         try:
-            evaluations.append(reevaluate(run, request))
+            evaluations.append(evaluation := reevaluate(run, request))
+            _keep(evaluation, run)
         except DataError as error:
             named = str(error).startswith((f"{run}:", f"{run}/", f"{run} "))
             refusals.append(error if named else DataError(f"{run}: {error}"))
     if not evaluations and len(refusals) == 1:
         raise refusals[0]
     _print(evaluations)
-    if pruned:
-        print(f"left out: {len(pruned)} of {len(runs)} runs, which a search pruned", file=sys.stderr)
-    for refusal in refusals:
-        print(f"left out: {plain_message(refusal)}", file=sys.stderr)
+    left_out = [f"{len(pruned)} of {len(runs)} runs, which a search pruned"] if pruned else []
+    for each in [*left_out, *map(plain_message, refusals)]:
+        print(f"left out: {each}", file=sys.stderr)
     if args.json is not None:
         _write_json(evaluations, args)
     if args.csv is not None:
@@ -153,11 +162,36 @@ def _print(evaluations: Sequence["Evaluation"]) -> None:
         metrics = ["val accuracy", *(f"test {name}" for name in METRICS)]
         columns = ["run", "data", "checkpoint", "metrics", *metrics]
         print_table(columns, [_row(e) for e in evaluations], num_left=4)
+    for evaluation in evaluations:
+        _print_calibration(evaluation)
     if any(evaluation.validated_on_test for evaluation in evaluations):
         print(f"{ON_TEST} validated on the test set, which flatters")
     for evaluation in evaluations:
         for note in evaluation.notes:
             print(printable(f"note: {evaluation.run + ': ' if len(evaluations) > 1 else ''}{note}"))
+
+
+def _keep(evaluation: "Evaluation", run: Path) -> None:
+    if evaluation.calibration is not None:
+        from fmx.reporting.calibration_files import keep_calibration
+
+        keep_calibration(evaluation.calibration, run)
+
+
+def _print_calibration(evaluation: "Evaluation") -> None:
+    """A table of the calibration on both parts, before and after, and the files that were written."""
+    if evaluation.calibration is None:
+        return
+    from fmx.process.table import print_table, printable
+    from fmx.reporting.calibration_files import calibration_rows
+    from fmx.runs.calibration import CALIBRATION
+
+    print_table(*calibration_rows(evaluation.calibration))
+    print(
+        f"temperature {evaluation.calibration.temperature:.4g}, fitted on {evaluation.calibration.num_val:,} "
+        f"validation images: {printable(evaluation.run)}/{CALIBRATION}, figures/reliability.png; predict and export "
+        "use it with --calibrated"
+    )
 
 
 def _row(evaluation: "Evaluation") -> list[str]:
@@ -196,7 +230,11 @@ def _write_json(evaluations: Sequence["Evaluation"], args: argparse.Namespace) -
     from fmx.runs.new_file import new_file
 
     with new_file(args.json, force=args.force) as temporary:
-        text = json.dumps([asdict(e) for e in evaluations], indent=2, ensure_ascii=False)
+        contents = [asdict(e) for e in evaluations]
+        for each in contents:
+            if each["calibration"] is None:
+                del each["calibration"]
+        text = json.dumps(contents, indent=2, ensure_ascii=False)
         temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 

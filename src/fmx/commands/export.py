@@ -3,6 +3,7 @@
 import argparse
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ With the normalisation inside (the default) the input is uint8 pixels (N, C, H, 
 is float32 that the caller has normalised. Images of another type, shape or number of channels are an error,
 not an answer. The file is kept only if it gives every test image the class that
 the run gave it; where the data set is not at hand, random images stand in for it, and the card says so.
+--calibrated puts the temperature of `fmx evaluate RUN --calibration` into the file: its logits are divided by it.
 """
 EXAMPLES = """\
 examples:
@@ -70,6 +72,7 @@ def make_parser() -> VerbParser:
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="(MODEL_DATA with the format's suffix, here)")
     parser.add_argument("--opset", type=int, help="ONNX operator set (18)")
+    parser.add_argument("--calibrated", action="store_true", help="with the temperature of fmx evaluate --calibration")
     parser.add_argument("--checkpoint", metavar="best|last|FILE", help="other weights than those that were tested")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
     parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help="trust code the run names")
@@ -83,6 +86,8 @@ def _arguments() -> argparse.Namespace:
         parser.error("--opset is for ONNX, a number from 18")
     if args.format == "state_dict" and args.normalise == "inside":
         parser.error("a state_dict holds weights alone: the normalisation stays outside")
+    if args.format == "state_dict" and args.calibrated:
+        parser.error("a state_dict holds weights alone, no temperature: leave out --calibrated")
     for form in ("onnx", "pt2"):
         if args.format == form and args.out is not None and args.out.suffix != SUFFIXES[form]:
             parser.error(f"--out: {NAMES[form]} file is called something{SUFFIXES[form]}, not {args.out.name}")
@@ -98,10 +103,12 @@ def export(args: argparse.Namespace) -> None:
     from omegaconf import OmegaConf
     from torch import nn
 
+    from fmx.inference.calibration import tempered
     from fmx.inference.export.model_card import model_card
     from fmx.inference.export.parity import check_parity
     from fmx.inference.export.pixel_net import PixelNet, torch_logits
     from fmx.inference.export.signature import signature_of
+    from fmx.runs.calibration import file_digest, needed_calibration
     from fmx.runs.new_file import new_file, refuse_existing
     from fmx.runs.run_dir import open_run
     from fmx.runs.trusted_config import trusted_config
@@ -116,7 +123,11 @@ def export(args: argparse.Namespace) -> None:
     for path in (file, card):
         refuse_existing(path, force=args.force)
     checkpoint = args.checkpoint or run.tested
-    net = restore_classifier(config, run.checkpoint(checkpoint)).net
+    weights, calibration = run.checkpoint(checkpoint), None
+    if args.calibrated:
+        calibration = needed_calibration(args.run, file_digest(weights))
+        signature = replace(signature, temperature=calibration.temperature)
+    net = tempered(restore_classifier(config, weights).net, signature.temperature)
     whole = PixelNet(signature.normalization(), net)
     reference = _reference(run, config, signature, torch_logits(whole), tested=checkpoint == run.tested)
     with new_file(file, force=args.force) as written, new_file(card, force=args.force) as page:
@@ -133,6 +144,7 @@ def export(args: argparse.Namespace) -> None:
             num_params=sum(parameter.numel() for parameter in net.parameters()),
             checkpoint=checkpoint,
             agreement=agreement,
+            calibration=calibration,
             command=printed_command("fmx", "export", *sys.argv[1:]),
         )
         page.write_text(text, encoding="utf-8")
@@ -192,7 +204,8 @@ def _reference(run: "Run", config: "DictConfig", signature: "Signature", own: "L
         raise DataError(f"{run.path / 'predictions.npz'} is not of this run's test set")
     pictures = Pictures(data.sources["test"], data.indices["test"][:count], signature.stored)
     from_gpu = run.recorded(str, "device", "accelerator") != "cpu"
-    return Reference(pictures, "test images", stored.logits.numpy(), from_gpu=from_gpu)
+    logits = (stored.logits / signature.temperature).numpy()
+    return Reference(pictures, "test images", logits, from_gpu=from_gpu)
 
 
 def _data_at_hand(run: "Run", config: "DictConfig") -> "ImageDataModule | None":

@@ -32,6 +32,9 @@ picture if more than two thirds of its border are bright, after placing dark sub
 background on white. A grey picture of the model's own size with a dark border passes unchanged. Files that cannot be
 read, HEIC and AVIF among them, are named and left out, and the exit code is then 1. Other files in a folder,
 such as hidden files and texts, are counted.
+
+--calibrated divides the logits by the temperature that `fmx evaluate RUN --calibration` fitted: other probabilities,
+the same classes.
 """
 EXAMPLES = """\
 examples:
@@ -67,6 +70,7 @@ def make_parser() -> VerbParser:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table with all digits")
     parser.add_argument("--grid", type=Path, metavar="FILE.png", help="draw the pictures as the model saw them")
     parser.add_argument("--invert", choices=["auto", "yes", "no"], default="auto", help="invert brightness (auto)")
+    parser.add_argument("--calibrated", action="store_true", help="use the temperature of fmx evaluate --calibration")
     parser.add_argument("--checkpoint", metavar="best|last|FILE", help="other weights than those that were tested")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
     parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help="trust code that the run names")
@@ -101,6 +105,8 @@ def predict(args: argparse.Namespace) -> int:
     if not results:
         raise DataError("there are no pictures to predict")
     _print(results, signature)
+    if signature.temperature != 1:
+        print(f"probabilities with temperature {signature.temperature:.4g}, fitted on validation images")
     if args.csv is not None:
         _write_csv(results, signature, args)
     if args.grid is not None:
@@ -114,6 +120,11 @@ def _open(args: argparse.Namespace) -> "tuple[Signature, Logits]":
 
         if args.checkpoint is not None:
             raise ConfigError(f"{args.model} holds one set of weights; --checkpoint is for run directories")
+        if args.calibrated:
+            raise ConfigError(
+                f"{args.model} has a temperature inside, or none: --calibrated is for run directories, and for "
+                "fmx export"
+            )
         return open_onnx(args.model)
     if args.model.is_file():
         raise ConfigError(
@@ -121,7 +132,7 @@ def _open(args: argparse.Namespace) -> "tuple[Signature, Logits]":
         )
     from fmx.inference.export.pixel_net import open_trained
 
-    return open_trained(args.model, checkpoint=args.checkpoint, allow=args.allow)
+    return open_trained(args.model, checkpoint=args.checkpoint, allow=args.allow, calibrated=args.calibrated)
 
 
 def _classify(

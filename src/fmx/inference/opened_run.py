@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fmx.errors import ConfigError, DataError
 from fmx.runs import run_dir
+from fmx.runs.calibration import file_digest, needed_calibration
 from fmx.runs.predictions import HELD_OUT, StoredPredictions, read_predictions
 
 if TYPE_CHECKING:
@@ -104,13 +105,21 @@ class Run(run_dir.Run):
         net = restore_classifier(trusted_config(self, self.allow), self.checkpoint(checkpoint or self.tested)).net
         return net if raw else ImageModel(self._signature, net).eval()
 
-    def predict(self, images: "Images", *, checkpoint: str | None = None, invert: "Invert" = "auto") -> Prediction:
+    def predict(
+        self,
+        images: "Images",
+        *,
+        checkpoint: str | None = None,
+        invert: "Invert" = "auto",
+        calibrated: bool = False,
+    ) -> Prediction:
         """Classify images.
 
         images: (N, H, W), (N, C, H, W) or, where only that fits, (N, H, W, C) of the model's own size, with the values
         of the data set (mostly uint8); a PIL image, a path, or a sequence of these, which are converted as by
         `fmx predict`. invert: swap light and dark;
-        auto decides by the border of a picture. DataError for a file that is no image, ConfigError for other arrays.
+        auto decides by the border of a picture. calibrated: with the temperature of `fmx evaluate --calibration`.
+        DataError for a file that is no image, and where no temperature was fitted; ConfigError for other arrays.
         """
         import torch
 
@@ -119,11 +128,15 @@ class Run(run_dir.Run):
         pixels = pixels_of(images, self._signature, invert)
         if not len(pixels):
             raise ConfigError("there are no images to predict")
+        temperature = 1.0
+        if calibrated:
+            weights = file_digest(self.checkpoint(checkpoint or self.tested))
+            temperature = needed_calibration(self.path, weights).temperature
         model = self.load_model(checkpoint)
         with torch.inference_mode():
             starts = range(0, len(pixels), BATCH_SIZE)
             logits = [model(torch.from_numpy(pixels[first : first + BATCH_SIZE])) for first in starts]
-        probabilities = torch.cat(logits).double().softmax(dim=1).numpy()
+        probabilities = (torch.cat(logits).double() / temperature).softmax(dim=1).numpy()
         names = self.class_names
         return Prediction([names[number] for number in probabilities.argmax(axis=1)], probabilities, names)
 

@@ -14,10 +14,14 @@ import torch
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
+from fmx.config.validation import validation_of
 from fmx.data.module import ImageDataModule
+from fmx.errors import ConfigError, DataError
+from fmx.inference.calibration import calibrate
 from fmx.inference.other_data import changed_data, other_data
 from fmx.inference.scoring import Predictions, predict, score
 from fmx.process.memory_bound import at_most_bytes
+from fmx.runs.calibration import HIGHEST, LOWEST, Calibration, file_digest
 from fmx.runs.run_dir import Run, open_run
 from fmx.runs.trusted_config import checked_config, trusted_config
 from fmx.training.classifier import Classifier
@@ -25,6 +29,8 @@ from fmx.training.restore import restore_classifier, restore_data
 
 __all__ = ["Evaluation", "Request", "reevaluate"]
 
+FEW = 100  # validation images
+SLACK = 1.001  # of a temperature from the ends of its range
 SCORE_BYTES = 768 << 20
 SCORE_COPIES = 16  # of the logits, as probabilities and sorted, and in float64
 IDENTICAL = "identical to metrics.json, to the last digit"
@@ -35,7 +41,7 @@ class Request:
     """What to evaluate. checkpoint: `best`, `last`, a file, or None for the one that the run tested.
 
     data: another data group, found in config_dir or conf/, or None for the run's own; changes: of its keys.
-    allow: packages whose code the user trusts.
+    allow: packages whose code the user trusts. calibration: fit a temperature on the run's validation images.
     """
 
     checkpoint: str | None = None
@@ -43,6 +49,7 @@ class Request:
     changes: Sequence[Override] = ()
     config_dir: Path | None = None
     allow: Sequence[str] = ()
+    calibration: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,12 +67,15 @@ class Evaluation:
     verdict: str
     validated_on_test: bool
     notes: list[str] = field(default_factory=list)
+    calibration: Calibration | None = None
 
 
 def reevaluate(path: Path, request: Request) -> Evaluation:
     """Evaluate a run; DataError if it, a checkpoint or the data is missing, damaged, or does not fit."""
     run = open_run(path)
     config = trusted_config(run, request.allow)
+    if request.calibration:
+        _check_can_calibrate(path, run, config, request)
     note = None
     if request.data is not None:
         config, note = other_data(config, request.data, request.changes, request.config_dir)
@@ -73,7 +83,7 @@ def reevaluate(path: Path, request: Request) -> Evaluation:
         config = checked_config(changed_data(run, config, request.changes), run, request.allow)
     checkpoint = request.checkpoint or run.tested
     classifier, data = restore_classifier(config, run.checkpoint(checkpoint)), restore_data(config)
-    metrics, predictions = _score(run, config, classifier, data, own=request.data is None)
+    metrics, predictions, held_out = _score(run, config, classifier, data, own=request.data is None)
     notes = [] if note is None else [note]
     identical = None
     if request.data is not None:
@@ -86,23 +96,74 @@ def reevaluate(path: Path, request: Request) -> Evaluation:
         else:
             verdict = f"the run's own metrics are those of {run.tested}.ckpt"
     on_test = bool(metrics["val"]) and data.validation == "test"
-    return Evaluation(str(path), config.data.name, checkpoint, metrics, identical, verdict, on_test, notes)
+    calibration = None
+    if request.calibration:
+        calibration = _calibration(run, predictions, held_out, _changes_of_data(run, data))
+        notes += _notes_on_temperature(calibration)
+    return Evaluation(
+        str(path), config.data.name, checkpoint, metrics, identical, verdict, on_test, notes, calibration=calibration
+    )
+
+
+def _check_can_calibrate(path: Path, run: Run, config: DictConfig, request: Request) -> None:
+    """DataError where a temperature would be fitted on the test set, or to other weights than those that are used."""
+    validation = validation_of(config.data)
+    train_again = "train it with data.validation=0.1 (or data.folds, or images of their own in data.val)"
+    if validation in {"none", 0}:
+        raise DataError(f"{path} held no validation images out, and a temperature fitted on the test set would "
+                        f"flatter: {train_again}")  # fmt: skip
+    if validation == "test" or config.data.val == config.data.test:
+        raise DataError(f"{path} was validated on its test set, and a temperature fitted there would flatter: "
+                        f"{train_again}")  # fmt: skip
+    if request.data is not None:
+        raise ConfigError("--calibration is of the run's own data: leave out --data")
+    if request.checkpoint not in {None, run.tested}:
+        raise ConfigError("--calibration is of the weights that the run tested: leave out --checkpoint")
+
+
+def _calibration(
+    run: Run, predictions: Predictions, held_out: Predictions | None, changes: Sequence[str]
+) -> Calibration:
+    if changes:
+        raise DataError(f"{run.path} cannot be calibrated: {'; '.join(changes)}")
+    if held_out is None:
+        raise DataError(f"{run.path} cannot be calibrated: its validation set is empty")
+    val, test = ((each.logits.numpy(), each.labels.numpy()) for each in (held_out, predictions))
+    try:
+        return calibrate(val, test, weights=file_digest(run.checkpoint(run.tested)))
+    except DataError as error:
+        raise DataError(f"{run.path} cannot be calibrated: {error}") from error
+
+
+def _notes_on_temperature(calibration: Calibration) -> list[str]:
+    """Notes on a temperature that the validation images hardly determine."""
+    notes = []
+    if calibration.num_val < FEW:
+        notes.append(f"{calibration.num_val} validation images are few: the temperature is a rough estimate")
+    if calibration.temperature <= LOWEST * SLACK or calibration.temperature >= HIGHEST / SLACK:
+        notes.append(f"the temperature is at the end of its range {LOWEST:g} to {HIGHEST:g}, as where every validation "
+                     "image is right")  # fmt: skip
+    return notes
 
 
 def _score(
     run: Run, config: DictConfig, classifier: Classifier, data: ImageDataModule, *, own: bool
-) -> tuple[dict[str, Any], Predictions]:
-    """Metrics of val (only for the run's own data) and test, as the run computes them, and the test predictions."""
+) -> tuple[dict[str, Any], Predictions, Predictions | None]:
+    """Metrics of val (only for the run's own data) and test, as the run computes them, and the predictions of both.
+
+    Returns the metrics, the predictions on test, and those on val.
+    """
     device = _device(run)
     limits = config.trainer if own else {"limit_val_batches": 1.0, "limit_test_batches": 1.0}
     metrics: dict[str, Any] = {"val": None}
+    held_out = None
     with _quiet_lightning():
         if own and data.has_validation:
             held_out = predict(classifier, data, "val", device=device, limit=limits["limit_val_batches"])
             metrics["val"] = _bounded_score(held_out, classifier, data)
         predictions = predict(classifier, data, "test", device=device, limit=limits["limit_test_batches"])
         metrics["test"] = _bounded_score(predictions, classifier, data)
-    return metrics, predictions
+    return metrics, predictions, held_out
 
 
 def _bounded_score(predictions: Predictions, classifier: Classifier, data: ImageDataModule) -> dict[str, Any]:

@@ -13,11 +13,13 @@ MAX_ENTRIES = 1_000_000
 # Names that fmx writes in a run or sweep directory, temporary ones included.
 WRITTEN = re.compile(
     r"\d+|\.hydra|\.lock|checkpoints|conf|figures|jobs|searchers|tensorboard|multirun\.yaml|predictions\.npz|report\.txt"
-    r"|run\.log|study\.(journal|lock)|(history|steps)\.csv|(run|metrics|sweep|search)\.json(\.tmp)?"
+    r"|run\.log|study\.(journal|lock)|(history|steps)\.csv"
+    r"|(run|metrics|calibration|ensemble|sweep|search)\.json(\.tmp)?"
     r"|\.?(leaderboard|search|conf)\..*"
 )
 FILES = re.compile(
-    r"predictions\.npz|report\.txt|run\.log|(history|steps|leaderboard)\.csv|(run|metrics|sweep|search)\.json"
+    r"predictions\.npz|report\.txt|run\.log|(history|steps|leaderboard)\.csv"
+    r"|(run|metrics|calibration|ensemble|sweep|search)\.json"
     r"|(leaderboard|search)\.(md|html)"
 )
 FOLDERS = {".hydra", "checkpoints", "figures", "tensorboard"}

@@ -28,7 +28,7 @@ CURVES = {
 }
 MAX_DRAWN = 16  # configurations: beyond, neither colours nor lines can be distinguished
 MAX_LABEL = 44  # characters of a label that charts show in full
-PICTURES = {"confusion_matrix": "Confusion matrix", "mistakes": "Mistakes"}
+PICTURES = {"confusion_matrix": "Confusion matrix", "mistakes": "Mistakes", "reliability": "Reliability"}
 PNG = b"\x89PNG\r\n\x1a\n"
 MAX_PICTURE = 8_000_000  # bytes
 MAX_HISTORY = 20_000_000

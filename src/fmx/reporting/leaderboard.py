@@ -42,6 +42,8 @@ class Row:
     val_accuracy: Spread | None
     test_accuracy: Spread
     test_macro_f1: Spread | None
+    test_ece: Spread | None  # None unless it was measured of every run
+    calibrated_test_ece: Spread | None
     params: int | None
     train_seconds: Spread | None
     on_test: bool
@@ -181,6 +183,8 @@ def _row(runs: Sequence[Outcome], columns: Sequence[Column]) -> Row:
         val_accuracy=_val_accuracy(runs),
         test_accuracy=share(_values(runs, "test_accuracy"), _num_tested(first), folds=_num_folds(runs)),  # type: ignore[arg-type]
         test_macro_f1=_share(_values(runs, "test_macro_f1"), None, folds=_num_folds(runs)),
+        test_ece=_spread(_values(runs, "test_ece")),
+        calibrated_test_ece=_spread(_values(runs, "calibrated_test_ece")),
         params=first.params,
         train_seconds=_spread([run.train_seconds for run in runs]),
         on_test=any(run.on_test for run in runs),

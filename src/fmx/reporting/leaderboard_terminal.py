@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from fmx.process.table import fits, print_lines, print_table
 from fmx.reporting.leaderboard import Leaderboard
-from fmx.reporting.leaderboard_text import ACCURACIES, cells, headings, is_word, notes, unfinished_table
+from fmx.reporting.leaderboard_text import ACCURACIES, cells, headings, is_calibrated, is_word, notes, unfinished_table
 from fmx.reporting.outcomes import Unfinished
 
 __all__ = ["print_leaderboard"]
@@ -48,7 +48,7 @@ def _narrow(board: Leaderboard, rows: Sequence[Sequence[str]]) -> tuple[list[str
     labels = [row.label + (f" (mixed: {', '.join(row.mixed)})" if row.mixed else "") for row in board.rows]
     names = ["", "val accuracy %", "interval of val", "test accuracy %", "interval of test", "n", *heads[before:]]
     kept = list(range(len(heads)))
-    lost = []
+    lost = headings(board)[after + 3 : after + 5] if is_calibrated(board) else []
     for place in (each % len(heads) for each in DROP_ORDER):
         if fits([*(heads[at] for at in kept), "x" * LABEL_WIDTH], [[row[at] for at in kept] + [""] for row in numbers]):
             break

@@ -20,6 +20,7 @@ __all__ = [
     "Cell",
     "cells",
     "headings",
+    "is_calibrated",
     "is_word",
     "notes",
     "to_csv",
@@ -30,9 +31,14 @@ __all__ = [
 
 ACCURACIES = ["val accuracy %", "95 % interval", "test accuracy %", "95 % interval", "n"]
 REST = ["macro-F1 %", "params", "train s"]
+CALIBRATION = ["ECE %", "ECE % calibrated"]
 MIXED = "mixed"
 MAX_LISTED = 20  # missing folds
 ON_TEST, ONE_MODEL, NOTHING = "†", "ʷ", "–"
+ON_CALIBRATION = (
+    "ECE: the expected calibration error of the test set in 15 bins, as trained and with the temperature that was "
+    f"fitted on validation images (fmx evaluate --calibration); {NOTHING} where not all seeds have one."
+)
 
 
 class Cell(NamedTuple):
@@ -44,19 +50,32 @@ class Cell(NamedTuple):
 
 def headings(board: Leaderboard) -> list[str]:
     """The column headings of every table for people."""
-    return ["", *ACCURACIES, *(column.name for column in board.columns), *REST, *([MIXED] if _is_mixed(board) else [])]
+    rest = [*REST, *(CALIBRATION if is_calibrated(board) else [])]
+    return ["", *ACCURACIES, *(column.name for column in board.columns), *rest, *([MIXED] if _is_mixed(board) else [])]
 
 
 def is_word(board: Leaderboard, position: int) -> bool:
     """Whether a column of `headings` holds words, which are left-aligned, rather than numbers."""
     first = 1 + len(ACCURACIES)
-    return first <= position < first + len(board.columns) or position == first + len(board.columns) + len(REST)
+    return first <= position < first + len(board.columns) or headings(board)[position] == MIXED
 
 
 def cells(board: Leaderboard) -> list[list[Cell]]:
     """The rows of every table for people, with one cell for each of `headings`."""
-    mixed = _is_mixed(board)
-    return [[*_cells(row), *([Cell(", ".join(row.mixed))] if mixed else [])] for row in board.rows]
+    mixed, calibrated = _is_mixed(board), is_calibrated(board)
+    return [
+        [
+            *_cells(row),
+            *([_mean(row.test_ece, 100, 2), _mean(row.calibrated_test_ece, 100, 2)] if calibrated else []),
+            *([Cell(", ".join(row.mixed))] if mixed else []),
+        ]
+        for row in board.rows
+    ]
+
+
+def is_calibrated(board: Leaderboard) -> bool:
+    """Whether a table has columns of calibration: whether it was measured of every run of a row."""
+    return any(row.test_ece for row in board.rows)
 
 
 def _is_mixed(board: Leaderboard) -> bool:
@@ -93,6 +112,7 @@ def notes(board: Leaderboard) -> list[str]:
         lines.append("Configurations without a validation accuracy have no rank and come last.")
     if len(board.data) > 1:
         lines.append("Each data set has a ranking of its own.")
+    lines += [ON_CALIBRATION] if is_calibrated(board) else []
     lines += _environment_notes(board)
     if board.unfinished:
         counts = Counter(other.status for other in board.unfinished)
@@ -177,6 +197,8 @@ def to_csv(board: Leaderboard) -> str:
     """One line per configuration with full precision, accuracies in 0..1, and one per run without metrics."""
     keys = [column.key for column in board.columns]
     spreads = ["val_accuracy", "test_accuracy", "test_macro_f1"]
+    if is_calibrated(board):
+        spreads += ["test_ece", "calibrated_test_ece"]
     metrics = [f"{name}_{part}" for name in spreads for part in ("mean", "std", "low", "high")]
     tail = [
         "test_accuracy_interval",

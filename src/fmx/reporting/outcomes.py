@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fmx.errors import DataError
+from fmx.runs.calibration import read_calibration
 from fmx.runs.run_dir import FINISHED, Run, instant, open_run
 from fmx.runs.settings import Settings, read_settings, show
 
@@ -57,6 +58,8 @@ class Outcome:
 
     num_val: int | None  # images that the validation accuracy is of
     environment: Mapping[str, str]  # commit, versions, device, precision, …
+    test_ece: float | None  # expected calibration errors, None where they were not measured
+    calibrated_test_ece: float | None
 
     @property
     def replicate(self) -> str:
@@ -178,6 +181,10 @@ def _settings_if_any(run_dir: Path) -> Settings | None:
 def outcome(run: Run, name: str) -> Outcome:
     """The metrics of a completed run; DataError if a file lacks one, or has an invalid one."""
     metrics, data, timing = run.metrics, run.recorded(dict, "data"), run.recorded(dict, "timing")
+    calibration = read_calibration(run.path)
+    ece, calibrated_ece = (
+        None if calibration is None else calibration.parts["test"][state].ece for state in ("trained", "calibrated")
+    )
     test, val, settings = metrics.get("test"), metrics.get("val"), read_settings(run.path)
     accuracy = _share(test, "accuracy", run) if isinstance(test, dict) else None
     if accuracy is None:
@@ -198,6 +205,8 @@ def outcome(run: Run, name: str) -> Outcome:
         started=show(run.record.get("started")),
         num_val=_num_validated(run, data),
         environment=_environment(run, has_folds=settings.fold is not None),
+        test_ece=ece,
+        calibrated_test_ece=calibrated_ece,
     )
 
 

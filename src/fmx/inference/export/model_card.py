@@ -12,6 +12,7 @@ from fmx.data.picture import MODES, RESIZES
 from fmx.inference.export.signature import Signature
 from fmx.process.table import printable
 from fmx.process.version import __version__
+from fmx.runs.calibration import Calibration
 from fmx.runs.command_again import command_again
 from fmx.runs.run_dir import Run
 
@@ -78,18 +79,21 @@ def model_card(
     num_params: int,
     checkpoint: str,
     agreement: str,
+    calibration: Calibration | None,
     command: str,
 ) -> str:
     """Return the Markdown page of an exported file.
 
     form: onnx, pt2, torchscript or state_dict; network: the part of the configuration that it is built from;
-    agreement: the result of the parity check; command: the one that wrote the file.
+    agreement: the result of the parity check; calibration: whose temperature the file holds, if any; command: the one
+    that wrote the file.
     """
     facts = {
         "run": _code(run.path.name),
         "parameters": f"{num_params:,}",
         "checkpoint": _code(checkpoint),
         **_metrics(run, checkpoint),
+        **_calibration(calibration),
         "data": f"{_text(signature.data)}, fingerprint {_code(run.recorded(str, 'data', 'fingerprint'))}",
         "agreement": _text(agreement),
         "trained by": _code(command_again(run)),
@@ -108,12 +112,13 @@ def model_card(
         predict=_code(f"{printed_command('fmx', 'predict', file)} IMAGE…"),
         network=printable(network).replace("`", "'"),
     )
+    divided = "" if calibration is None else ", divided by the temperature"
     return "\n".join([
         f"# {_text(signature.model)}, trained on {_text(signature.data)}\n",
         "| | |\n|---|---|",
         *(f"| {name} | {value} |" for name, value in facts.items()),
         f"\n## Input\n\n{_input(signature, shape)}{'' if form == 'state_dict' else REFUSED}",
-        f"\n## Output\n\nLogits float32 (N, {len(signature.class_names)}); their softmax are probabilities.\n",
+        f"\n## Output\n\nLogits float32 (N, {len(signature.class_names)}){divided}; their softmax are probabilities.\n",
         "| | class |\n|---|---|",
         *(f"| {label} | {_text(name)} |" for label, name in enumerate(signature.class_names)),
         f"\n## Use\n\n{use}",
@@ -143,6 +148,17 @@ def _metrics(run: Run, checkpoint: str) -> dict[str, str]:
             lines[name] = f"{100 * accuracy:.2f} %"
     how = chosen.get(str(metrics.get("selected_on")), "in a way that is not recorded")
     return lines | {"checkpoint chosen": how}
+
+
+def _calibration(calibration: Calibration | None) -> dict[str, str]:
+    """The temperature, and the expected calibration error on the test set before and with it."""
+    if calibration is None:
+        return {}
+    before, after = (calibration.parts["test"][state].ece for state in ("trained", "calibrated"))
+    return {
+        "temperature": f"{calibration.temperature:.4g}, fitted on {calibration.num_val:,} validation images",
+        "calibration error": f"ECE {100 * after:.2f} % on the test set; {100 * before:.2f} % without the temperature",
+    }
 
 
 def _input(signature: Signature, shape: str) -> str:

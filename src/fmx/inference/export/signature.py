@@ -39,6 +39,7 @@ class Signature:
     (inside: it takes pixels as the data set has them) or its caller does. `fit` and `light_on_dark` say how the
     training pictures looked: how they were brought to the image's size, and whether they show light objects on a dark
     ground. dtype and value_range are of the pixels: uint8 from 0 to 255, or float32 from black to white.
+    temperature: what the model divides its logits by; 1 unless it is calibrated.
     """
 
     model: str
@@ -52,8 +53,9 @@ class Signature:
     normalize: Where
     fit: Resize
     light_on_dark: bool
-    dtype: Literal["uint8", "float32"] = "uint8"  # files of earlier versions do not have the last two
+    dtype: Literal["uint8", "float32"] = "uint8"  # files of earlier versions lack what follows
     value_range: list[float] = field(default_factory=lambda: [*BYTES])
+    temperature: float = 1.0
 
     @property
     def input_dtype(self) -> str:
@@ -140,6 +142,8 @@ class Signature:
             and self.dtype in {"uint8", "float32"}
             and _is_range(self.value_range)
             and (self.dtype == "float32" or self.value_range == BYTES)
+            and isinstance(self.temperature, float)
+            and 0 < self.temperature < inf
         )
 
 
