@@ -79,8 +79,8 @@ def model_card(
     num_params: int,
     checkpoint: str,
     agreement: str,
-    calibration: Calibration | None,
     command: str,
+    calibration: Calibration | None = None,
 ) -> str:
     """Return the Markdown page of an exported file.
 
