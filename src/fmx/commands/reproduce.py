@@ -219,7 +219,9 @@ def _history_differences(first: "Run", second: "Run") -> Iterator[str]:
         was, now = (
             each.drop(columns="lr", errors="ignore") for each in (was, now)
         )  # earlier formats recorded the next step's lr
-    if was.shape != now.shape:
+    if differing := sorted({*was.columns} ^ {*now.columns}):
+        yield f"history.csv: only one of the two has {', '.join(differing)}"
+    elif was.shape != now.shape:
         yield f"history.csv: {len(was)} rows were {len(now)} now"
     elif not was.equals(now):
         changed = [column for column in was if not was[column].equals(now[column])]

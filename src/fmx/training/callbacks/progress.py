@@ -94,7 +94,8 @@ class Progress(Checkpoint):
     def _log_row(self, trainer: Trainer) -> None:
         if not trainer.is_global_zero:
             return
-        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        shown = [f"{part}/{name}" for part in ("train", "val") for name in ("loss", "accuracy")]
+        metrics = {key: float(value) for key in shown if (value := trainer.callback_metrics.get(key)) is not None}
         parts = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {trainer.global_step}"]
         self._metrics = {
             part: f"{part} loss {metrics[f'{part}/loss']:.4f} acc {metrics[f'{part}/accuracy']:.2%}"
