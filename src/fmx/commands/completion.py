@@ -19,6 +19,8 @@ COMPLETION = {"--shell-completion", "-sc"}
 ONE_LINE = {"bash", "zsh"}  # shells that read all candidates from one line
 VALUES = {"--cfg": ["job", "hydra", "all"], "-c": ["job", "hydra", "all"], "--info": INFO_CHOICES, "-i": INFO_CHOICES}
 FOLDERS = ["outputs/runs", "outputs/sweeps"]
+# Keys whose value is a run directory, with other values to offer.
+OF_RUNS: dict[str, list[str]] = {"resume": ["resume=auto"], "init": []}
 NEWEST = 20  # number of run directories offered
 
 
@@ -77,9 +79,10 @@ def _candidates(  # noqa: PLR0911 - one return per case
         return _files(word) if files else [], None
     if word.startswith("-"):
         return [*options(), *OWN_OPTIONS], None
-    if word.startswith("resume="):
-        folders = _folders(word.removeprefix("resume="), ["outputs/runs"], files=files)
-        return ["resume=auto", *(f"resume={each}" for each in folders)], None
+    key, is_value, value = word.partition("=")
+    if is_value and key in OF_RUNS:
+        folders = _folders(value, ["outputs/runs"], files=files)
+        return [*OF_RUNS[key], *(f"{key}={each}" for each in folders)], None
     return first, _hydra_arguments(typed)
 
 

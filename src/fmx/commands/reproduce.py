@@ -73,10 +73,12 @@ def reproduce(path: str, folder: Path | None, allow: list[str], *, root: str | N
 
     from fmx.config.from_environment import check_resolved
     from fmx.config.frozen import freeze
-    from fmx.config.quoting import quoted
+    from fmx.config.quoting import escape_interpolations, quoted
+    from fmx.config.renamed_targets import with_later_keys
     from fmx.config.trust import check_paths, check_processes
     from fmx.process.table import printable
     from fmx.runs.composition import stamp
+    from fmx.runs.launch_folder import launched_in
     from fmx.runs.run_dir import open_run
     from fmx.runs.trusted_config import trusted_config
 
@@ -91,6 +93,9 @@ def reproduce(path: str, folder: Path | None, allow: list[str], *, root: str | N
     check_paths(config, first.path)
     check_processes(config, first.path)
     _check_results(first, config)
+    config = with_later_keys(config)
+    if config.init is not None:
+        config.init = escape_interpolations(launched_in(first.path, config.init))
     with tempfile.TemporaryDirectory() as frozen:
         arguments = freeze(config, Path(frozen), **_recorded_origin(first))
         # The configuration of a resumed run has resume=RUN; the second run starts from scratch.
@@ -176,7 +181,7 @@ def config_edits(run: "Run") -> Iterator[str]:
 
 def environment_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:
     """Differences between two records: commit, versions, data, device, initial weights file."""
-    for part in ("git", "versions", "data", "device", "weights"):
+    for part in ("git", "versions", "data", "device", "weights", "init"):
         before, after = _mapping(first, part), _mapping(second, part)
         for key in sorted({*before, *after}):
             if before.get(key) != after.get(key):

@@ -11,6 +11,7 @@ from fmx.config.conf_dir import CONF_DIR
 from fmx.config.hydra_errors import likely_keys
 from fmx.config.layout import GROUPS, MODEL_KEYS, REPORTED, ROOT_KEYS
 from fmx.config.quoting import as_typed, escape_interpolations
+from fmx.config.renamed_targets import LATER_ROOT_KEYS
 from fmx.config.rules import check_values
 from fmx.config.validation import FOLD, OWN, validation_of
 from fmx.errors import ConfigError
@@ -66,6 +67,14 @@ def _check_ineffective(resolved: Mapping[str, Any], typed: Sequence[str]) -> Non
             f"'+trainer.profiler={{_target_:pytorch_lightning.profilers.{profiler.capitalize()}Profiler,"
             "dirpath:${run_dir},filename:profile}'"
         )
+    init, net = resolved.get("init"), resolved["model"]["net"]
+    if init is not None and net.get("weights") is not None:
+        raise ConfigError(
+            f"model.net.weights={net['weights']} would be without effect: init={init} says where the weights start; "
+            "leave one of the two out"
+        )
+    if init is None and resolved.get("init_strict"):
+        raise ConfigError("init_strict=true would be without effect: init=RUN or init=FILE names the weights")
     _check_own_validation(data, typed)
     _check_folds(data, typed)
     if data.get("shuffle") is False and data.get("sampler") != "uniform":
@@ -171,7 +180,7 @@ def _check_root(config: Mapping[str, Any]) -> None:
     if config.get("run_dir", RUN_DIR) != RUN_DIR:
         raise ConfigError("run_dir follows hydra.run.dir: type hydra.run.dir=DIR (in a sweep, hydra.sweep.dir=DIR)")
     for key in ROOT_KEYS:
-        if key not in config and key not in {"sweep", "vars"}:
+        if key not in config and key not in {"sweep", "vars", *LATER_ROOT_KEYS}:
             raise ConfigError(f"the configuration lacks {key!r}, which no run can do without")
         if key in GROUPS and not isinstance(config[key], dict):
             raise ConfigError(f"{key} must be a mapping, as in conf/{key}/*.yaml, got {config[key]!r}")

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["later_keys", "present_name", "with_first_names", "with_present_names"]
+from omegaconf import DictConfig, open_dict
+
+__all__ = ["LATER_ROOT_KEYS", "later_keys", "present_name", "with_first_names", "with_later_keys", "with_present_names"]
 
 # Old name: present name, of a module with all its contents or of one object; the longest match counts.
 MOVED = {
@@ -26,6 +28,8 @@ FIRST_NAMES = {"fmx.training.callbacks.ema.EMA": "pytorch_lightning.callbacks.EM
 BACK = {new: old for old, new in MOVED.items()}
 # Keys of `data` that earlier versions lacked, with the values that mean what these did.
 LATER_KEYS = {"folds": None, "fold": None, "sampler": "uniform", "value_range": "auto", "val": None}
+# Root keys that earlier versions lacked, likewise.
+LATER_ROOT_KEYS: Mapping[str, Any] = {"init": None, "init_strict": False}
 DATA_MODULE = "fmx.data.module.ImageDataModule"
 
 
@@ -39,24 +43,36 @@ def later_keys(target: object) -> Mapping[str, Any]:
     return LATER_KEYS if target == DATA_MODULE else {}
 
 
+def with_later_keys(config: DictConfig) -> DictConfig:
+    """A composed configuration with the root keys that it lacks, as one whose main file is a user's own may."""
+    completed = config.copy()
+    with open_dict(completed):
+        for key, value in LATER_ROOT_KEYS.items():
+            if key not in completed:
+                completed[key] = value
+    return completed
+
+
 def with_present_names(node: Any) -> Any:
-    """A plain configuration with every target renamed to its present name, and the keys of `data` that it lacks."""
+    """A plain configuration with every target renamed to its present name, and the later keys that it lacks."""
     renamed = _with_names(node, present_name)
     data = renamed.get("data") if isinstance(renamed, dict) else None
     if isinstance(data, dict):
         later = later_keys(data.get("_target_"))
         renamed["data"] = {**data, **{key: value for key, value in later.items() if key not in data}}
+        renamed |= {key: value for key, value in LATER_ROOT_KEYS.items() if key not in renamed}
     return renamed
 
 
 def with_first_names(node: Any) -> Any:
     """A plain configuration with the first names of all targets, so that runs of all versions compare equal.
 
-    Later keys of `data` are left out where they mean what earlier versions did.
+    Later keys are left out where they mean what earlier versions did.
     """
     renamed = _with_names(node, lambda target: FIRST_NAMES.get(target) or _replaced(target, BACK))
     if isinstance(renamed, dict) and isinstance(data := renamed.get("data"), dict):
         renamed["data"] = {k: v for k, v in data.items() if k not in LATER_KEYS or v != LATER_KEYS[k]}
+        renamed = {k: v for k, v in renamed.items() if k not in LATER_ROOT_KEYS or v != LATER_ROOT_KEYS[k]}
     return renamed
 
 

@@ -75,6 +75,10 @@ def _share_or_count(value: Any) -> bool:
     return whole(1).holds(value) or (isinstance(value, float) and 0 < value <= 1)
 
 
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
 def is_number_list(value: Any) -> bool:
     """Whether a value is a list of at least one finite number."""
     return isinstance(value, list) and len(value) > 0 and all(map(_is_number, value))
@@ -119,6 +123,8 @@ RULES: Mapping[str, Rule] = {
     "seed": whole(0, 2**32 - 1),  # NumPy takes no larger one
     "select": one_of("best", "last"),
     "resume": Rule("null, auto or a run directory", lambda value: value is None or isinstance(value, str)),
+    "init": Rule("null, a run directory or a file of weights", lambda value: value is None or _is_path(value)),
+    "init_strict": FLAG,
     "sweep.keep_checkpoints": whole(0, or_none=True),
     "memory_format": one_of("channels_last", "contiguous"),
     "data.root": Rule(

@@ -13,14 +13,14 @@ from fmx.errors import DataError, first_line
 from fmx.models.tensor_file import is_safetensors, read_tensors
 from fmx.models.torchvision_net import adapt_kernel
 
-__all__ = ["Fit", "load_weights_file"]
+__all__ = ["Fit", "load_weights_file", "read_state"]
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 # Keys under which training scripts save a state dict besides other things. The first key found counts, or the only
 # state dict under any key.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "model_ema", "ema")
 MANY = 3  # names of each kind that an error lists
-REMEDY = "write one with torch.save(model.state_dict(), FILE), or use model.net.weights=null"
+REMEDY = "write one with torch.save(model.state_dict(), FILE), or use"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def load_weights_file(net: nn.Module, path: Path, architecture: str, *, first: s
     DataError: the file cannot be read, or belongs to another architecture than `architecture`.
     """
     own = net.state_dict()
-    state = _network_part(_read_state(path), first_key=next(iter(own)))
+    state = _network_part(read_state(path, without="model.net.weights=null"), first_key=next(iter(own)))
 
     channels = _adapt_first(state, own, first)
     sizes = [
@@ -80,20 +80,26 @@ def _adapt_first(state: dict[str, Tensor], own: Mapping[str, Tensor], first: str
     return kernel.shape[1]
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path, *, without: str) -> dict[str, Tensor]:
+    """The tensors of a state dict in a file of torch.save or safetensors, which may hold other values beside it.
+
+    without: what to type to do without a file. DataError: the file cannot be read, or holds no state dict of finite
+    numbers.
+    """
+    remedy = f"{REMEDY} {without}"
     try:
         content = _read_safetensors(path) or read_tensors(path, old_format=True)
     except DataError as error:
-        raise DataError(f"{error}; {REMEDY}") from error
+        raise DataError(f"{error}; {remedy}") from error
     if not _is_state(content) and isinstance(content, dict):
         named = [content[key] for key in WRAPPERS if _is_state(content.get(key))]
         found = named or [value for value in content.values() if _is_state(value)]
         content = found[0] if named or len(found) == 1 else None
     if not _is_state(content):
-        raise DataError(f"{path} holds no state dict; {REMEDY}")
+        raise DataError(f"{path} holds no state dict; {remedy}")
     for name, tensor in content.items():
         if not tensor.isfinite().all():
-            raise DataError(f"{path} holds weights that are not finite, in {name[:120]}: training diverged; {REMEDY}")
+            raise DataError(f"{path} holds weights that are not finite, in {name[:120]}: training diverged; {remedy}")
     return dict(content)
 
 

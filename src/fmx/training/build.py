@@ -20,6 +20,7 @@ from fmx.compat import full_key
 from fmx.config.from_environment import to_stored
 from fmx.config.image_size import height_and_width
 from fmx.config.quoting import escape_interpolations
+from fmx.config.renamed_targets import with_later_keys
 from fmx.config.targets import keys_of_fmx, locate
 from fmx.config.validation import FOLD, OWN, validation_of
 from fmx.data.module import ImageDataModule, Part
@@ -36,6 +37,7 @@ from fmx.training.cluster_environment import cluster_environment
 from fmx.training.end_check import check_end
 from fmx.training.first_batch import check_first_batch
 from fmx.training.hardware import describe_device, resolve_precision
+from fmx.training.initial_weights import start_from
 from fmx.training.loggers import NUMBERED, versions
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "build_augmentation",
     "build_classifier",
     "build_data",
+    "has_checkpoint",
     "is_beyond_meta",
     "make_data",
     "meta_network",
@@ -77,8 +80,11 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
 
     Raises ConfigError for values that do not fit together, DataError for data that is missing or damaged.
     """
+    cfg = with_later_keys(cfg)
     seed_everything(cfg.seed, workers=True, verbose=False)
     classifier = build_classifier(cfg)
+    begins = cfg.resume is None or not has_checkpoint(record.run_dir)
+    initial = start_from(classifier.net, cfg.init, strict=cfg.init_strict) if begins and cfg.init is not None else None
     with record.timed("data_s"):
         data = build_data(cfg)
     loggers = _loggers(cfg, record)
@@ -104,6 +110,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
         data=described | ({"class_counts": counts} if data.num_classes <= MAX_COUNTED else {}),
         params=sum(p.numel() for p in classifier.net.parameters()),
         logger_versions=versions(loggers) if record.writes else {},
+        **({} if initial is None else {"init": initial}),
     )
     if record.writes:
         check_first_batch(data)
@@ -117,7 +124,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     _log_classes(counts, data.class_names)
     _warn_of_two_corrections(cfg, classifier.loss)
     _log_processes(record, cfg.trainer)
-    if cfg.resume is None or not _has_checkpoint(record.run_dir):
+    if begins and initial is None:
         _log_origin(record, classifier.net)
     stored = to_stored(cfg)
     return Experiment(
@@ -241,12 +248,13 @@ def network_node(cfg: DictConfig, earlier: Path | None) -> dict[str, Any]:
     earlier: the folder of the run that is resumed, if any.
     """
     node: Any = OmegaConf.to_container(cfg.model.net, resolve=True)
-    if node.get("weights") is not None and _has_checkpoint(earlier) and _loads_weights(node.get("_target_")):
+    if node.get("weights") is not None and has_checkpoint(earlier) and _loads_weights(node.get("_target_")):
         node["weights"] = None
     return dict(node)
 
 
-def _has_checkpoint(earlier: Path | None) -> bool:
+def has_checkpoint(earlier: Path | None) -> bool:
+    """Whether training continues from a checkpoint. earlier: the folder of the run that is resumed, if any."""
     return earlier is not None and any((earlier / "checkpoints" / name).is_file() for name in (NEWEST, PREVIOUS))
 
 

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 
 from fmx.config.image_size import as_override, height_and_width
+from fmx.config.renamed_targets import with_later_keys
 from fmx.config.rules import is_number_list
 from fmx.config.suggest import nearest
 from fmx.config.targets import locate
@@ -27,10 +28,19 @@ from fmx.errors import ConfigError, FmxError, first_line
 from fmx.models.logits import logits_of
 from fmx.models.sizes import infer_output
 from fmx.process.memory_bound import SPARE_BYTES, at_most_bytes
-from fmx.training.build import build_augmentation, is_beyond_meta, make, meta_network, network_node, without_own_keys
+from fmx.training.build import (
+    build_augmentation,
+    has_checkpoint,
+    is_beyond_meta,
+    make,
+    meta_network,
+    network_node,
+    without_own_keys,
+)
 from fmx.training.callbacks.history import History
 from fmx.training.cluster_environment import cluster_environment
 from fmx.training.counts import update
+from fmx.training.initial_weights import check_initial_weights
 
 __all__ = ["check_data_class", "dry_run_parts"]
 
@@ -45,11 +55,14 @@ def dry_run_parts(config: DictConfig, *, earlier: Path | None = None, here: bool
     earlier: the folder of the run that is resumed, if any. here: whether the run will compute on this machine.
     bounded: raise DataError for parts that take more memory or time than any run needs.
     """
+    config = with_later_keys(config)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # Hydra sets it only later
     with warnings.catch_warnings(action="ignore"):  # the run itself repeats them
         _check_data(config.data)
         with at_most_bytes(SPARE_BYTES, "its parts") if bounded else nullcontext():
-            callbacks = _make_parts(config, earlier)
+            tensors, callbacks = _make_parts(config, earlier)
+        if config.init is not None and tensors is not None and not has_checkpoint(earlier):
+            check_initial_weights(tensors, config.init, strict=config.init_strict)
         known = here and config.trainer.precision != "auto"
         elsewhere = {} if here else {"accelerator": "cpu", "devices": 1}  # this machine may lack that one's devices
         _make_part(
@@ -64,9 +77,14 @@ def dry_run_parts(config: DictConfig, *, earlier: Path | None = None, here: bool
         )
 
 
-def _make_parts(config: DictConfig, earlier: Path | None) -> dict[str, Callback]:
-    """Make all parts but the data and the trainer, which may reserve any memory for a GPU; returns the callbacks."""
-    _check_network(network_node(config, earlier), config.model.name, config.data)
+def _make_parts(
+    config: DictConfig, earlier: Path | None
+) -> tuple[Mapping[str, torch.Tensor] | None, dict[str, Callback]]:
+    """Make all parts but the data and the trainer, which may reserve any memory for a GPU.
+
+    Returns the network's tensors on the meta device, None of a network that cannot be made there, and the callbacks.
+    """
+    tensors = _check_network(network_node(config, earlier), config.model.name, config.data)
     loss = _make_part("loss", config.loss, nn.Module)
     _check_augmentation(config, loss)
     metrics = {
@@ -78,7 +96,7 @@ def _make_parts(config: DictConfig, earlier: Path | None) -> dict[str, Callback]
         logged += ["val/loss", *(f"val/{name}" for name in _scalar_names(metrics, config.data.num_classes))]
     _check_callbacks(callbacks, logged, config.select)
     _check_optimization(config, logged)
-    return callbacks
+    return tensors, callbacks
 
 
 def _check_data(data: DictConfig) -> None:
@@ -158,26 +176,31 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def _check_network(node: Mapping[str, Any], name: str, data: DictConfig) -> None:
-    """Send one image's shape through the network; a file of weights is read and compared, but not loaded."""
+def _check_network(node: Mapping[str, Any], name: str, data: DictConfig) -> Mapping[str, torch.Tensor] | None:
+    """Send one image's shape through the network; a file of weights is read and compared, but not loaded.
+
+    Returns the network's tensors on the meta device, or None where it cannot be made there.
+    """
     plain: Any = OmegaConf.to_container(data, resolve=True)
     height, width = height_and_width(plain["image_size"])
     shape = (int(data.in_channels), height, width)
     squares = "" if height == width else f"; if the network takes squares alone, type {as_override(max(height, width))}"
     try:
-        output = infer_output(meta_network(node), shape)
+        net = meta_network(node)
+        tensors = net.state_dict()
+        output = infer_output(net, shape)
     except ConfigError as error:
         if isinstance(list(_causes(error))[-1], TypeError):  # such as image_size**2 of a list
             raise ConfigError(f"model={name}, with image_size={plain['image_size']}: {error}{squares}") from error
         raise
     except InstantiationException as error:
         if is_beyond_meta(error):
-            return
+            return None
         with _refusals("model.net", node):
             raise
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
         if is_beyond_meta(error):
-            return
+            return None
         raise ConfigError(
             f"model={name} cannot take images of shape {shape} (data.in_channels, height and width of "
             f"data.image_size): {first_line(error)}{squares}"
@@ -188,6 +211,7 @@ def _check_network(node: Mapping[str, Any], name: str, data: DictConfig) -> None
             f"model={name} must map one image to logits of shape {wanted}, a column for each of the "
             f"data.num_classes, but gives {given}"
         )
+    return tensors
 
 
 def _scalar_names(metrics: Mapping[str, Metric | MetricCollection], num_classes: int) -> Iterator[str]:
