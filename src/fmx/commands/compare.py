@@ -251,7 +251,7 @@ def _draw_grid(file: Path, a: "Side", b: "Side", *, force: bool, allow: Sequence
 
     run, predictions = a.runs[0], a.predictions[0]
     try:
-        data = restore_data(trusted_config(run.run, allow, root=root))
+        data = restore_data(trusted_config(run.run, allow, root=root, trains=False))
     except (FmxError, OmegaConfBaseException) as error:
         raise DataError(f"no grid was drawn, for the images are not at hand: {error}") from error
     if not data.has_fingerprint(run.data_fingerprint):

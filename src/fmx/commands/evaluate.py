@@ -26,8 +26,8 @@ expected calibration error (ECE) and a temperature that is fitted on the validat
 
 --data NAME scores the test set of another data group of the same shape and number of classes; the run's class
 names and normalisation stay. --set changes keys of the data, such as the folder that it has moved to. A run that
-cannot be scored is named and left out; the exit code is then 1. Trials that a search pruned are counted and left out,
-and do not change the exit code.
+cannot be scored is named and left out; the exit code is then 1, and also where figures differ from the run's own.
+Trials that a search pruned are counted and left out, and do not change the exit code.
 """
 EXAMPLES = """\
 examples:
@@ -84,7 +84,10 @@ def _arguments() -> argparse.Namespace:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Score the runs, print the results and write the files; returns 1 where a run could not be scored, else 0."""
+    """Score the runs, print the results and write the files.
+
+    Returns 1 where a run could not be scored, or its figures differ from those that it recorded, else 0.
+    """
     from fmx.runs.new_file import refuse_existing
     from fmx.runs.run_dir import find_runs
 
@@ -125,7 +128,7 @@ def evaluate(args: argparse.Namespace) -> int:
         _write_json(evaluations, args)
     if args.csv is not None:
         _write_csv(evaluations, args)
-    return 1 if refusals else 0
+    return 1 if refusals or any(evaluation.differs for evaluation in evaluations) else 0
 
 
 def _set_up_process() -> None:
@@ -167,6 +170,8 @@ def _print(evaluations: Sequence["Evaluation"]) -> None:
     if any(evaluation.validated_on_test for evaluation in evaluations):
         print(f"{ON_TEST} validated on the test set, which flatters")
     for evaluation in evaluations:
+        if evaluation.differs and len(evaluations) > 1:
+            print(printable(f"{evaluation.run}: {evaluation.verdict}"))
         for note in evaluation.notes:
             print(printable(f"note: {evaluation.run + ': ' if len(evaluations) > 1 else ''}{note}"))
 

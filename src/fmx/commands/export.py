@@ -115,7 +115,7 @@ def export(args: argparse.Namespace) -> None:
     from fmx.training.restore import restore_classifier
 
     run = open_run(args.run)
-    config = trusted_config(run, args.allow, root=args.root)
+    config = trusted_config(run, args.allow, root=args.root, trains=False)
     outside = args.normalise == "outside" or args.format == "state_dict"
     signature = signature_of(config, normalize="outside" if outside else "inside", record=run.record)
     file = args.out or Path(_file_name(signature) + SUFFIXES[args.format])

@@ -92,7 +92,10 @@ KINDS: Mapping[str, Kind] = {  # the longest matching prefix counts
     "logger": Kind(
         "loggers that write files alone",
         "pytorch_lightning.loggers.Logger",
-        ("pytorch_lightning.loggers.csv_logs", "pytorch_lightning.loggers.tensorboard"),
+        (
+            "pytorch_lightning.loggers.csv_logs", "pytorch_lightning.loggers.tensorboard",
+            "pytorch_lightning.loggers.mlflow", "pytorch_lightning.loggers.wandb",
+        ),
     ),
     "trainer": Kind("pytorch_lightning.Trainer", names=frozenset({"pytorch_lightning.Trainer"})),
     "trainer.strategy": Kind(
@@ -103,6 +106,12 @@ KINDS: Mapping[str, Kind] = {  # the longest matching prefix counts
     "data.test": SOURCES,
     "data.val": SOURCES,
 }  # fmt: skip
+
+
+TRACKERS = {"MLFlowLogger": "mlflow", "WandbLogger": "wandb"}  # the members of `logger` that these are
+LABELS = frozenset(
+    {"name", "run_name", "experiment_name", "group", "tags", "notes", "job_type", "project", "log_model"}
+)
 
 
 def check_trusted(config: Mapping[str, Any], source: Path, allow: Iterable[str] = ()) -> None:
@@ -117,6 +126,9 @@ def check_trusted(config: Mapping[str, Any], source: Path, allow: Iterable[str] 
         _check_name(place, name, source, allowed)
     for place, name in targets:
         _check_kind(place, str(name), source)
+    for place, node in target_nodes(config.get("logger"), "logger"):
+        if _package(node["_target_"]) not in allowed:
+            _check_tracker(place, node, source)
 
 
 def _check_name(place: str, name: object, source: Path, allowed: Iterable[str]) -> None:
@@ -145,6 +157,28 @@ def _check_kind(place: str, name: str, source: Path) -> None:
         raise DataError(f"{source}: {error}") from error
     if not _is_class(target, kind) and not (kind is NETWORKS and _is_torchvision_builder(target)):
         raise _misplaced(place, name, source, f"it takes {kind.what} of {', '.join(kind.modules)}")
+
+
+def _check_tracker(place: str, node: Mapping[str, Any], source: Path) -> None:
+    """DataError where a run of MLflow or W&B would go elsewhere than by the defaults of conf/logger/.
+
+    Another server, project or folder would get what the user has; a run's names and labels may differ.
+    """
+    group = TRACKERS.get(str(node["_target_"]).rpartition(".")[2])
+    if group is None:
+        return
+    from fmx.config.bounded_files import read_yaml
+    from fmx.config.conf_dir import CONF_DIR
+
+    usual = read_yaml(CONF_DIR / "logger" / f"{group}.yaml")[group]
+    for key in sorted({*usual, *node} - LABELS - {"_target_", "save_dir"}):
+        if node.get(key) != usual.get(key):
+            raise _misplaced(
+                f"{place}.{key}",
+                str(node["_target_"]),
+                source,
+                f"it takes loggers that write files alone, as logger={group} does, where {key} is {usual.get(key)!r}",
+            )
 
 
 def _misplaced(place: str, name: str, source: Path, reason: str) -> DataError:

@@ -256,6 +256,11 @@ class ImageDataModule(LightningDataModule):
         )
         return self._loader(self.predict_part, sampler, device=self._device(), resumable=False)
 
+    def test_dataloader(self) -> Loader:
+        """The same of the test set."""
+        self.predict_part = "test"
+        return self.predict_dataloader()
+
     def transfer_batch_to_device(
         self, batch: tuple[Tensor, Tensor], device: torch.device, dataloader_idx: int
     ) -> tuple[Tensor, Tensor]:

@@ -89,7 +89,7 @@ class Run(run_dir.Run):
         from fmx.inference.export.signature import signature_of
         from fmx.runs.trusted_config import trusted_config
 
-        return signature_of(trusted_config(self, self.allow), normalize="inside", record=self.record)
+        return signature_of(trusted_config(self, self.allow, trains=False), normalize="inside", record=self.record)
 
     def load_model(self, checkpoint: str | None = None, *, raw: bool = False) -> "nn.Module":
         """The trained network in eval mode on the CPU, which maps images to logits (N, K).
@@ -102,7 +102,9 @@ class Run(run_dir.Run):
         from fmx.runs.trusted_config import trusted_config
         from fmx.training.restore import restore_classifier
 
-        net = restore_classifier(trusted_config(self, self.allow), self.checkpoint(checkpoint or self.tested)).net
+        net = restore_classifier(
+            trusted_config(self, self.allow, trains=False), self.checkpoint(checkpoint or self.tested)
+        ).net
         return net if raw else ImageModel(self._signature, net).eval()
 
     def predict(

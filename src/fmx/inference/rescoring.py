@@ -33,6 +33,7 @@ FEW = 100  # validation images
 SLACK = 1.001  # of a temperature from the ends of its range
 SCORE_BYTES = 768 << 20
 SCORE_COPIES = 16  # of the logits, as probabilities and sorted, and in float64
+OTHER_METRICS = "metrics.json holds other metrics"
 IDENTICAL = "identical to metrics.json, to the last digit"
 
 
@@ -56,7 +57,8 @@ class Request:
 class Evaluation:
     """A run's new metrics (val and test, as in metrics.json), and how they compare with the recorded ones.
 
-    identical: None if there is nothing to compare with. validated_on_test: whether val's images are the test set's.
+    identical: None if there is nothing to compare with. differs: whether a figure that both have is another one now,
+    by as much as the verdict says. validated_on_test: whether val's images are the test set's.
     """
 
     run: str
@@ -68,12 +70,13 @@ class Evaluation:
     validated_on_test: bool
     notes: list[str] = field(default_factory=list)
     calibration: Calibration | None = None
+    differs: bool = False
 
 
 def reevaluate(path: Path, request: Request) -> Evaluation:
     """Evaluate a run; DataError if it, a checkpoint or the data is missing, damaged, or does not fit."""
     run = open_run(path)
-    config = trusted_config(run, request.allow)
+    config = trusted_config(run, request.allow, trains=False)
     if request.calibration:
         _check_can_calibrate(path, run, config, request)
     note = None
@@ -101,8 +104,22 @@ def reevaluate(path: Path, request: Request) -> Evaluation:
         calibration = _calibration(run, predictions, held_out, _changes_of_data(run, data))
         notes += _notes_on_temperature(calibration)
     return Evaluation(
-        str(path), config.data.name, checkpoint, metrics, identical, verdict, on_test, notes, calibration=calibration
+        str(path),
+        config.data.name,
+        checkpoint,
+        metrics,
+        identical,
+        verdict,
+        on_test,
+        notes,
+        calibration=calibration,
+        differs=identical is False and verdict != OTHER_METRICS and _asks_for_the_same(request),
     )
+
+
+def _asks_for_the_same(request: Request) -> bool:
+    """Whether no key of the data is another one than the run's, but for its folder."""
+    return all(change.key_or_group == "data.root" for change in request.changes)
 
 
 def _check_can_calibrate(path: Path, run: Run, config: DictConfig, request: Request) -> None:
@@ -199,9 +216,10 @@ def _compare(run: Run, metrics: Mapping[str, Any], predictions: Predictions) -> 
         return True, IDENTICAL
     before, now = dict(_numbers(recorded)), dict(_numbers(metrics))
     both = now.keys() & before.keys()
-    differences = {key: abs(now[key] - before[key]) for key in both if now[key] != before[key]}
+    # repr: NaN equals NaN.
+    differences = {key: abs(now[key] - before[key]) for key in both if repr(now[key]) != repr(before[key])}
     if not differences:
-        return False, "metrics.json holds other metrics"
+        return False, OTHER_METRICS
     key = max(differences, key=lambda k: differences[k])
     words = f"differs from metrics.json by up to {differences[key]:.2g} ({key})"
     then = Predictions.load(run.path / "predictions.npz")

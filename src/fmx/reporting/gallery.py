@@ -30,13 +30,14 @@ RGBA = 4  # channels of the PNG files
 
 
 class Gallery:
-    """Draws one run's figures, and writes each to its folder and to every TensorBoard logger."""
+    """Draws one run's figures, and writes each to its folder and to every logger that takes pictures."""
 
     def __init__(self, run_dir: Path, data: ImageDataModule, loggers: Iterable[Logger]) -> None:
         self.folder = run_dir / "figures"
         self.data = data
         self.names = drawable(data.class_names, data.english_names)
         self.writers = [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
+        self.files: dict[str, tuple[Path, int]] = {}  # of each figure, with its step
 
     def draw_samples(self) -> None:
         """Draw training images, and some as they are augmented, unless they are trained on as they are."""
@@ -66,6 +67,7 @@ class Gallery:
         figure.set_dpi(DPI)
         file = self.folder / f"{name}.png"
         figure.savefig(file, pil_kwargs={"compress_level": 1})  # slightly larger, much faster
+        self.files[name] = (file, step)
         width, height = canvas.get_width_height()
         image = Summary.Image(height=height, width=width, colorspace=RGBA, encoded_image_string=file.read_bytes())
         for writer in self.writers:  # add_figure would draw and encode everything again

@@ -1,11 +1,14 @@
 """Write the results of a finished run: predictions, metrics, classification report, figures, summary."""
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 from pytorch_lightning.loggers import TensorBoardLogger
 from sklearn.metrics import classification_report
 
+from fmx.errors import first_line
 from fmx.inference.scoring import Scores
 from fmx.reporting import tensorboard_views as views
 from fmx.reporting.gallery import Gallery
@@ -13,6 +16,7 @@ from fmx.runs.predictions import HELD_OUT, PREDICTIONS
 from fmx.runs.record import write_json
 from fmx.training.build import Experiment
 from fmx.training.hardware import peak_memory_mb
+from fmx.training.loggers import keep_checkpoint, show_picture
 
 __all__ = ["report"]
 
@@ -35,6 +39,7 @@ def report(experiment: Experiment, scores: Scores) -> float:
         gallery.draw_steps(pd.read_csv(steps))
     gallery.draw_results(history, step, scores.predictions)
     _fill_tensorboard(experiment, scores, gallery.names, step=step)
+    _tell_loggers(experiment, scores, gallery, step=step)
     experiment.record.update(peak_memory_mb=peak_memory_mb())
     test = metrics["test"]
     chosen = {
@@ -58,6 +63,34 @@ def _fill_tensorboard(experiment: Experiment, scores: Scores, class_names: list[
             views.show_embedding(logger, scores.predictions, experiment.data.pictures("test"), class_names, step=step)
             views.show_hparams(logger, experiment.hparams, scores.metrics)
             logger.finalize("success")
+
+
+def _tell_loggers(experiment: Experiment, scores: Scores, gallery: Gallery, *, step: int) -> None:
+    """Give every other logger the test figures, the pictures and the checkpoint; one that fails costs nothing else."""
+    best = experiment.record.contents["best"]
+    for logger in experiment.trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            continue
+        try:
+            logger.log_metrics(_figures(scores.metrics) | {"best/epoch": best["epoch"]}, step=step)
+            for name, (file, at) in gallery.files.items():
+                show_picture(logger, name, file, at)
+            keep_checkpoint(logger, experiment.run_dir / best["checkpoint"])
+            logger.finalize("success")
+        except Exception as error:  # noqa: BLE001 - of a user's class, or a server's client
+            what = f"{type(error).__name__}: {first_line(error)}"
+            log.warning(
+                "%s failed at the end of the run, which is complete without it (%s)", type(logger).__name__, what
+            )
+            experiment.record.update(end_error=what)
+
+
+def _figures(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The test figures as `test/NAME`, and those of the chosen checkpoint on validation as `best/NAME`."""
+    test, val = metrics["test"], metrics["val"] or {}
+    figures = {f"test/{name}": value for name, value in test.items()} | {f"best/{name}": val[name] for name in val}
+    figures |= {f"test/per_class/{label}": value for label, value in test["per_class"].items()}
+    return {name: value for name, value in figures.items() if isinstance(value, float)}
 
 
 def _write_report(experiment: Experiment, scores: Scores) -> None:

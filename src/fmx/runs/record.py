@@ -24,7 +24,7 @@ from fmx.config.frozen import relocated
 from fmx.config.printed_command import printed_command
 from fmx.config.quoting import as_typed, override
 from fmx.config.renamed_targets import with_first_names
-from fmx.errors import DataError, FmxError, Refusal
+from fmx.errors import DataError, FmxError, Refusal, first_line
 from fmx.process.distributed import is_first_process, num_processes
 from fmx.process.exits import Interrupted, Pruned, expected_error, interruption, plain_message
 from fmx.process.lock import exclusive
@@ -69,6 +69,7 @@ class Record:
         self.shared = shared
         self.contents: dict[str, Any] = {}
         self._is_written = False
+        self.at_end: list[tuple[str, Callable[[str], None]]] = []  # called with the status, by name
         self.variables: dict[str, str] = {}  # that the configuration reads; their values must not be written
 
     @property
@@ -135,6 +136,17 @@ class Record:
                 return error
             write_json(self.path, {**(self.contents if self.writes else stored), "status": status, "error": error})
         return error
+
+    def close(self) -> None:
+        """Tell those in `at_end` how the run ended; one that fails does not cost the run, and a line says so."""
+        while self.at_end:
+            name, close = self.at_end.pop()
+            try:
+                close(str(self.contents["status"]))
+            except Exception as error:  # noqa: BLE001 - of a user's class, or a server's client
+                what = f"{type(error).__name__}: {first_line(error)}"
+                log.warning("%s failed at the end of the run, which is complete without it (%s)", name, what)
+                self.update(end_error=what)
 
     def continue_from(self, earlier: Mapping[str, Any]) -> None:
         """Take over the record of an interrupted run, and append its start and end to `parts`."""
@@ -213,9 +225,18 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
     started: time.time() when the process began.
     """
     record = _start_record(cfg, started=started)
+    try:
+        with _recorded_end(record):
+            yield record
+    finally:
+        record.close()
+
+
+@contextmanager
+def _recorded_end(record: Record) -> Iterator[None]:
     run_dir = record.run_dir
     try:
-        yield record
+        yield
     except (Interrupted, KeyboardInterrupt):
         record.end("interrupted", None)
         log.warning("interrupted; %s continues it", printed_command(override("resume", run_dir)))

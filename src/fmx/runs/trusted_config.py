@@ -19,12 +19,22 @@ __all__ = ["PARTS", "checked_config", "trusted_config"]
 PARTS = ("model", "loss", "optim", "schedule", "metrics")
 
 
-def trusted_config(run: Run, allow: Iterable[str] = (), *, root: str | None = None) -> DictConfig:
+OF_TRAINING = ("callbacks", "logger")  # groups that only training makes
+
+
+def trusted_config(run: Run, allow: Iterable[str] = (), *, root: str | None = None, trains: bool = True) -> DictConfig:
     """The run's configuration, if each target in it is allowed in its place; DataError names the first that is not.
 
     allow: packages that the user trusts besides fmx (--allow mypkg). root: `data.root=DIR`, where its data lies now.
+    trains: False leaves callbacks and loggers out, which commands that use a trained network never make.
     """
-    config = checked_config(run.config, run, allow)
+    config = run.config
+    if not trains:
+        config = config.copy()
+        for group in OF_TRAINING:
+            if isinstance(config.get(group), DictConfig):
+                config[group] = {}
+    config = checked_config(config, run, allow)
     if root is not None:
         config.data = escape_interpolations(
             at_root(OmegaConf.to_container(config.data, resolve=True), parse_root(root))

@@ -3,12 +3,14 @@
 import hashlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -26,19 +28,19 @@ from fmx.config.validation import FOLD, OWN, validation_of
 from fmx.data.module import ImageDataModule, Part
 from fmx.data.per_image import Augmentation, augmentation
 from fmx.data.picture_dataset import PictureDataset
-from fmx.errors import ConfigError, FmxError
+from fmx.errors import ConfigError, FmxError, first_line
 from fmx.models.adapted_net import AdaptedNet
 from fmx.process.distributed import launcher_hint, num_processes
 from fmx.runs.checkpoint_files import NEWEST, PREVIOUS, CheckpointFiles
 from fmx.runs.record import Record
-from fmx.training.charts import with_shared_charts
+from fmx.runs.settings import flat
 from fmx.training.classifier import Classifier
 from fmx.training.cluster_environment import cluster_environment
 from fmx.training.end_check import check_end
 from fmx.training.first_batch import check_first_batch
 from fmx.training.hardware import describe_device, resolve_precision
 from fmx.training.initial_weights import start_from
-from fmx.training.loggers import NUMBERED, versions
+from fmx.training.loggers import NUMBERED, is_tracker, versions, with_own_class
 
 __all__ = [
     "Experiment",
@@ -72,6 +74,7 @@ class Experiment:
     seed: int
     resumes: bool  # whether to continue from the newest checkpoint in the run directory, if any
     hparams: dict[str, Any]  # the main settings, for tables
+    settings: dict[str, Any]  # all of them, by their keys
     yaml: str  # the configuration as text
 
 
@@ -85,9 +88,9 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     classifier = build_classifier(cfg)
     begins = cfg.resume is None or not has_checkpoint(record.run_dir)
     initial = start_from(classifier.net, cfg.init, strict=cfg.init_strict) if begins and cfg.init is not None else None
+    loggers = _loggers(cfg, record)
     with record.timed("data_s"):
         data = build_data(cfg)
-    loggers = _loggers(cfg, record)
     trainer = _trainer(cfg, classifier.net, [*loggers.values()])
     _check_test_batches(trainer, data)
     counts = data.class_counts()
@@ -137,6 +140,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
         seed=cfg.seed,
         resumes=cfg.resume is not None,
         hparams=_hparams(OmegaConf.create(escape_interpolations(stored)), record.contents["overrides"]),
+        settings=_settings(stored),
         yaml=OmegaConf.to_yaml(OmegaConf.create(stored)),
     )
 
@@ -290,14 +294,37 @@ def _loggers(cfg: DictConfig, record: Record) -> dict[str, Logger]:
     """The loggers by name; in a resumed run each keeps its folder."""
     recorded = record.contents.get("logger_versions")
     recorded = recorded if isinstance(recorded, dict) else {}
+    folder = Path(HydraConfig.get().runtime.cwd) if HydraConfig.initialized() else Path.cwd()
     loggers = {}
     for name, written in cfg.logger.items():
-        node = with_shared_charts(written)
-        logger = make(node)
-        if isinstance(logger, NUMBERED) and node.get("version") is None and name in recorded:
-            logger = make(node, version=recorded[name])
+        with _refused_logger(str(name), written):
+            node, extra = with_own_class(
+                written, record.run_dir, folder=folder, version=recorded.get(name), writes=record.writes
+            )
+            logger = make(node, **extra)
+            if isinstance(logger, NUMBERED) and node.get("version") is None and name in recorded:
+                logger = make(node, version=recorded[name])
+        if record.writes and is_tracker(logger):
+            record.at_end.append((f"logger.{name}", logger.close))
         loggers[str(name)] = logger
     return loggers
+
+
+@contextmanager
+def _refused_logger(name: str, node: DictConfig) -> Iterator[None]:
+    """Name the logger that cannot be made: a package may be missing, or a server not reachable."""
+    try:
+        yield
+    except FmxError:
+        raise
+    except Exception as error:
+        cause: BaseException = error
+        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise ConfigError(
+            f"logger.{name}: {node.get('_target_')} cannot be made ({type(cause).__name__}): {first_line(cause)}; "
+            f"~logger.{name} leaves it out"
+        ) from error
 
 
 def _trainer(cfg: DictConfig, net: nn.Module, loggers: list[Logger]) -> Trainer:
@@ -324,6 +351,14 @@ def _hparams(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
         "optim": cfg.optim._target_.rpartition(".")[2],
     }
     return hparams | {key: value for key in keys if (value := OmegaConf.select(cfg, key)) is not None}
+
+
+def _settings(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole configuration by its keys, such as `optim.lr`, but for places and loggers; lists are texts."""
+    of_run = {key: node for key, node in stored.items() if key not in {"logger", "resume", "run_dir", "sweep"}}
+    return {
+        key: value if isinstance(value, int | float | bool | str) else str(value) for key, value in flat(of_run).items()
+    }
 
 
 def _log_origin(record: Record, net: nn.Module) -> None:

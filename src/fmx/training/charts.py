@@ -6,13 +6,11 @@ from typing import Any
 
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger as Writer
 from lightning_fabric.utilities.rank_zero import rank_zero_only
-from omegaconf import DictConfig
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-__all__ = ["SharedCharts", "purge_events", "with_shared_charts"]
+__all__ = ["SharedCharts", "purge_events"]
 
-STOCK = "pytorch_lightning.loggers.TensorBoardLogger"
 PARTS = ("train", "val")
 STEPS = "steps/"  # metrics of single training steps
 
@@ -64,15 +62,3 @@ def purge_events(logger: TensorBoardLogger, step: int) -> None:
     """Write the event that makes TensorBoard discard points from a step on, as a SummaryWriter's purge_step does."""
     event = Event(step=step, session_log=SessionLog(status=SessionLog.START))
     logger.experiment.file_writer.add_event(event)
-
-
-def with_shared_charts(logger: DictConfig) -> DictConfig:
-    """A logger node with SharedCharts in place of Lightning's TensorBoardLogger.
-
-    The configuration keeps Lightning's name, so that older runs can be resumed and compared with newer ones.
-    """
-    if logger.get("_target_") != STOCK:
-        return logger
-    ours = logger.copy()
-    ours._target_ = f"{SharedCharts.__module__}.{SharedCharts.__qualname__}"
-    return ours

@@ -176,6 +176,11 @@ class Classifier(LightningModule):
         images, labels = batch
         return logits_of(self.net(images)).float().cpu(), labels.cpu()
 
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Return what predict_step does by name: `logits` and `labels`."""
+        logits, labels = self.predict_step(batch, batch_idx)
+        return {"logits": logits, "labels": labels}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check losses and weights before a checkpoint is written: weights after a NaN must not replace good ones."""
         self.train_metrics.flush()

@@ -41,6 +41,7 @@ from fmx.training.callbacks.history import History
 from fmx.training.cluster_environment import cluster_environment
 from fmx.training.counts import update
 from fmx.training.initial_weights import check_initial_weights
+from fmx.training.loggers import check_loggers
 
 __all__ = ["check_data_class", "dry_run_parts"]
 
@@ -59,6 +60,7 @@ def dry_run_parts(config: DictConfig, *, earlier: Path | None = None, here: bool
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # Hydra sets it only later
     with warnings.catch_warnings(action="ignore"):  # the run itself repeats them
         _check_data(config.data)
+        check_loggers(config.logger)
         with at_most_bytes(SPARE_BYTES, "its parts") if bounded else nullcontext():
             tensors, callbacks = _make_parts(config, earlier)
         if config.init is not None and tensors is not None and not has_checkpoint(earlier):

@@ -12,7 +12,7 @@ from fmx.process.exits import Interrupted, expected_error, interruption
 from fmx.runs.checkpoint_files import load_checkpoint, newest_checkpoint
 from fmx.training.build import Experiment
 from fmx.training.callbacks.checkpoints import LastCheckpoint, checkpoint_dir
-from fmx.training.loggers import purge_after
+from fmx.training.loggers import log_settings, purge_after
 
 __all__ = ["fit"]
 
@@ -24,6 +24,8 @@ def fit(experiment: Experiment) -> Path:
     trainer, record = experiment.trainer, experiment.record
     record.link_latest()
     newest = _resume_from(experiment)
+    if record.writes:
+        log_settings(trainer.loggers, experiment.settings, record.run_dir)
     # What training draws must not depend on building, and must differ between processes.
     seed_everything(experiment.seed + trainer.global_rank, workers=True, verbose=False)
     with record.timed("fit_s"), end_together(trainer, record):

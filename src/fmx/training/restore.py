@@ -57,7 +57,7 @@ def _without_weights(node: Any) -> Any:
     """A copy of a plain node whose networks load no weights of their own: the checkpoint has them.
 
     A download would be wasted and unexpected. torchvision also accepts weights by its older argument `pretrained`, and
-    by position.
+    by position; so does timm.
     """
     if isinstance(node, list):
         return [_without_weights(child) for child in node]
@@ -65,6 +65,11 @@ def _without_weights(node: Any) -> Any:
         return node
     copy = {key: _without_weights(child) for key, child in node.items()}
     copy |= {key: None for key in ("weights", "weights_backbone") if key in copy}
+    if str(copy.get("_target_")).startswith("timm."):
+        copy |= {key: False for key in ("pretrained",) if key in copy}
+        copy |= {key: "" for key in ("checkpoint_path",) if key in copy}
+        if isinstance(given := copy.get("_args_"), list):  # of timm.create_model: the name, then `pretrained`
+            copy["_args_"] = [*given[:1], *(False for _ in given[1:2]), *given[2:]]
     if is_torchvision_builder(copy.get("_target_")):
         for key in ("_args_", "pretrained", "pretrained_backbone"):
             copy.pop(key, None)

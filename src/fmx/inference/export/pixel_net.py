@@ -44,7 +44,7 @@ def open_trained(
     temperature that was fitted to these weights; DataError where there is none.
     """
     run = open_run(run_dir)
-    config = trusted_config(run, allow)
+    config = trusted_config(run, allow, trains=False)
     signature = signature_of(config, normalize="inside", record=run.record)
     weights = run.checkpoint(checkpoint or run.tested)
     if calibrated:

@@ -1,4 +1,4 @@
-"""The learning rate in TensorBoard."""
+"""The learning rate in TensorBoard and in other loggers."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -24,7 +24,8 @@ class LearningRate(Callback):
         changes = any(config.interval == "step" for config in trainer.lr_scheduler_configs)
         wanted = self.logging_interval == "step" or (self.logging_interval is None and changes)
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if wanted and every and ((trainer.global_step + 1) % every == 0 or trainer.should_stop):
+        at_start = batch_idx == 0 and self.logging_interval != "step"  # where the start of the epoch has logged it
+        if wanted and not at_start and every and ((trainer.global_step + 1) % every == 0 or trainer.should_stop):
             self._log(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
