@@ -68,7 +68,7 @@ MEANT = {
     "bs=32": "'data.batch_size'",
     "dataset.batch_size=32": "'data.batch_size'",
     "bacth_size=32": "'data.batch_size'",
-    "momentum=0.9": "'optim.momentum' with optim=rmsprop or optim=sgd",
+    "momentum=0.9": "'optim.momentum' with optim=muon or optim=rmsprop or optim=sgd",
     "optim.nesterov=true": "'optim.nesterov' with optim=sgd",
     "dropout=0.3": "'model.net.dropout_prob' with model=dropout_cnn",
     "patience=3": "'callbacks.early_stopping.patience' with 'callbacks=[default,early_stopping]'",

@@ -21,7 +21,7 @@ register_resolvers()
 DESIGN = {
     "data": "fashion_mnist mnist kmnist fashion_mnist_csv image_folder torchvision npz parquet csv digits",
     "model": "mlp lenet two_conv three_conv avgpool dilated dropout_cnn resnet20 pretrained timm",
-    "optim": "adam adamw sgd rmsprop",
+    "optim": "adam adamw sgd rmsprop muon",
     "schedule": "constant step cosine onecycle plateau",
     "augment": "none flip crop_flip erasing affine randaugment trivial color mixup cutmix mixup_cutmix",
     "loss": "cross_entropy nll",

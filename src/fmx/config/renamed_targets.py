@@ -30,6 +30,8 @@ BACK = {new: old for old, new in MOVED.items()}
 LATER_KEYS = {"folds": None, "fold": None, "sampler": "uniform", "value_range": "auto", "val": None}
 # Root keys that earlier versions lacked, likewise.
 LATER_ROOT_KEYS: Mapping[str, Any] = {"init": None, "init_strict": False}
+# Likewise keys of `optim`; a part of fmx takes their absence for null.
+LATER_OPTIM_KEYS = {"groups": None, "no_decay": None, "layer_decay": None}
 DATA_MODULE = "fmx.data.module.ImageDataModule"
 
 
@@ -70,8 +72,10 @@ def with_first_names(node: Any) -> Any:
     Later keys are left out where they mean what earlier versions did.
     """
     renamed = _with_names(node, lambda target: FIRST_NAMES.get(target) or _replaced(target, BACK))
-    if isinstance(renamed, dict) and isinstance(data := renamed.get("data"), dict):
-        renamed["data"] = {k: v for k, v in data.items() if k not in LATER_KEYS or v != LATER_KEYS[k]}
+    for group, later in (("data", LATER_KEYS), ("optim", LATER_OPTIM_KEYS)):
+        if isinstance(renamed, dict) and isinstance(values := renamed.get(group), dict):
+            renamed[group] = {k: v for k, v in values.items() if k not in later or v != later[k]}
+    if isinstance(renamed, dict) and "data" in renamed:
         renamed = {k: v for k, v in renamed.items() if k not in LATER_ROOT_KEYS or v != LATER_ROOT_KEYS[k]}
     return renamed
 

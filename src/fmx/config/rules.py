@@ -110,6 +110,33 @@ def _class_weights(value: Any) -> bool:
     )
 
 
+def _groups(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(group, dict) for group in value.values())
+
+
+def _patterns(value: Any) -> bool:
+    listed = value if isinstance(value, list) else [value]
+    return bool(listed) and all(isinstance(pattern, str) and pattern for pattern in listed)
+
+
+def _check_groups(groups: Mapping[str, Mapping[str, Any]]) -> None:
+    """ConfigError for a group of parameters that lacks something, or whose rate is no rate."""
+    for name, group in groups.items():
+        key = f"optim.groups.{name}"
+        if not _patterns(group.get("params")):
+            raise ConfigError(
+                f"{key}.params must be a pattern, or a list of them, for names of parameters or layers, as in "
+                f"features.* or head, got {group.get('params')!r}"
+            )
+        if not group.keys() - {"params"}:
+            raise ConfigError(f"{key} would be without effect: give it an lr_factor, or an option of the optimizer")
+        if {"lr", "lr_factor"} <= group.keys():
+            raise ConfigError(f"{key} has both lr and lr_factor: leave one of them out")
+        for option, rule in (("lr", above(0)), ("lr_factor", above(0))):
+            if option in group and not rule.holds(group[option]):
+                raise ConfigError(f"{key}.{option} must be {rule.expected}, got {group[option]!r}")
+
+
 def _devices(value: Any) -> bool:
     return (
         value == "auto" or whole(1).holds(value) or (isinstance(value, list) and all(whole(0).holds(v) for v in value))
@@ -161,6 +188,20 @@ RULES: Mapping[str, Rule] = {
     "optim.lr": above(0),
     "optim.weight_decay": between(0, math.inf),
     "optim.momentum": between(0, 1, below=True),
+    "optim.groups": Rule(
+        "null, or groups by a name of yours, each with params (a pattern or a list of them: names of parameters or "
+        "layers, * ? [ab] as of file names) and with lr_factor or an option of the optimizer, as in "
+        "{head: {params: head.*, lr_factor: 10}}",
+        lambda value: value is None or _groups(value),
+    ),
+    "optim.no_decay": Rule(
+        "null or norm_and_bias (other parameters: optim.groups, with weight_decay: 0)",
+        lambda value: value is None or value == "norm_and_bias",
+    ),
+    "optim.layer_decay": Rule(
+        "null, or a number greater than 0 and at most 1: the rate of a layer divided by that of the one after it",
+        lambda value: value is None or (_is_number(value) and 0 < value <= 1),
+    ),
     "schedule.interval": one_of("step", "epoch"),
     "schedule.warmup_epochs": between(0, math.inf),
     "schedule.warmup_steps": whole(0),
@@ -222,6 +263,7 @@ def check_values(config: Mapping[str, Any]) -> None:
             continue
         if not rule.holds(node):
             raise ConfigError(f"{key} must be {rule.expected}, got {'null' if node is None else repr(node)}")
+    _check_groups(config.get("optim", {}).get("groups") or {})  # `fmx data` has no optimizer
     num_classes = config["data"]["num_classes"]
     for group, key in (("loss", "weight"), ("data", "sampler")):
         weights = config[group].get(key)

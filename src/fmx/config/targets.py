@@ -18,8 +18,12 @@ __all__ = ["check_accelerator", "check_keys", "check_targets", "keys_of_fmx", "l
 HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 # Arguments that training.build passes; the YAML must have every other required parameter.
 FROM_BUILD = {"data": {"augment", "seed"}}
-# Keys that fmx reads by interpolation and removes before it calls the target.
-OF_FMX = {"trainer": {"checkpoint_every_s"}, "augment": {"per_image", "mix"}}
+# Keys that fmx reads, itself or by interpolation, and removes before it calls the target.
+OF_FMX = {
+    "trainer": {"checkpoint_every_s"},
+    "augment": {"per_image", "mix"},
+    "optim": {"groups", "no_decay", "layer_decay"},
+}
 # Likewise keys of `data`, by the target of data.train, whose node refers to them.
 OF_SOURCES = {
     "fmx.data.folder.ImageFolder": {"resize"},

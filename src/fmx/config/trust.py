@@ -74,7 +74,7 @@ KINDS: Mapping[str, Kind] = {  # the longest matching prefix counts
         frozenset({"torchvision.transforms.Compose"}),
     ),
     "augment.mix": Kind("mixtures of images", "torch.nn.Module", ("fmx.data.mix",)),
-    "optim": Kind("optimizers", "torch.optim.Optimizer", ("torch.optim",)),
+    "optim": Kind("optimizers", "torch.optim.Optimizer", ("fmx.training.muon", "torch.optim")),
     "schedule": Kind("fmx.training.schedule.Schedule", names=frozenset({"fmx.training.schedule.Schedule"})),
     "schedule.scheduler": SCHEDULERS,
     "metrics": Kind(

@@ -36,7 +36,7 @@ def checkpoint_bytes(config: DictConfig) -> int:
     """
     import torch
 
-    from fmx.training.build import make, meta_network
+    from fmx.training.build import make_optimizer, meta_network
 
     try:
         net: Any = meta_network(OmegaConf.to_container(config.model.net, resolve=True))  # type: ignore[arg-type]
@@ -46,7 +46,7 @@ def checkpoint_bytes(config: DictConfig) -> int:
     trained = sum(each.numel() * each.element_size() for each in net.parameters() if each.requires_grad)
     weight = torch.nn.Parameter(torch.zeros(2, 2))
     weight.grad = torch.zeros(2, 2)
-    optimizer: Any = make(config.optim)([weight])
+    optimizer: Any = make_optimizer(config.optim)([weight])
     try:
         optimizer.step()
     except TypeError:  # the optimizer needs a closure, as LBFGS does

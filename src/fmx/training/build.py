@@ -41,6 +41,7 @@ from fmx.training.first_batch import check_first_batch
 from fmx.training.hardware import describe_device, resolve_precision
 from fmx.training.initial_weights import start_from
 from fmx.training.loggers import NUMBERED, is_tracker, versions, with_own_class
+from fmx.training.parameter_groups import OptimizerFactory, ParameterGroups
 
 __all__ = [
     "Experiment",
@@ -51,8 +52,10 @@ __all__ = [
     "has_checkpoint",
     "is_beyond_meta",
     "make_data",
+    "make_optimizer",
     "meta_network",
     "network_node",
+    "parameter_groups",
     "without_own_keys",
 ]
 
@@ -172,10 +175,28 @@ def build_classifier(cfg: DictConfig) -> Classifier:
     return Classifier(
         net=net,
         loss=make(cfg.loss),
-        optimizer=make(cfg.optim),
+        optimizer=make_optimizer(cfg.optim),
+        groups=parameter_groups(cfg.optim),
         schedule=make(cfg.schedule),
         metrics=make(cfg.metrics),
     )
+
+
+def make_optimizer(node: DictConfig) -> OptimizerFactory:
+    """The optimizer that lacks its parameters, of an `optim` node."""
+    taken = node.copy()
+    with open_dict(taken):
+        for key in keys_of_fmx("optim", node):
+            taken.pop(key, None)
+    factory: OptimizerFactory = make(taken)
+    return factory
+
+
+def parameter_groups(node: DictConfig) -> ParameterGroups:
+    """How the parameters are divided; an `optim` node of a user, or of an earlier version, may lack the keys."""
+    plain: Any = OmegaConf.to_container(node, resolve=True)
+    given = {key: plain.get(key) for key in sorted(keys_of_fmx("optim", node))}
+    return ParameterGroups(**given)
 
 
 def build_data(cfg: DictConfig) -> ImageDataModule:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from fmx.errors import ConfigError, TrainingError
 from fmx.models.logits import logits_of
 from fmx.training.counts import update
 from fmx.training.losses import NLL, CrossEntropy
+from fmx.training.parameter_groups import OptimizerFactory, ParameterGroups
 from fmx.training.schedule import Schedule
 
 __all__ = ["Batch", "Classifier", "Step", "scales_gradients", "validates"]
@@ -40,7 +41,8 @@ FLUSH_EVERY = 64  # training steps; reading the losses makes the CPU wait for th
 class Classifier(LightningModule):
     """Trains a network that maps images (B, C, H, W) to logits (B, K).
 
-    optimizer: a partial that lacks its parameters. metrics: torchmetrics by name, updated with logits and labels.
+    optimizer: a partial that lacks its parameters. groups: how these are divided.
+    metrics: torchmetrics by name, updated with logits and labels.
     Logs one row per validation: `train/loss`, `train/accuracy` since the last one, `val/loss` and each scalar metric.
     Raises TrainingError, with the step and its images, once a loss or a gradient is not finite.
     """
@@ -50,7 +52,8 @@ class Classifier(LightningModule):
         *,
         net: nn.Module,
         loss: nn.Module,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        optimizer: OptimizerFactory,
+        groups: ParameterGroups,
         schedule: Schedule,
         metrics: Mapping[str, Metric],
     ) -> None:
@@ -58,6 +61,8 @@ class Classifier(LightningModule):
         self.net = net
         self.loss = loss
         self.make_optimizer = optimizer
+        self.groups = groups
+        self.rate_factors: dict[str, float] = {}  # of single parameters, by name; for callbacks, set in `setup`
         self.make_schedule = schedule
         # torchmetrics would merge metrics that agree on the first batch, as top-1 and top-5 accuracy may.
         self.val_metrics = MetricCollection(dict(metrics), compute_groups=False)
@@ -194,7 +199,9 @@ class Classifier(LightningModule):
     def configure_optimizers(self) -> Any:
         """Make the optimizer of the trainable parameters, and its schedule for the length of this training."""
         parameters = [p for p in self.parameters() if p.requires_grad]
-        optimizer = self.make_optimizer(parameters)
+        optimizer = self.groups.make(self.make_optimizer, self, self.rate_factors)
+        if (described := self.groups.describe(optimizer)) and self.trainer.is_global_zero:
+            log.info("%s", described)
         # The gradient of a bias, or of the shift of a normalisation, is a sum over its layer's gradients: it is not
         # finite if any of these is not, and cheap to check. Without such parameters, all are checked.
         self._watched = [p for p in parameters if p.dim() == 1] or parameters

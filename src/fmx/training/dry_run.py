@@ -33,8 +33,10 @@ from fmx.training.build import (
     has_checkpoint,
     is_beyond_meta,
     make,
+    make_optimizer,
     meta_network,
     network_node,
+    parameter_groups,
     without_own_keys,
 )
 from fmx.training.callbacks.history import History
@@ -86,7 +88,7 @@ def _make_parts(
 
     Returns the network's tensors on the meta device, None of a network that cannot be made there, and the callbacks.
     """
-    tensors = _check_network(network_node(config, earlier), config.model.name, config.data)
+    net, tensors = _check_network(network_node(config, earlier), config.model.name, config.data)
     loss = _make_part("loss", config.loss, nn.Module)
     _check_augmentation(config, loss)
     metrics = {
@@ -97,7 +99,7 @@ def _make_parts(
     if validation_of(config.data) != "none":
         logged += ["val/loss", *(f"val/{name}" for name in _scalar_names(metrics, config.data.num_classes))]
     _check_callbacks(callbacks, logged, config.select)
-    _check_optimization(config, logged)
+    _check_optimization(config, logged, None if net is None else nn.ModuleDict({"net": net, "loss": loss}))
     return tensors, callbacks
 
 
@@ -178,10 +180,12 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def _check_network(node: Mapping[str, Any], name: str, data: DictConfig) -> Mapping[str, torch.Tensor] | None:
+def _check_network(
+    node: Mapping[str, Any], name: str, data: DictConfig
+) -> tuple[nn.Module | None, Mapping[str, torch.Tensor] | None]:
     """Send one image's shape through the network; a file of weights is read and compared, but not loaded.
 
-    Returns the network's tensors on the meta device, or None where it cannot be made there.
+    Returns the network on the meta device and its tensors, or None and None where it cannot be made there.
     """
     plain: Any = OmegaConf.to_container(data, resolve=True)
     height, width = height_and_width(plain["image_size"])
@@ -197,12 +201,12 @@ def _check_network(node: Mapping[str, Any], name: str, data: DictConfig) -> Mapp
         raise
     except InstantiationException as error:
         if is_beyond_meta(error):
-            return None
+            return None, None
         with _refusals("model.net", node):
             raise
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
         if is_beyond_meta(error):
-            return None
+            return None, None
         raise ConfigError(
             f"model={name} cannot take images of shape {shape} (data.in_channels, height and width of "
             f"data.image_size): {first_line(error)}{squares}"
@@ -213,7 +217,7 @@ def _check_network(node: Mapping[str, Any], name: str, data: DictConfig) -> Mapp
             f"model={name} must map one image to logits of shape {wanted}, a column for each of the "
             f"data.num_classes, but gives {given}"
         )
-    return tensors
+    return net, tensors
 
 
 def _scalar_names(metrics: Mapping[str, Metric | MetricCollection], num_classes: int) -> Iterator[str]:
@@ -277,10 +281,16 @@ def _check_callbacks(callbacks: Mapping[str, Callback], logged: Sequence[str], s
         )
 
 
-def _check_optimization(config: DictConfig, logged: Sequence[str]) -> None:
-    """Make optimizer and schedule for a single weight."""
+def _check_optimization(config: DictConfig, logged: Sequence[str], parts: nn.Module | None) -> None:
+    """Make optimizer and schedule for weights as small as possible.
+
+    parts: network and loss on the meta device, if they can be there.
+    """
     with _refusals("optim", config.optim):
-        optimizer = make(config.optim)([nn.Parameter(torch.zeros(1))])
+        factory, groups = make_optimizer(config.optim), parameter_groups(config.optim)
+        optimizer = factory([nn.Parameter(torch.zeros(1))]) if parts is None or groups.is_one else groups.make(
+            lambda given, **options: factory(_small(given), **options), parts, {}
+        )  # fmt: skip
     if not isinstance(optimizer, Optimizer):
         raise ConfigError(f"optim must make a torch.optim.Optimizer, not {type(optimizer).__name__}")
     epochs = config.trainer.max_epochs
@@ -293,6 +303,13 @@ def _check_optimization(config: DictConfig, logged: Sequence[str]) -> None:
             entry["scheduler"].step(*([1.0] if "monitor" in entry else []))
         if entry.get("monitor", "train/loss") not in logged:
             raise ConfigError(f"schedule: it follows {entry['monitor']}, which data.validation=none leaves out")
+
+
+def _small(given: Sequence[Any]) -> list[Any]:
+    """Parameters, or groups of them, with weights of the same dimensions that take no memory."""
+    if not isinstance(given[0], dict):
+        return [nn.Parameter(torch.zeros([2] * each.dim())) for each in given]
+    return [{**group, "params": _small(group["params"]) if group["params"] else []} for group in given]
 
 
 def check_data_class(path: str) -> None:

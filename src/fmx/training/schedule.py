@@ -1,7 +1,8 @@
 """Learning-rate schedules: any torch scheduler, with its length filled in, after an optional linear warm-up."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,6 +26,8 @@ __all__ = ["Schedule"]
 
 # What torch's schedulers call their length; null in the YAML means "as long as the training".
 LENGTHS = ("total_steps", "T_max", "total_iters")
+# Arguments of torch's schedulers that may be a list with one value per group of parameters.
+PER_GROUP = ("max_lr", "base_lr", "min_lr", "base_momentum", "max_momentum", "lr_lambda")
 # Schedulers that set the rate by a formula instead of multiplying the present one.
 FROM_FORMULA = (CosineAnnealingWarmRestarts, CyclicLR, LambdaLR)
 
@@ -46,6 +49,74 @@ class MultipliedCosine(CosineAnnealingLR):
 
     def _rate(self, step: int, base: Any) -> Any:
         return self.eta_min + (base - self.eta_min) * (1 + math.cos(math.pi * step / self.T_max)) / 2
+
+
+class FollowingGroups:
+    """Lets a scheduler set the rate of one group of parameters; the other groups keep their ratio to it.
+
+    torch's schedulers have one length, one maximum or one minimum for all groups, and take no group that is added
+    later. Another rate that a callback gives a group is its ratio from then on. The one group is that with the
+    optimizer's own rate, or else the first.
+    """
+
+    optimizer: Optimizer
+
+    def step(self, *arguments: Any) -> None:
+        """Set the rates of the next step or epoch."""
+        if len(self.optimizer.param_groups) == 1:
+            super().step(*arguments)  # type: ignore[misc]
+            return
+        with _one_group(self.optimizer):
+            super().step(*arguments)  # type: ignore[misc]
+        _follow(self.optimizer.param_groups, momentum=getattr(self, "cycle_momentum", False))
+
+
+@contextmanager
+def _one_group(optimizer: Optimizer, rate: float | None = None) -> Iterator[None]:
+    """Let the optimizer have the group alone whose rate the others follow, and note their ratios to it.
+
+    rate: of that group, where none is known to be it.
+    """
+    groups = optimizer.param_groups
+    leader = _leader(groups, rate)
+    for group in groups:
+        # A group may be new, or somebody may have changed its rate.
+        if "lr_factor" not in group or (leader["lr"] and group["lr"] != leader["lr"] * group["lr_factor"]):
+            group["lr_factor"] = group["lr"] / leader["lr"] if leader["lr"] else 1.0
+    optimizer.param_groups = [leader]
+    try:
+        yield
+    finally:
+        optimizer.param_groups = groups
+
+
+def _leader(groups: Sequence[dict[str, Any]], rate: float | None = None) -> dict[str, Any]:
+    leading = [group for group in groups if group.get("lr_factor") == 1]
+    return next(iter(leading or [group for group in groups if group["lr"] == rate]), groups[0])
+
+
+def _follow(groups: Sequence[dict[str, Any]], *, momentum: bool) -> None:
+    leader = _leader(groups)
+    for group in groups:
+        if group is not leader:
+            group["lr"] = leader["lr"] * group["lr_factor"]
+            group |= {key: leader[key] for key in ("momentum", "betas") if momentum and key in group}
+
+
+def _for_groups(make: Callable[..., LRScheduler], optimizer: Optimizer) -> LRScheduler:
+    """A scheduler whose groups keep their ratios, unless it has values of its own for each of them."""
+    given = make.keywords if isinstance(make, partial) else {}
+    if any(isinstance(given.get(name), list | tuple) for name in PER_GROUP):
+        return make(optimizer)
+    if len(optimizer.param_groups) == 1:
+        scheduler = make(optimizer)
+    else:
+        with _one_group(optimizer, optimizer.defaults.get("lr")):
+            scheduler = make(optimizer)
+        _follow(optimizer.param_groups, momentum=getattr(scheduler, "cycle_momentum", False))
+    kind = type(scheduler)
+    scheduler.__class__ = type(kind.__name__, (FollowingGroups, kind), {})
+    return scheduler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +154,7 @@ class Schedule:
         if self.scheduler is not None:
             length = total_steps if self.interval == "step" else epochs
             try:
-                scheduler = self._with_length(length, warmup=warmup > 0)(optimizer)
+                scheduler = _for_groups(self._with_length(length, warmup=warmup > 0), optimizer)
             except ZeroDivisionError:
                 raise ConfigError(
                     f"schedule: a phase of exactly one of {length} steps makes torch divide by zero; change "
@@ -94,7 +165,8 @@ class Schedule:
                 entries[0] |= {"monitor": "val/loss", "interval": "epoch"}
         if warmup:
             # torch's other schedulers are chainable: each multiplies the rate that the one before left.
-            warmup_scheduler = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
+            linear = partial(LinearLR, start_factor=1 / (warmup + 1), total_iters=warmup)
+            warmup_scheduler = _for_groups(linear, optimizer)
             entries.append({"scheduler": warmup_scheduler, "interval": "step", "name": "warmup"})
         return entries
 

@@ -40,8 +40,8 @@ class LearningRate(Callback):
 
 
 def _rates(optimizer: Optimizer) -> Mapping[str, float]:
-    """The rates of an optimizer's parameter groups by the names of their curves."""
+    """The rates of an optimizer's parameter groups by the names of their curves; groups of one name have one rate."""
     groups = optimizer.param_groups
-    if len(groups) == 1:
+    if len({group.get("name", number) for number, group in enumerate(groups)}) == 1:
         return {"lr": float(groups[0]["lr"])}
     return {f"lr/{group.get('name', number)}": float(group["lr"]) for number, group in enumerate(groups, start=1)}
