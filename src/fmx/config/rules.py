@@ -234,6 +234,12 @@ RULES: Mapping[str, Rule] = {
     "callbacks.last.every_s": above(0),
     "callbacks.lean_steps.at_most_s": between(0, math.inf),
     "callbacks.early_stopping.patience": whole(0),
+    "callbacks.unfreeze.epoch": whole(2),
+    "callbacks.unfreeze.params": Rule(
+        "null (all but the last layer), or a pattern or a list of them, as in optim.groups",
+        lambda value: value is None or _patterns(value),
+    ),
+    "callbacks.unfreeze.lr_factor": above(0),
     "callbacks.ema.decay": between(0, 1),
     "callbacks.ema.update_every_n_steps": whole(1),
     "trainer.max_steps": Rule("a whole number of at least 1, or -1 for max_epochs alone", _step_limit),

@@ -12,7 +12,7 @@ import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.callbacks import BackboneFinetuning, Checkpoint, ModelCheckpoint
 from torch import nn
 from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
@@ -40,6 +40,7 @@ from fmx.training.build import (
     without_own_keys,
 )
 from fmx.training.callbacks.history import History
+from fmx.training.callbacks.unfreeze import Unfreeze
 from fmx.training.cluster_environment import cluster_environment
 from fmx.training.counts import update
 from fmx.training.initial_weights import check_initial_weights
@@ -99,7 +100,8 @@ def _make_parts(
     if validation_of(config.data) != "none":
         logged += ["val/loss", *(f"val/{name}" for name in _scalar_names(metrics, config.data.num_classes))]
     _check_callbacks(callbacks, logged, config.select)
-    _check_optimization(config, logged, None if net is None else nn.ModuleDict({"net": net, "loss": loss}))
+    parts = None if net is None else nn.ModuleDict({"net": net, "loss": loss})
+    _check_optimization(config, logged, parts, _rate_factors(callbacks, parts, config.trainer.max_epochs))
     return tensors, callbacks
 
 
@@ -281,16 +283,38 @@ def _check_callbacks(callbacks: Mapping[str, Callback], logged: Sequence[str], s
         )
 
 
-def _check_optimization(config: DictConfig, logged: Sequence[str], parts: nn.Module | None) -> None:
+def _rate_factors(callbacks: Mapping[str, Callback], parts: nn.Module | None, epochs: int) -> dict[str, float]:
+    """The factors that callbacks give the rates of parameters, by name; ConfigError for a callback without effect."""
+    factors: dict[str, float] = {}
+    for name, callback in callbacks.items():
+        if isinstance(callback, BackboneFinetuning):
+            raise ConfigError(
+                f"callbacks.{name}: BackboneFinetuning takes a module with an attribute `backbone`, which a classifier "
+                "of fmx has not; type 'callbacks=[default,unfreeze]'"
+            )
+        if isinstance(callback, Unfreeze):
+            if callback.epoch > epochs:
+                raise ConfigError(
+                    f"callbacks.{name}.epoch={callback.epoch} is after the last epoch (trainer.max_epochs={epochs}): "
+                    "nothing would ever be unfrozen; name an earlier one"
+                )
+            if parts is not None:
+                callback.prepare(parts, factors)
+    return factors
+
+
+def _check_optimization(
+    config: DictConfig, logged: Sequence[str], parts: nn.Module | None, factors: Mapping[str, float]
+) -> None:
     """Make optimizer and schedule for weights as small as possible.
 
-    parts: network and loss on the meta device, if they can be there.
+    parts: network and loss on the meta device, if they can be there. factors: of the rates of single parameters.
     """
     with _refusals("optim", config.optim):
         factory, groups = make_optimizer(config.optim), parameter_groups(config.optim)
-        optimizer = factory([nn.Parameter(torch.zeros(1))]) if parts is None or groups.is_one else groups.make(
-            lambda given, **options: factory(_small(given), **options), parts, {}
-        )  # fmt: skip
+        optimizer = factory([nn.Parameter(torch.zeros(1))])
+        if parts is not None and not (groups.is_one and not factors):
+            optimizer = groups.make(lambda given, **options: factory(_small(given), **options), parts, factors)
     if not isinstance(optimizer, Optimizer):
         raise ConfigError(f"optim must make a torch.optim.Optimizer, not {type(optimizer).__name__}")
     epochs = config.trainer.max_epochs

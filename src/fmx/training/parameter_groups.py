@@ -15,7 +15,7 @@ from fmx.errors import ConfigError, first_line
 from fmx.models.adapted_net import AdaptedNet
 from fmx.models.layers import layers, named_parameters
 
-__all__ = ["OptimizerFactory", "ParameterGroups", "find_parameters"]
+__all__ = ["OptimizerFactory", "ParameterGroups", "find_parameters", "listed", "named"]
 
 log = logging.getLogger(__name__)
 OptimizerFactory = Callable[..., Optimizer]  # of parameters or groups of them, and of options
@@ -54,8 +54,8 @@ class ParameterGroups:
         optimizer itself; each has its ratio to that as `lr_factor`. ConfigError: a pattern or an option that does not
         fit.
         """
-        parameters = {name: each for name, each in _named(parts).items() if each.requires_grad}
-        if self.is_one and not factors:
+        parameters = {name: each for name, each in named(parts).items() if each.requires_grad}
+        if self.is_one and all(factor == 1 for factor in factors.values()):
             return factory(list(parameters.values()))
         groups = self._divided(parts, parameters, factors)
         try:
@@ -94,7 +94,7 @@ class ParameterGroups:
             scale = scale_of.get(name, 1.0) * factors.get(name, 1.0)
             factor = scale * ((self.groups or {})[key].get("lr_factor", 1.0) if key else 1.0)
             decays = name not in not_decayed
-            label = "/".join(filter(None, [key, layer_of.get(name), THAWED if name in factors else None]))
+            label = "/".join(filter(None, [key, layer_of.get(name), THAWED if factors.get(name, 1) != 1 else None]))
             place = (label, factor, decays)
             if place not in found:
                 options |= {} if decays else {"weight_decay": 0.0}
@@ -112,12 +112,12 @@ class ParameterGroups:
             taken = find_parameters(parts, group["params"], f"optim.groups.{key}.params")
             if not parameters.keys() & taken:
                 raise ConfigError(
-                    f"optim.groups.{key}.params: all of its parameters are frozen ({_some(taken)}); "
+                    f"optim.groups.{key}.params: all of its parameters are frozen ({listed(taken)}); "
                     "model.net.freeze=false trains them"
                 )
             if both := [name for name in taken if name in group_of]:
                 raise ConfigError(
-                    f"optim.groups: {_some(both)} {'is' if len(both) == 1 else 'are'} in {group_of[both[0]]} and in "
+                    f"optim.groups: {listed(both)} {'is' if len(both) == 1 else 'are'} in {group_of[both[0]]} and in "
                     f"{key}; a parameter may be in one group: make one of the patterns narrower"
                 )
             group_of |= dict.fromkeys(taken, key)
@@ -159,7 +159,7 @@ def find_parameters(parts: nn.Module, patterns: str | Sequence[str], key: str) -
 
     `*`, `?` and `[ab]` match as in names of files. ConfigError where a pattern matches nothing; key: where it stands.
     """
-    names = list(_named(parts))
+    names = list(named(parts))
     found: list[str] = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         matching = [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")]
@@ -167,7 +167,7 @@ def find_parameters(parts: nn.Module, patterns: str | Sequence[str], key: str) -
             places = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}
             raise ConfigError(
                 f"{key}: no parameter and no layer is named {pattern!r}{nearest(pattern.rstrip('.*'), sorted(places))} "
-                f"Names: {_some(sorted(places, key=lambda place: (place.count('.'), _position(names, place))))}"
+                f"Names: {listed(sorted(places, key=lambda place: (place.count('.'), _position(names, place))))}"
             )
         found += [name for name in matching if name not in found]
     return found
@@ -178,7 +178,7 @@ def _position(names: Sequence[str], place: str) -> int:
     return next(number for number, name in enumerate(names) if f"{name}.".startswith(f"{place}."))
 
 
-def _named(parts: nn.Module) -> dict[str, nn.Parameter]:
+def named(parts: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters of the network by its names, then those of the other parts, such as `loss.temperature`."""
     named = named_parameters(parts.get_submodule("net"))
     others = {name: each for name, each in parts.named_parameters() if not name.startswith("net.")}
@@ -188,14 +188,15 @@ def _named(parts: nn.Module) -> dict[str, nn.Parameter]:
 def _not_decayed(parts: nn.Module) -> set[str]:
     net = parts.get_submodule("net")
     inner = net.net if isinstance(net, AdaptedNet) else net
-    listed: Iterable[str] = getattr(inner, "no_weight_decay", set)()
+    own: Iterable[str] = getattr(inner, "no_weight_decay", set)()
     norms = {id(each) for module in parts.modules() if isinstance(module, NORMS) for each in module.parameters()}
     return {
         name
-        for name, each in _named(parts).items()
-        if each.dim() <= 1 or name.endswith(".bias") or name in listed or id(each) in norms
+        for name, each in named(parts).items()
+        if each.dim() <= 1 or name.endswith(".bias") or name in own or id(each) in norms
     }
 
 
-def _some(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
     return ", ".join(names[:MANY]) + (f" and {len(names) - MANY} more" if len(names) > MANY else "")

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from torch import nn
 
 from fmx.compat import SWITCH, TESTED, resume_in_epoch
 from fmx.errors import ConfigError, TrainingError
-from fmx.training.classifier import Classifier, validates
+from fmx.training.classifier import BATCH_NORMS, Classifier, validates
 from fmx.training.random_state import random_state, restore_random_state
 
 __all__ = ["BestCheckpoint", "LastCheckpoint", "checkpoint_dir", "is_between_steps", "is_sync_step"]
@@ -123,6 +124,7 @@ class LastCheckpoint(Checkpoint):
         self._finished = False
         self.is_final = False  # whether last.ckpt holds the final state
         self._states: list[dict[str, Any]] = []  # of every process
+        self._modes: dict[str, Any] | None = None  # of what callbacks have frozen, in the checkpoint to resume from
         self._loader_states: list[dict[str, Any]] = []  # of the checkpoint that training resumes from
         self._began = self._saved = time.monotonic()
         self._written = -math.inf  # by this process
@@ -134,7 +136,9 @@ class LastCheckpoint(Checkpoint):
             trainer.should_stop = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore the random states, now that nothing else draws before the first step."""
+        """Restore what is frozen, and the random states, now that nothing else draws before the first step."""
+        if self._modes is not None:
+            _restore_modes(pl_module, self._modes)
         if not self._states:
             return
         state = self._states[trainer.global_rank % len(self._states)]
@@ -182,6 +186,7 @@ class LastCheckpoint(Checkpoint):
         if trainer.world_size > 1:
             self._states = _gather_states(own, trainer.world_size)
         self._at_epoch_start = at_epoch_start
+        self._modes = _modes(trainer.lightning_module)
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.save()  # a resumed run does not log these points again
@@ -198,6 +203,7 @@ class LastCheckpoint(Checkpoint):
         """What training needs to resume from here; other checkpoints, such as best.ckpt, hold no random states."""
         return {
             "states": self._states,
+            "modes": self._modes,
             "at_epoch_start": self._at_epoch_start,
             "finished": self._finished,
             "elapsed_s": self.elapsed_before_s + time.monotonic() - self._began,
@@ -206,9 +212,29 @@ class LastCheckpoint(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep what was read until training starts."""
         self._states = state_dict["states"]
+        self._modes = state_dict.get("modes")  # earlier runs did not record them
         self._at_epoch_start = state_dict["at_epoch_start"]
         self._finished = state_dict["finished"]
         self.elapsed_before_s = state_dict["elapsed_s"]
+
+
+def _modes(module: nn.Module) -> dict[str, Any]:
+    """Which parameters are frozen, and the batch norms that do not train, with their two flags."""
+    norms = {name: each for name, each in module.named_modules() if isinstance(each, BATCH_NORMS)}
+    flags = {name: [each.training, each.track_running_stats] for name, each in norms.items()}
+    return {
+        "frozen": [name for name, each in module.named_parameters() if not each.requires_grad],
+        "norms": {name: pair for name, pair in flags.items() if pair != [True, True]},
+    }
+
+
+def _restore_modes(module: nn.Module, modes: dict[str, Any]) -> None:
+    """Freeze what was frozen, as callbacks that freeze and thaw (Lightning's BaseFinetuning) do not restore it."""
+    for name, each in module.named_parameters():
+        each.requires_grad = name not in modes["frozen"]
+    for name, part in module.named_modules():
+        if isinstance(part, BATCH_NORMS):
+            part.training, part.track_running_stats = modes["norms"].get(name, [True, True])
 
 
 def _gather_states(own: dict[str, Any], world_size: int) -> list[dict[str, Any]]:
