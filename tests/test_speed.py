@@ -131,8 +131,7 @@ LEAN = {
     ],
     "so many steps": ["model=mlp", "optim=sgd", "+trainer.max_steps=33", "trainer.max_epochs=4"],
     "averaged weights": [
-        "model=lenet", "trainer.max_epochs=4",
-        "+callbacks.swa={_target_:pytorch_lightning.callbacks.StochasticWeightAveraging,swa_lrs:0.01,swa_epoch_start:2}",
+        "model=lenet", "trainer.max_epochs=4", "callbacks=[default,swa]", "callbacks.swa.start=0.5",
     ],
     "a part of each epoch": ["model=mlp", "schedule=plateau", "trainer.limit_train_batches=7", "trainer.max_epochs=4"],
 }  # fmt: skip

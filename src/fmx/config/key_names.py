@@ -62,7 +62,8 @@ KNOWN_AS = {
     "trainer": ["training", "train"],
     "experiment": ["config", "recipe", "exp", "preset"],
     "trainer=smoke": ["debug", "dev", "fast_dev_run", "smoke_test", "quick", "test_run"],
-    "'callbacks=[default,ema]'": ["ema_decay", "use_ema", "model_ema", "swa"],
+    "'callbacks=[default,ema]'": ["ema_decay", "use_ema", "model_ema"],
+    "'callbacks=[default,swa]'": ["swa", "use_swa", "swa_lr", "swa_lrs", "swa_start"],
     "'callbacks=[default,early_stopping]'": ["early_stop", "earlystopping", "earlystop"],
     "model=pretrained": ["finetune", "fine_tune", "use_pretrained", "transfer"],
 }  # fmt: skip

@@ -234,6 +234,8 @@ RULES: Mapping[str, Rule] = {
     "callbacks.last.every_s": above(0),
     "callbacks.lean_steps.at_most_s": between(0, math.inf),
     "callbacks.early_stopping.patience": whole(0),
+    "callbacks.swa.start": between(0, 1, below=True),
+    "callbacks.swa.lr_factor": above(0),
     "callbacks.unfreeze.epoch": whole(2),
     "callbacks.unfreeze.params": Rule(
         "null (all but the last layer), or a pattern or a list of them, as in optim.groups",

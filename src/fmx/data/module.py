@@ -276,11 +276,11 @@ class ImageDataModule(LightningDataModule):
         In training, labels are float32 (B, K) if the augmentation mixes images.
         """
         if self.trainer is not None and self.trainer.training:
-            return self._augmented(batch)
+            return self.augmented(batch)
         images, labels = batch
         return self.normalize(images), labels
 
-    def _augmented(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def augmented(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """A training batch augmented and normalised; what is done to each image by itself, its loader has done."""
         images, labels = batch
         images, mix = self.normalize(self.augment(images)), getattr(self.augment, "mix", None)
@@ -297,7 +297,7 @@ class ImageDataModule(LightningDataModule):
         self.augment.to(device)
         with kept_states():
             seed_generators([self.seed])
-            images, labels = self._augmented(self.first_images(count))
+            images, labels = self.augmented(self.first_images(count))
         return self.normalize.pixels(images), labels
 
     def first_images(self, count: int) -> tuple[Tensor, Tensor]:

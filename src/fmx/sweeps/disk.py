@@ -35,7 +35,9 @@ def checkpoint_bytes(config: DictConfig) -> int:
     0 for a network that cannot be built on the meta device.
     """
     import torch
+    from pytorch_lightning.callbacks import WeightAveraging
 
+    from fmx.config.targets import locate
     from fmx.training.build import make_optimizer, meta_network
 
     try:
@@ -54,7 +56,8 @@ def checkpoint_bytes(config: DictConfig) -> int:
     num_state_tensors = sum(
         isinstance(each, torch.Tensor) and each.shape == weight.shape for each in optimizer.state[weight].values()
     )
-    averaged = any("WeightAveraging" in str(each.get("_target_")) for each in config.callbacks.values())
+    kinds = [locate(str(each._target_), "callbacks") for each in config.callbacks.values()]
+    averaged = any(isinstance(kind, type) and issubclass(kind, WeightAveraging) for kind in kinds)
     return 2 * int(weights * (2 if averaged else 1) + num_state_tensors * trained)
 
 

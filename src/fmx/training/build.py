@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
@@ -73,6 +73,7 @@ class Experiment:
     data: ImageDataModule
     classifier: Classifier
     trainer: Trainer
+    callbacks: Mapping[str, Callback]  # of the configuration
     select: str  # the checkpoint to test: best or last
     seed: int
     resumes: bool  # whether to continue from the newest checkpoint in the run directory, if any
@@ -94,7 +95,8 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     loggers = _loggers(cfg, record)
     with record.timed("data_s"):
         data = build_data(cfg)
-    trainer = _trainer(cfg, classifier.net, [*loggers.values()])
+    callbacks: dict[str, Callback] = {str(name): make(node) for name, node in cfg.callbacks.items()}
+    trainer = _trainer(cfg, classifier.net, [*loggers.values()], [*callbacks.values()])
     _check_test_batches(trainer, data)
     counts = data.class_counts()
     if callable(use_class_counts := getattr(classifier.loss, "use_class_counts", None)):
@@ -139,6 +141,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
         data=data,
         classifier=classifier,
         trainer=trainer,
+        callbacks=callbacks,
         select=cfg.select,
         seed=cfg.seed,
         resumes=cfg.resume is not None,
@@ -348,11 +351,11 @@ def _refused_logger(name: str, node: DictConfig) -> Iterator[None]:
         ) from error
 
 
-def _trainer(cfg: DictConfig, net: nn.Module, loggers: list[Logger]) -> Trainer:
+def _trainer(cfg: DictConfig, net: nn.Module, loggers: list[Logger], callbacks: list[Callback]) -> Trainer:
     trainer = make(
         without_own_keys(cfg.trainer),
         precision=resolve_precision(cfg.trainer.precision, accelerator=cfg.trainer.accelerator, net=net),
-        callbacks=[make(node) for node in cfg.callbacks.values()],
+        callbacks=callbacks,
         logger=loggers,
         plugins=[CheckpointFiles(), cluster_environment(cfg.trainer)],
         default_root_dir=cfg.run_dir,

@@ -39,6 +39,7 @@ from fmx.training.build import (
     parameter_groups,
     without_own_keys,
 )
+from fmx.training.callback_rules import check_callbacks
 from fmx.training.callbacks.history import History
 from fmx.training.callbacks.unfreeze import Unfreeze
 from fmx.training.cluster_environment import cluster_environment
@@ -99,6 +100,11 @@ def _make_parts(
     logged = ["train/loss", "train/accuracy"]
     if validation_of(config.data) != "none":
         logged += ["val/loss", *(f"val/{name}" for name in _scalar_names(metrics, config.data.num_classes))]
+    check_callbacks(
+        callbacks,
+        shows_progress_bar=bool(config.trainer.get("enable_progress_bar", True)),
+        epochs=config.trainer.max_epochs,
+    )
     _check_callbacks(callbacks, logged, config.select)
     parts = None if net is None else nn.ModuleDict({"net": net, "loss": loss})
     _check_optimization(config, logged, parts, _rate_factors(callbacks, parts, config.trainer.max_epochs))

@@ -4,14 +4,19 @@ import logging
 import math
 from pathlib import Path
 
+from lightning_fabric.utilities.spike import TrainingSpikeException
 from pytorch_lightning import seed_everything
+from pytorch_lightning.callbacks import WeightAveraging
 from torch.distributed import destroy_process_group, is_initialized
 
+from fmx.errors import TrainingError
 from fmx.process.distributed import end_together
 from fmx.process.exits import Interrupted, expected_error, interruption
 from fmx.runs.checkpoint_files import load_checkpoint, newest_checkpoint
 from fmx.training.build import Experiment
 from fmx.training.callbacks.checkpoints import LastCheckpoint, checkpoint_dir
+from fmx.training.callbacks.history import HISTORY
+from fmx.training.end_of_training import what_ended
 from fmx.training.loggers import log_settings, purge_after
 
 __all__ = ["fit"]
@@ -35,6 +40,8 @@ def fit(experiment: Experiment) -> Path:
             if interrupted.agreed and not record.writes:
                 raise SystemExit(0) from None  # the first process reports it
             raise
+        except TrainingSpikeException as error:
+            raise TrainingError(f"callbacks: SpikeDetection has ended the training: {error}") from error
         except Exception as error:
             if not _is_complete(experiment, error):
                 raise
@@ -45,8 +52,17 @@ def fit(experiment: Experiment) -> Path:
         destroy_process_group()
     if not record.writes:
         raise SystemExit(0)
+    ended_by, is_early = what_ended(trainer, experiment.callbacks)
+    record.update(ended_by=ended_by)
+    if is_early:
+        log.info("training ended in epoch %d, after step %d: %s", trainer.current_epoch, trainer.global_step, ended_by)
     name = experiment.select if experiment.data.has_validation else "last"
     checkpoint = checkpoint_dir(trainer) / f"{name}.ckpt"
+    if not checkpoint.is_file() or not (experiment.run_dir / HISTORY).is_file():
+        raise TrainingError(
+            f"training ended before its first validation ({ended_by}), so there is no {checkpoint.name} to test; train "
+            "longer, or validate more often"
+        )
     _record_fit(experiment, checkpoint)
     return checkpoint
 
@@ -77,7 +93,7 @@ def _record_fit(experiment: Experiment, checkpoint: Path) -> None:
     """Add to run.json how fast training was, and which epoch's weights were chosen by what."""
     import pandas as pd  # not needed for training, and slow to import
 
-    trainer, history = experiment.trainer, pd.read_csv(experiment.run_dir / "history.csv")
+    trainer, history = experiment.trainer, pd.read_csv(experiment.run_dir / HISTORY)
     state = load_checkpoint(checkpoint)
     chosen = history[history["step"] <= state["global_step"]].iloc[-1]
     by_validation = experiment.data.has_validation
@@ -107,4 +123,10 @@ def _record_fit(experiment: Experiment, checkpoint: Path) -> None:
             "images_per_s": round(images / seconds, 1),
         },
     )
-    log.info("%s: epoch %d, %s %.4f", checkpoint.name, chosen["epoch"], metric, chosen[metric])
+    averaged = any(isinstance(each, WeightAveraging) for each in trainer.callbacks)  # type: ignore[attr-defined]
+    note = (
+        ""
+        if not averaged or "averaging_state" in state
+        else (": the weights themselves, from before averaging began; select=last tests the average")
+    )
+    log.info("%s: epoch %d, %s %.4f%s", checkpoint.name, chosen["epoch"], metric, chosen[metric], note)

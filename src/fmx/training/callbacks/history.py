@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from fmx.training.classifier import Classifier, validates
 
-__all__ = ["COLUMNS", "History"]
+__all__ = ["COLUMNS", "HISTORY", "History"]
 
 log = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from fmx.training.callbacks.history import History
 from fmx.training.callbacks.learning_rate import LearningRate
 from fmx.training.callbacks.progress import Progress
 from fmx.training.callbacks.save_on_signal import SaveOnSignal
+from fmx.training.callbacks.swa import SWA
 from fmx.training.classifier import Batch, Classifier, Step, scales_gradients
 from fmx.training.step_graph import StepGraph, can_be_captured, fixed_parts
 
@@ -29,7 +30,7 @@ STEP_HOOKS = [
     "on_train_batch_end",
 ]
 # Callbacks that need not be called at each step, but at the last one before a validation or the end of an epoch.
-PATIENT = (BestCheckpoint, History, LastCheckpoint, SaveOnSignal, LearningRate, Progress)
+PATIENT = (BestCheckpoint, History, LastCheckpoint, SaveOnSignal, LearningRate, Progress, SWA)
 
 
 class LeanSteps(Callback):
