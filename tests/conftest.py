@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def module_of(verb: str) -> str:
     """The module that runs a verb."""
-    return {"run": "fmx.run", "cli": "fmx.__main__"}.get(verb, f"fmx.commands.{verb}")
+    return {"run": "fmx.run", "cli": "fmx.__main__"}.get(verb, f"fmx.commands.{verb.replace('-', '_')}")
 
 
 @pytest.fixture(scope="session")

@@ -71,7 +71,7 @@ def test_the_others_do_what_they_say(command, tmp_path):
     assert "run_training_batch" in (run / "fit-profile.txt").read_text()
     logged = (run / "csv/v/metrics.csv").read_text().splitlines()[0]
     assert "DeviceStatsMonitor.on_train_batch_start/cpu_percent" in logged
-    assert "batches_per_sec" in logged
+    assert "train/samples" in logged
     assert "lr-AdamW" in logged
 
 

@@ -24,7 +24,7 @@ from test_sweep import here as with_faults
 SOURCES = Path(fmx.__file__).parent
 FOLDER = "jö r=g, 1"
 SMALL = ["data=digits", "model=mlp", "trainer=smoke", "logger=none"]
-VERBS = "run|evaluate|predict|export|report|compare|reproduce|data|tensorboard"
+VERBS = "run|evaluate|predict|export|report|compare|reproduce|data|lr-find|tensorboard"
 A_COMMAND = re.compile(rf"\bfmx (?:{VERBS})\b|\bfmx -|\bfmx [\w/.]+=|python[\d.]* -m fmx|\bpip install|--allow \{{")
 # A text with a command in it that the marker has not made, by its file and words of it.
 WITHOUT_THE_MARKER = {

@@ -14,6 +14,7 @@ KNOWN_AS = {
     "fmx report": ["leaderboard", "summary", "table", "list", "ls"],
     "fmx compare": ["diff"],
     "fmx tensorboard": ["tb", "board"],
+    "fmx lr-find": ["lr_find", "lrfind", "find_lr", "range_test"],
     "fmx run resume=RUN": ["resume", "continue"],
     "fmx -m KEY=A,B": ["sweep", "multirun", "grid"],
     "fmx -m hydra/sweeper=search KEY=A,B": ["search", "optimize", "tune", "hpo"],

@@ -55,7 +55,7 @@ def complete(arguments: list[str]) -> list[str] | None:
 HydraArguments = tuple[list[str], list[str]]  # overrides before the word, and Hydra's options
 
 
-def _candidates(  # noqa: PLR0911 - one return per case
+def _candidates(  # noqa: C901, PLR0911 - one return per case
     typed: list[str], word: str, *, files: bool
 ) -> tuple[list[str], HydraArguments | None]:
     """Candidates for a word, given the words before it, and the arguments for Hydra's own candidates."""
@@ -66,6 +66,8 @@ def _candidates(  # noqa: PLR0911 - one return per case
         return [*VERBS, "run"], None
     if not typed:
         first = [*MORE_VERBS, *VERBS]
+    elif typed[0] == "lr-find" and not word.startswith("-"):
+        typed = typed[1:]
     elif typed[0] in VERBS:
         return [*_verb_candidates(typed[0], typed[1:], word, files=files)], None
     elif typed[0] == "run":

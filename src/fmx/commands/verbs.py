@@ -13,6 +13,7 @@ VERBS = {
     "compare": "what differs between two runs or two groups of seeds, and which is better",
     "reproduce": "repeat a run and say whether the results are identical",
     "data": "fetch and check a data set, look at it, convert it",
+    "lr-find": "try learning rates, draw the loss over them, and print the one to set",
     "tensorboard": "serve the curves and pictures of runs to a browser",
 }
 
@@ -35,7 +36,7 @@ def parser_of(verb: str) -> Any:
 
 
 def verb_module(verb: str) -> Any:
-    return importlib.import_module(f"fmx.commands.{verb}")
+    return importlib.import_module(f"fmx.commands.{verb.replace('-', '_')}")
 
 
 def verbs_in_help() -> str:
