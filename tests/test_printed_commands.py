@@ -34,6 +34,8 @@ WITHOUT_THE_MARKER = {
     ("__main__.py", "fmx report"): "likewise",
     ("__main__.py", "fmx compare"): "likewise",
     ("__main__.py", "fmx tensorboard"): "likewise",
+    ("__main__.py", "fmx lr-find"): "likewise",
+    ("training/callback_rules.py", "fmx lr-find OVERRIDES"): "likewise, with what stands for overrides",
     ("__main__.py", "fmx run resume=RUN"): "likewise, with what stands for a run",
     ("__main__.py", "fmx -m KEY=A,B"): "likewise, with what stands for a key",
     ("__main__.py", "fmx -m hydra/sweeper=search KEY=A,B"): "likewise",
@@ -56,6 +58,7 @@ WITHOUT_THE_MARKER = {
 # Calls of the marker that no test here types, by file and function.
 NOT_TYPED = {
     "inference/export/onnx_model.py:require": "it installs from a package index",
+    "commands/lr_find.py:lr_find": "test_lr_find types it",
     "sweeps/search/options.py:require_optuna": "likewise",
     "sweeps/search/options.py:read_options": "likewise",
     "sweeps/slurm_queue.py:check_installed": "likewise",

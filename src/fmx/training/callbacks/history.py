@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint, LearningRateMonitor
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.optim import Optimizer
 
@@ -95,7 +95,9 @@ class History(Checkpoint):
         self._seen = held
         new = {name: _number(value) for name, value in held.items() if seen.get(name) is not value}
         kept = {name: text for name, text in new.items() if text is not None and name not in OF_HISTORY}
-        if left_out := sorted(new.keys() - kept.keys() - self._left_out):
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        known = {"lr"} if any(isinstance(each, LearningRateMonitor) for each in callbacks) else set()  # the same rate
+        if left_out := sorted(new.keys() - kept.keys() - self._left_out - known):
             self._left_out.update(left_out)
             log.warning(
                 "%s is not written for %s: a metric is one number, and its name none of %s",
@@ -103,7 +105,7 @@ class History(Checkpoint):
                 ", ".join(map(repr, left_out)),
                 ", ".join(sorted(OF_HISTORY)),
             )
-        monitored = {getattr(callback, "monitor", None) for callback in trainer.callbacks}  # type: ignore[attr-defined]
+        monitored = {getattr(callback, "monitor", None) for callback in callbacks}
         return {name: text for name, text in kept.items() if name != "val/macro_f1" or name in monitored}
 
     def _write_row(self, trainer: Trainer, pl_module: LightningModule) -> None:
