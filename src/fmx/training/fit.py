@@ -52,8 +52,19 @@ def fit(experiment: Experiment) -> Path:
         destroy_process_group()
     if not record.writes:
         raise SystemExit(0)
+    checkpoint = _chosen_checkpoint(experiment)
+    _record_fit(experiment, checkpoint)
+    return checkpoint
+
+
+def _chosen_checkpoint(experiment: Experiment) -> Path:
+    """The checkpoint to test; records what ended the training, which a line says where it was not its length.
+
+    Raises TrainingError where the training ended before its first validation.
+    """
+    trainer = experiment.trainer
     ended_by, is_early = what_ended(trainer, experiment.callbacks)
-    record.update(ended_by=ended_by)
+    experiment.record.update(ended_by=ended_by)
     if is_early:
         log.info("training ended in epoch %d, after step %d: %s", trainer.current_epoch, trainer.global_step, ended_by)
     name = experiment.select if experiment.data.has_validation else "last"
@@ -63,7 +74,6 @@ def fit(experiment: Experiment) -> Path:
             f"training ended before its first validation ({ended_by}), so there is no {checkpoint.name} to test; train "
             "longer, or validate more often"
         )
-    _record_fit(experiment, checkpoint)
     return checkpoint
 
 
