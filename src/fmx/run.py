@@ -22,6 +22,7 @@ from fmx.process.exits import BEFORE_ANY_JOB, advice, plain_exits
 from fmx.process.start import as_command, is_own_process
 from fmx.process.version import __version__
 from fmx.runs.composition import register_resolvers
+from fmx.runs.extension import expand_extend
 from fmx.runs.resume import expand_resume
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def main() -> None:
             print(f"fmx {__version__}")
         else:
             check_typed(arguments)
-            _compose_and_run(quote_texts(expand_resume(in_hydra_order(arguments))))
+            _compose_and_run(quote_texts(expand_extend(expand_resume(in_hydra_order(arguments)))))
         sys.stdout.flush()  # here, where a closed pipe is not an error
 
 
@@ -121,7 +122,7 @@ def train(*overrides: str, config_dir: str | Path | None = None) -> "Run":
         arguments = given if config_dir is None else ["--config-dir", str(config_dir), *given]
         sys.argv[:] = ["fmx.train", *arguments]
         check_typed(given)
-        _compose_and_run(quote_texts(expand_resume(in_hydra_order(arguments))))
+        _compose_and_run(quote_texts(expand_extend(expand_resume(in_hydra_order(arguments)))))
         run = open_run(_run_dirs[-1])
         targets = target_nodes(OmegaConf.to_container(run.config, resolve=True), "")
         packages = {str(node["_target_"]).partition(".")[0] for _, node in targets}

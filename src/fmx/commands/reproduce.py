@@ -94,8 +94,9 @@ def reproduce(path: str, folder: Path | None, allow: list[str], *, root: str | N
     check_processes(config, first.path)
     _check_results(first, config)
     config = with_later_keys(config)
-    if config.init is not None:
-        config.init = escape_interpolations(launched_in(first.path, config.init))
+    for key in ("extend", "init"):
+        if config[key] is not None:
+            config[key] = escape_interpolations(launched_in(first.path, config[key]))
     with tempfile.TemporaryDirectory() as frozen:
         arguments = freeze(config, Path(frozen), **_recorded_origin(first))
         # The configuration of a resumed run has resume=RUN; the second run starts from scratch.

@@ -68,6 +68,11 @@ def _check_ineffective(resolved: Mapping[str, Any], typed: Sequence[str]) -> Non
             "dirpath:${run_dir},filename:profile}'"
         )
     init, net = resolved.get("init"), resolved["model"]["net"]
+    if init is not None and resolved.get("extend") is not None:
+        raise ConfigError(
+            f"init={init} would be without effect: extend={resolved['extend']} goes on with all of that run; leave one "
+            "of the two out"
+        )
     if init is not None and net.get("weights") is not None:
         raise ConfigError(
             f"model.net.weights={net['weights']} would be without effect: init={init} says where the weights start; "

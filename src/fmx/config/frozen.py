@@ -44,23 +44,29 @@ def freeze(
     folder: Path,
     *,
     written: Mapping[str, Any],
-    overrides: Sequence[str],
+    overrides: Sequence[str] | None,
     choices: Mapping[str, str],
     stored: Mapping[Place, str],
+    groups: Sequence[str] = (),
+    hydra: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Write exact.yaml into a folder; returns the arguments with which fmx.run composes exactly this configuration.
 
     config: resolved and trusted; paths below its run_dir move to the new run's. written: the same unresolved, to keep
-    references between keys. overrides, choices: for the new run's records. stored: its environment references.
+    references between keys. overrides, choices: for the new run's records; None: those that are typed. stored: its
+    environment references. groups: that the configuration lacks because the command line chooses their members. hydra:
+    settings of Hydra for a run in a folder of its own, or for a sweep.
     """
     plain: Any = OmegaConf.to_container(config, resolve=True)
     moved = relocated(plain)
     following = _restore_references(moved, written)
     if _resolved(following) != _resolved(moved):  # one of the two files was edited
         following = moved
-    hydra = HYDRA | {"callbacks": {**HYDRA["callbacks"], "origin": origin(overrides, choices)}}
+    node = {**(hydra or {}), **HYDRA, "callbacks": {**HYDRA["callbacks"], "origin": origin(overrides, choices)}}
     following = with_references(following, stored)
-    write_frozen(folder / f"{FROZEN}.yaml", {**following, "run_dir": "${run_dir:}"}, hydra)
+    launcher = ["_launcher"] if hydra else []
+    defaults = [*launcher, DEFAULTS[0], *({group: None} for group in groups), *DEFAULTS[1:]]
+    write_frozen(folder / f"{FROZEN}.yaml", {**following, "run_dir": "${run_dir:}"}, node, defaults)
     return ["--config-dir", str(folder), "--config-name", FROZEN]
 
 
@@ -86,21 +92,25 @@ def _resolved(plain: Mapping[str, Any]) -> object:
 
 
 def origin(
-    overrides: Sequence[str], choices: Mapping[str, Any], stored: Mapping[Place, str] | None = None
+    overrides: Sequence[str] | None, choices: Mapping[str, Any], stored: Mapping[Place, str] | None = None
 ) -> dict[str, str]:
     """The configuration node of the Origin callback, its facts encoded as one string.
 
     Otherwise Hydra would instantiate every mapping with a `_target_` below a callback, and resolve interpolations.
     """
-    facts: dict[str, Any] = {"overrides": list(overrides), "choices": dict(choices)}
+    facts: dict[str, Any] = {"overrides": None if overrides is None else list(overrides), "choices": dict(choices)}
     if stored:
         facts["environment"] = [[list(place), text] for place, text in stored.items()]
     return {"_target_": "fmx.config.frozen.Origin", "facts": json.dumps(facts).replace("$", r"\u0024")}
 
 
-def write_frozen(path: Path, config: Mapping[str, Any], hydra: Mapping[str, Any]) -> None:
-    """Atomically write a configuration whose defaults list holds Hydra's logging alone."""
-    text = yaml.safe_dump({"defaults": DEFAULTS, **config, "hydra": dict(hydra)}, sort_keys=False, allow_unicode=True)
+def write_frozen(
+    path: Path, config: Mapping[str, Any], hydra: Mapping[str, Any], defaults: Sequence[Any] = DEFAULTS
+) -> None:
+    """Atomically write a configuration whose defaults list holds Hydra's logging, and nothing else of conf/."""
+    text = yaml.safe_dump(
+        {"defaults": [*defaults], **config, "hydra": dict(hydra)}, sort_keys=False, allow_unicode=True
+    )
     partial = path.with_suffix(".yaml.part")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
@@ -121,6 +131,8 @@ def freeze_job(config: DictConfig, path: Path) -> None:
     hydra: Any = OmegaConf.to_container(OmegaConf.masked_copy(config.hydra, ["job", "callbacks"]), resolve=False)
     job = {key: hydra["job"][key] for key in ("name", "num", "chdir", "env_set", "env_copy") if key in hydra["job"]}
     choices: Any = OmegaConf.to_container(config.hydra.runtime.choices, resolve=False)
+    if (facts := OmegaConf.select(config, "hydra.callbacks.origin.facts")) is not None:  # of the run that is extended
+        choices = {**json.loads(facts)["choices"], **choices}
     origin_node = origin(as_typed(config.hydra.overrides.task), choices, stored)
     write_frozen(path, plain, {"job": job, "callbacks": {**hydra["callbacks"], "origin": origin_node}})
 
@@ -130,15 +142,18 @@ class Origin(Callback):
 
     def __init__(self, facts: str) -> None:
         decoded = json.loads(facts)
-        self.overrides: list[str] = decoded["overrides"]  # never resolved: see as_typed
+        self.overrides: list[str] | None = decoded["overrides"]  # never resolved: see as_typed; None: as typed
         self.choices: dict[str, Any] = escape_interpolations(decoded["choices"])
         self.stored = stored_of(decoded)
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Give the run the sweep's overrides and choices; Refusal where an environment variable has changed."""
         with open_dict(config):
-            config.hydra.overrides.task = self.overrides
-            config.hydra.runtime.choices = self.choices
+            if self.overrides is None:
+                config.hydra.runtime.choices = {**self.choices, **config.hydra.runtime.choices}
+            else:
+                config.hydra.overrides.task = self.overrides
+                config.hydra.runtime.choices = self.choices
         if self.stored:
             try:
                 check_same(self.stored, references(to_stored(config)), "this job")

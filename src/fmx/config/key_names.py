@@ -46,6 +46,7 @@ KNOWN_AS = {
     "trainer.accumulate_grad_batches": ["grad_accum", "accumulate", "gradient_accumulation_steps", "accum_steps"],
     "seed": ["random_seed", "manual_seed", "rng_seed", "random_state"],
     "resume": ["resume_from", "resume_from_checkpoint", "ckpt", "ckpt_path", "checkpoint", "continue"],
+    "extend": ["extend_from", "continue_from", "train_further", "continue_training"],
     "init": ["init_from", "load_from", "load_weights", "start_from", "warm_start", "initial_weights"],
     "hydra.run.dir": ["name", "run_name", "run_id", "exp_name", "experiment_name", "out", "output", "output_dir",
                       "outdir", "out_dir", "save_dir", "log_dir", "logdir", "work_dir", "dir"],

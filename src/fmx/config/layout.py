@@ -5,7 +5,19 @@ __all__ = ["GROUPS", "MODEL_KEYS", "REPORTED", "ROOT_KEYS"]
 GROUPS = ["data", "model", "augment", "loss", "optim", "schedule", "metrics", "trainer", "callbacks", "logger"]
 
 
-ROOT_KEYS = [*GROUPS, "seed", "select", "memory_format", "resume", "init", "init_strict", "run_dir", "sweep", "vars"]
+ROOT_KEYS = [
+    *GROUPS,
+    "seed",
+    "select",
+    "memory_format",
+    "resume",
+    "extend",
+    "init",
+    "init_strict",
+    "run_dir",
+    "sweep",
+    "vars",
+]
 
 
 MODEL_KEYS = ["name", "net"]

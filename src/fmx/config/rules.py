@@ -150,6 +150,7 @@ RULES: Mapping[str, Rule] = {
     "seed": whole(0, 2**32 - 1),  # NumPy takes no larger one
     "select": one_of("best", "last"),
     "resume": Rule("null, auto or a run directory", lambda value: value is None or isinstance(value, str)),
+    "extend": Rule("null or the directory of a finished run", lambda value: value is None or _is_path(value)),
     "init": Rule("null, a run directory or a file of weights", lambda value: value is None or _is_path(value)),
     "init_strict": FLAG,
     "sweep.keep_checkpoints": whole(0, or_none=True),

@@ -20,7 +20,21 @@ OVERRIDE = re.compile(r"(?P<key>\+{0,2}[\w./@-]+)=(?P<value>.*)", re.DOTALL)
 SIMPLE = re.compile(r"[A-Za-z0-9_./+-]+")
 # Values that Hydra's grammar reads as a number or a boolean.
 NO_TEXT = re.compile(r"[+-]?[\d_.]+(e[+-]?\d+)?|[+-]?(inf|nan)|true|false", re.IGNORECASE)
-TEXTS = {"resume", "init", "root", "dir", "subdir", "folder", "file", "name", "path", "dirpath", "save_dir", "filename"}
+TEXTS = {
+    "resume",
+    "extend",
+    "init",
+    "root",
+    "dir",
+    "subdir",
+    "folder",
+    "file",
+    "name",
+    "path",
+    "dirpath",
+    "save_dir",
+    "filename",
+}
 TEXTS |= {"partition", "account", "qos", "constraint"}  # names chosen by a cluster's administrators
 CHOSEN_PARTS = ("hydra.launcher", "hydra.sweeper", "hydra.job_logging", "hydra.hydra_logging", "hydra.help")
 

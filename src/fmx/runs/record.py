@@ -29,7 +29,7 @@ from fmx.process.distributed import is_first_process, num_processes
 from fmx.process.exits import Interrupted, Pruned, expected_error, interruption, plain_message
 from fmx.process.lock import exclusive
 from fmx.runs.data_root import without_root
-from fmx.runs.run_dir import open_run
+from fmx.runs.run_dir import Run, open_run
 
 __all__ = [
     "Record",
@@ -162,14 +162,20 @@ class Record:
         self.update(timing={name: round(time.perf_counter() - began, 3)})
 
     def check_data(
-        self, data: Mapping[str, object], *, is_same: Callable[[str], bool], chosen_on_test: bool = False
+        self,
+        data: Mapping[str, object],
+        *,
+        is_same: Callable[[str], bool],
+        chosen_on_test: bool = False,
+        earlier: Run | None = None,
     ) -> None:
-        """DataError where a resumed run was trained on other data than `data`.
+        """DataError where a resumed run, or the `earlier` one that this run goes on with, had other data than `data`.
 
         is_same: whether a recorded fingerprint is that of the present data. Where only the test set changed, a warning
         is logged instead, unless the test set chose the checkpoint (`chosen_on_test`).
         """
-        then = self.contents.get("data")
+        run_dir = self.run_dir if earlier is None else earlier.path
+        then = (self.contents if earlier is None else earlier.record).get("data")
         if not isinstance(then, dict):
             return
         changed = ", ".join(
@@ -178,9 +184,7 @@ class Record:
             if key in then and then.get(key) != data[key] and not (key == "fingerprint" and is_same(str(then.get(key))))
         )
         if changed and not chosen_on_test and _training_data(then) == _training_data(data):
-            log.warning(
-                "only the test images have changed since %s began: it is tested on the present ones", self.run_dir
-            )
+            log.warning("only the test images have changed since %s began: it is tested on the present ones", run_dir)
         elif changed:
             hint = (
                 ""
@@ -190,9 +194,7 @@ class Record:
                     "images alone is not recognised: restore all images)"
                 )
             )
-            raise DataError(
-                f"the data is not what {self.run_dir} was trained on: {changed} changed; start a new run{hint}"
-            )
+            raise DataError(f"the data is not what {run_dir} was trained on: {changed} changed; start a new run{hint}")
 
     def link_latest(self) -> None:
         """Point outputs/latest to this run, or to its sweep.

@@ -2,7 +2,7 @@
 
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from fmx.runs.data_root import KEY, at_root, parse_root, without_root
 from fmx.runs.record import config_fingerprint, present_fingerprint
 from fmx.runs.run_dir import Run, instant, open_run
 
-__all__ = ["check_same_run", "expand_resume", "find_run_dir"]
+__all__ = ["check_same_run", "choices_of", "config_to_train", "expand_resume", "find_run_dir", "given_keys"]
 
 MANY = 8  # differing keys that an error lists
 NOT_THE_RUN = {"run_dir", "resume", "sweep.keep_checkpoints"}  # keys that may differ
@@ -91,7 +91,8 @@ def check_same_run(config: Mapping[str, Any], run_dir: Path, resume: str | None)
     except DataError as error:
         raise ConfigError(f"resume={resume}: {error}") from None
     if run.status == "completed":
-        raise ConfigError(f"resume={resume}: {run_dir} is complete; there is nothing to continue")
+        how = _how(run, ["trainer.max_epochs=N"])
+        raise ConfigError(f"resume={resume}: {run_dir} is complete; there is nothing to continue. {how}")
     stored = references(then)
     if not stored:  # written by a version that stored the values of environment variables
         config = from_stored(dict(config), run_dir)
@@ -102,7 +103,8 @@ def check_same_run(config: Mapping[str, Any], run_dir: Path, resume: str | None)
         more = f" and {len(differing) - MANY} more" if len(differing) > MANY else ""
         raise ConfigError(
             f"resume={resume}: the configuration is not that of {run_dir}: {shown}{more}. "
-            f"Type the same command as then, or resume=RUN alone{run.other_version}"
+            f"Type the same command as then, or resume=RUN alone{run.other_version}. To change it: "
+            f"{_how(run, ['KEY=VALUE'])}"
         )
 
 
@@ -115,16 +117,21 @@ def expand_resume(arguments: list[str]) -> list[str]:
     """The command line; `resume=RUN` alone, or with data.root=DIR, is expanded to the run's own configuration.
 
     It is composed from the checked configuration, never from the run's overrides, which could name paths of Hydra's
-    own. Raises DataError where RUN's files name something that may not be trusted.
+    own. Raises DataError where RUN's files name something that may not be trusted, and ConfigError where other words
+    would change the run.
     """
     _found_dirs.clear()  # of an earlier command of this process
     roots = [argument for argument in arguments if argument.startswith(f"{KEY}=")]
     rest = [argument for argument in arguments if argument not in roots]
-    if len(rest) != 1 or len(roots) > 1 or not rest[0].startswith("resume=") or rest[0] in NOT_A_PATH:
+    words = [word for word in rest if word.startswith("resume=") and word not in NOT_A_PATH]
+    if len(words) != 1 or len(roots) > 1:
         return arguments
-    path = Path(unquoted(rest[0].removeprefix("resume=")))
+    path = Path(unquoted(words[0].removeprefix("resume=")))
     if not (path / "run.json").is_file():
         return arguments  # check_same_run says what is wrong
+    if len(rest) > 1:
+        _check_unchanged(path, [word for word in rest if word not in words])
+        return arguments
     home = quoted(str(path.resolve()))
     return [*_frozen_arguments(path, roots), f"hydra.run.dir={home}", f"resume={quoted(str(path))}"]
 
@@ -133,27 +140,52 @@ NOT_A_PATH = {"resume=auto", "resume=null", "resume="}
 _frozen: list[tempfile.TemporaryDirectory[str]] = []  # kept until this process ends: its ranks read them too
 
 
-def _frozen_arguments(path: Path, roots: list[str]) -> list[str]:
-    """Arguments that compose exactly the configuration of a run, once it is trusted.
+def given_keys(words: Iterable[object]) -> set[str]:
+    """The keys that overrides set, without those of Hydra itself and of data.root."""
+    keys = {
+        str(word).lstrip("+~").partition("=")[0].partition("@")[0] for word in words if not str(word).startswith("-")
+    }
+    return {key for key in keys if key not in {KEY, "resume"} and not key.startswith("hydra")}
 
-    roots: `data.root=DIR` where it was typed.
+
+def _check_unchanged(path: Path, typed: list[str]) -> None:
+    """ConfigError where words beside resume=RUN would change the run, and are not the command that began it."""
+    run = open_run(path, finished=False)
+    changed = given_keys(typed)
+    if not changed or given_keys(run.recorded(list, "overrides")) <= changed or any(w.startswith("-") for w in typed):
+        return  # the whole command: check_same_run compares the configurations
+    told = [word for word in typed if given_keys([word])]
+    word = printed_command(override("resume", path))
+    raise ConfigError(f"{word} goes on with the run as it was begun, and takes no {', '.join(told)}. {_how(run, told)}")
+
+
+def _how(run: Run, changes: Sequence[str]) -> str:
+    """What to type to train a run further with changes."""
+    extend = printed_command(override("extend", run.path), *changes)
+    init = printed_command(override("init", run.path))
+    if run.status == "completed":
+        return f"A new run that goes on with it: {extend}; one that starts from its weights alone: {init}"
+    resume = printed_command(override("resume", run.path))
+    return f"{resume} alone ends it; then {extend} is a new run that goes on with it; {init} starts from its weights"
+
+
+def config_to_train(run: Run, key: str, roots: list[str]) -> DictConfig:
+    """The configuration of a run from anywhere, once it is trusted to be trained.
+
+    key: `resume` or `extend`, for errors. roots: `data.root=DIR` where it was typed. DataError for what is not trusted.
     """
     from fmx.config.trust import check_paths, check_processes
-    from fmx.process.own_files import check_own_files
-    from fmx.process.table import printable
     from fmx.runs.trusted_config import checked_config
 
-    run = open_run(path, finished=False)
-    written = run.path / ".hydra" / "config.yaml"
     try:
         as_recorded = run.config
         config = checked_config(as_recorded, run)
         _check_mirrors(run, as_recorded, config)
-    except DataError as error:  # resume has no --allow; typing the whole command shows trust
+    except DataError as error:  # there is no --allow; typing the whole command shows trust
         said, untrusted, _ = str(error).partition(" If you trust")
         if not untrusted:
             raise
-        word = printed_command(override("resume", path))
+        word = printed_command(override(key, run.path))
         how = f"type the whole command that began the run (run.json has it) with {word}"
         raise DataError(f"{said} If you trust it, {how}") from None
     if roots:
@@ -163,6 +195,20 @@ def _frozen_arguments(path: Path, roots: list[str]) -> list[str]:
     check_resolved(OmegaConf.to_container(as_recorded, resolve=True), run.path)
     check_paths(config, run.path)
     check_processes(config, run.path)
+    return config
+
+
+def _frozen_arguments(path: Path, roots: list[str]) -> list[str]:
+    """Arguments that compose exactly the configuration of a run, once it is trusted.
+
+    roots: `data.root=DIR` where it was typed.
+    """
+    from fmx.process.own_files import check_own_files
+    from fmx.process.table import printable
+
+    run = open_run(path, finished=False)
+    written = run.path / ".hydra" / "config.yaml"
+    config = config_to_train(run, "resume", roots)
     check_own_files(run.path)
     # From run.json: Hydra rewrites .hydra/overrides.yaml at each start, and leaves half of it where it is killed.
     recorded = [str(each) for each in run.recorded(list, "overrides") if not str(each).startswith("resume=")]
@@ -174,7 +220,7 @@ def _frozen_arguments(path: Path, roots: list[str]) -> list[str]:
         Path(folder.name),
         written=read_yaml_or_empty(written),
         overrides=recorded,
-        choices=_choices(run.path),
+        choices=choices_of(run.path),
         stored=run.from_environment,
     )
     print(f"resume: {printable(' '.join(recorded)) or 'the default configuration'}", file=sys.stderr)
@@ -186,7 +232,7 @@ def _check_mirrors(run: Run, recorded: DictConfig, config: DictConfig) -> None:
         raise DataError(f"{run.path} would fetch its images from elsewhere than fmx does. If you trust that place")
 
 
-def _choices(run_dir: Path) -> dict[str, str]:
+def choices_of(run_dir: Path) -> dict[str, str]:
     """The chosen option of each config group."""
     node: Any = read_yaml_or_empty(run_dir / ".hydra" / "hydra.yaml")
     for key in ("hydra", "runtime", "choices"):

@@ -32,11 +32,14 @@ from fmx.errors import ConfigError, FmxError, first_line
 from fmx.models.adapted_net import AdaptedNet
 from fmx.process.distributed import launcher_hint, num_processes
 from fmx.runs.checkpoint_files import NEWEST, PREVIOUS, CheckpointFiles
+from fmx.runs.extension import Extension, extension_of
 from fmx.runs.record import Record
+from fmx.runs.run_dir import open_run
 from fmx.runs.settings import flat
 from fmx.training.classifier import Classifier
 from fmx.training.cluster_environment import cluster_environment
 from fmx.training.end_check import check_end
+from fmx.training.extension import log_extension
 from fmx.training.first_batch import check_first_batch
 from fmx.training.hardware import describe_device, resolve_precision
 from fmx.training.initial_weights import start_from
@@ -77,6 +80,7 @@ class Experiment:
     select: str  # the checkpoint to test: best or last
     seed: int
     resumes: bool  # whether to continue from the newest checkpoint in the run directory, if any
+    extension: Extension | None  # the run to go on with, where this one has not begun yet
     hparams: dict[str, Any]  # the main settings, for tables
     settings: dict[str, Any]  # all of them, by their keys
     yaml: str  # the configuration as text
@@ -91,6 +95,11 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     seed_everything(cfg.seed, workers=True, verbose=False)
     classifier = build_classifier(cfg)
     begins = cfg.resume is None or not has_checkpoint(record.run_dir)
+    stored = to_stored(cfg)
+    extension = None
+    if cfg.extend is not None:
+        extension = extension_of(stored) if begins else Extension.from_record(record.contents)
+        classifier.extension = extension
     initial = start_from(classifier.net, cfg.init, strict=cfg.init_strict) if begins and cfg.init is not None else None
     loggers = _loggers(cfg, record)
     with record.timed("data_s"):
@@ -110,15 +119,19 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     }
     if data.folds is not None:
         described |= {"folds": data.folds, "fold": data.fold}
-    if record.writes or cfg.resume is not None:  # hashing an image folder reads all of it
+    if record.writes or cfg.resume is not None or extension is not None:  # hashing an image folder reads all of it
         described |= data.fingerprints()
-        record.check_data(described, is_same=data.has_fingerprint, chosen_on_test=data.validation == "test")
+        earlier = open_run(extension.parent) if extension and begins else None
+        record.check_data(
+            described, is_same=data.has_fingerprint, chosen_on_test=data.validation == "test", earlier=earlier
+        )
     record.update(
         device=describe_device(trainer),
         data=described | ({"class_counts": counts} if data.num_classes <= MAX_COUNTED else {}),
         params=sum(p.numel() for p in classifier.net.parameters()),
         logger_versions=versions(loggers) if record.writes else {},
         **({} if initial is None else {"init": initial}),
+        **({} if extension is None else {"extends": extension.recorded()}),
     )
     if record.writes:
         check_first_batch(data)
@@ -132,9 +145,10 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     _log_classes(counts, data.class_names)
     _warn_of_two_corrections(cfg, classifier.loss)
     _log_processes(record, cfg.trainer)
-    if begins and initial is None:
+    if begins and extension is not None and record.writes:
+        log_extension(extension, cfg.trainer.max_epochs)
+    elif begins and initial is None:
         _log_origin(record, classifier.net)
-    stored = to_stored(cfg)
     return Experiment(
         run_dir=record.run_dir,
         record=record,
@@ -145,6 +159,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
         select=cfg.select,
         seed=cfg.seed,
         resumes=cfg.resume is not None,
+        extension=extension if begins else None,
         hparams=_hparams(OmegaConf.create(escape_interpolations(stored)), record.contents["overrides"]),
         settings=_settings(stored),
         yaml=OmegaConf.to_yaml(OmegaConf.create(stored)),

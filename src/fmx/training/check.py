@@ -7,7 +7,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from fmx.config.check import without_hydra
+from fmx.config.from_environment import to_stored
 from fmx.process.start import resume_garbage_collection
+from fmx.runs.extension import extension_of
 
 __all__ = ["check_parts"]
 
@@ -25,6 +27,8 @@ def check_parts(config: DictConfig, resolved: Mapping[str, Any], *, here: bool =
     check_data_class(str(resolved["data"].get("_target_", "")))
     if here:
         check_accelerator(resolved["trainer"])
+    if resolved.get("extend") is not None and resolved["resume"] is None:
+        extension_of(to_stored(without_hydra(config)))
     resume_garbage_collection()  # objects made by the dry run are garbage from here on
     earlier = None if resolved["resume"] is None else Path(config.hydra.run.dir)
     bounded = OmegaConf.select(config, "hydra.callbacks.check.bounded")

@@ -17,6 +17,7 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from fmx.data.loader import EpochSampler
 from fmx.errors import ConfigError, TrainingError
 from fmx.models.logits import logits_of
+from fmx.runs.extension import Extension
 from fmx.training.counts import update
 from fmx.training.losses import NLL, CrossEntropy
 from fmx.training.parameter_groups import OptimizerFactory, ParameterGroups
@@ -68,6 +69,8 @@ class Classifier(LightningModule):
         self.val_metrics = MetricCollection(dict(metrics), compute_groups=False)
         self.val_loss = MeanMetric(nan_strategy="disable")
         self.train_metrics = TrainMetrics(self.images_of, remedies=_remedies(loss))
+        self.extension: Extension | None = None  # how this run goes on with another
+        self._configured: list[dict[str, Any]] = []  # the settings of the optimizer's groups before the first step
         self._watched: list[nn.Parameter] = []  # whose gradients are checked
         self._has_checked_logits = False
         self._said: set[str] = set()  # the kinds of output, other than tensors, that the log names
@@ -207,6 +210,8 @@ class Classifier(LightningModule):
         self._watched = [p for p in parameters if p.dim() == 1] or parameters
         total_steps = int(self.trainer.estimated_stepping_batches)  # also sets num_training_batches
         steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        if self.extension is not None and self.extension.anew:
+            total_steps -= self.extension.step if self.trainer.max_steps > 0 else self.extension.epoch * steps
         epochs = math.ceil(total_steps / steps)  # fewer than max_epochs where max_steps ends the training
         entries = self.make_schedule(optimizer, steps_per_epoch=steps, epochs=epochs, total_steps=total_steps)
         for entry in entries:
@@ -218,7 +223,19 @@ class Classifier(LightningModule):
                 )
             if "monitor" in entry:
                 entry["frequency"] = self.trainer.check_val_every_n_epoch or 1
+        self._configured = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         return [optimizer], entries
+
+    def begin_extension(self) -> None:
+        """Give the optimizer the settings of this run; those of the run that it goes on with came with its state.
+
+        Called where training begins or goes on, after all state is restored.
+        """
+        if self.extension is None or self.global_step != self.extension.step:
+            return
+        changed = {key.removeprefix("optim.").partition(".")[0] for key in self.extension.changed}
+        for group, configured in zip(self.trainer.optimizers[0].param_groups, self._configured, strict=True):
+            group.update({k: v for k, v in configured.items() if self.extension.anew or k in changed})
 
 
 def validates(trainer: Trainer) -> bool:

@@ -12,11 +12,12 @@ from torch.distributed import destroy_process_group, is_initialized
 from fmx.errors import TrainingError
 from fmx.process.distributed import end_together
 from fmx.process.exits import Interrupted, expected_error, interruption
-from fmx.runs.checkpoint_files import load_checkpoint, newest_checkpoint
+from fmx.runs.checkpoint_files import NEWEST, load_checkpoint, newest_checkpoint
 from fmx.training.build import Experiment
 from fmx.training.callbacks.checkpoints import LastCheckpoint, checkpoint_dir
 from fmx.training.callbacks.history import HISTORY
 from fmx.training.end_of_training import what_ended
+from fmx.training.extension import begin_extension
 from fmx.training.loggers import log_settings, purge_after
 
 __all__ = ["fit"]
@@ -88,6 +89,9 @@ def _is_complete(experiment: Experiment, error: Exception) -> bool:
 
 def _resume_from(experiment: Experiment) -> Path | None:
     """The checkpoint to resume from, if any; what the loggers wrote after it is removed."""
+    if experiment.extension is not None:
+        begin_extension(experiment.extension, experiment.run_dir, writes=experiment.record.writes)
+        return checkpoint_dir(experiment.trainer) / NEWEST
     if not experiment.resumes:
         return None
     newest, step, complaints = newest_checkpoint(checkpoint_dir(experiment.trainer))

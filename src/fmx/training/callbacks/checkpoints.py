@@ -151,6 +151,7 @@ class LastCheckpoint(Checkpoint):
                 "training cannot resume in the middle of this epoch with this version of pytorch-lightning: "
                 f"install one of {', '.join(TESTED['pytorch-lightning'])}, or unset {SWITCH}"
             )
+        pl_module.begin_extension()
         if self._at_epoch_start:  # or Lightning would treat the epoch that begins as ended
             trainer.fit_loop.epoch_loop.restarting = False
 

@@ -62,6 +62,9 @@ class EMA(WeightAveraging):
             self._skipped_steps, self._last_skipped = skipped, trainer.global_step - 1
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the weights beside their average in last.ckpt, unlike Lightning's class, so that `extend` goes on."""
+
     def state_dict(self) -> dict[str, Any]:
         """The state that a resumed run needs."""
         own = {"warms_up": self._warms_up, "skipped_steps": self._skipped_steps, "last_skipped": self._last_skipped}
