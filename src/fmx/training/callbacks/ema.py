@@ -63,7 +63,11 @@ class EMA(WeightAveraging):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the weights beside their average in last.ckpt, unlike Lightning's class, so that `extend` goes on."""
+        """Do nothing: last.ckpt, written later, keeps the weights beside their average, so that `extend` goes on."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the average in the place of the weights."""
+        super().on_train_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """The state that a resumed run needs."""
