@@ -211,4 +211,6 @@ def _is_fixed(key: str) -> bool:
     group, _, rest = key.partition(".")
     if group == "data":
         return rest.partition(".")[0] not in FREE_DATA
-    return group in {"model", "seed", "classifier"} or key == "optim._target_" or key.startswith("optim.groups")
+    if group == "optim":
+        return rest.startswith(("_target_", "groups", "no_decay", "layer_decay"))
+    return group in {"model", "seed", "classifier"}

@@ -234,7 +234,8 @@ class Classifier(LightningModule):
         if self.extension is None or self.global_step != self.extension.step:
             return
         changed = {key.removeprefix("optim.").partition(".")[0] for key in self.extension.changed}
-        for group, configured in zip(self.trainer.optimizers[0].param_groups, self._configured, strict=True):
+        # A callback that thaws layers may have added groups behind those of the configuration.
+        for group, configured in zip(self.trainer.optimizers[0].param_groups, self._configured, strict=False):
             group.update({k: v for k, v in configured.items() if self.extension.anew or k in changed})
 
 
