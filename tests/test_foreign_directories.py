@@ -1,5 +1,6 @@
 """Every verb on every file of a run, sweep or study directory that wants to leave a mark: none does."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -123,6 +124,21 @@ def in_calibration(run: Path) -> None:
     (run / "calibration.json").write_text(json.dumps({"temperature": ESCAPE, "parts": {ESCAPE: READS_PICKLE}}))
 
 
+def in_ensemble(run: Path) -> None:
+    """Members that name code, and one that is no place."""
+    for name in ("m1", "m2"):
+        shutil.rmtree(run.parent / name, ignore_errors=True)
+        shutil.copytree(run, run.parent / name)
+        edit(run.parent / name / ".hydra/resolved.yaml", lambda v: v.update(loss=READS_PICKLE))
+    tested = Path(json.loads((run / "run.json").read_text())["best"]["checkpoint"]).stem
+    weights = hashlib.sha256((run / f"checkpoints/{tested}.ckpt").read_bytes()).hexdigest()
+    members = [
+        {"path": str(run.parent / name), "relative": ESCAPE, "checkpoint": tested, "weights": weights}
+        for name in ("m1", "m2")
+    ]
+    (run / "ensemble.json").write_text(json.dumps({"members": members, "command": ESCAPE}))
+
+
 def as_links(run: Path) -> None:
     """Every name that a run writes to leads to somebody's file."""
     for name in ("run.json.tmp", "run.log", "metrics.json.tmp", ".hydra/overrides.yaml", "checkpoints/.last.ckpt.part"):
@@ -143,7 +159,8 @@ RUN_FILES = {
     "run.json": in_record, ".hydra/resolved.yaml": in_resolved, ".hydra/config.yaml": in_written,
     ".hydra/hydra.yaml": in_choices, "metrics.json": in_metrics, "history.csv": in_history,
     "predictions.npz": in_predictions, "checkpoints/*.ckpt": in_checkpoints, "checkpoints/SHA256SUMS": in_sums,
-    "calibration.json": in_calibration, "links": as_links,
+    "calibration.json": in_calibration, "ensemble.json": in_ensemble,
+    "links": as_links,
 }  # fmt: skip
 RUN_VERBS = {
     "evaluate": ["evaluate", "foreign", "--set", "data.root=data"],
@@ -151,6 +168,7 @@ RUN_VERBS = {
     "export": ["export", "foreign", "--format", "state_dict"],
     "compare": ["compare", "foreign", "foreign"],
     "report": ["report", "foreign", "--html", "page.html"],
+    "ensemble": ["ensemble", "foreign", "second", "--out", "again"],
     "reproduce": ["reproduce", "foreign", "--dir", "again"],
     "run resume=RUN": ["run", "resume=foreign"],
 }
@@ -187,6 +205,8 @@ def test_a_run_directory(verb, command, finished, cwd):
     module, *arguments = RUN_VERBS[verb]
     trains = module in {"run", "reproduce"}
     turns = [[spoil] for file, spoil in RUN_FILES.items() if not (trains and file in TEXT)]
+    if verb == "ensemble":
+        edit_json(Path(shutil.copytree(finished, cwd / "second")) / "run.json", seed=2)
     recorded = [[spoil] for spoil in OBEYED_ONCE] + [[RUN_FILES[file] for file in TEXT]] if trains else []
     for turn in recorded + turns:
         for leftover in ("foreign", "again"):
@@ -461,7 +481,7 @@ def test_the_list_of_the_documentation_is_complete():
             told |= {(match[1], file) for file in re.findall(r"`([^`]+)`", match[2])}
     assert told <= tried
     assert {verb for verb, _ in told} == {verb for verb, _ in tried}
-    assert {verb for verb in cli.VERBS if verb not in {"data", "tensorboard"}} == {
+    assert {verb for verb in cli.VERBS if verb not in {"data", "lr-find", "tensorboard"}} == {
         verb.split()[0] for verb in RUN_VERBS
     } - {"run"}
     assert {file for _, file in told} == {file for _, file in tried}

@@ -245,13 +245,15 @@ def _draw_grid(file: Path, a: "Side", b: "Side", *, force: bool, allow: Sequence
 
     from fmx.reporting.figures.changed_sides import changed_sides
     from fmx.reporting.figures.fonts import drawable
+    from fmx.runs.ensemble import is_ensemble, open_members
     from fmx.runs.new_file import new_file
     from fmx.runs.trusted_config import trusted_config
     from fmx.training.restore import restore_data
 
     run, predictions = a.runs[0], a.predictions[0]
     try:
-        data = restore_data(trusted_config(run.run, allow, root=root, trains=False))
+        first = open_members(run.run.path)[0] if is_ensemble(run.run.path) else run.run
+        data = restore_data(trusted_config(first, allow, root=root, trains=False))
     except (FmxError, OmegaConfBaseException) as error:
         raise DataError(f"no grid was drawn, for the images are not at hand: {error}") from error
     if not data.has_fingerprint(run.data_fingerprint):

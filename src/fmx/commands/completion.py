@@ -18,7 +18,7 @@ __all__ = ["complete", "is_query"]
 COMPLETION = {"--shell-completion", "-sc"}
 ONE_LINE = {"bash", "zsh"}  # shells that read all candidates from one line
 VALUES = {"--cfg": ["job", "hydra", "all"], "-c": ["job", "hydra", "all"], "--info": INFO_CHOICES, "-i": INFO_CHOICES}
-FOLDERS = ["outputs/runs", "outputs/sweeps"]
+FOLDERS = ["outputs/runs", "outputs/sweeps", "outputs/ensembles"]
 # Keys whose value is a run directory, with other values to offer.
 OF_RUNS: dict[str, list[str]] = {"resume": ["resume=auto"], "extend": [], "init": []}
 NEWEST = 20  # number of run directories offered

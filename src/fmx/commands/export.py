@@ -3,13 +3,13 @@
 import argparse
 import re
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fmx.commands.verb_parser import VerbParser
 from fmx.config.printed_command import printed_command
-from fmx.errors import DataError
+from fmx.errors import ConfigError, DataError
 from fmx.process.exits import plain_exits
 from fmx.process.start import as_command
 
@@ -101,38 +101,30 @@ def export(args: argparse.Namespace) -> None:
 
         require("onnx", "onnxscript", "onnxruntime")
     from omegaconf import OmegaConf
-    from torch import nn
 
-    from fmx.inference.calibration import tempered
     from fmx.inference.export.model_card import model_card
     from fmx.inference.export.parity import check_parity
-    from fmx.inference.export.pixel_net import PixelNet, torch_logits
-    from fmx.inference.export.signature import signature_of
-    from fmx.runs.calibration import file_digest, needed_calibration
+    from fmx.inference.export.pixel_net import torch_logits
+    from fmx.runs.calibration import needed_calibration
+    from fmx.runs.ensemble import weights_digest
     from fmx.runs.new_file import new_file, refuse_existing
     from fmx.runs.run_dir import open_run
-    from fmx.runs.trusted_config import trusted_config
-    from fmx.training.restore import restore_classifier
 
     run = open_run(args.run)
-    config = trusted_config(run, args.allow, root=args.root, trains=False)
-    outside = args.normalise == "outside" or args.format == "state_dict"
-    signature = signature_of(config, normalize="outside" if outside else "inside", record=run.record)
+    parts = _parts(run, args)
+    signature = parts.signature
     file = args.out or Path(_file_name(signature) + SUFFIXES[args.format])
     card = file.with_name(f"{file.name}.md")
     for path in (file, card):
         refuse_existing(path, force=args.force)
     checkpoint = args.checkpoint or run.tested
-    weights, calibration = run.checkpoint(checkpoint), None
-    if args.calibrated:
-        calibration = needed_calibration(args.run, file_digest(weights))
+    calibration = needed_calibration(args.run, weights_digest(run, args.checkpoint)) if args.calibrated else None
+    if calibration is not None:
         signature = replace(signature, temperature=calibration.temperature)
-    net = tempered(restore_classifier(config, weights).net, signature.temperature)
-    whole = PixelNet(signature.normalization(), net)
-    reference = _reference(run, config, signature, torch_logits(whole), tested=checkpoint == run.tested)
+    bare, whole = _networks(parts, signature, args)
+    reference = _reference(run, parts.configs[0], signature, torch_logits(whole), tested=checkpoint == run.tested)
     with new_file(file, force=args.force) as written, new_file(card, force=args.force) as page:
-        bare = net if args.format == "state_dict" else PixelNet(nn.Identity(), net)
-        exported = _write(bare if outside else whole, signature, written, args)
+        exported = _write(whole if bare is None else bare, signature, written, args)
         agreement = check_parity(exported, reference)
         text = model_card(
             run=run,
@@ -140,8 +132,9 @@ def export(args: argparse.Namespace) -> None:
             file=file.name,
             contents=written.read_bytes(),
             form=args.format,
-            network=OmegaConf.to_container(config.model.net),
-            num_params=sum(parameter.numel() for parameter in net.parameters()),
+            network=OmegaConf.to_container(parts.configs[0].model.net),
+            num_params=sum(parameter.numel() for parameter in whole.parameters()),
+            members=[member.path.name for member in parts.members],
             checkpoint=checkpoint,
             agreement=agreement,
             calibration=calibration,
@@ -151,6 +144,69 @@ def export(args: argparse.Namespace) -> None:
     print(f"{file}: {signature.model} as {args.format}, {file.stat().st_size:,} bytes")
     print(agreement)
     print(f"{card}: the model card, with inputs, outputs and metrics")
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """A run, or the runs of an ensemble, with their configurations and signatures; and the signature of the file."""
+
+    members: "list[Run]"
+    configs: "list[DictConfig]"
+    signatures: "list[Signature]"
+    signature: "Signature"
+
+
+def _parts(run: "Run", args: argparse.Namespace) -> _Parts:
+    """What is exported, as far as its files say; ConfigError, DataError for members that one file cannot hold."""
+    from fmx.inference.export.signature import signature_of
+    from fmx.runs.ensemble import is_ensemble, open_members, refuse_checkpoint
+    from fmx.runs.trusted_config import trusted_config
+
+    outside = args.normalise == "outside" or args.format == "state_dict"
+    together = is_ensemble(run.path)
+    if together:
+        refuse_checkpoint(args.run, args.checkpoint)
+        if outside:
+            what = "--format state_dict" if args.format == "state_dict" else "--normalise outside"
+            raise ConfigError(f"{args.run} is an ensemble, whose networks normalise by themselves: leave out {what}")
+    members = open_members(run.path) if together else [run]
+    configs = [trusted_config(each, args.allow, root=args.root, trains=False) for each in members]
+    signatures = [
+        signature_of(config, normalize="outside" if outside else "inside", record=each.record)
+        for config, each in zip(configs, members, strict=True)
+    ]
+    shapes = {(each.shape, each.dtype, *each.value_range) for each in signatures}
+    if len(shapes) > 1:
+        sizes = sorted({" x ".join(map(str, each.shape)) for each in signatures})
+        raise DataError(
+            f"the members of {args.run} take different images ({', '.join(sizes)}), and one file takes one kind: make "
+            "an ensemble of members of one size with fmx ensemble; fmx predict takes this one as it is"
+        )
+    named = replace(signatures[0], model=run.recorded(str, "model")) if together else signatures[0]
+    return _Parts(members, configs, signatures, named)
+
+
+def _networks(parts: _Parts, signature: "Signature", args: argparse.Namespace) -> "tuple[nn.Module | None, nn.Module]":
+    """The network that takes normalised images, where that is wanted, and the one that takes pixels."""
+    from torch import nn
+
+    from fmx.inference.calibration import tempered
+    from fmx.inference.ensemble import EnsembleNet
+    from fmx.inference.export.pixel_net import PixelNet
+    from fmx.training.restore import restore_classifier
+
+    nets = [
+        restore_classifier(config, member.checkpoint(args.checkpoint or member.tested)).net
+        for config, member in zip(parts.configs, parts.members, strict=True)
+    ]
+    if len(nets) > 1:
+        whole = [PixelNet(each.normalization(), net) for each, net in zip(parts.signatures, nets, strict=True)]
+        return None, tempered(EnsembleNet(whole), signature.temperature).eval()
+    net = tempered(nets[0], signature.temperature)
+    bare = None
+    if signature.normalize == "outside":
+        bare = net if args.format == "state_dict" else PixelNet(nn.Identity(), net)
+    return bare, PixelNet(signature.normalization(), net)
 
 
 def _file_name(signature: "Signature") -> str:

@@ -98,15 +98,18 @@ def predict(args: argparse.Namespace) -> int:
     for path in filter(None, [args.csv, args.grid]):
         refuse_existing(path, force=args.force)
     files, problems, notes = find_pictures(args.images)
-    signature, logits = _open(args)
-    results = list(_classify(files, signature, logits, args, problems)) if files else []
+    models, temperature = _open(args)
+    signature = models[0][0]
+    results = list(_classify(files, models, temperature, args, problems)) if files else []
     for problem in [*notes, *problems]:
         print(f"left out: {printable(problem)}", file=sys.stderr)
     if not results:
         raise DataError("there are no pictures to predict")
     _print(results, signature)
-    if signature.temperature != 1:
-        print(f"probabilities with temperature {signature.temperature:.4g}, fitted on validation images")
+    if len(models) > 1:
+        print(f"mean probabilities of {len(models)} networks")
+    if (used := temperature * signature.temperature) != 1:
+        print(f"probabilities with temperature {used:.4g}, fitted on validation images")
     if args.csv is not None:
         _write_csv(results, signature, args)
     if args.grid is not None:
@@ -114,7 +117,8 @@ def predict(args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def _open(args: argparse.Namespace) -> "tuple[Signature, Logits]":
+def _open(args: argparse.Namespace) -> "tuple[list[tuple[Signature, Logits]], float]":
+    """The networks whose mean probability is wanted, and the temperature to divide its logarithm by."""
     if args.model.suffix == ".onnx":
         from fmx.inference.export.onnx_model import open_onnx
 
@@ -125,42 +129,65 @@ def _open(args: argparse.Namespace) -> "tuple[Signature, Logits]":
                 f"{args.model} has a temperature inside, or none: --calibrated is for run directories, and for "
                 "fmx export"
             )
-        return open_onnx(args.model)
+        return [open_onnx(args.model)], 1.0
     if args.model.is_file():
         raise ConfigError(
             f"{args.model}: predict reads run directories and the ONNX files of fmx export (--format onnx) alone"
         )
-    from fmx.inference.export.pixel_net import open_trained
+    from fmx.inference.export.pixel_net import open_trained, torch_logits
+    from fmx.runs.calibration import needed_calibration
+    from fmx.runs.ensemble import weights_digest
+    from fmx.runs.run_dir import open_run
 
-    return open_trained(args.model, checkpoint=args.checkpoint, allow=args.allow, calibrated=args.calibrated)
+    opened = open_trained(args.model, checkpoint=args.checkpoint, allow=args.allow)
+    temperature = 1.0
+    if args.calibrated:
+        weights = weights_digest(open_run(args.model), args.checkpoint)
+        temperature = needed_calibration(args.model, weights).temperature
+    return [(signature, torch_logits(model)) for signature, model in opened], temperature
 
 
 def _classify(
     files: Sequence[Path],
-    signature: "Signature",
-    logits: "Logits",
+    models: "Sequence[tuple[Signature, Logits]]",
+    temperature: float,
     args: argparse.Namespace,
     problems: list[str],
 ) -> Iterator[ClassifiedPicture]:
-    """Classify the files in batches; messages for unreadable files are added to `problems`."""
+    """Classify the files in batches; messages for unreadable files are added to `problems`.
+
+    Each network of an ensemble gets the pictures in its own size and mode; they are shown as the first one gets them.
+    """
     import numpy as np
     from scipy.special import softmax
 
+    from fmx.inference.calibration import with_temperature
     from fmx.inference.images import prepare
 
+    kinds = [next(at for at, (other, _) in enumerate(models) if _same_input(own, other)) for own, _ in models]
     for first in range(0, len(files), CHUNK):
-        pictures = []
+        pictures: list[dict[int, Picture]] = []
         for file in files[first : first + CHUNK]:
             try:
-                pictures.append(prepare(file, signature, args.invert))
+                pictures.append({kind: prepare(file, models[kind][0], args.invert) for kind in {*kinds}})
             except DataError as error:
                 problems.append(str(error))
         if not pictures:
             continue
-        probs = softmax(logits(np.stack([p.pixels for p in pictures])).astype(np.float64), axis=1)
+        each = [
+            softmax(logits(np.stack([picture[kind].pixels for picture in pictures])).astype(np.float64), axis=1)
+            for kind, (_, logits) in zip(kinds, models, strict=True)
+        ]
+        probs = with_temperature(np.mean(each, axis=0) if len(each) > 1 else each[0], temperature)
         order = np.argsort(-probs, axis=1, kind="stable")[:, : args.top]
-        for picture, row, classes in zip(pictures, probs, order, strict=True):
+        for picture, row, classes in zip((prepared[0] for prepared in pictures), probs, order, strict=True):
             yield ClassifiedPicture(picture, classes.tolist(), row[classes].tolist())
+
+
+def _same_input(a: "Signature", b: "Signature") -> bool:
+    """Whether two networks get a picture in the same size, mode and type."""
+    names = ("shape", "fit", "light_on_dark", "dtype", "value_range")
+    return all(getattr(a, name) == getattr(b, name) for name in names)
 
 
 def _print(results: Sequence[ClassifiedPicture], signature: "Signature") -> None:

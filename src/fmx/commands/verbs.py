@@ -11,6 +11,7 @@ VERBS = {
     "export": "write a model as one file for other programs",
     "report": "a leaderboard of runs and sweeps, on the terminal and as files",
     "compare": "what differs between two runs or two groups of seeds, and which is better",
+    "ensemble": "the mean probability of several runs, scored like a run",
     "reproduce": "repeat a run and say whether the results are identical",
     "data": "fetch and check a data set, look at it, convert it",
     "lr-find": "try learning rates, draw the loss over them, and print the one to set",

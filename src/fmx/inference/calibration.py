@@ -14,7 +14,7 @@ from fmx.errors import DataError
 from fmx.models.logits import logits_of
 from fmx.runs.calibration import HIGHEST, LOWEST, Calibration, Reliability
 
-__all__ = ["calibrate", "fit_temperature", "reliability", "tempered"]
+__all__ = ["calibrate", "fit_temperature", "reliability", "tempered", "with_temperature"]
 
 BINS = 15  # of equal width, as in the paper
 RESAMPLES = 1000
@@ -37,6 +37,16 @@ class _Tempered(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (N, K)."""
         return logits_of(self.net(images)) / self.temperature
+
+
+def with_temperature(probs: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """Probabilities (N, K) whose logarithms are divided by a temperature; unchanged for a temperature of 1."""
+    from scipy.special import softmax
+
+    if temperature == 1:
+        return probs
+    changed: NDArray[np.float64] = softmax(np.log(np.maximum(probs, np.finfo(np.float64).tiny)) / temperature, axis=1)
+    return changed
 
 
 def calibrate(val: tuple[Logits, Labels], test: tuple[Logits, Labels], *, weights: str) -> Calibration:

@@ -1,6 +1,6 @@
 """A finished run as an object: its metrics, its history, its network and its predictions."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from fmx.errors import ConfigError, DataError
 from fmx.runs import run_dir
-from fmx.runs.calibration import file_digest, needed_calibration
+from fmx.runs.calibration import needed_calibration
+from fmx.runs.ensemble import is_ensemble, open_members, refuse_checkpoint, weights_digest
 from fmx.runs.predictions import HELD_OUT, StoredPredictions, read_predictions
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ class Run(run_dir.Run):
         from fmx.inference.export.signature import signature_of
         from fmx.runs.trusted_config import trusted_config
 
-        return signature_of(trusted_config(self, self.allow, trains=False), normalize="inside", record=self.record)
+        run = open_members(self.path)[0] if is_ensemble(self.path) else self
+        return signature_of(trusted_config(run, self.allow, trains=False), normalize="inside", record=run.record)
 
     def load_model(self, checkpoint: str | None = None, *, raw: bool = False) -> "nn.Module":
         """The trained network in eval mode on the CPU, which maps images to logits (N, K).
@@ -127,13 +129,12 @@ class Run(run_dir.Run):
 
         from fmx.inference.image_model import pixels_of
 
+        if is_ensemble(self.path):
+            return self._predict_by_members(images, checkpoint=checkpoint, invert=invert, calibrated=calibrated)
         pixels = pixels_of(images, self._signature, invert)
         if not len(pixels):
             raise ConfigError("there are no images to predict")
-        temperature = 1.0
-        if calibrated:
-            weights = file_digest(self.checkpoint(checkpoint or self.tested))
-            temperature = needed_calibration(self.path, weights).temperature
+        temperature = self._temperature(checkpoint) if calibrated else 1.0
         model = self.load_model(checkpoint)
         with torch.inference_mode():
             starts = range(0, len(pixels), BATCH_SIZE)
@@ -141,6 +142,25 @@ class Run(run_dir.Run):
         probabilities = (torch.cat(logits).double() / temperature).softmax(dim=1).numpy()
         names = self.class_names
         return Prediction([names[number] for number in probabilities.argmax(axis=1)], probabilities, names)
+
+    def _predict_by_members(
+        self, images: "Images", *, checkpoint: str | None, invert: "Invert", calibrated: bool
+    ) -> Prediction:
+        """The mean of the probabilities of an ensemble's members, each with images of its own size and mode."""
+        from fmx.inference.calibration import with_temperature
+
+        refuse_checkpoint(self.path, checkpoint)
+        temperature = self._temperature(None) if calibrated else 1.0
+        members = [Run(run.path, run.record, run.status, self.allow) for run in open_members(self.path)]
+        if not isinstance(images, np.ndarray | str | Path | Sequence):  # a generator is read once
+            images = list(images) if isinstance(images, Iterable) else images
+        each = [member.predict(images, invert=invert) for member in members]
+        probabilities = with_temperature(np.mean([one.probabilities for one in each], axis=0), temperature)
+        names = each[0].class_names
+        return Prediction([names[number] for number in probabilities.argmax(axis=1)], probabilities, names)
+
+    def _temperature(self, checkpoint: str | None) -> float:
+        return needed_calibration(self.path, weights_digest(self, checkpoint)).temperature
 
 
 def open_run(path: str | Path, *, allow: str | Collection[str] = ()) -> Run:

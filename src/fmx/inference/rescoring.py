@@ -15,25 +15,28 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from fmx.config.validation import validation_of
-from fmx.data.module import ImageDataModule
+from fmx.data.module import ImageDataModule, Part
 from fmx.errors import ConfigError, DataError
 from fmx.inference.calibration import calibrate
+from fmx.inference.ensemble import combined, score_mean
 from fmx.inference.other_data import changed_data, other_data
 from fmx.inference.scoring import Predictions, predict, score
 from fmx.process.memory_bound import at_most_bytes
-from fmx.runs.calibration import HIGHEST, LOWEST, Calibration, file_digest
+from fmx.runs.calibration import HIGHEST, LOWEST, Calibration
+from fmx.runs.ensemble import is_ensemble, open_members, refuse_checkpoint, weights_digest
 from fmx.runs.run_dir import Run, open_run
 from fmx.runs.trusted_config import checked_config, trusted_config
 from fmx.training.classifier import Classifier
 from fmx.training.restore import restore_classifier, restore_data
 
-__all__ = ["Evaluation", "Request", "reevaluate"]
+__all__ = ["Evaluation", "Request", "changes_of_data", "predict_part", "reevaluate"]
 
 FEW = 100  # validation images
 SLACK = 1.001  # of a temperature from the ends of its range
 SCORE_BYTES = 768 << 20
 SCORE_COPIES = 16  # of the logits, as probabilities and sorted, and in float64
 OTHER_METRICS = "metrics.json holds other metrics"
+MEMBERS = "members"  # the checkpoint of an ensemble
 IDENTICAL = "identical to metrics.json, to the last digit"
 
 
@@ -73,45 +76,49 @@ class Evaluation:
     differs: bool = False
 
 
+@dataclass(frozen=True)
+class _Scored:
+    """A run or an ensemble scored anew: metrics of val and test, the predictions, and what has changed since."""
+
+    checkpoint: str
+    data: ImageDataModule
+    data_name: str
+    metrics: dict[str, Any]
+    predictions: Predictions
+    held_out: Predictions | None
+    note: str | None
+    changes: list[str]  # of the run's own data
+
+
 def reevaluate(path: Path, request: Request) -> Evaluation:
-    """Evaluate a run; DataError if it, a checkpoint or the data is missing, damaged, or does not fit."""
+    """Evaluate a run or an ensemble; DataError if it, a checkpoint or the data is missing, damaged, or does not fit."""
     run = open_run(path)
-    config = trusted_config(run, request.allow, trains=False)
-    if request.calibration:
-        _check_can_calibrate(path, run, config, request)
-    note = None
-    if request.data is not None:
-        config, note = other_data(config, request.data, request.changes, request.config_dir)
-    elif request.changes:
-        config = checked_config(changed_data(run, config, request.changes), run, request.allow)
-    checkpoint = request.checkpoint or run.tested
-    classifier, data = restore_classifier(config, run.checkpoint(checkpoint)), restore_data(config)
-    metrics, predictions, held_out = _score(run, config, classifier, data, own=request.data is None)
-    notes = [] if note is None else [note]
+    scored = (_score_ensemble if is_ensemble(run.path) else _score_run)(path, run, request)
+    notes = [] if scored.note is None else [scored.note]
     identical = None
     if request.data is not None:
-        verdict = f"the test set of {config.data.name}, {len(predictions.labels):,} images"
+        verdict = f"the test set of {scored.data_name}, {len(scored.predictions.labels):,} images"
     else:
-        notes += _changes_of_data(run, data)
-        if checkpoint == run.tested:
-            identical, verdict = _compare(run, metrics, predictions)
+        notes += scored.changes
+        if scored.checkpoint in {run.tested, MEMBERS}:
+            identical, verdict = _compare(run, scored.metrics, scored.predictions)
             notes += [] if identical else _changes_of_environment(run)
         else:
             verdict = f"the run's own metrics are those of {run.tested}.ckpt"
-    on_test = bool(metrics["val"]) and data.validation == "test"
+    on_test = bool(scored.metrics["val"]) and scored.data.validation == "test"
     calibration = None
     if request.calibration:
-        calibration = _calibration(run, predictions, held_out, _changes_of_data(run, data))
+        calibration = _calibration(run, scored)
         notes += _notes_on_temperature(calibration)
     return Evaluation(
-        str(path),
-        config.data.name,
-        checkpoint,
-        metrics,
-        identical,
-        verdict,
-        on_test,
-        notes,
+        run=str(path),
+        data=scored.data_name,
+        checkpoint=scored.checkpoint,
+        figures=scored.metrics,
+        identical=identical,
+        verdict=verdict,
+        validated_on_test=on_test,
+        notes=notes,
         calibration=calibration,
         differs=identical is False and verdict != OTHER_METRICS and _asks_for_the_same(request),
     )
@@ -120,6 +127,58 @@ def reevaluate(path: Path, request: Request) -> Evaluation:
 def _asks_for_the_same(request: Request) -> bool:
     """Whether no key of the data is another one than the run's, but for its folder."""
     return all(change.key_or_group == "data.root" for change in request.changes)
+
+
+def _score_run(path: Path, run: Run, request: Request) -> _Scored:
+    config, note = _configuration(path, run, request)
+    checkpoint = request.checkpoint or run.tested
+    classifier, data = restore_classifier(config, run.checkpoint(checkpoint)), restore_data(config)
+    metrics, predictions, held_out = _score(run, config, classifier, data, own=request.data is None)
+    changes = changes_of_data(run, data) if request.data is None else []
+    return _Scored(checkpoint, data, config.data.name, metrics, predictions, held_out, note, changes)
+
+
+def _score_ensemble(path: Path, ensemble: Run, request: Request) -> _Scored:
+    """Run every member over the images, one member in memory at a time, and score the mean of their probabilities."""
+    refuse_checkpoint(path, request.checkpoint)
+    members = open_members(ensemble.path)
+    validated = request.data is None and ensemble.metrics.get("val") is not None
+    parts: dict[Part, list[Predictions]] = {"test": []}
+    if validated:
+        parts["val"] = []
+    notes: dict[str, None] = {}
+    changes: dict[str, None] = {}
+    for member in members:
+        config, note = _configuration(path, member, request)
+        classifier, data = restore_classifier(config, member.checkpoint(member.tested)), restore_data(config)
+        for part, predicted in parts.items():
+            predicted.append(predict_part(member, config, classifier, data, part, own=request.data is None))
+        notes |= {} if note is None else {note: None}
+        changes |= dict.fromkeys(changes_of_data(member, data) if request.data is None else [])
+    means = {part: combined(each, [member.path for member in members]) for part, each in parts.items()}
+    scores = {part: score_mean(means[part], classifier.val_metrics, data.class_names) for part in means}
+    return _Scored(
+        checkpoint=MEMBERS,
+        data=data,
+        data_name=config.data.name,
+        metrics={"val": scores.get("val"), "test": scores["test"]},
+        predictions=means["test"],
+        held_out=means.get("val"),
+        note="; ".join(notes) or None,
+        changes=[*changes],
+    )
+
+
+def _configuration(path: Path, run: Run, request: Request) -> tuple[DictConfig, str | None]:
+    """The configuration to score a run with, and a note if it has classes of other names."""
+    config = trusted_config(run, request.allow, trains=False)
+    if request.calibration:
+        _check_can_calibrate(path, run, config, request)
+    if request.data is not None:
+        return other_data(config, request.data, request.changes, request.config_dir)
+    if request.changes:
+        config = checked_config(changed_data(run, config, request.changes), run, request.allow)
+    return config, None
 
 
 def _check_can_calibrate(path: Path, run: Run, config: DictConfig, request: Request) -> None:
@@ -138,16 +197,14 @@ def _check_can_calibrate(path: Path, run: Run, config: DictConfig, request: Requ
         raise ConfigError("--calibration is of the weights that the run tested: leave out --checkpoint")
 
 
-def _calibration(
-    run: Run, predictions: Predictions, held_out: Predictions | None, changes: Sequence[str]
-) -> Calibration:
-    if changes:
-        raise DataError(f"{run.path} cannot be calibrated: {'; '.join(changes)}")
-    if held_out is None:
-        raise DataError(f"{run.path} cannot be calibrated: its validation set is empty")
-    val, test = ((each.logits.numpy(), each.labels.numpy()) for each in (held_out, predictions))
+def _calibration(run: Run, scored: _Scored) -> Calibration:
+    if scored.changes:
+        raise DataError(f"{run.path} cannot be calibrated: {'; '.join(scored.changes)}")
+    if scored.held_out is None:
+        raise DataError(f"{run.path} cannot be calibrated: there are no validation images that no member trained on")
+    val, test = ((each.logits.numpy(), each.labels.numpy()) for each in (scored.held_out, scored.predictions))
     try:
-        return calibrate(val, test, weights=file_digest(run.checkpoint(run.tested)))
+        return calibrate(val, test, weights=weights_digest(run))
     except DataError as error:
         raise DataError(f"{run.path} cannot be calibrated: {error}") from error
 
@@ -170,17 +227,23 @@ def _score(
 
     Returns the metrics, the predictions on test, and those on val.
     """
-    device = _device(run)
-    limits = config.trainer if own else {"limit_val_batches": 1.0, "limit_test_batches": 1.0}
     metrics: dict[str, Any] = {"val": None}
     held_out = None
-    with _quiet_lightning():
-        if own and data.has_validation:
-            held_out = predict(classifier, data, "val", device=device, limit=limits["limit_val_batches"])
-            metrics["val"] = _bounded_score(held_out, classifier, data)
-        predictions = predict(classifier, data, "test", device=device, limit=limits["limit_test_batches"])
-        metrics["test"] = _bounded_score(predictions, classifier, data)
+    if own and data.has_validation:
+        held_out = predict_part(run, config, classifier, data, "val", own=own)
+        metrics["val"] = _bounded_score(held_out, classifier, data)
+    predictions = predict_part(run, config, classifier, data, "test", own=own)
+    metrics["test"] = _bounded_score(predictions, classifier, data)
     return metrics, predictions, held_out
+
+
+def predict_part(
+    run: Run, config: DictConfig, classifier: Classifier, data: ImageDataModule, part: Part, *, own: bool = True
+) -> Predictions:
+    """A classifier's predictions on a part of the data; of a run's own data (`own`) with its limits on batches."""
+    limit = config.trainer[f"limit_{part}_batches"] if own else 1.0
+    with _quiet_lightning():
+        return predict(classifier, data, part, device=_device(run), limit=limit)
 
 
 def _bounded_score(predictions: Predictions, classifier: Classifier, data: ImageDataModule) -> dict[str, Any]:
@@ -237,7 +300,8 @@ def _numbers(node: object, key: str = "") -> Iterator[tuple[str, float]]:
         yield key, float(node)
 
 
-def _changes_of_data(run: Run, data: ImageDataModule) -> list[str]:
+def changes_of_data(run: Run, data: ImageDataModule) -> list[str]:
+    """Notes on images and on a choice of validation images that are not those of the run."""
     now, notes = data.fingerprints(), []
     if not data.has_fingerprint(then := run.recorded(str, "data", "fingerprint")):
         notes.append(f"the data has changed since the run: its fingerprint is {now['fingerprint']}, it was {then}")

@@ -1,10 +1,12 @@
 """Write the results of a finished run: predictions, metrics, classification report, figures, summary."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pytorch_lightning.loggers import TensorBoardLogger
 from sklearn.metrics import classification_report
 
@@ -18,7 +20,7 @@ from fmx.training.build import Experiment
 from fmx.training.hardware import peak_memory_mb
 from fmx.training.loggers import keep_checkpoint, show_picture
 
-__all__ = ["report"]
+__all__ = ["classification_text", "report"]
 
 log = logging.getLogger(__name__)
 
@@ -95,12 +97,17 @@ def _figures(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 def _write_report(experiment: Experiment, scores: Scores) -> None:
     """report.txt: scikit-learn's classification report of the test set."""
-    names = experiment.data.class_names
     labels, predicted = scores.predictions.labels.numpy(), scores.predictions.logits.argmax(1).numpy()
+    text = classification_text(labels, predicted, experiment.data.class_names)
+    (experiment.run_dir / "report.txt").write_text(text, encoding="utf-8")
+
+
+def classification_text(labels: NDArray[np.int64], predicted: NDArray[np.int64], names: Sequence[str]) -> str:
+    """scikit-learn's classification report of true and predicted classes, (N,) each."""
     seen = sorted({*labels.tolist(), *predicted.tolist()})  # a class without images or predictions has no score
-    text = classification_report(
+    text: str = classification_report(
         labels, predicted, labels=seen, target_names=[names[label] for label in seen], digits=4, zero_division=0.0
     )
     if unseen := [names[label] for label in sorted({*range(len(names))} - {*seen})]:
         text += f"\nneither in the test set nor predicted: {', '.join(unseen)}\n"
-    (experiment.run_dir / "report.txt").write_text(text, encoding="utf-8")
+    return text

@@ -10,6 +10,7 @@ from fmx.config.bounded_files import read_yaml
 from fmx.config.frozen import FROZEN
 from fmx.config.printed_command import printed_command
 from fmx.errors import DataError
+from fmx.runs.ensemble import is_ensemble
 from fmx.runs.run_dir import Run
 
 __all__ = ["command_again"]
@@ -25,6 +26,8 @@ def command_again(run: Run) -> str:
     The recorded command may not do so: a job of a sweep names its frozen file, and a resumed run has `resume`. Folders,
     such as that of --config-dir, are as recorded. DataError where run.json has no overrides.
     """
+    if is_ensemble(run.path):
+        return run.recorded(str, "command")
     overrides = [str(each) for each in run.recorded(list, "overrides")]
     typed = [each for each in overrides if not each.startswith((*START_OPTIONS, PRUNING))]
     return printed_command("python", "-m", "fmx.run", *_source_options(run), *typed)

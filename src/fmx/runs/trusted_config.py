@@ -11,7 +11,9 @@ from fmx.config.layout import GROUPS, ROOT_KEYS
 from fmx.config.quoting import escape_interpolations
 from fmx.config.trust import check_sizes, check_trusted, without_foreign_mirrors, without_torchvision
 from fmx.errors import DataError
+from fmx.process.table import printable
 from fmx.runs.data_root import at_root, parse_root
+from fmx.runs.ensemble import is_ensemble, read_members
 from fmx.runs.run_dir import Run
 
 __all__ = ["PARTS", "checked_config", "trusted_config"]
@@ -44,6 +46,11 @@ def trusted_config(run: Run, allow: Iterable[str] = (), *, root: str | None = No
 
 def checked_config(config: DictConfig, run: Run, allow: Iterable[str] = ()) -> DictConfig:
     """A resolved configuration, checked as `trusted_config` does; its downloads come from fmx's own mirrors."""
+    if is_ensemble(run.path):
+        members = read_members(run.path)
+        raise DataError(
+            f"{run.path} is an ensemble of {len(members)} runs: name one of them, such as {printable(members[0].path)}"
+        )
     try:
         plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:

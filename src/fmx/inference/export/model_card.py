@@ -4,6 +4,7 @@ import hashlib
 import html
 import json
 import re
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -81,12 +82,13 @@ def model_card(
     agreement: str,
     command: str,
     calibration: Calibration | None = None,
+    members: Sequence[str] = (),
 ) -> str:
     """Return the Markdown page of an exported file.
 
     form: onnx, pt2, torchscript or state_dict; network: the part of the configuration that it is built from;
     agreement: the result of the parity check; calibration: whose temperature the file holds, if any; command: the one
-    that wrote the file.
+    that wrote the file; members: the names of an ensemble's runs.
     """
     facts = {
         "run": _code(run.path.name),
@@ -102,6 +104,9 @@ def model_card(
         "exported with": _text(", ".join(f"{name} {_version(name)}" for name in PACKAGES[form])),
         "SHA-256": _code(hashlib.sha256(contents).hexdigest()),
     }
+    if len(members) > 1:
+        facts["checkpoint"] = "of each member the one that it tested"
+        facts["members"] = f"mean probability of {len(members)} networks: {', '.join(map(_code, members))}"
     inside, shape = signature.normalize == "inside", ", ".join(map(str, signature.shape))
     use = USE[form].format(
         file=printable(json.dumps(file, ensure_ascii=False)),
@@ -112,7 +117,8 @@ def model_card(
         predict=_code(f"{printed_command('fmx', 'predict', file)} IMAGE…"),
         network=printable(network).replace("`", "'"),
     )
-    divided = "" if calibration is None else ", divided by the temperature"
+    logs = " that are the logarithms of mean probabilities" if len(members) > 1 else ""
+    divided = logs if calibration is None else f"{logs}, divided by the temperature"
     return "\n".join([
         f"# {_text(signature.model)}, trained on {_text(signature.data)}\n",
         "| | |\n|---|---|",

@@ -1,7 +1,6 @@
 """A run's network with its normalisation: pixels in, logits out."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fmx.inference.calibration import tempered
 from fmx.inference.export.onnx_model import Logits
 from fmx.inference.export.signature import Signature, signature_of
 from fmx.models.logits import logits_of
-from fmx.runs.calibration import file_digest, needed_calibration
-from fmx.runs.run_dir import open_run
+from fmx.runs.ensemble import is_ensemble, open_members, refuse_checkpoint
+from fmx.runs.run_dir import Run, open_run
 from fmx.runs.trusted_config import trusted_config
 from fmx.training.restore import restore_classifier
 
@@ -36,21 +34,24 @@ class PixelNet(nn.Module):
 
 
 def open_trained(
-    run_dir: Path, *, checkpoint: str | None, allow: Iterable[str] = (), calibrated: bool = False
-) -> tuple[Signature, Logits]:
-    """Open a finished run on the CPU, without its data: the model's signature, and the model as a function.
+    run_dir: Path, *, checkpoint: str | None, allow: Iterable[str] = ()
+) -> list[tuple[Signature, nn.Module]]:
+    """Open a finished run on the CPU, without its data: the model's signature, and the model; of an ensemble, each.
 
-    checkpoint: `best`, `last` or a file; None for the one that the run tested. calibrated: divide the logits by the
-    temperature that was fitted to these weights; DataError where there is none.
+    checkpoint: `best`, `last` or a file; None for the one that the run tested.
     """
     run = open_run(run_dir)
+    if is_ensemble(run.path):
+        refuse_checkpoint(run_dir, checkpoint)
+        return [_open(member, None, allow) for member in open_members(run.path)]
+    return [_open(run, checkpoint, allow)]
+
+
+def _open(run: Run, checkpoint: str | None, allow: Iterable[str]) -> tuple[Signature, nn.Module]:
     config = trusted_config(run, allow, trains=False)
     signature = signature_of(config, normalize="inside", record=run.record)
-    weights = run.checkpoint(checkpoint or run.tested)
-    if calibrated:
-        signature = replace(signature, temperature=needed_calibration(run_dir, file_digest(weights)).temperature)
-    net = tempered(restore_classifier(config, weights).net, signature.temperature)
-    return signature, torch_logits(PixelNet(signature.normalization(), net))
+    classifier = restore_classifier(config, run.checkpoint(checkpoint or run.tested))
+    return signature, PixelNet(signature.normalization(), classifier.net).eval()
 
 
 def torch_logits(module: nn.Module) -> Logits:
