@@ -13,6 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
+import fmx
 import wandb_file
 from fmx.errors import ConfigError
 from fmx.training.loggers import check_loggers
@@ -320,6 +321,19 @@ def test_loggers_and_callbacks_of_ones_own(command, tmp_path):
     assert (done.returncode, "differs from metrics.json by up to 0.25 (test/accuracy)" in done.stdout) == (1, True)
     done = command("edited", "run", module="evaluate", cwd=tmp_path)
     assert (done.returncode, "edited: differs from metrics.json by up to 0.25" in done.stdout) == (1, True)
+
+
+def test_a_second_run_in_one_process_is_as_quiet_as_the_first(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    before = dict(os.environ)
+    said = []
+    for number in (1, 2):
+        run = fmx.train(*RUN, "trainer=smoke", "logger=[mlflow,wandb]", f"hydra.run.dir=run{number}")
+        assert run_of_wandb(run.path)["name"] == f"run{number}"
+        said.append([re.sub(r"run\d", "run", line) for line in "".join(capfd.readouterr()).splitlines()])
+    assert said[0] == said[1]
+    assert len(said[0]) < 10
+    assert {name for name in os.environ if before.get(name) != os.environ[name]} <= {"NO_ALBUMENTATIONS_UPDATE"}
 
 
 @pytest.mark.parametrize(("name", "logger"), [("mlflow", "MLFlowLogger"), ("wandb", "WandbLogger")])

@@ -28,6 +28,8 @@ SRC = Path(__file__).parents[1] / "src/fmx"
 CANARY = "PWNED"
 TOUCH = f"touch {CANARY}"
 
+MLFLOW = yaml.safe_load((CONF_DIR / "logger/mlflow.yaml").read_text())["mlflow"]
+WANDB = yaml.safe_load((CONF_DIR / "logger/wandb.yaml").read_text())["wandb"] | {"save_dir": "."}
 # By name: the place in the configuration, what stands there, and what the refusal says of it.
 TARGETS = {
     "python": ("model.net", {"_target_": "os.system", "command": TOUCH}, "add --allow os"),
@@ -54,6 +56,11 @@ TARGETS = {
         "it takes augmentations",
     ),
     "remote logger": ("logger.x", {"_target_": "pytorch_lightning.loggers.WandbLogger"}, "that write files alone"),
+    "server": ("logger.x", {**MLFLOW, "tracking_uri": "http://elsewhere"}, "where tracking_uri is None"),
+    "folder": ("logger.x", {**MLFLOW, "artifact_location": "/elsewhere"}, "where artifact_location is None"),
+    "upload": ("logger.x", {**WANDB, "offline": False}, "where offline is True"),
+    "address": ("logger.x", {**WANDB, "settings": {"base_url": "http://elsewhere"}}, "where settings is"),
+    "code": ("logger.x", {**WANDB, "save_code": True}, "where save_code is None"),
     "callable": ("callbacks.x", {"_target_": "pytorch_lightning.callbacks.LambdaCallback", "on_fit_start":
                  {"_target_": "torch.os.system", "_partial_": True, "command": TOUCH}}, "it takes callbacks"),
     "language model": ("metrics.x", {"_target_": "torchmetrics.text.BLEUScore"}, "it takes classification metrics"),

@@ -33,19 +33,13 @@ OF_SOURCES = {
     "fmx.data.torchvision_sets.load_torchvision": {"dataset", "options", "resize"},
 }
 GIVEN_LATER = {"params", "optimizer"}  # arguments that a partial gets later
-QUIET = {  # read where a library is imported, which would else ask or tell a server
-    "NO_ALBUMENTATIONS_UPDATE": "1",  # which version is the newest
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # 7 would wait for four minutes for a server that is not there
-}
 MANY = 20  # parameters that a message lists
 SCALARS = (int, float, bool, str)
 
 
 def locate(path: str, key: str) -> Callable[..., Any]:
     """The callable that a dotted path names; ConfigError with the nearest name where there is none."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks a server for the newest version
     parts = path.split(".")
     if not all(part.isidentifier() for part in parts):
         raise ConfigError(f"{key}: _target_ must be a dotted path like torch.optim.Adam, got {path!r}")

@@ -26,6 +26,10 @@ NOT_ALLOWED = re.compile(r"[^\w/. -]", re.ASCII)  # in the names of MLflow's met
 LOCK = ".mlflow.lock"
 AT_ONCE = 1000  # points that MLflow takes in one call
 AGAIN_S = 60.0  # after a failure
+OF_MLFLOW = {  # read where it is imported
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # 7 would wait for four minutes for a server that is not there
+}
 ENDS = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
@@ -65,6 +69,8 @@ class RunInMLflow(MLFlowLogger):
     ) -> None:
         if tracking_uri.startswith("file:"):  # MLflow refuses its older store unless it is asked for by name
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        for name, value in OF_MLFLOW.items():
+            os.environ.setdefault(name, value)
         self.log_model = bool(log_model)
         self._before_names = f"{prefix}{self.LOGGER_JOIN_CHAR}" if prefix else ""
         self._how: dict[str, Any] = {} if synchronous is None else {"synchronous": synchronous}
@@ -198,9 +204,9 @@ def _alone(tracking_uri: str) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep what MLflow and its database say to developers off the terminal."""
-    import mlflow  # noqa: F401 - it sets the levels once
+    import mlflow  # noqa: F401 - it sets levels where it is imported
 
-    for name in ("mlflow", "alembic"):
+    for name in ("mlflow", "alembic", "sqlalchemy"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings(action="ignore"):
         yield

@@ -1,5 +1,6 @@
 """A run in Weights & Biases: Lightning's WandbLogger, offline unless the user says otherwise."""
 
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -66,6 +67,7 @@ class RunInWandb(WandbLogger):
                 self._set_here.append(name)
         import wandb
 
+        logging.getLogger("wandb").propagate = False  # it has a file of its own
         run = wandb.init(dir=str(self._folder.parent), mode=mode, resume="allow", **others)  # type: ignore[arg-type]
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
