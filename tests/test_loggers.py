@@ -246,7 +246,7 @@ def test_each_has_all_of_an_interrupted_and_resumed_sweep_once(command, tmp_path
     assert left_of(tmp_path / "home") == []
 
 
-def test_a_stopped_run_goes_on_by_its_folder_alone_and_is_reproduced(command, tmp_path):
+def test_a_stopped_run_goes_on_by_its_folder_alone_is_reproduced_and_extended(command, tmp_path):
     env = own_parts(tmp_path)
     run = [*RUN, "trainer.max_epochs=40", "logger=[mlflow,wandb]", "hydra.run.dir=run"]
     run += ["logger.mlflow.experiment_name=mine", "logger.mlflow.tags={team: vision}", "logger.mlflow.log_model=false"]
@@ -273,6 +273,11 @@ def test_a_stopped_run_goes_on_by_its_folder_alone_and_is_reproduced(command, tm
     assert {*after} == {"run", "again"}
     assert after["run"] == before
     assert after["again"]["points"] == before["points"]
+    done = command("extend=run", "trainer.max_epochs=41", "hydra.run.dir=longer", cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    longer = runs_of_mlflow(tmp_path)["longer"]
+    assert_history(longer["points"], tmp_path / "longer")
+    assert len(longer["points"]["val/loss"]) == len(before["points"]["val/loss"]) + 1
 
 
 def test_loggers_and_callbacks_of_ones_own(command, tmp_path):

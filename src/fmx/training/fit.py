@@ -18,7 +18,7 @@ from fmx.training.callbacks.checkpoints import LastCheckpoint, checkpoint_dir
 from fmx.training.callbacks.history import HISTORY
 from fmx.training.end_of_training import what_ended
 from fmx.training.extension import begin_extension
-from fmx.training.loggers import log_settings, purge_after
+from fmx.training.loggers import log_history, log_settings, purge_after
 
 __all__ = ["fit"]
 
@@ -32,6 +32,8 @@ def fit(experiment: Experiment) -> Path:
     newest = _resume_from(experiment)
     if record.writes:
         log_settings(trainer.loggers, experiment.settings, record.run_dir)
+        if experiment.extension is not None:
+            log_history(trainer.loggers, record.run_dir / HISTORY)
     # What training draws must not depend on building, and must differ between processes.
     seed_everything(experiment.seed + trainer.global_rank, workers=True, verbose=False)
     with record.timed("fit_s"), end_together(trainer, record):

@@ -21,6 +21,7 @@ __all__ = [
     "check_loggers",
     "is_tracker",
     "keep_checkpoint",
+    "log_history",
     "log_settings",
     "purge_after",
     "show_picture",
@@ -130,6 +131,17 @@ def log_settings(loggers: Sequence[Logger], settings: Mapping[str, Any], run_dir
                 type(logger).__name__,
                 " and no ".join(lacks),
             )
+
+
+def log_history(loggers: Sequence[Logger], file: Path) -> None:
+    """Give each logger but TensorBoard the rows that history.csv begins with, as Lightning gives later ones."""
+    with file.open(newline="", encoding="utf-8") as stream:
+        rows = [*csv.DictReader(stream)]
+    for row in rows:
+        metrics = {name: float(value) for name, value in row.items() if "/" in name and value}
+        for logger in loggers:
+            if not isinstance(logger, TensorBoardLogger):
+                logger.log_metrics({**metrics, "epoch": int(row["epoch"]) - 1}, step=int(row["step"]) - 1)
 
 
 def show_picture(logger: Logger, name: str, file: Path, step: int) -> None:
