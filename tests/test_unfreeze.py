@@ -77,6 +77,9 @@ def test_all_but_the_last_layer_is_frozen_with_its_batch_norm_until_the_epoch(co
     assert moved(run, 1) == {"net.fc.weight", "net.fc.bias"}
     everything = set(torch.load(run / "weights0.pt", weights_only=True))
     assert moved(run, 2) == moved(run, 3) == everything
+    done = train(command, desk, "never", *parts, *UNFREEZE, "callbacks.unfreeze.epoch=null", "trainer=smoke")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert moved(desk / "never", 1) == {"net.fc.weight", "net.fc.bias"}
     curves = points(run)
     thawed, base = ([value for _, value in curves[f"lr/{name}"]] for name in ("thawed", "base"))
     assert thawed == pytest.approx([rate / 4 for rate in base], rel=1e-5)
@@ -122,7 +125,7 @@ def test_what_cannot_thaw_is_refused_before_there_is_a_folder(command, tmp_path)
         ): "callbacks.unfreeze.params: no parameter and no layer is named 'faet",
         ("callbacks.unfreeze.params=*",): "would freeze all parameters",
         ("callbacks.unfreeze.epoch=4",): "callbacks.unfreeze.epoch=4 is after the last epoch (trainer.max_epochs=3)",
-        ("callbacks.unfreeze.epoch=1",): "callbacks.unfreeze.epoch must be a whole number of at least 2",
+        ("callbacks.unfreeze.epoch=1",): "callbacks.unfreeze.epoch must be a whole number of at least 2 or null",
         ("callbacks.unfreeze.lr_factor=0",): "callbacks.unfreeze.lr_factor must be a number greater than 0",
         (LATER,): "another callback freezes head.1.weight, head.1.bias too",
         (own,): "type 'callbacks=[default,unfreeze]'",

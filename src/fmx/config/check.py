@@ -155,7 +155,12 @@ def _check_validations(trainer: Mapping[str, Any], data: Mapping[str, Any], sche
 
 
 def _check_clipping(trainer: Mapping[str, Any], optim: Mapping[str, Any]) -> None:
-    """ConfigError for clipping in 16-mixed with a fused optimizer, which unscales gradients inside its step."""
+    """ConfigError for 16-mixed with an optimizer or with clipping that its scaling of gradients does not go with."""
+    if trainer.get("precision") == "16-mixed" and str(optim.get("_target_")).endswith(".LBFGS"):
+        raise ConfigError(
+            "trainer.precision=16-mixed does not go with LBFGS, which evaluates the loss several times in a step; type "
+            "trainer.precision=bf16-mixed or 32-true"
+        )
     if trainer.get("precision") == "16-mixed" and trainer.get("gradient_clip_val") is not None and optim.get("fused"):
         raise ConfigError(
             "trainer.gradient_clip_val does not go with trainer.precision=16-mixed and a fused optimizer; set "

@@ -237,7 +237,7 @@ RULES: Mapping[str, Rule] = {
     "callbacks.early_stopping.patience": whole(0),
     "callbacks.swa.start": between(0, 1, below=True),
     "callbacks.swa.lr_factor": above(0),
-    "callbacks.unfreeze.epoch": whole(2),
+    "callbacks.unfreeze.epoch": whole(2, or_none=True),
     "callbacks.unfreeze.params": Rule(
         "null (all but the last layer), or a pattern or a list of them, as in optim.groups",
         lambda value: value is None or _patterns(value),

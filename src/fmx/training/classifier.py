@@ -298,12 +298,20 @@ class TrainMetrics:
         self._remedies = remedies
         self.tolerates = False
         self._waiting: list[tuple[Step, int]] = []  # steps and their images
+        self._last: Step | None = None
         self._step_buffers: _StepBuffers | None = None  # losses, gradients and hits of those steps
         self.sums = [0.0, 0.0, 0.0]  # loss times images, right images, images
         self.steps: list[tuple[int, float, float]] | None = None  # step, loss, accuracy; kept where a list is set
 
     def add(self, step: Step, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add one training step; a mixed image, with labels (B, K), is right where its larger part is found."""
+        """Add one training step; a mixed image, with labels (B, K), is right where its larger part is found.
+
+        Of a step that the optimizer evaluates several times, as LBFGS and SAM do, the first loss counts: that of the
+        weights that the step before left.
+        """
+        if step == self._last:
+            return
+        self._last = step
         if len(self._waiting) == FLUSH_EVERY:
             self.flush()
         if self._step_buffers is None or self._step_buffers.batch_size < len(labels):

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import BackboneFinetuning, Checkpoint, ModelCheckpoint
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 from torchmetrics import Metric, MetricCollection
 
 from fmx.config.image_size import as_override, height_and_width
@@ -46,10 +46,12 @@ from fmx.training.cluster_environment import cluster_environment
 from fmx.training.counts import update
 from fmx.training.initial_weights import check_initial_weights
 from fmx.training.loggers import check_loggers
+from fmx.training.parameter_groups import OptimizerFactory
 
 __all__ = ["check_data_class", "dry_run_parts"]
 
 STEPS_PER_EPOCH = 1009  # any number for which no phase of a schedule is a single step
+CONVOLUTION = 4  # dimensions of its weight
 MAX_IMAGES = 100  # for the trial of a metric, one per class
 DIRECTIONS = {"loss": "min", "accuracy": "max", "macro_f1": "max"}
 
@@ -299,10 +301,10 @@ def _rate_factors(callbacks: Mapping[str, Callback], parts: nn.Module | None, ep
                 "of fmx has not; type 'callbacks=[default,unfreeze]'"
             )
         if isinstance(callback, Unfreeze):
-            if callback.epoch > epochs:
+            if callback.epoch is not None and callback.epoch > epochs:
                 raise ConfigError(
                     f"callbacks.{name}.epoch={callback.epoch} is after the last epoch (trainer.max_epochs={epochs}): "
-                    "nothing would ever be unfrozen; name an earlier one"
+                    "nothing would ever be unfrozen; name an earlier one, or null for never"
                 )
             if parts is not None:
                 callback.prepare(parts, factors)
@@ -323,6 +325,9 @@ def _check_optimization(
             optimizer = groups.make(lambda given, **options: factory(_small(given), **options), parts, factors)
     if not isinstance(optimizer, Optimizer):
         raise ConfigError(f"optim must make a torch.optim.Optimizer, not {type(optimizer).__name__}")
+    has_convolutions = parts is None or any(each.dim() == CONVOLUTION for each in parts.parameters())
+    if config.memory_format == "channels_last" and has_convolutions:
+        _check_flat_views(factory, type(optimizer))
     epochs = config.trainer.max_epochs
     with _refusals("schedule", config.schedule):
         entries = make(config.schedule)(
@@ -333,6 +338,27 @@ def _check_optimization(
             entry["scheduler"].step(*([1.0] if "monitor" in entry else []))
         if entry.get("monitor", "train/loss") not in logged:
             raise ConfigError(f"schedule: it follows {entry['monitor']}, which data.validation=none leaves out")
+
+
+def _check_flat_views(factory: OptimizerFactory, kind: type[Optimizer]) -> None:
+    """ConfigError where an optimizer takes a step on a weight (2, 2, 2, 2), but not in channels_last.
+
+    LBFGS views all weights as one vector, which the memory of others than contiguous ones does not allow.
+    """
+    if kind.__module__.startswith("torch.optim.") and kind is not LBFGS:
+        return
+    for layout in (torch.contiguous_format, torch.channels_last):
+        weight = nn.Parameter(torch.ones(2, 2, 2, 2).to(memory_format=layout))
+        weight.grad = torch.ones_like(weight)
+        try:
+            factory([weight]).step(lambda: 1.0)
+        except Exception as error:
+            if layout is torch.contiguous_format:
+                return  # it needs something else, which training may give
+            raise ConfigError(
+                f"optim: {kind.__name__} fails on weights of convolutions in channels_last ({first_line(error)}); type "
+                "memory_format=contiguous"
+            ) from error
 
 
 def _small(given: Sequence[Any]) -> list[Any]:

@@ -26,12 +26,13 @@ class Unfreeze(Callback):
     Batch norm whose weights are frozen keeps its stored mean and variance, and trains with them; dropout stays active.
     Several of these callbacks thaw several parts.
 
-    epoch: the first in which they are trained, counted from 1. params: patterns for names of parameters or layers
-    (`parameter_groups.find_parameters`); None for all but the last layer, also where the model froze them.
+    epoch: the first in which they are trained, counted from 1; None for never.
+    params: patterns for names of parameters or layers (`parameter_groups.find_parameters`); None for all but the last
+    layer, also where the model froze them.
     lr_factor: of the rate that they would have otherwise, which `schedule`, `optim.groups` and `layer_decay` give.
     """
 
-    def __init__(self, *, epoch: int, params: str | Sequence[str] | None, lr_factor: float) -> None:
+    def __init__(self, *, epoch: int | None, params: str | Sequence[str] | None, lr_factor: float) -> None:
         self.epoch = epoch
         self.params = params
         self.lr_factor = lr_factor
@@ -76,10 +77,8 @@ class Unfreeze(Callback):
             names = self.prepare(pl_module, pl_module.rate_factors)
             if trainer.is_global_zero:
                 norms = ", batch norm with its stored mean and variance" if self._batch_norms else ""
-                log.info(
-                    "unfreeze: %s frozen before epoch %d, then trained at %g of the rate%s",
-                    listed(names), self.epoch, self.lr_factor, norms,
-                )  # fmt: skip
+                until = f" before epoch {self.epoch}, then trained at {self.lr_factor:g} of the rate"
+                log.info("unfreeze: %s frozen%s%s", listed(names), "" if self.epoch is None else until, norms)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Freeze them; a resumed run has not read yet which epoch it is in."""
@@ -105,7 +104,7 @@ class Unfreeze(Callback):
             log.info("unfreeze: from epoch %d on, all of these are trained", trainer.current_epoch + 1)
 
     def _thaw_if_due(self, trainer: Trainer) -> bool:
-        if not self._is_frozen or trainer.current_epoch + 1 < self.epoch:
+        if not self._is_frozen or self.epoch is None or trainer.current_epoch + 1 < self.epoch:
             return False
         self._is_frozen = False
         for parameter in self._parameters:
