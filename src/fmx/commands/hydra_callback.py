@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from fmx.config.check import check_names
 from fmx.config.from_environment import to_stored
+from fmx.config.hydra_values import hydra_values
 from fmx.config.printed_command import printed_command
 from fmx.config.quoting import as_typed
 from fmx.config.shadowing import print_shadowed_files
@@ -58,7 +59,8 @@ class Check(Callback):
             _refuse_errors(lambda: _check_hydras_folder(config.hydra))  # the first process passes it to the others
             _refuse_errors(lambda: print_shadowed_files(config))
         if dry_run.is_asked():
-            _refuse_errors(lambda: _preview(config))
+            with hydra_values(config):
+                _refuse_errors(lambda: _preview(config))
             raise SystemExit(0)
         if is_first_process(config.trainer):
             _refuse_errors(lambda: lock_folder(Path(config.hydra.run.dir)))

@@ -9,6 +9,7 @@ from omegaconf.errors import InterpolationKeyError
 from fmx.config.augment_members import check_augment
 from fmx.config.conf_dir import CONF_DIR
 from fmx.config.hydra_errors import likely_keys
+from fmx.config.hydra_values import hydra_values
 from fmx.config.layout import GROUPS, MODEL_KEYS, REPORTED, ROOT_KEYS
 from fmx.config.quoting import as_typed, escape_interpolations
 from fmx.config.renamed_targets import LATER_ROOT_KEYS
@@ -21,6 +22,11 @@ __all__ = ["check_names", "without_hydra"]
 
 def check_names(config: DictConfig) -> dict[str, Any]:
     """Check keys and values; returns the resolved configuration as plain values."""
+    with hydra_values(config):
+        return _checked(config)
+
+
+def _checked(config: DictConfig) -> dict[str, Any]:
     ours = without_hydra(config)
     plain: Any = OmegaConf.to_container(ours, resolve=False)
     _check_root(plain)

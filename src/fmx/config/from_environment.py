@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fmx.config.expansion import ENVIRONMENT, check_expansion
+from fmx.config.hydra_values import hydra_values
 from fmx.config.quoting import escape_interpolations
 from fmx.errors import DataError
 
@@ -76,8 +77,11 @@ def to_stored(config: DictConfig) -> dict[str, Any]:
 
     Such a value is stored as its reference, with a digest of the value.
     """
-    if "hydra" in config:
-        config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    with hydra_values(config):
+        return _to_stored(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+
+
+def _to_stored(config: DictConfig) -> dict[str, Any]:
     with _record_reads() as read:
         plain: Any = OmegaConf.to_container(config, resolve=True)
     if names := read - _location_variables(config):

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fmx.config.expansion import check_expansion
 from fmx.config.from_environment import Place, references, to_stored, why_unresolved, with_references
+from fmx.config.hydra_values import hydra_values
 from fmx.config.quoting import as_typed, escape_interpolations
 from fmx.errors import DataError, Refusal
 
@@ -124,8 +125,9 @@ def freeze_job(config: DictConfig, path: Path) -> None:
     """
     ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     written: Any = OmegaConf.to_container(ours, resolve=False)
-    resolved: Any = OmegaConf.to_container(ours, resolve=True)
-    stored = references(to_stored(ours))
+    with hydra_values(config):
+        resolved: Any = OmegaConf.to_container(ours, resolve=True)
+        stored = references(to_stored(ours))
     plain = with_references(_restore_references(relocated(resolved), written), stored)
     plain["run_dir"] = written["run_dir"]
     hydra: Any = OmegaConf.to_container(OmegaConf.masked_copy(config.hydra, ["job", "callbacks"]), resolve=False)

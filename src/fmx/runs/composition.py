@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from fmx.config.conf_dir import CONF_DIR
+from fmx.config.hydra_values import RUN_DIRECTORY
 from fmx.config.quoting import escape_interpolations, quoted
 from fmx.data.class_folders import class_folders, missing_folder
 from fmx.data.found import found, found_validation
@@ -35,9 +36,9 @@ def _run_dir() -> str:
     from hydra.core.hydra_config import HydraConfig
 
     if not HydraConfig.initialized():
-        return "<run directory>"
+        return RUN_DIRECTORY
     runtime = HydraConfig.get().runtime
-    return "<run directory>" if OmegaConf.is_missing(runtime, "output_dir") else str(runtime.output_dir)
+    return RUN_DIRECTORY if OmegaConf.is_missing(runtime, "output_dir") else str(runtime.output_dir)
 
 
 def _subfolders(folder: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.filesize import decimal
 
+from fmx.config.hydra_values import hydra_values
 from fmx.runs.composition import register_resolvers
 from fmx.sweeps.warm import in_subprocess
 
@@ -66,8 +67,9 @@ def _all_checkpoint_bytes(configs: Sequence[DictConfig]) -> list[int]:
     known: dict[str, int] = {}
     sizes = []
     for config in configs:
-        key = repr([OmegaConf.to_container(config[part], resolve=True) for part in ("model", "optim", "callbacks")])
-        if key not in known:
-            known[key] = checkpoint_bytes(config)
+        with hydra_values(config):
+            key = repr([OmegaConf.to_container(config[part], resolve=True) for part in ("model", "optim", "callbacks")])
+            if key not in known:
+                known[key] = checkpoint_bytes(config)
         sizes.append(known[key])
     return sizes

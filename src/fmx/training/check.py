@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fmx.config.check import without_hydra
 from fmx.config.from_environment import to_stored
+from fmx.config.hydra_values import hydra_values
 from fmx.process.start import resume_garbage_collection
 from fmx.runs.extension import extension_of
 
@@ -34,7 +35,8 @@ def check_parts(config: DictConfig, resolved: Mapping[str, Any], *, here: bool =
     bounded = OmegaConf.select(config, "hydra.callbacks.check.bounded")
     if bounded and earlier is not None:
         _check_fits(without_hydra(config), earlier)
-    dry_run_parts(without_hydra(config), earlier=earlier, here=here, bounded=bool(bounded))
+    with hydra_values(config):
+        dry_run_parts(without_hydra(config), earlier=earlier, here=here, bounded=bool(bounded))
 
 
 def _check_fits(config: DictConfig, run_dir: Path) -> None:
