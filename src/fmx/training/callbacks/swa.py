@@ -79,8 +79,13 @@ class SWA(WeightAveraging):
         """Take the schedule out, and set each group's rate."""
         trainer.strategy.lr_scheduler_configs = []
         for optimizer in trainer.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = self.lr_factor * float(group.get("max_lr", group["initial_lr"]))
+            groups = optimizer.param_groups
+            leader = next((each for each in groups if each.get("lr_factor") == 1), groups[0])
+            for group in groups:
+                factor = group.get("lr_factor")  # to the leader's rate, which groups keep under every schedule
+                own, ratio = (group, 1.0) if factor is None else (leader, factor)
+                base = float(own.get("max_lr", own.setdefault("initial_lr", own["lr"])))
+                group["lr"] = self.lr_factor * base * ratio
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
