@@ -165,6 +165,7 @@ RUN_FILES = {
 RUN_VERBS = {
     "evaluate": ["evaluate", "foreign", "--set", "data.root=data"],
     "predict": ["predict", "foreign", "image.png"],
+    "explain": ["explain", "foreign", "image.png", "--grid", "why.png"],
     "export": ["export", "foreign", "--format", "state_dict"],
     "compare": ["compare", "foreign", "foreign"],
     "report": ["report", "foreign", "--html", "page.html"],
@@ -220,7 +221,7 @@ def test_a_run_directory(verb, command, finished, cwd):
         assert_harmless(done, cwd)
         if turn in recorded:
             assert done.returncode == 0, done.stdout + done.stderr
-        for made in ("page.html", "mlp_digits.state_dict.pt", "mlp_digits.state_dict.pt.md"):
+        for made in ("page.html", "why.png", "mlp_digits.state_dict.pt", "mlp_digits.state_dict.pt.md"):
             (cwd / made).unlink(missing_ok=True)
 
 

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs/own_training.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| (.+?) \| `(.+)` *\|$", PAGE, re.MULTILINE)
@@ -32,6 +33,7 @@ def desk(command, tmp_path_factory):
     for name, model in (("first", "lenet"), ("grey", "mlp")):
         done = command("data=digits", f"model={model}", *SHORT, f"hydra.run.dir=outputs/runs/{name}", cwd=folder)
         assert done.returncode == 0, done.stdout + done.stderr
+    Image.effect_noise((40, 30), 90).save(folder / "picture.png")
     for block in re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", PAGE, re.DOTALL):
         path = folder / block[0]
         path.parent.mkdir(parents=True, exist_ok=True)

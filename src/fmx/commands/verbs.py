@@ -8,6 +8,7 @@ __all__ = ["ABOUT", "MORE_VERBS", "RUN", "VERBS", "parser_of", "verbs_in_help"]
 VERBS = {
     "evaluate": "score finished runs again, from their directories alone",
     "predict": "classify pictures with a trained model",
+    "explain": "where in a picture the evidence for a class is",
     "export": "write a model as one file for other programs",
     "report": "a leaderboard of runs and sweeps, on the terminal and as files",
     "compare": "what differs between two runs or two groups of seeds, and which is better",
