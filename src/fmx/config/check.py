@@ -13,7 +13,7 @@ from fmx.config.hydra_values import hydra_values
 from fmx.config.layout import GROUPS, MODEL_KEYS, REPORTED, ROOT_KEYS
 from fmx.config.quoting import as_typed, escape_interpolations
 from fmx.config.renamed_targets import LATER_ROOT_KEYS
-from fmx.config.rules import check_values
+from fmx.config.rules import check_values, is_own
 from fmx.config.validation import FOLD, OWN, validation_of
 from fmx.errors import ConfigError
 
@@ -79,7 +79,7 @@ def _check_ineffective(resolved: Mapping[str, Any], typed: Sequence[str]) -> Non
             f"init={init} would be without effect: extend={resolved['extend']} goes on with all of that run; leave one "
             "of the two out"
         )
-    if init is not None and net.get("weights") is not None:
+    if init is not None and net.get("weights") is not None and not is_own(net):
         raise ConfigError(
             f"model.net.weights={net['weights']} would be without effect: init={init} says where the weights start; "
             "leave one of the two out"
@@ -145,7 +145,7 @@ def _check_validations(trainer: Mapping[str, Any], data: Mapping[str, Any], sche
     """ConfigError where no validation would choose a checkpoint, or none would drive ReduceLROnPlateau."""
     every, epochs = trainer.get("check_val_every_n_epoch"), trainer.get("max_epochs")
     scheduler = schedule.get("scheduler")
-    if isinstance(scheduler, dict) and str(scheduler.get("_target_")).endswith(".ReduceLROnPlateau"):
+    if isinstance(scheduler, dict) and scheduler.get("_target_") == PLATEAU:
         if scheduler.get("mode", "min") != "min":
             raise ConfigError("schedule=plateau judges by the validation loss: set schedule.scheduler.mode=min")
         if every is None:
@@ -167,7 +167,12 @@ def _check_clipping(trainer: Mapping[str, Any], optim: Mapping[str, Any]) -> Non
             "trainer.precision=16-mixed does not go with LBFGS, which evaluates the loss several times in a step; type "
             "trainer.precision=bf16-mixed or 32-true"
         )
-    if trainer.get("precision") == "16-mixed" and trainer.get("gradient_clip_val") is not None and optim.get("fused"):
+    if (
+        trainer.get("precision") == "16-mixed"
+        and trainer.get("gradient_clip_val") is not None
+        and optim.get("fused")
+        and not is_own(optim)
+    ):
         raise ConfigError(
             "trainer.gradient_clip_val does not go with trainer.precision=16-mixed and a fused optimizer; set "
             "optim.fused=false"
@@ -233,6 +238,7 @@ def _check_model_keys(model: Mapping[str, Any]) -> None:
 
 MANY_FOLDS = 10  # more are written as a range
 RUN_DIR = "${run_dir:}"
+PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
 NOT_TRAINER_KEYS = {
     "callbacks": "a run's callbacks are the members of callbacks",
     "logger": "a run's loggers are the members of logger; logger=none has none",

@@ -8,7 +8,7 @@ from typing import Any
 from fmx.config.image_size import EXPECTED, is_image_size
 from fmx.errors import ConfigError
 
-__all__ = ["Rule", "above", "check_values", "is_number_list", "one_of", "whole"]
+__all__ = ["Rule", "above", "check_values", "is_number_list", "is_own", "one_of", "whole"]
 
 
 class Rule:
@@ -262,20 +262,35 @@ RULES: Mapping[str, Rule] = {
 }
 
 
+OF_KNOWN_PARTS = ("fmx.", "torch.", "torchvision.", "pytorch_lightning.")
+OF_FMX_ALONE = {"optim.groups", "optim.no_decay", "optim.layer_decay"}  # their targets never see them
+
+
+def is_own(node: object) -> bool:
+    """Whether a node's target is a part of the user's own, whose keys mean what it says."""
+    target = node.get("_target_") if isinstance(node, Mapping) else None
+    return target is not None and not str(target).startswith(OF_KNOWN_PARTS)
+
+
 def check_values(config: Mapping[str, Any]) -> None:
-    """Raise ConfigError for the first well-known key whose value is of the wrong type or out of range."""
+    """Raise ConfigError for the first well-known key whose value is of the wrong type or out of range.
+
+    A key of a part of the user's own is none, whatever its name; but `data` and `trainer` always make the same kinds.
+    """
     for key, rule in RULES.items():
         node: Any = config
+        own = False
         for part in key.split("."):
+            own = own or (is_own(node) and not key.startswith(("data.", "trainer.")))
             node = node.get(part, rule) if isinstance(node, Mapping) else rule
-        if node is rule:  # the key is absent: a custom optimizer may have no momentum
+        if node is rule or (own and key not in OF_FMX_ALONE):  # a custom optimizer may have no momentum
             continue
         if not rule.holds(node):
             raise ConfigError(f"{key} must be {rule.expected}, got {'null' if node is None else repr(node)}")
     _check_groups(config.get("optim", {}).get("groups") or {})  # `fmx data` has no optimizer
     num_classes = config["data"]["num_classes"]
     for group, key in (("loss", "weight"), ("data", "sampler")):
-        weights = config[group].get(key)
+        weights = None if group == "loss" and is_own(config[group]) else config[group].get(key)
         if isinstance(weights, list) and len(weights) != num_classes:
             raise ConfigError(
                 f"{group}.{key} must have one number for each of the {num_classes} classes, got {len(weights)}"

@@ -36,6 +36,9 @@ TEXTS = {
     "filename",
 }
 TEXTS |= {"partition", "account", "qos", "constraint"}  # names chosen by a cluster's administrators
+# Keys that a part of one's own may have for something else, such as a number.
+AMBIGUOUS = {"root", "dir", "subdir", "folder", "file", "name", "path"}
+OF_OWN_PARTS = ("model.net.", "loss.", "optim.", "schedule.", "augment.", "metrics.", "callbacks.")
 CHOSEN_PARTS = ("hydra.launcher", "hydra.sweeper", "hydra.job_logging", "hydra.hydra_logging", "hydra.help")
 
 
@@ -75,7 +78,7 @@ def _quote_text(word: str) -> str:
     if found is None or not _is_text(found["key"].lstrip("+")):
         return word
     values = found["value"].split(",")
-    if any(NO_TEXT.fullmatch(value.strip()) for value in values):
+    if any(NO_TEXT.fullmatch(value.strip()) for value in values) and not _may_be_own(found["key"].lstrip("+")):
         texts = [f"'{value.strip()}'" if NO_TEXT.fullmatch(value.strip()) else value for value in values]
         return f"{found['key']}={','.join(texts)}"
     if SIMPLE.fullmatch(found["value"]):
@@ -85,6 +88,11 @@ def _quote_text(word: str) -> str:
     except HydraException:
         return f"{found['key']}={quoted(found['value'])}"
     return word
+
+
+def _may_be_own(key: str) -> bool:
+    """Whether a key may belong to a part of the user's own, for whose `name` or `root` a number may be right."""
+    return key.startswith(OF_OWN_PARTS) and key.rpartition(".")[2] in AMBIGUOUS and not is_key(key)
 
 
 def _is_text(key: str) -> bool:

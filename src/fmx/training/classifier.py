@@ -253,7 +253,7 @@ def _remedies(loss: nn.Module) -> str:
     """What to try against a loss that is not finite; torch's losses have no mean for a batch of ignored images."""
     weight, ignored = getattr(loss, "weight", None), getattr(loss, "ignore_index", None)
     leaves_out = (isinstance(weight, Tensor) and not weight.all()) or (isinstance(ignored, int) and ignored >= 0)
-    if not leaves_out or type(loss).__module__.startswith("fmx."):
+    if not leaves_out or not type(loss).__module__.startswith("torch."):
         return REMEDIES
     zeros = (weight == 0).nonzero().flatten().tolist() if isinstance(weight, Tensor) else []
     classes = [*zeros, *([ignored] if isinstance(ignored, int) and ignored >= 0 and ignored not in zeros else [])]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from fmx.config.quoting import escape_interpolations
+from fmx.config.rules import is_own
+from fmx.config.targets import locate
 from fmx.config.trust import is_torchvision_builder
 from fmx.data.module import ImageDataModule
 from fmx.errors import ConfigError, DataError
@@ -64,7 +67,7 @@ def _without_weights(node: Any) -> Any:
     if not isinstance(node, Mapping):
         return node
     copy = {key: _without_weights(child) for key, child in node.items()}
-    copy |= {key: None for key in ("weights", "weights_backbone") if key in copy}
+    copy |= {key: None for key in ("weights", "weights_backbone") if key in copy and _names_a_file(copy, key)}
     if str(copy.get("_target_")).startswith("timm."):
         copy |= {key: False for key in ("pretrained",) if key in copy}
         copy |= {key: "" for key in ("checkpoint_path",) if key in copy}
@@ -74,6 +77,17 @@ def _without_weights(node: Any) -> Any:
         for key in ("_args_", "pretrained", "pretrained_backbone"):
             copy.pop(key, None)
     return copy
+
+
+def _names_a_file(node: Mapping[str, Any], key: str) -> bool:
+    """Whether a key of a network says where its weights are, which a network of the user's own may call a list, say."""
+    if not is_own(node):
+        return True
+    try:
+        parameter = signature(locate(str(node["_target_"]), key)).parameters[key]
+    except (ConfigError, KeyError, ValueError):
+        return False
+    return isinstance(node[key], str) and parameter.default is None
 
 
 def check_fits(config: DictConfig, checkpoint: Path) -> None:
