@@ -768,6 +768,25 @@ def test_no_weights_are_fetched_where_a_checkpoint_has_them(node, finished, cwd,
     assert asked == []
 
 
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"_target_": "timm.create_model", "model_name": "resnet10t", "pretrained": True},
+        {"_target_": "timm.create_model", "_args_": ["resnet10t", True]},
+        {"_target_": "timm.models.resnet.resnet10t", "_args_": [True]},
+    ],
+)
+def test_timm_fetches_no_weights_where_a_checkpoint_has_them(node, finished, cwd, monkeypatch):
+    pytest.importorskip("timm")
+    asked = []
+    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *a, **_: asked.append(a))
+    run = shutil.copytree(finished, cwd / "foreign")
+    edit(run / ".hydra/resolved.yaml", lambda v: v["model"].update(net=node))
+    with pytest.raises(DataError, match="does not fit this model"):
+        restore_classifier(trusted_config(open_run(run), ["timm"]), run / "checkpoints/best.ckpt")
+    assert asked == []
+
+
 def test_an_augmentation_takes_no_memory_where_nothing_is_augmented(finished, cwd):
     run = shutil.copytree(finished, cwd / "foreign")
     edit(

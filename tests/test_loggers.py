@@ -289,7 +289,7 @@ def test_loggers_and_callbacks_of_ones_own(command, tmp_path):
     done = command(*RUN, "trainer.max_epochs=2", "logger=none", *own, "hydra.run.dir=run", cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Lines gets no pictures and no checkpoint: its class has no log_image" in done.stdout
-    assert "Lines failed at the end of the run, which is complete without it (ConnectionError: the" in done.stdout
+    assert "Lines failed at the end of the run, which is completed without it (ConnectionError: the" in done.stdout
     run = tmp_path / "run"
     record, metrics = (json.loads((run / name).read_text()) for name in ("run.json", "metrics.json"))
     assert record["status"] == "completed"

@@ -82,7 +82,7 @@ def _tell_loggers(experiment: Experiment, scores: Scores, gallery: Gallery, *, s
         except Exception as error:  # noqa: BLE001 - of a user's class, or a server's client
             what = f"{type(error).__name__}: {first_line(error)}"
             log.warning(
-                "%s failed at the end of the run, which is complete without it (%s)", type(logger).__name__, what
+                "%s failed at the end of the run, which is completed without it (%s)", type(logger).__name__, what
             )
             experiment.record.update(end_error=what)
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -145,8 +145,10 @@ class Record:
                 close(str(self.contents["status"]))
             except Exception as error:  # noqa: BLE001 - of a user's class, or a server's client
                 what = f"{type(error).__name__}: {first_line(error)}"
-                log.warning("%s failed at the end of the run, which is complete without it (%s)", name, what)
-                self.update(end_error=what)
+                status = self.contents["status"]
+                log.warning("%s failed at the end of the run, which is %s without it (%s)", name, status, what)
+                with suppress(OSError):
+                    self.update(end_error=what)
 
     def continue_from(self, earlier: Mapping[str, Any]) -> None:
         """Take over the record of an interrupted run, and append its start and end to `parts`."""
@@ -226,46 +228,37 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
 
     started: time.time() when the process began.
     """
-    record = _start_record(cfg, started=started)
-    try:
-        with _recorded_end(record):
+    with closing(_start_record(cfg, started=started)) as record:
+        run_dir = record.run_dir
+        try:
             yield record
-    finally:
-        record.close()
-
-
-@contextmanager
-def _recorded_end(record: Record) -> Iterator[None]:
-    run_dir = record.run_dir
-    try:
-        yield
-    except (Interrupted, KeyboardInterrupt):
-        record.end("interrupted", None)
-        log.warning("interrupted; %s continues it", printed_command(override("resume", run_dir)))
-        raise
-    except Pruned as pruned:
-        record.contents["pruned"] = pruned.facts
-        record.end("interrupted", str(pruned))
-        log.info("%s", pruned)
-        raise
-    except Exception as error:
-        if interruption(error) is not None:
+        except (Interrupted, KeyboardInterrupt):
             record.end("interrupted", None)
+            log.warning("interrupted; %s continues it", printed_command(override("resume", run_dir)))
             raise
-        plain = expected_error(error)
-        if isinstance(error, FileNotFoundError) and _is_below(error.filename, run_dir):
-            plain = FmxError(f"{error.filename} was removed during the run")
-        record.end("failed", plain_message(plain) if plain else f"{type(error).__name__}: {error}")
-        if plain is None:
+        except Pruned as pruned:
+            record.contents["pruned"] = pruned.facts
+            record.end("interrupted", str(pruned))
+            log.info("%s", pruned)
             raise
-        if not record.writes:
-            raise SystemExit(plain.exit_code) from error  # the first process prints it
-        raise Refusal(plain) from error
-    except BaseException as error:
-        if not isinstance(error, SystemExit) or error.code:
-            record.end("failed", f"{type(error).__name__}: {error}")
-        raise
-    record.complete()
+        except Exception as error:
+            if interruption(error) is not None:
+                record.end("interrupted", None)
+                raise
+            plain = expected_error(error)
+            if isinstance(error, FileNotFoundError) and _is_below(error.filename, run_dir):
+                plain = FmxError(f"{error.filename} was removed during the run")
+            record.end("failed", plain_message(plain) if plain else f"{type(error).__name__}: {error}")
+            if plain is None:
+                raise
+            if not record.writes:
+                raise SystemExit(plain.exit_code) from error  # the first process prints it
+            raise Refusal(plain) from error
+        except BaseException as error:
+            if not isinstance(error, SystemExit) or error.code:
+                record.end("failed", f"{type(error).__name__}: {error}")
+            raise
+        record.complete()
 
 
 def _start_record(cfg: DictConfig, *, started: float) -> Record:

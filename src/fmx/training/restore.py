@@ -68,11 +68,11 @@ def _without_weights(node: Any) -> Any:
         return node
     copy = {key: _without_weights(child) for key, child in node.items()}
     copy |= {key: None for key in ("weights", "weights_backbone") if key in copy and _names_a_file(copy, key)}
-    if str(copy.get("_target_")).startswith("timm."):
-        copy |= {key: False for key in ("pretrained",) if key in copy}
-        copy |= {key: "" for key in ("checkpoint_path",) if key in copy}
-        if isinstance(given := copy.get("_args_"), list):  # of timm.create_model: the name, then `pretrained`
-            copy["_args_"] = [*given[:1], *(False for _ in given[1:2]), *given[2:]]
+    if (target := str(copy.get("_target_"))).startswith("timm."):
+        copy |= {key: no for key, no in {"pretrained": False, "checkpoint_path": ""}.items() if key in copy}
+        if isinstance(given := copy.get("_args_"), list):  # create_model takes the name first
+            place = 1 if target.endswith(".create_model") else 0
+            copy["_args_"] = [False if number == place else each for number, each in enumerate(given)]
     if is_torchvision_builder(copy.get("_target_")):
         for key in ("_args_", "pretrained", "pretrained_backbone"):
             copy.pop(key, None)
