@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shlex
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -182,9 +184,12 @@ def test_a_run_without_validation_is_refused_with_what_to_do(validation, command
 def test_what_is_not_there_or_not_sound_is_said(calibrated, digits_run, command, tmp_path):
     run = Path(shutil.copytree(calibrated[0], tmp_path / "run"))
     Image.new("L", (28, 28)).save(tmp_path / "x.png")
-    done = command(str(digits_run), "x.png", "--calibrated", module="predict", cwd=tmp_path)
+    copied = Path(shutil.copytree(digits_run, tmp_path / "a copy"))
+    done = command("a copy", "x.png", "--calibrated", module="predict", cwd=tmp_path)
     assert done.returncode == 1
-    assert f"fmx evaluate {digits_run} --calibration fits it" in done.stderr
+    _, verb, *words = shlex.split(re.search(r"(fmx evaluate .+ --calibration) fits it", done.stderr)[1])
+    assert command(*words, module=verb, cwd=tmp_path).returncode == 0
+    assert (copied / "calibration.json").is_file()
     done = command("run", "x.png", "--calibrated", "--checkpoint", "last", module="predict", cwd=tmp_path)
     assert "was fitted to other weights" in done.stderr
     for wrong in ("--data=mnist", "--checkpoint=last"):

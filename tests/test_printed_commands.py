@@ -24,7 +24,7 @@ from test_sweep import here as with_faults
 SOURCES = Path(fmx.__file__).parent
 FOLDER = "jö r=g, 1"
 SMALL = ["data=digits", "model=mlp", "trainer=smoke", "logger=none"]
-VERBS = "run|evaluate|predict|export|report|compare|reproduce|data|lr-find|tensorboard"
+VERBS = "run|evaluate|predict|explain|export|ensemble|report|compare|reproduce|data|lr-find|tensorboard"
 A_COMMAND = re.compile(rf"\bfmx (?:{VERBS})\b|\bfmx -|\bfmx [\w/.]+=|python[\d.]* -m fmx|\bpip install|--allow \{{")
 # A text with a command in it that the marker has not made, by its file and words of it.
 WITHOUT_THE_MARKER = {
@@ -41,6 +41,17 @@ WITHOUT_THE_MARKER = {
     ("__main__.py", "fmx -m hydra/sweeper=search KEY=A,B"): "likewise",
     ("commands/predict.py", "reads run directories"): "a sentence about a verb",
     ("commands/predict.py", "or what fmx export wrote"): "likewise",
+    ("commands/explain.py", "It needs `pip install"): "it installs from a package index",
+    ("commands/export.py", "with the temperature of"): "a sentence about a verb",
+    ("commands/export.py", "take different images"): "likewise",
+    ("commands/predict.py", "divides the logits"): "a description with what stands for a run",
+    ("commands/predict.py", "use the temperature of"): "a sentence about a verb",
+    ("commands/predict.py", "has a temperature inside"): "likewise",
+    ("inference/grad_cam.py", "needs the package captum"): "it installs from a package index",
+    ("reporting/leaderboard_text.py", "(fmx evaluate --calibration)"): "a sentence about a verb",
+    ("runs/calibration.py", "is not what fmx evaluate"): "likewise",
+    ("runs/ensemble.py", "makes a new one of runs"): "likewise",
+    ("runs/ensemble.py", "is not what fmx ensemble writes"): "likewise",
     ("commands/export.py", "needs nothing else"): "a description with what stands for files",
     ("inference/export/signature.py", "is not from fmx export"): "a sentence about a verb",
     ("inference/export/onnx_worker.py", "which fmx export never does"): "likewise",
@@ -58,8 +69,11 @@ WITHOUT_THE_MARKER = {
 # Calls of the marker that no test here types, by file and function.
 NOT_TYPED = {
     "inference/export/onnx_model.py:require": "it installs from a package index",
+    "inference/grad_cam.py:require_captum": "likewise",
+    "commands/ensemble.py:ensemble": "test_ensemble finds it on the model card",
+    "runs/calibration.py:needed_calibration": "test_calibration types it",
     "commands/lr_find.py:lr_find": "test_lr_find types it",
-    "sweeps/search/options.py:require_optuna": "likewise",
+    "sweeps/search/options.py:require_optuna": "it installs from a package index",
     "sweeps/search/options.py:read_options": "likewise",
     "sweeps/slurm_queue.py:check_installed": "likewise",
     "config/image_size.py:as_override": "an override alone, which test_image_shapes types",

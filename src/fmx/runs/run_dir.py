@@ -128,7 +128,9 @@ class Run:
 
     @property
     def _why_none(self) -> str:
-        """Why a completed run has no checkpoints: its sweep kept those of the best runs."""
+        """Why a completed run has no checkpoints: it is an ensemble, or its sweep kept those of the best runs."""
+        if (self.path / "ensemble.json").exists():
+            return ": it is an ensemble, so name one of its members"
         # The sweep's newest command counts before the one that started this run.
         files = (self.path.parent / "multirun.yaml", self.path / ".hydra" / "resolved.yaml")
         counts = [get_nested(read_yaml_or_empty(file), "sweep", "keep_checkpoints") for file in files]
