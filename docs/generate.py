@@ -14,7 +14,19 @@ from pathlib import Path
 DOCS = Path(__file__).resolve().parent
 CONF = DOCS.parent / "conf"
 GROUPS = (
-    *("data", "model", "optim", "schedule", "augment", "loss", "metrics", "trainer", "callbacks", "logger"),
+    *(
+        "data",
+        "model",
+        "optim",
+        "schedule",
+        "augment",
+        "loss",
+        "classifier",
+        "metrics",
+        "trainer",
+        "callbacks",
+        "logger",
+    ),
     *("experiment", "hydra/launcher", "hydra/sweeper"),
 )
 GENERATED = "<!-- written by docs/generate.py -->"

@@ -97,6 +97,8 @@ def reproduce(path: str, folder: Path | None, allow: list[str], *, root: str | N
     for key in ("extend", "init"):
         if config[key] is not None:
             config[key] = escape_interpolations(launched_in(first.path, config[key]))
+    if isinstance(teacher := config.loss.get("teacher"), str):
+        config.loss.teacher = escape_interpolations(launched_in(first.path, teacher))
     with tempfile.TemporaryDirectory() as frozen:
         arguments = freeze(config, Path(frozen), **_recorded_origin(first))
         # The configuration of a resumed run has resume=RUN; the second run starts from scratch.

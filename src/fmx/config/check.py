@@ -203,7 +203,7 @@ def _check_root(config: Mapping[str, Any]) -> None:
     for key in ROOT_KEYS:
         if key not in config and key not in {"sweep", "vars", *LATER_ROOT_KEYS}:
             raise ConfigError(f"the configuration lacks {key!r}, which no run can do without")
-        if key in GROUPS and not isinstance(config[key], dict):
+        if key in GROUPS and not isinstance(config.get(key, {}), dict):
             raise ConfigError(f"{key} must be a mapping, as in conf/{key}/*.yaml, got {config[key]!r}")
     for name, node in config["logger"].items():
         if not isinstance(node, dict) or "_target_" not in node:

@@ -2,7 +2,19 @@
 
 __all__ = ["GROUPS", "MODEL_KEYS", "REPORTED", "ROOT_KEYS"]
 
-GROUPS = ["data", "model", "augment", "loss", "optim", "schedule", "metrics", "trainer", "callbacks", "logger"]
+GROUPS = [
+    "data",
+    "model",
+    "augment",
+    "loss",
+    "optim",
+    "schedule",
+    "metrics",
+    "trainer",
+    "classifier",
+    "callbacks",
+    "logger",
+]
 
 
 ROOT_KEYS = [

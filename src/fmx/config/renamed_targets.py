@@ -29,7 +29,12 @@ BACK = {new: old for old, new in MOVED.items()}
 # Keys of `data` that earlier versions lacked, with the values that mean what these did.
 LATER_KEYS = {"folds": None, "fold": None, "sampler": "uniform", "value_range": "auto", "val": None}
 # Root keys that earlier versions lacked, likewise.
-LATER_ROOT_KEYS: Mapping[str, Any] = {"extend": None, "init": None, "init_strict": False}
+LATER_ROOT_KEYS: Mapping[str, Any] = {
+    "classifier": {"_target_": "fmx.training.classifier.Classifier"},
+    "extend": None,
+    "init": None,
+    "init_strict": False,
+}
 # Likewise keys of `optim`; a part of fmx takes their absence for null.
 LATER_OPTIM_KEYS = {"groups": None, "no_decay": None, "layer_decay": None}
 DATA_MODULE = "fmx.data.module.ImageDataModule"

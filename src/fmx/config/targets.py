@@ -17,7 +17,10 @@ __all__ = ["check_accelerator", "check_keys", "check_targets", "keys_of_fmx", "l
 
 HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 # Arguments that training.build passes; the YAML must have every other required parameter.
-FROM_BUILD = {"data": {"augment", "seed"}}
+FROM_BUILD = {
+    "classifier": {"net", "loss", "optimizer", "groups", "schedule", "metrics"},
+    "data": {"augment", "seed"},
+}
 # Keys that fmx reads, itself or by interpolation, and removes before it calls the target.
 OF_FMX = {
     "trainer": {"checkpoint_every_s"},

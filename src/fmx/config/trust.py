@@ -67,7 +67,10 @@ SOURCES = Kind(
 )  # fmt: skip
 KINDS: Mapping[str, Kind] = {  # the longest matching prefix counts
     "model.net": NETWORKS,
-    "loss": Kind("losses", "torch.nn.Module", ("fmx.training.losses", "torch.nn")),
+    "loss": Kind("losses", "torch.nn.Module", ("fmx.training.losses", "fmx.training.distillation", "torch.nn")),
+    "classifier": Kind(
+        "fmx.training.classifier.Classifier", names=frozenset({"fmx.training.classifier.Classifier"})
+    ),
     "augment": Kind(
         "augmentations", "torch.nn.Module", ("fmx.data.augment", "torch.nn", "torchvision.transforms"),
         # A list of transforms, each a target of its own.

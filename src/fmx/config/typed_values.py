@@ -23,6 +23,7 @@ NO_TEXT = re.compile(r"[+-]?[\d_.]+(e[+-]?\d+)?|[+-]?(inf|nan)|true|false", re.I
 TEXTS = {
     "resume",
     "extend",
+    "teacher",
     "init",
     "root",
     "dir",

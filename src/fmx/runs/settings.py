@@ -73,7 +73,8 @@ def read_settings(run_dir: Path) -> Settings:
     ]
     fold, folds = (_select(resolved, f"data.{key}") for key in ("fold", "folds"))
     is_fold = type(fold) is int and type(folds) is int and 0 <= fold < folds <= MAX_FOLDS
-    choices = _mapping(hydra, "hydra", "runtime", "choices")
+    # Runs of earlier versions made no choice of it.
+    choices = {"classifier": "default"} | _mapping(hydra, "hydra", "runtime", "choices")
     task = _mapping(hydra, "hydra", "overrides").get("task")
     typed = [text for text in task if str(text).startswith(MEMBERS)] if isinstance(task, list) else []
     if typed and "augment" not in choices:  # Hydra leaves lists of members out

@@ -1,6 +1,6 @@
 """The configuration of a run directory, after everything that it names was checked."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -8,6 +8,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fmx.config.from_environment import check_resolved
 from fmx.config.layout import GROUPS, ROOT_KEYS
+from fmx.config.printed_command import printed_command
 from fmx.config.quoting import escape_interpolations
 from fmx.config.trust import check_sizes, check_trusted, without_foreign_mirrors, without_torchvision
 from fmx.errors import DataError
@@ -18,7 +19,8 @@ from fmx.runs.run_dir import Run
 
 __all__ = ["PARTS", "checked_config", "trusted_config"]
 
-PARTS = ("model", "loss", "optim", "schedule", "metrics")
+DISTILLATION = "fmx.training.distillation.Distillation"
+PARTS = ("model", "loss", "optim", "schedule", "metrics", "classifier")
 
 
 OF_TRAINING = ("callbacks", "logger")  # groups that only training makes
@@ -66,6 +68,20 @@ def checked_config(config: DictConfig, run: Run, allow: Iterable[str] = ()) -> D
     check_trusted(plain, run.path, allow)
     check_resolved(plain, run.path, (*PARTS, "data"))
     check_sizes(plain["data"], run.path)
+    _check_allowed(plain["loss"], run, allow)
     config = config.copy()
     config.data = OmegaConf.create(escape_interpolations(without_torchvision(without_foreign_mirrors(plain["data"]))))
     return config
+
+
+def _check_allowed(loss: Mapping[str, Any], run: Run, allow: Iterable[str]) -> None:
+    """DataError where a distillation would let the run of its teacher name packages that the user does not trust."""
+    if loss.get("_target_") != DISTILLATION:
+        return
+    packages = loss.get("allow")
+    named = [str(each) for each in packages] if isinstance(packages, list) else [str(packages)]
+    if strange := sorted({*named} - {*allow}):
+        raise DataError(
+            f"{run.path} lets the run of its teacher name code of {strange[0]!r:.80} (loss.allow). If you trust that "
+            f"package, add {printed_command('--allow', strange[0])}"
+        )

@@ -36,6 +36,7 @@ from fmx.runs.extension import Extension, extension_of
 from fmx.runs.record import Record
 from fmx.runs.run_dir import open_run
 from fmx.runs.settings import flat
+from fmx.training.callbacks.own_steps import OwnSteps
 from fmx.training.classifier import Classifier
 from fmx.training.cluster_environment import cluster_environment
 from fmx.training.end_check import check_end
@@ -54,6 +55,7 @@ __all__ = [
     "build_data",
     "has_checkpoint",
     "is_beyond_meta",
+    "make_classifier",
     "make_data",
     "make_optimizer",
     "meta_network",
@@ -105,7 +107,8 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     with record.timed("data_s"):
         data = build_data(cfg)
     callbacks: dict[str, Callback] = {str(name): make(node) for name, node in cfg.callbacks.items()}
-    trainer = _trainer(cfg, classifier.net, [*loggers.values()], [*callbacks.values()])
+    own = [] if type(classifier) is Classifier else [OwnSteps()]
+    trainer = _trainer(cfg, classifier.net, [*loggers.values()], [*callbacks.values(), *own])
     _check_test_batches(trainer, data)
     counts = data.class_counts()
     if callable(use_class_counts := getattr(classifier.loss, "use_class_counts", None)):
@@ -191,7 +194,8 @@ def _check_class_weights(loss: nn.Module, data: ImageDataModule) -> None:
 def build_classifier(cfg: DictConfig) -> Classifier:
     """The network with its loss, optimizer, schedule and metrics."""
     net = _network(cfg)
-    return Classifier(
+    return make_classifier(
+        with_later_keys(cfg).classifier,
         net=net,
         loss=make(cfg.loss),
         optimizer=make_optimizer(cfg.optim),
@@ -199,6 +203,34 @@ def build_classifier(cfg: DictConfig) -> Classifier:
         schedule=make(cfg.schedule),
         metrics=make(cfg.metrics),
     )
+
+
+def make_classifier(node: DictConfig, **parts: Any) -> Classifier:
+    """The classifier of a `classifier` node with the other parts of a run; ConfigError where it does not take them.
+
+    What a subclass does after training has to be part of the network, which predictions and exports use alone.
+    """
+    target = node._target_
+    kind = locate(target, "classifier")
+    if isinstance(kind, type) and not issubclass(kind, Classifier):
+        raise ConfigError(f"classifier: {target} is no subclass of {Classifier.__module__}.Classifier")
+    factory = make(node, _partial_=True)
+    try:
+        made = factory(**parts)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"classifier: {target} cannot be made: {first_line(error)}; its __init__ takes its own keys and **parts, "
+            "which it passes on: super().__init__(**parts)"
+        ) from error
+    if not isinstance(made, Classifier):
+        raise ConfigError(f"classifier must make a {Classifier.__module__}.Classifier, not {type(made).__name__}")
+    for name in ("forward", "predict_step"):
+        if getattr(type(made), name) is not getattr(Classifier, name):
+            raise ConfigError(
+                f"classifier: {target} overrides {name}, but predictions and exports use the network alone: do that in "
+                "model.net"
+            )
+    return made
 
 
 def make_optimizer(node: DictConfig) -> OptimizerFactory:

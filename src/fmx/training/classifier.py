@@ -42,6 +42,9 @@ FLUSH_EVERY = 64  # training steps; reading the losses makes the CPU wait for th
 class Classifier(LightningModule):
     """Trains a network that maps images (B, C, H, W) to logits (B, K).
 
+    A subclass may do something else in a step: it overrides `loss_and_logits`, or `training_step`, which then calls
+    `record`. A loss whose attribute `takes_images` is true is given the images of a step as well.
+
     optimizer: a partial that lacks its parameters. groups: how these are divided.
     metrics: torchmetrics by name, updated with logits and labels.
     Logs one row per validation: `train/loss`, `train/accuracy` since the last one, `val/loss` and each scalar metric.
@@ -72,6 +75,7 @@ class Classifier(LightningModule):
         self.extension: Extension | None = None  # how this run goes on with another
         self._configured: list[dict[str, Any]] = []  # the settings of the optimizer's groups before the first step
         self._watched: list[nn.Parameter] = []  # whose gradients are checked
+        self._loss_takes_images = bool(getattr(loss, "takes_images", False))
         self._has_checked_logits = False
         self._said: set[str] = set()  # the kinds of output, other than tensors, that the log names
 
@@ -99,7 +103,14 @@ class Classifier(LightningModule):
     def loss_and_logits(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The mean loss of normalised images (B, C, H, W) and their labels, and their logits (B, K)."""
         logits = logits_of(self.net(images), self._said)
-        return self.loss(logits, labels), logits
+        return self.loss(*((logits, labels, images) if self._loss_takes_images else (logits, labels))), logits
+
+    def record(self, batch_idx: int, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Keep the loss and the accuracy of a step for history.csv, and check the loss.
+
+        For a `training_step` that calls neither that of this class nor `train_on`, once for each batch.
+        """
+        self.train_metrics.add(Step(self.global_step, self.current_epoch, batch_idx), loss, logits, labels)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Keep the gradients, which are checked together with the losses."""
@@ -324,6 +335,11 @@ class TrainMetrics:
         """Add gradients (N,) of the last step, which should be finite."""
         if self._step_buffers is not None and self._waiting:
             self._step_buffers.add_gradients(len(self._waiting) - 1, vectors)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no step was added since the last row."""
+        return not self._waiting and not self.sums[2]
 
     def _check(self, losses: Sequence[float], gradients: Sequence[float]) -> None:
         """TrainingError for the first step whose loss, or else whose gradient, is not finite."""

@@ -33,6 +33,7 @@ from fmx.training.build import (
     has_checkpoint,
     is_beyond_meta,
     make,
+    make_classifier,
     make_optimizer,
     meta_network,
     network_node,
@@ -47,12 +48,14 @@ from fmx.training.counts import update
 from fmx.training.initial_weights import check_initial_weights
 from fmx.training.loggers import check_loggers
 from fmx.training.parameter_groups import OptimizerFactory
+from fmx.training.teacher import check_teacher
 
 __all__ = ["check_data_class", "dry_run_parts"]
 
 STEPS_PER_EPOCH = 1009  # any number for which no phase of a schedule is a single step
 CONVOLUTION = 4  # dimensions of its weight
 MAX_IMAGES = 100  # for the trial of a metric, one per class
+CLASSIFIER = "fmx.training.classifier.Classifier"
 DIRECTIONS = {"loss": "min", "accuracy": "max", "macro_f1": "max"}
 
 
@@ -68,7 +71,8 @@ def dry_run_parts(config: DictConfig, *, earlier: Path | None = None, here: bool
         _check_data(config.data)
         check_loggers(config.logger)
         with at_most_bytes(SPARE_BYTES, "its parts") if bounded else nullcontext():
-            tensors, callbacks = _make_parts(config, earlier)
+            tensors, loss, callbacks = _make_parts(config, earlier)
+        check_teacher(loss, config.data)
         if config.init is not None and tensors is not None and not has_checkpoint(earlier):
             check_initial_weights(tensors, config.init, strict=config.init_strict)
         known = here and config.trainer.precision != "auto"
@@ -87,10 +91,11 @@ def dry_run_parts(config: DictConfig, *, earlier: Path | None = None, here: bool
 
 def _make_parts(
     config: DictConfig, earlier: Path | None
-) -> tuple[Mapping[str, torch.Tensor] | None, dict[str, Callback]]:
+) -> tuple[Mapping[str, torch.Tensor] | None, nn.Module, dict[str, Callback]]:
     """Make all parts but the data and the trainer, which may reserve any memory for a GPU.
 
-    Returns the network's tensors on the meta device, None of a network that cannot be made there, and the callbacks.
+    Returns the network's tensors on the meta device, None of a network that cannot be made there, the loss and the
+    callbacks.
     """
     net, tensors = _check_network(network_node(config, earlier), config.model.name, config.data)
     loss = _make_part("loss", config.loss, nn.Module)
@@ -110,7 +115,34 @@ def _make_parts(
     _check_callbacks(callbacks, logged, config.select)
     parts = None if net is None else nn.ModuleDict({"net": net, "loss": loss})
     _check_optimization(config, logged, parts, _rate_factors(callbacks, parts, config.trainer.max_epochs))
-    return tensors, callbacks
+    _check_classifier(config, net=net, loss=loss, metrics=metrics)
+    return tensors, loss, callbacks
+
+
+def _check_classifier(config: DictConfig, **parts: Any) -> None:
+    """Make a subclass of the classifier; ConfigError for trainer settings that its own optimization leaves out."""
+    target = config.classifier._target_
+    if target == CLASSIFIER or parts["net"] is None:
+        return
+    with _refusals("classifier", config.classifier):
+        made = make_classifier(
+            config.classifier,
+            **parts,
+            optimizer=make_optimizer(config.optim),
+            groups=parameter_groups(config.optim),
+            schedule=make(config.schedule),
+        )
+    if made.automatic_optimization:
+        return
+    for key, none, instead in (
+        ("gradient_clip_val", None, "clips in training_step: self.clip_gradients(optimizer, gradient_clip_val=1)"),
+        ("accumulate_grad_batches", 1, "may step its optimizer every few batches"),
+    ):
+        if (value := config.trainer.get(key, none)) != none:
+            raise ConfigError(
+                f"trainer.{key}={value} would be without effect: {target} optimizes by itself "
+                f"(automatic_optimization), and {instead}"
+            )
 
 
 def _check_data(data: DictConfig) -> None:
@@ -153,7 +185,9 @@ def _check_augmentation(config: DictConfig, loss: nn.Module) -> None:
     num_classes = config.data.num_classes
     shares = torch.full((2, num_classes), 1 / num_classes)
     try:
-        value = loss.train()(torch.randn(shares.shape, generator=torch.Generator().manual_seed(0)), shares)
+        value = loss.train(not getattr(loss, "takes_images", False))(
+            torch.randn(shares.shape, generator=torch.Generator().manual_seed(0)), shares
+        )
         if value.dim() or not value.isfinite():
             raise ValueError(f"it gives {value}")  # noqa: TRY301 - as if it had refused them
     except Exception as error:

@@ -19,6 +19,7 @@ from fmx.training.callbacks.history import HISTORY
 from fmx.training.end_of_training import what_ended
 from fmx.training.extension import begin_extension
 from fmx.training.loggers import log_history, log_settings, purge_after
+from fmx.training.teacher import give_teacher
 
 __all__ = ["fit"]
 
@@ -30,6 +31,8 @@ def fit(experiment: Experiment) -> Path:
     trainer, record = experiment.trainer, experiment.record
     record.link_latest()
     newest = _resume_from(experiment)
+    if teacher := give_teacher(experiment.classifier.loss, record.contents.get("teacher")):
+        record.update(teacher=teacher)
     if record.writes:
         log_settings(trainer.loggers, experiment.settings, record.run_dir)
         if experiment.extension is not None:

@@ -41,7 +41,9 @@ def fixed_parts(classifier: Classifier, data: ImageDataModule) -> list[object]:
 
 def _modules(classifier: Classifier, data: ImageDataModule) -> list[nn.Module]:
     """All modules that a step calls."""
-    return [each for part in (classifier.net, classifier.loss, data.augment, data.normalize) for each in part.modules()]
+    frozen = getattr(classifier.loss, "frozen", ())
+    parts = [classifier.net, classifier.loss, *frozen, data.augment, data.normalize]
+    return [each for part in parts for each in part.modules()]
 
 
 def _is_plain(value: object) -> bool:
