@@ -31,8 +31,7 @@ def fit(experiment: Experiment) -> Path:
     trainer, record = experiment.trainer, experiment.record
     record.link_latest()
     newest = _resume_from(experiment)
-    if teacher := give_teacher(experiment.classifier.loss, record.contents.get("teacher")):
-        record.update(teacher=teacher)
+    _give_teacher(experiment)
     if record.writes:
         log_settings(trainer.loggers, experiment.settings, record.run_dir)
         if experiment.extension is not None:
@@ -90,6 +89,13 @@ def _is_complete(experiment: Experiment, error: Exception) -> bool:
         return False
     kept = [each for each in trainer.callbacks if isinstance(each, LastCheckpoint)]  # type: ignore[attr-defined]
     return bool(kept) and kept[0].is_final
+
+
+def _give_teacher(experiment: Experiment) -> None:
+    """Give a distillation its teacher, and record which one it is."""
+    record = experiment.record
+    if teacher := give_teacher(experiment.classifier.loss, record.contents.get("teacher")):
+        record.update(teacher=teacher)
 
 
 def _resume_from(experiment: Experiment) -> Path | None:
