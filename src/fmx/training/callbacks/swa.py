@@ -37,16 +37,13 @@ class SWA(WeightAveraging):
         self.start = start
         self.lr_factor = lr_factor
         self._first_epoch = 0  # of the averaged part
+        self.num_averaged = 0  # epochs whose weights are in the mean
+        self._is_due = False  # whether the present weights belong into the mean
         self._statistics_are_old = False  # whether the mean is newer than its batch norm's statistics
 
-    @property
-    def num_averaged(self) -> int:
-        """The number of epochs whose weights are in the mean."""
-        return 0 if self._average_model is None else int(self._average_model.n_averaged)
-
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        """False, since Lightning would ask after the validation of an epoch: see on_train_batch_end."""
-        return False
+        """Whether the weights after a step go into the mean; Lightning would ask for epochs after their validation."""
+        return step_idx is not None and self._is_due
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the first epoch to average; ConfigError where the training has no complete epoch."""
@@ -92,20 +89,22 @@ class SWA(WeightAveraging):
     ) -> None:
         """Add the weights at the end of an epoch to the mean, before they are validated."""
         if trainer.current_epoch >= self._first_epoch and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            assert self._average_model is not None
-            self._average_model.update_parameters(pl_module)
+            self._is_due = True
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            self._is_due = False
+            self.num_averaged += 1
             self._statistics_are_old = True
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the mean in place of the weights, once there is one."""
         if self.num_averaged and not trainer.sanity_checking:
-            self._swap_models(pl_module)
+            super().on_validation_epoch_start(trainer, pl_module)
             self._update_statistics(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the weights back."""
         if self.num_averaged and not trainer.sanity_checking:
-            self._swap_models(pl_module)
+            super().on_validation_epoch_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the mean in the network; a warning says where training ended before there was one."""
@@ -116,10 +115,10 @@ class SWA(WeightAveraging):
                 self._first_epoch + 1,
             )
             return
-        self._swap_models(pl_module)
+        super().on_validation_epoch_start(trainer, pl_module)
         self._update_statistics(trainer, pl_module)
-        self._swap_models(pl_module)
-        self._copy_average_to_current(pl_module)
+        super().on_validation_epoch_end(trainer, pl_module)
+        super().on_train_end(trainer, pl_module)
 
     def _update_statistics(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute batch norm's statistics of the network's present weights; the random states stay."""
@@ -134,11 +133,13 @@ class SWA(WeightAveraging):
 
     def state_dict(self) -> dict[str, Any]:
         """The state that a resumed run needs."""
-        return super().state_dict() | {"statistics_are_old": self._statistics_are_old}
+        own = {"num_averaged": self.num_averaged, "statistics_are_old": self._statistics_are_old}
+        return super().state_dict() | own
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state."""
         super().load_state_dict(state_dict)
+        self.num_averaged = state_dict["num_averaged"]
         self._statistics_are_old = state_dict["statistics_are_old"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
