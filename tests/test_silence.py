@@ -157,6 +157,10 @@ VALUES = {
 # Keys whose effect no short run on a CPU shows.
 UNSEEN = {
     "resume": "names a run that was interrupted: test_resume.py, and another word than that is refused",
+    "extend": "names a finished run: test_extend.py, where another word is refused too",
+    "init": "names a run or a file of weights: test_init.py, where another word is refused too",
+    "loss.teacher": "names a finished run: test_own_steps.py, where another word is refused too",
+    "loss.allow": "packages that the teacher's run may name: test_own_steps.py refuses those of a run from elsewhere",
     "sweep.keep_checkpoints": "for a sweep: test_sweep.py; a single run refuses it: test_obeyed.py",
     "vars": "holds nothing but what other keys refer to as ${vars.NAME}",
     "callbacks.lean_steps.at_most_s": "how long hooks wait; the steps are the same to the bit: test_speed.py",
