@@ -15,11 +15,12 @@ from fmx.errors import ConfigError, first_line
 from fmx.models.adapted_net import AdaptedNet
 from fmx.models.layers import layers, named_parameters
 
-__all__ = ["OptimizerFactory", "ParameterGroups", "find_parameters", "listed", "named"]
+__all__ = ["OptimizerFactory", "ParameterGroups", "find_parameters", "listed", "named", "rates"]
 
 log = logging.getLogger(__name__)
 OptimizerFactory = Callable[..., Optimizer]  # of parameters or groups of them, and of options
 BASE, THAWED = "base", "thawed"  # names: of the group with the optimizer's own rate; of parameters with a factor
+WITHOUT_DECAY = "/no_decay"  # ends the name of a group beside the one of that name: two of one rate
 OWN = ("params", "lr_factor")  # keys of a group that are no option of the optimizer
 # Their weights may have several dimensions; those of other normalisations are vectors.
 NORMS = (nn.LayerNorm, nn.RMSNorm)
@@ -74,12 +75,12 @@ class ParameterGroups:
         groups = sorted(
             filter(lambda group: group["params"], optimizer.param_groups), key=lambda g: g.get("lr_factor") == 1
         )
-        rates = {f"{group.get('name', number)} {group['lr']:.3g}": None for number, group in enumerate(groups, start=1)}
+        shown = [f"{name} {rate:.3g}" for name, rate in rates(groups).items()]
         if len(optimizer.param_groups) == 1:
             return ""
         without = [len(group["params"]) for group in groups if self.no_decay and group["weight_decay"] == 0]
         decay = f" · no weight decay of {sum(without)} of {sum(len(g['params']) for g in groups)} parameters"
-        return f"learning rates: {', '.join(rates)}{decay if self.no_decay else ''}"
+        return f"learning rates: {', '.join(shown)}{decay if self.no_decay else ''}"
 
     def _divided(
         self, parts: nn.Module, parameters: Mapping[str, nn.Parameter], factors: Mapping[str, float]
@@ -98,7 +99,8 @@ class ParameterGroups:
             place = (label, factor, decays)
             if place not in found:
                 options |= {} if decays else {"weight_decay": 0.0}
-                found[place] = {"params": [], "lr_factor": factor, "name": label or BASE, **options}
+                group_name = f"{label or BASE}{'' if decays else WITHOUT_DECAY}"
+                found[place] = {"params": [], "lr_factor": factor, "name": group_name, **options}
             found[place]["params"].append(parameter)
         # A schedule is of the first group's rate, which the others follow.
         ordered = sorted(found.values(), key=lambda group: "lr" in group or group["lr_factor"] != 1)
@@ -152,6 +154,14 @@ class ParameterGroups:
                 factory([nn.Parameter(torch.zeros(2, 2))], **{k: v for k, v in group.items() if k not in OWN})
             except (TypeError, ValueError) as error:
                 raise ConfigError(f"optim.groups.{key}: {first_line(error)}") from error
+
+
+def rates(groups: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The rates of an optimizer's groups by name, or else by number; twins without decay are one."""
+    return {
+        str(group.get("name", number)).removesuffix(WITHOUT_DECAY): float(group["lr"])
+        for number, group in enumerate(groups, start=1)
+    }
 
 
 def find_parameters(parts: nn.Module, patterns: str | Sequence[str], key: str) -> list[str]:

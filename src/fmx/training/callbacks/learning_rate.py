@@ -6,6 +6,8 @@ from typing import Any, Literal
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
+from fmx.training.parameter_groups import rates
+
 __all__ = ["LearningRate"]
 
 
@@ -40,8 +42,8 @@ class LearningRate(Callback):
 
 
 def _rates(optimizer: Optimizer) -> Mapping[str, float]:
-    """The rates of an optimizer's parameter groups by the names of their curves; groups of one name have one rate."""
-    groups = optimizer.param_groups
-    if len({group.get("name", number) for number, group in enumerate(groups)}) == 1:
-        return {"lr": float(groups[0]["lr"])}
-    return {f"lr/{group.get('name', number)}": float(group["lr"]) for number, group in enumerate(groups, start=1)}
+    """The rates of an optimizer's parameter groups by the names of their curves."""
+    by_name = rates(optimizer.param_groups)
+    if len(by_name) == 1:
+        return {"lr": float(optimizer.param_groups[0]["lr"])}
+    return {f"lr/{name}": rate for name, rate in by_name.items()}
