@@ -115,3 +115,10 @@ def test_a_training_that_ends_before_its_first_validation_says_why(command, tmp_
     assert done.returncode == 1
     assert "training ended before its first validation (trainer.should_stop was set by callbacks.mine" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("own", [[], [f"+callbacks.mine={{_target_: {OF_LIGHTNING}.TQDMProgressBar}}"]], ids=len)
+def test_a_bar_of_lightning_takes_the_place_of_fmxs(command, tmp_path, own):
+    done = command(*RUN, *own, "~callbacks.progress", "trainer.enable_progress_bar=true", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "test accuracy" in done.stdout

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ProgressBar
 from torch import Tensor
 
 from fmx.data.module import ImageDataModule, Part
@@ -93,8 +94,8 @@ def _tested(experiment: Experiment, device: torch.device) -> Predictions:
 
 
 def _sees_the_test(callback: Callback) -> bool:
-    """Whether a callback that is not fmx's has a test hook, of its class or its own."""
-    if type(callback).__module__.startswith("fmx."):
+    """Whether a callback that is not fmx's has a test hook, of its class or its own; the test shows no progress bar."""
+    if type(callback).__module__.startswith("fmx.") or isinstance(callback, ProgressBar):
         return False
     return any(
         name in vars(callback) or getattr(type(callback), name) is not getattr(Callback, name)
