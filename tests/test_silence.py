@@ -40,6 +40,7 @@ from fmx.training.hardware import set_up_process
 
 pytestmark = pytest.mark.slow
 
+SHARED = {"_loader": "data", "_optim": "optim"}  # files that members of a group include, by the group
 STRUCTURE = {"_target_", "_partial_", "_args_", "defaults"}
 TINY = ["model=mlp", "model.net.hidden_sizes=[16]", "trainer=smoke", "schedule=constant"]
 QUICK = ["data.batch_size=16", "data.eval_batch_size=16", "trainer.limit_train_batches=1"]
@@ -141,6 +142,11 @@ VALUES = {
     "model.net.resize": "32",
     "model.net.options": "{drop_rate: 0.5}",
     "model.net.tta": "flip",
+    "optim.groups": "{head: {params: head, lr_factor: 10}}",
+    "optim.no_decay": "norm_and_bias",
+    "optim.layer_decay": "0.75",
+    "optim.adjust_lr_fn": "original",
+    "callbacks.unfreeze.params": "'*.bias'",
     "schedule.scheduler": "{_target_: torch.optim.lr_scheduler.StepLR, _partial_: true, step_size: 1}",
     "schedule.interval": "day",
     "schedule.scheduler.T_max": "2",
@@ -250,7 +256,7 @@ def cases() -> Iterator[Case]:
         file = path.relative_to(CONF_DIR).with_suffix("").as_posix()
         group = file.partition("/")[0]
         node: Any = OmegaConf.to_container(OmegaConf.load(path))
-        above = "data" if file == "_loader" else ".".join(file.split("/")[:-1])
+        above = SHARED.get(file, ".".join(file.split("/")[:-1]))
         for key, value in leaves(node, above):
             if group != "experiment":  # a recipe names values of keys that other files have
                 yield Case(file, key, value)

@@ -45,7 +45,7 @@ class Fit:
 def check_initial_weights(own: Mapping[str, Tensor], init: str, *, strict: bool) -> None:
     """Raise what `start_from` would raise for a network with these tensors, which may be on the meta device."""
     file, state = _read(init)
-    _check(_fit(own, state), own, init, file, strict=strict)
+    _check(_fit(own, state), own, state, init, file, strict=strict)
 
 
 def start_from(net: nn.Module, init: str, *, strict: bool) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def start_from(net: nn.Module, init: str, *, strict: bool) -> dict[str, Any]:
     own = net.state_dict()
     file, state = _read(init)
     fit = _fit(own, state)
-    _check(fit, own, init, file, strict=strict)
+    _check(fit, own, state, init, file, strict=strict)
     with torch.no_grad():
         for name, tensor in fit.taken.items():
             own[name].copy_(tensor)
@@ -147,11 +147,15 @@ def _fits(own: Tensor, other: Tensor) -> bool:
     )
 
 
-def _check(fit: Fit, own: Mapping[str, Tensor], init: str, file: Path, *, strict: bool) -> None:
+def _check(
+    fit: Fit, own: Mapping[str, Tensor], state: Mapping[str, Tensor], init: str, file: Path, *, strict: bool
+) -> None:
+    """ConfigError where nothing fits, or not all of it with `strict`."""
     if not any(tensor.dim() > 1 for tensor in fit.taken.values()):
+        there = [f"{name} {tuple(state[name].shape)}" for name in fit.unused]
         raise ConfigError(
             f"init={init}: nothing in {file} fits the network. Here: {_listed(_left(fit, own))}; there: "
-            f"{_listed(fit.unused)}. Choose the model that it was saved from, or init=null"
+            f"{_listed(there)}. Choose the model that it was saved from, or init=null"
         )
     if strict and (fit.left or fit.unused):
         parts = [
