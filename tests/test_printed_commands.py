@@ -63,6 +63,7 @@ WITHOUT_THE_MARKER = {
     ("data/torchvision_sets.py", "pip install"): "likewise",
     ("data/torchvision_sets.py", "on a machine with a network"): "with what stands for a folder",
     ("inference/export/model_card.py", "a picture of another size"): "a sentence about a verb",
+    ("training/loggers.py", "or pip install"): "likewise",
     ("models/timm_net.py", "needs the package timm"): "it installs from a package index",
     ("training/first_batch.py", "fmx data prints their mean"): "a sentence about a verb",
 }
@@ -79,6 +80,7 @@ NOT_TYPED = {
     "config/image_size.py:as_override": "an override alone, which test_image_shapes types",
     "data/class_folders.py:_remedy": "an override alone, which test_image_folders types",
     "data/class_folders.py:_without_test": "likewise",
+    "runs/trusted_config.py:_check_allowed": "an option alone, with a name that nothing quotes: test_own_steps",
     "inference/other_data.py:_check_shape": "an option alone, which test_image_shapes types",
 }
 
@@ -152,11 +154,14 @@ class Desk:
         assert self.last.returncode == code, f"{arguments}\n{self.last.stdout}{self.last.stderr}"
         return self.last
 
-    def shown(self, place: str, *, of: Sequence[str] = ()) -> str:
-        """The command that a place of the code has printed last, once it is seen where people look."""
+    def shown(self, place: str, *, of: Sequence[str] = (), number: int = -1) -> str:
+        """The command that a place of the code has printed last, once it is seen where people look.
+
+        number: -2 for the one before the last, and so on.
+        """
         notes = [json.loads(line) for line in self._notes.read_text(encoding="utf-8").splitlines()]
         named = [(f"{Path(file).relative_to(SOURCES).as_posix()}:{name}", text) for file, name, _, text in notes]
-        text = [text for at, text in named if at == place][-1]
+        text = [text for at, text in named if at == place][number]
         seen = self.last.stdout + self.last.stderr + "".join((self.cwd / each).read_text() for each in of)
         variants = {text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}
         assert any(variant in seen + html.unescape(seen) for variant in variants), text
@@ -214,8 +219,29 @@ def a_run_of_ones_own_code(desk: Desk) -> None:
     desk.run(*SMALL, "model.net._target_=mine.Net", "hydra.run.dir=my run")
     interrupted(desk.cwd / "my run")
     desk.run("resume=my run", code=1)
-    word = desk.shown("runs/resume.py:_frozen_arguments")
+    word = desk.shown("runs/resume.py:config_to_train")
     desk.type(json.loads((desk.cwd / "my run/run.json").read_text())["command"] + f" {word}")
+
+
+def a_run_that_goes_on(desk: Desk) -> None:
+    desk.run(*SMALL, "hydra.run.dir=my run")
+    desk.run("resume=my run", "trainer.max_epochs=2", code=2)
+    same, extended, started = (
+        desk.shown("runs/resume.py:_check_unchanged"),
+        desk.shown("runs/resume.py:_how", number=-2),
+        desk.shown("runs/resume.py:_how"),
+    )
+    assert "is complete" in desk.type(same, code=2).stderr
+    assert "epoch 2/2" in desk.type(extended).stdout
+    desk.type(f"{' '.join(SMALL)} {started}")
+    desk.run("extend=my run", "model=lenet", code=2)
+    desk.type(f"{' '.join(SMALL)} {desk.shown('runs/extension.py:expand_extend')}")
+    interrupted(desk.cwd / "my run")
+    desk.run("extend=my run", "trainer.max_epochs=2", code=2)
+    resumed, started = (desk.shown("runs/extension.py:extension_of", number=each) for each in (-1, -2))
+    desk.type(f"{' '.join(SMALL)} {started}")
+    desk.type(resumed)
+    assert json.loads((desk.cwd / "my run/run.json").read_text())["status"] == "completed"
 
 
 def a_sweep_that_failed(desk: Desk) -> None:
@@ -300,7 +326,16 @@ SCENARIOS: dict[str, tuple[set[str], Callable[[Desk], None]]] = {
         },
         a_run_with_a_folder_of_ones_own,
     ),
-    "own code": ({"runs/resume.py:_frozen_arguments"}, a_run_of_ones_own_code),
+    "own code": ({"runs/resume.py:config_to_train"}, a_run_of_ones_own_code),
+    "going on": (
+        {
+            "runs/resume.py:_check_unchanged",
+            "runs/resume.py:_how",
+            "runs/extension.py:extension_of",
+            "runs/extension.py:expand_extend",
+        },
+        a_run_that_goes_on,
+    ),
     "sweep": ({"sweeps/local.py:_resume_command"}, a_sweep_that_failed),
     "foreign sweep": ({"sweeps/gate.py:_check_callbacks", "sweeps/gate.py:_check_config"}, a_sweep_from_elsewhere),
     "search": ({"sweeps/search/command.py:to_resume", "sweeps/search/command.py:for_trial"}, a_search),

@@ -70,6 +70,7 @@ CONTEXT = {
     "loss/nll": ["data=digits", *TINY, "loss=nll"],
     "model/pretrained": ["data=digits", "model=pretrained", "trainer=smoke", *QUICK],
     "model/*": ["data=digits", "model={name}", "trainer=smoke", *QUICK],
+    "_optim": ["data=digits", *TINY, "optim.weight_decay=1"],
     "optim/*": ["data=digits", *TINY, "optim={name}"],
     "schedule/plateau": [*BASE, "schedule=plateau", "optim=sgd", "optim.lr=50", "trainer.max_epochs=9"],
     "schedule/step": [*BASE, "schedule=step", "trainer.max_epochs=7"],
