@@ -112,7 +112,7 @@ def expand_extend(arguments: list[str]) -> list[str]:
                 f"weights, {printed_command(override('init', path))}"
             )
     roots = [each for each in given if each.startswith(f"{DATA_ROOT}=")]
-    config = config_to_train(run, "extend", roots)
+    config = config_to_train(run, "extend", path, roots)
     OmegaConf.update(config, "resume", None)
     OmegaConf.update(config, "init", None)
     OmegaConf.update(config, "init_strict", value=False)

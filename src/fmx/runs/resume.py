@@ -169,10 +169,11 @@ def _how(run: Run, changes: Sequence[str]) -> str:
     return f"{resume} alone ends it; then {extend} is a new run that goes on with it; {init} starts from its weights"
 
 
-def config_to_train(run: Run, key: str, roots: list[str]) -> DictConfig:
+def config_to_train(run: Run, key: str, path: Path, roots: list[str]) -> DictConfig:
     """The configuration of a run from anywhere, once it is trusted to be trained.
 
-    key: `resume` or `extend`, for errors. roots: `data.root=DIR` where it was typed. DataError for what is not trusted.
+    key, path: of `resume=RUN` or `extend=RUN` as typed, for errors. roots: `data.root=DIR` where it was typed.
+    DataError for what is not trusted.
     """
     from fmx.config.trust import check_paths, check_processes
     from fmx.runs.trusted_config import checked_config
@@ -185,7 +186,7 @@ def config_to_train(run: Run, key: str, roots: list[str]) -> DictConfig:
         said, untrusted, _ = str(error).partition(" If you trust")
         if not untrusted:
             raise
-        word = printed_command(override(key, run.path))
+        word = printed_command(override(key, path))
         how = f"type the whole command that began the run (run.json has it) with {word}"
         raise DataError(f"{said} If you trust it, {how}") from None
     if roots:
@@ -208,7 +209,7 @@ def _frozen_arguments(path: Path, roots: list[str]) -> list[str]:
 
     run = open_run(path, finished=False)
     written = run.path / ".hydra" / "config.yaml"
-    config = config_to_train(run, "resume", roots)
+    config = config_to_train(run, "resume", path, roots)
     check_own_files(run.path)
     # From run.json: Hydra rewrites .hydra/overrides.yaml at each start, and leaves half of it where it is killed.
     recorded = [str(each) for each in run.recorded(list, "overrides") if not str(each).startswith("resume=")]
