@@ -618,7 +618,7 @@ def test_nothing_steers_a_terminal(command, finished, cwd):
     edit_json(run / "metrics.json", test={ESCAPE: 0.5, "accuracy": 0.5, "loss": 0.5, "macro_f1": 0.5})
     for verb in (["evaluate", "foreign"], ["compare", "foreign", "foreign"], ["report", "foreign"]):
         done = command(*verb[1:], module=verb[0], cwd=cwd)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == (verb[0] == "evaluate"), done.stderr  # 1, where figures differ
         assert_harmless(done, cwd)
     edit(run / ".hydra/resolved.yaml", lambda v: v["data"].update(name=f"digits{ESCAPE}"))
     done = command("foreign", module="evaluate", cwd=cwd)
