@@ -106,7 +106,6 @@ def main() -> None:
 def train(*overrides: str, config_dir: str | Path | None = None) -> "Run":
     """Train in this process as the command line does, and open the run; see `fmx.train`."""
     from fmx.config.targets import target_nodes
-    from fmx.inference.opened_run import open_run
     from fmx.process.exits import raised_errors
 
     given = list(overrides)
@@ -115,6 +114,8 @@ def train(*overrides: str, config_dir: str | Path | None = None) -> "Run":
     if options := [each for each in given if each.startswith("-")]:
         raise ConfigError(f"fmx.train takes overrides alone, and trains one run: {options[0]} is for the command line")
     with raised_errors():
+        from fmx.inference.opened_run import open_run  # imports may draw random numbers, whose state is restored
+
         global _started  # noqa: PLW0603 - one process may train several runs
         _started = time.time()
         _run_dirs.clear()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from fmx.config.bounded_files import read_json
 from fmx.errors import DataError
-from fmx.process.table import printable
 from fmx.runs.calibration import file_digest
 from fmx.runs.run_dir import Run, open_run
 
@@ -75,6 +74,8 @@ def read_members(ensemble: Path) -> list[Member]:
 
 def open_members(ensemble: Path) -> list[Run]:
     """The runs of an ensemble, in its order; DataError names the first that is gone or has other weights."""
+    from fmx.process.table import printable  # rich draws from Python's random numbers when it is imported
+
     runs = []
     for member in read_members(ensemble):
         places = [ensemble / member.relative, Path(member.path)]

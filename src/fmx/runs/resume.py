@@ -156,7 +156,10 @@ def _check_unchanged(path: Path, typed: list[str]) -> None:
         return  # the whole command: check_same_run compares the configurations
     told = [word for word in typed if given_keys([word])]
     word = printed_command(override("resume", path))
-    raise ConfigError(f"{word} goes on with the run as it was begun, and takes no {', '.join(told)}. {_how(run, told)}")
+    raise ConfigError(
+        f"{word} goes on with the run as it was begun, and takes no {', '.join(told)}{run.other_version}. "
+        f"{_how(run, told)}"
+    )
 
 
 def _how(run: Run, changes: Sequence[str]) -> str:
