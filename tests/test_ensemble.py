@@ -136,7 +136,7 @@ def test_the_other_verbs_open_it(desk, command, tmp_path):
         assert done.returncode, done.stdout
         assert "is an ensemble of 2 runs: name one of them, such as" in done.stderr
     done = command("data=digits", "model=mlp", "init=two", cwd=home)
-    assert (done.returncode, done.stderr.count("it is an ensemble, so name one of its members")) == (2, 1)
+    assert (done.returncode, done.stderr.count("it is an ensemble, so name one of its members")) == (1, 1)
     done = command("two", "x.png", "--checkpoint", "last", module="predict", cwd=home)
     assert "leave out --checkpoint" in done.stderr
 
