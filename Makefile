@@ -35,9 +35,8 @@ test: setup  ## the main tests, in a few minutes, without data or services
 check: setup  ## formatting, lint, types, the order of imports, and all tests; FMX_DATA_ROOT=DIR adds those on the real data
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -n auto --dist worksteal; tests=$$?; wait $$types && exit $$tests
 
 tensorboard: setup  ## look at all runs in the browser, from this machine alone
 	$(BIN)/fmx tensorboard

@@ -56,7 +56,7 @@ def wait_for(condition, timeout_s=300):
 def test_jobs_that_raise_die_or_hang(command, tmp_path):
     sweep = ["-m", *EIGHT, *SMALL, FAULT]
     (tmp_path / "faults.json").write_text(json.dumps({"2": "raise", "3": "kill", "4": "hang"}))
-    disturbed = [*sweep, "hydra.sweep.dir=sweep", "hydra.launcher.job_timeout_s=25"]
+    disturbed = [*sweep, "hydra.sweep.dir=sweep", "hydra.launcher.job_timeout_s=15"]
     first = command(*disturbed, cwd=tmp_path, env=here())
     assert first.returncode == 1, first.stdout + first.stderr
     statuses = status(tmp_path / "sweep")
