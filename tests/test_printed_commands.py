@@ -24,7 +24,7 @@ from test_sweep import here as with_faults
 SOURCES = Path(fmx.__file__).parent
 FOLDER = "jö r=g, 1"
 SMALL = ["data=digits", "model=mlp", "trainer=smoke", "logger=none"]
-VERBS = "run|evaluate|predict|explain|export|ensemble|report|compare|reproduce|data|lr-find|tensorboard"
+VERBS = "run|evaluate|predict|explain|export|ensemble|report|compare|reproduce|data|lr-find|status|tensorboard"
 A_COMMAND = re.compile(rf"\bfmx (?:{VERBS})\b|\bfmx -|\bfmx [\w/.]+=|python[\d.]* -m fmx|\bpip install|--allow \{{")
 # A text with a command in it that the marker has not made, by its file and words of it.
 WITHOUT_THE_MARKER = {
@@ -77,6 +77,10 @@ NOT_TYPED = {
     "sweeps/search/options.py:require_optuna": "it installs from a package index",
     "sweeps/search/options.py:read_options": "likewise",
     "sweeps/slurm_queue.py:check_installed": "likewise",
+    "sweeps/sweep_status.py:sweep_status": "test_status types it",
+    "sweeps/search/study_status.py:command_to_go_on": "likewise",
+    "sweeps/status.py:_run_status": "as runs/record.py:recording, which is typed here",
+    "sweeps/status.py:latest_sweep": "an example with what stands for a sweep",
     "config/image_size.py:as_override": "an override alone, which test_image_shapes types",
     "data/class_folders.py:_remedy": "an override alone, which test_image_folders types",
     "data/class_folders.py:_without_test": "likewise",

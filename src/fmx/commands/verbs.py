@@ -16,6 +16,7 @@ VERBS = {
     "reproduce": "repeat a run and say whether the results are identical",
     "data": "fetch and check a data set, look at it, convert it",
     "lr-find": "try learning rates, draw the loss over them, and print the one to set",
+    "status": "what a sweep, a search or a run does at the moment",
     "tensorboard": "serve the curves and pictures of runs to a browser",
 }
 

@@ -68,6 +68,15 @@ class Ledger:
     @classmethod
     def read(cls, sweep_dir: Path) -> "Ledger":
         """Read the ledger of a sweep, with each job's status from its run directory; DataError if there is none."""
+        ledger = cls.as_written(sweep_dir)
+        for entry in ledger.entries.values():
+            entry.fingerprint = present_fingerprint(entry.fingerprint, sweep_dir / str(entry.number))
+            entry.status = ledger.status(entry)
+        return ledger
+
+    @classmethod
+    def as_written(cls, sweep_dir: Path) -> "Ledger":
+        """Read the ledger of a sweep alone, which may be older than its run directories; DataError if there is none."""
         path = sweep_dir / LEDGER
         if not path.exists():
             search = sweep_dir / "search.json"
@@ -79,9 +88,6 @@ class Ledger:
             ledger.entries = {each["number"]: _entry(each) for each in contents["jobs"]}
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} cannot be read as the ledger of a sweep: {error}") from error
-        for entry in ledger.entries.values():
-            entry.fingerprint = present_fingerprint(entry.fingerprint, sweep_dir / str(entry.number))
-            entry.status = ledger.status(entry)
         return ledger
 
     def status(self, entry: Entry) -> str:

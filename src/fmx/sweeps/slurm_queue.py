@@ -5,13 +5,13 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fmx.config.printed_command import printed_command
 from fmx.errors import ConfigError
 from fmx.sweeps.array_task import ArrayTask
 
-__all__ = ["GONE", "PENDING", "RUNNING", "cancel", "check_installed", "states", "submit"]
+__all__ = ["GONE", "PENDING", "RUNNING", "Place", "cancel", "check_installed", "places", "states", "submit"]
 
 PENDING, RUNNING, GONE = "PENDING", "RUNNING", "GONE"
 QUEUED = {PENDING, "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
@@ -69,6 +69,30 @@ def states(ids: Iterable[str]) -> dict[str, str] | None:
             return None
         reported |= dict(line.strip().split("|", 1) for line in answer.stdout.splitlines() if "|" in line)
     return {name: _simplified(reported.get(name)) for name in ids}
+
+
+class Place(NamedTuple):
+    """Where a job is on the cluster. state: as of `states`; reason: why it waits, in SLURM's word."""
+
+    state: str
+    node: str
+    reason: str
+
+
+def places(ids: Iterable[str]) -> dict[str, Place] | None:
+    """The place of each job that SLURM knows; None if it does not answer. One query, however many jobs there are."""
+    wanted = {*ids}
+    if not wanted:
+        return {}
+    answer = _run("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|%N")
+    if answer.returncode:
+        return None
+    lines = [line.strip().split("|", 3) for line in answer.stdout.splitlines()]
+    return {
+        line[0]: Place(_simplified(line[1]), line[3], "" if line[2] == "None" else line[2])
+        for line in lines
+        if len(line) == 4 and line[0] in wanted  # noqa: PLR2004 - the columns of the format
+    }
 
 
 def _simplified(state: str | None) -> str:

@@ -6,17 +6,19 @@ import re
 import secrets
 import socket
 import threading
+import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Self
 
 from fmx.process import lock
 
-__all__ = ["Searcher", "exclusive"]
+__all__ = ["Searcher", "exclusive", "living"]
 
 log = logging.getLogger(__name__)
 
 LOCK = "study.lock"
+FOLDER = "searchers"
 NAME = re.compile(r"\w[\w.-]*")
 BEAT_S = 5.0
 DEAD_AFTER_S = 60.0  # without a heartbeat; only for commands on other machines, whose locks cannot be tested
@@ -34,7 +36,7 @@ class Searcher:
     """
 
     def __init__(self, sweep_dir: Path) -> None:
-        self._folder = sweep_dir / "searchers"
+        self._folder = sweep_dir / FOLDER
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._file: IO[str] | None = None
         self._done = threading.Event()
@@ -101,6 +103,29 @@ class Searcher:
         except FileNotFoundError:
             fresh = False
         return fresh or bool(lock.is_locked(run_dir))
+
+
+def living(sweep_dir: Path) -> list[str]:
+    """The names of the commands that work on a study, without writing: each begins with its machine's name."""
+    folder, now = sweep_dir / FOLDER, time.time()
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [file.name for file in files if NAME.fullmatch(file.name) and _is_living(file, now)]
+
+
+def _is_living(path: Path, now: float) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | lock.NO_LINKS)
+    except OSError:
+        return False
+    try:
+        if not lock.try_lock(descriptor):
+            return True
+        here = path.name.rpartition("-")[0].rpartition("-")[0] == socket.gethostname()
+        return not here and now - os.fstat(descriptor).st_mtime < DEAD_AFTER_S
+    except OSError:  # no locks here
+        return now - os.fstat(descriptor).st_mtime < DEAD_AFTER_S
+    finally:
+        os.close(descriptor)
 
 
 def _can_lock(path: Path) -> bool:

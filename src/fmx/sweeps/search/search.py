@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fmx.sweeps.search.command import Command
     from fmx.sweeps.search.heartbeat import Searcher
     from fmx.sweeps.search.space import Space
+    from fmx.sweeps.search.summary import Summary
 
 __all__ = ["search"]
 
@@ -137,6 +138,11 @@ def _run_trials(task: _Task, searcher: "Searcher", command: "Command") -> dict[i
     context = frozen_context(task.context, task.config, sweep_dir)
     study = SharedStudy(sweep_dir, options, space, searcher, fixed=task.fixed)
     trials = Trials(study, Plan(context, task.config), options, space, list(task.fixed.values()))
+
+    def summary() -> "Summary":
+        return summarize(study.study, sweep_dir, options, command, wanted=study.num_trials)
+
+    write_summary(summary())  # from here on its command can be found
     log.info("search: %s by %s, %s · %s", ", ".join(space.distributions), options.sampler, options.goal, sweep_dir)
     try:
         running = run_trials(
@@ -150,14 +156,14 @@ def _run_trials(task: _Task, searcher: "Searcher", command: "Command") -> dict[i
         with closing(running):  # if the loop is left early, the trials save their states
             for ended in running:
                 trials.settle(ended)
-                write_summary(summarize(study.study, sweep_dir, options, command))
+                write_summary(summary())
     finally:
-        summary = summarize(study.study, sweep_dir, options, command)
-        write_summary(summary)
-        write_page(summary)
-        keep_best(summary, task.config.sweep.keep_checkpoints)
-    summary.print_best()
-    for line in summary.lines():
+        last = summary()
+        write_summary(last)
+        write_page(last)
+        keep_best(last, task.config.sweep.keep_checkpoints)
+    last.print_best()
+    for line in last.lines():
         log.info("%s", line)
     return trials.failed
 

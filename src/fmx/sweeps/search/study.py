@@ -26,7 +26,17 @@ from fmx.sweeps.search.options import Options
 from fmx.sweeps.search.samplers import make_pruner, make_sampler
 from fmx.sweeps.search.space import Space
 
-__all__ = ["ERROR", "JOURNAL", "AssignedTrial", "RunningTrial", "SharedStudy", "num_begun"]
+__all__ = [
+    "ERROR",
+    "JOURNAL",
+    "OWNER",
+    "SETTINGS",
+    "AssignedTrial",
+    "RunningTrial",
+    "SharedStudy",
+    "num_begun",
+    "recorded_study",
+]
 
 log = logging.getLogger(__name__)
 
@@ -179,6 +189,31 @@ def num_begun(sweep_dir: Path, options: Options, space: Space, *, fixed: Mapping
     if known is not None:
         _check_same(sweep_dir, known, _settings(options, space, fixed))
     return len(study.get_trials(deepcopy=False))
+
+
+def recorded_study(sweep_dir: Path) -> Study:
+    """Read the study of a directory that may come from anyone; DataError for anything no search writes. Writes nothing.
+
+    Its metrics and directions are those of its settings, all of which are valid names.
+    """
+    journal = sweep_dir / JOURNAL
+    storage = _storage(sweep_dir)
+    try:
+        study = optuna.load_study(study_name=NAME, storage=storage)
+    except KeyError:
+        raise DataError(f"{journal} holds no search yet") from None
+    settings = study.user_attrs.get(SETTINGS)
+    metrics = settings.get("metric") if isinstance(settings, Mapping) else None
+    if not isinstance(metrics, list) or len(metrics) != len(study.directions) or not all(map(_is_text, metrics)):
+        raise DataError(f"{journal} has no valid settings of its search")
+    trials = study.get_trials(deepcopy=False)
+    if len(trials) > MAX_TRIALS or not all(_is_plausible(trial, len(metrics)) for trial in trials):
+        raise DataError(f"{journal} has trials that no search has")
+    return study
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable()
 
 
 class RunningTrial:

@@ -37,6 +37,7 @@ class Summary:
     trials: Sequence[FrozenTrial]
     best: Sequence[FrozenTrial]
     command: Command
+    wanted: int | None = None  # trials in all; None if only a time limit ends the search
 
     def count(self, state: TrialState) -> int:
         """How many trials are in a state."""
@@ -65,7 +66,7 @@ class Summary:
             "sampler": options.sampler,
             "pruning": options.pruning,
             "command": self.command.to_resume,
-            "trials": {"begun": len(self.trials), **self.counts},
+            "trials": {"wanted": self.wanted, "begun": len(self.trials), **self.counts},
             "best": [
                 {
                     "trial": trial.number,
@@ -153,12 +154,14 @@ class Summary:
         yield f"{self.sweep_dir / 'search.html'}"
 
 
-def summarize(study: Study, sweep_dir: Path, options: Options, command: Command) -> Summary:
-    """Read the trials of a study."""
+def summarize(
+    study: Study, sweep_dir: Path, options: Options, command: Command, *, wanted: int | None = None
+) -> Summary:
+    """Read the trials of a study. wanted: their number in the end."""
     trials = study.get_trials(deepcopy=False)
     completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     best: list[FrozenTrial] = []
     if completed:
         several = len(options.objectives) > 1
         best = sorted(study.best_trials, key=lambda trial: trial.values) if several else [study.best_trial]
-    return Summary(sweep_dir, study, options, trials, best, command)
+    return Summary(sweep_dir, study, options, trials, best, command, wanted)

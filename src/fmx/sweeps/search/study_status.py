@@ -1,0 +1,114 @@
+"""The state of a search, from its study, its run directories and its commands' heartbeats; nothing is written."""
+
+import shlex
+from pathlib import Path
+
+from optuna.trial import FrozenTrial, TrialState
+
+from fmx.config.bounded_files import read_json
+from fmx.config.printed_command import printed_command
+from fmx.errors import DataError
+from fmx.process.table import printable
+from fmx.runs.run_dir import open_run
+from fmx.runs.settings import show
+from fmx.sweeps.job_status import JobStatus, Status, estimate, run_state
+from fmx.sweeps.search.heartbeat import living
+from fmx.sweeps.search.study import ERROR, OWNER, SETTINGS, recorded_study
+
+__all__ = ["command_to_go_on", "search_status"]
+
+ENDED = {TrialState.COMPLETE: "completed", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+MAX_BYTES = 256_000_000  # of search.json: some hundred per report of a trial
+STARTS = (["python", "-m", "fmx.run"], ["fmx"])
+MANY = 1_000_000
+
+
+def search_status(sweep_dir: Path) -> Status:
+    """The state of a search; DataError where its study cannot be read."""
+    study = recorded_study(sweep_dir)
+    metrics: list[str] = study.user_attrs[SETTINGS]["metric"]
+    commands = living(sweep_dir)
+    trials = study.get_trials(deepcopy=False)
+    jobs = [_job(trial, sweep_dir, metrics, commands) for trial in trials]
+    wanted = _wanted(sweep_dir)
+    num_more = max(0, (wanted or 0) - len(trials)) if commands else 0
+    num_running = sum(job.state == "running" for job in jobs)
+    left_s, left_from = estimate(jobs, num_parallel=num_running, num_more=num_more)
+    notes = []
+    if commands and wanted is None:
+        notes.append("how many trials there will be is not recorded, so the time is that of the present ones")
+    if len(commands) > 1:
+        notes.append(f"{len(commands)} commands share the study")
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    best = study.best_trials if complete else []
+    best = best if len(metrics) > 1 else best[:1]
+    is_done = wanted is not None and sum(trial.state in ENDED for trial in trials) >= wanted
+    return Status(
+        path=sweep_dir,
+        kind="search",
+        title=f"search, {len(trials)}{f' of {wanted}' if wanted else ''} trials begun",
+        jobs=jobs,
+        is_alive=bool(commands),
+        best=_in_words(best, metrics),
+        best_jobs=[str(trial.number) for trial in best],
+        left_s=left_s,
+        left_from=left_from,
+        notes=notes,
+        go_on=None if commands or is_done else command_to_go_on(sweep_dir),
+    )
+
+
+def command_to_go_on(sweep_dir: Path) -> str | None:
+    """The recorded command of a search, each word quoted anew; None where none is recorded, or it is none of fmx."""
+    try:
+        words = shlex.split(str(read_json(sweep_dir / "search.json", at_most=MAX_BYTES)["command"]))
+    except (DataError, KeyError, ValueError):
+        return None
+    if not any(words[: len(start)] == start for start in STARTS):
+        return None
+    return printed_command(*map(printable, words))
+
+
+def _wanted(sweep_dir: Path) -> int | None:
+    """How many trials the newest command wanted in all; None where that is not recorded, or only time ends it."""
+    try:
+        wanted = read_json(sweep_dir / "search.json", at_most=MAX_BYTES)["trials"]["wanted"]
+    except (DataError, KeyError, TypeError):
+        return None
+    return wanted if type(wanted) is int and 0 < wanted <= MANY else None
+
+
+def _job(trial: FrozenTrial, sweep_dir: Path, metrics: list[str], commands: list[str]) -> JobStatus:
+    name = str(trial.number)
+    what = " ".join(f"{show(key)}={show(value)}" for key, value in trial.params.items())
+    if trial.state in ENDED:
+        seconds = trial.duration.total_seconds() if trial.duration else None
+        error = trial.user_attrs.get(ERROR)
+        return JobStatus(
+            name,
+            ENDED[trial.state],
+            what,
+            None if error is None else printable(error),
+            seconds,
+            dict(zip(metrics, trial.values or [], strict=False)),
+        )
+    is_owned = trial.user_attrs.get(OWNER) in commands
+    try:
+        run = open_run(sweep_dir / name, finished=False)
+    except DataError:
+        return JobStatus(name, "queued" if is_owned else "interrupted", what)
+    if run.status == "completed" or run.pruned:  # its command has not recorded it yet, or died before
+        return run_state(run, name, what)
+    return run_state(run, name, what, state="running" if run.status == "running" else "interrupted")
+
+
+def _in_words(best: list[FrozenTrial], metrics: list[str]) -> str:
+    """The best trial in words, or the number of those on the Pareto front."""
+    if not best:
+        return ""
+    if len(metrics) > 1:
+        return (
+            f"{len(best)} trials that no other beats in every metric: {', '.join(f'#{each.number}' for each in best)}"
+        )
+    what = " ".join(f"{show(key)}={show(value)}" for key, value in best[0].params.items())
+    return f"{show(metrics[0])} {(best[0].values or [0.0])[0]:.6g} (#{best[0].number} {what})"
