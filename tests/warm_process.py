@@ -4,29 +4,18 @@ Reads a JSON request a line from standard input and answers with a JSON line {"r
 own working folder, environment, output files and arguments, as if `python -m fmx.MODULE` had been typed.
 """
 
+import contextlib
 import gc
 import importlib
 import json
 import os
 import runpy
 import signal
+import socket
 import sys
 import traceback
+from multiprocessing import forkserver, util
 from pathlib import Path
-
-HEAVY = [
-    "fmx.sweeps.quick_start",  # first, as for the jobs of a sweep
-    "torch",
-    "pytorch_lightning",
-    "torchmetrics",
-    "pandas",
-    "sklearn.datasets",
-    "sklearn.metrics",
-    "matplotlib",
-    "torch.utils.tensorboard",
-    "fmx.reporting.results",
-]
-
 
 PRINTED = "PRINTED_COMMANDS"  # names the file in which a command notes what it prints for people to type
 
@@ -74,6 +63,52 @@ def die_at_change(number: int, folder: Path) -> None:
     sys.addaudithook(look)
 
 
+def lend_fork_server() -> None:
+    """Have this process's fork server forked from here when it is wanted: it has its imports, which take seconds.
+
+    Until then it waits, and ends with this process. It gets the environment, folder and signal mask of that moment.
+    """
+    ours, theirs = socket.socketpair()
+    server = os.fork()
+    if server == 0:
+        ours.close()
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        state, descriptors, *_ = socket.recv_fds(theirs, 1_000_000, 2)
+        theirs.close()
+        if state:
+            be_fork_server(json.loads(state), *descriptors)
+        os._exit(0)
+    theirs.close()
+    start = util.spawnv_passfds
+
+    def start_or_lend(path: bytes, arguments: list[str], descriptors: list[int]) -> int:
+        if "multiprocessing.forkserver" not in arguments[-1] or ours.fileno() < 0:
+            return start(path, arguments, descriptors)
+        mask = [int(signum) for signum in signal.pthread_sigmask(signal.SIG_BLOCK, ())]
+        state = {"code": arguments[-1], "env": dict(os.environ), "cwd": str(Path.cwd()), "mask": mask}
+        socket.send_fds(ours, [json.dumps(state | {"descriptors": descriptors}).encode()], descriptors)
+        ours.close()
+        return server
+
+    util.spawnv_passfds = start_or_lend
+
+
+def be_fork_server(state: dict, *received: int) -> None:
+    """What `python -c CODE` does, with the descriptors under the numbers that they have here."""
+    os.environ.clear()
+    os.environ.update(state["env"])
+    os.chdir(state["cwd"])
+    sys.argv = ["-c"]
+    while early := signal.sigpending():  # a process that starts has none
+        signal.sigwait(early)
+    signal.pthread_sigmask(signal.SIG_SETMASK, state["mask"])
+    here = dict(zip(state["descriptors"], received, strict=True))
+    serve = forkserver.main
+    forkserver.main = lambda listener, alive, *rest, **named: serve(here[listener], here[alive], *rest, **named)
+    with contextlib.suppress(SystemExit):
+        exec(state["code"])
+
+
 def child(request: dict) -> None:
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -92,6 +127,8 @@ def child(request: dict) -> None:
     sys.path[0] = request["cwd"]
     sys.path[1:1] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.argv = [request["module"], *request["arguments"]]
+    if {"-m", "--multirun", "--resume-sweep"} & set(request["arguments"]):
+        lend_fork_server()
     if request["die_at_change"]:
         die_at_change(request["die_at_change"], Path.cwd())
     code = 0
@@ -110,8 +147,10 @@ def child(request: dict) -> None:
 
 
 def main() -> None:
+    from fmx.sweeps import warm
+
     note_printed_commands()
-    for name in HEAVY:
+    for name in warm.PRELOADED[:-1]:  # the last one is for a fork server alone
         importlib.import_module(name)
     gc.freeze()  # a collection that looked through all of it would copy it into each command's process
     for line in sys.stdin:
