@@ -29,8 +29,11 @@ class Fault(Callback):
 
 
 class Slow(Callback):
-    """Waits at each step while there is a file `slow` in the working directory, so that a test can come in between."""
+    """Waits at each step while there is a file in the working directory, so that a test can come in between."""
+
+    def __init__(self, *, file="slow"):
+        self.file = Path(file)
 
     def on_train_batch_end(self, *_):
-        if Path("slow").exists():
+        if self.file.exists():
             time.sleep(0.1)

@@ -24,7 +24,7 @@ from test_sweep import here as with_faults
 SOURCES = Path(fmx.__file__).parent
 FOLDER = "jö r=g, 1"
 SMALL = ["data=digits", "model=mlp", "trainer=smoke", "logger=none"]
-VERBS = "run|evaluate|predict|explain|export|ensemble|report|compare|reproduce|data|lr-find|status|tensorboard"
+VERBS = "run|evaluate|predict|explain|export|ensemble|report|compare|reproduce|data|lr-find|status|watch|tensorboard"
 A_COMMAND = re.compile(rf"\bfmx (?:{VERBS})\b|\bfmx -|\bfmx [\w/.]+=|python[\d.]* -m fmx|\bpip install|--allow \{{")
 # A text with a command in it that the marker has not made, by its file and words of it.
 WITHOUT_THE_MARKER = {
@@ -57,6 +57,7 @@ WITHOUT_THE_MARKER = {
     ("inference/export/onnx_worker.py", "which fmx export never does"): "likewise",
     ("inference/export/model_card.py", "fmx export --format pt2"): "likewise, for a run that is not named",
     ("commands/tensorboard.py", "fmx tensorboard"): "the program's name, told to TensorBoard",
+    ("commands/watch.py", "fmx watch has ended"): "a sentence about a verb",
     ("config/trust.py", "in Python: allow="): "a package's name, which the gate has let through: an identifier",
     ("data/folder.py", "classify them with fmx predict"): "a sentence about a verb",
     ("data/parquet.py", "data=parquet needs pyarrow"): "it installs from a package index",
@@ -80,6 +81,7 @@ NOT_TYPED = {
     "sweeps/sweep_status.py:sweep_status": "test_status types it",
     "sweeps/search/study_status.py:command_to_go_on": "likewise",
     "sweeps/status.py:_run_status": "as runs/record.py:recording, which is typed here",
+    "commands/watch.py:watch": "ssh, to this machine",
     "sweeps/status.py:latest_sweep": "an example with what stands for a sweep",
     "config/image_size.py:as_override": "an override alone, which test_image_shapes types",
     "data/class_folders.py:_remedy": "an override alone, which test_image_folders types",

@@ -14,14 +14,13 @@ import pytest
 from test_sweep import here, wait_for
 
 SMALL = ["data=digits", "model=mlp", "augment=none", "logger=none", "trainer.max_epochs=3", "hydra.launcher.workers=1"]
-SLOW = "+callbacks.slow={_target_:faults.Slow}"
+SLOW = "+callbacks.slow={{_target_:faults.Slow,file:{}}}"
 
 
-def begin(folder, *arguments):
-    """Start a sweep or a search whose jobs wait at each step while there is a file `slow`."""
-    (folder / "slow").touch()
+def begin(folder, *arguments, file="slow"):
+    """Start a sweep or a search whose jobs wait at each step while there is a file."""
     return subprocess.Popen(
-        [sys.executable, "-m", "fmx.run", "-m", *SMALL, *arguments, SLOW],
+        [sys.executable, "-m", "fmx.run", "-m", *SMALL, *arguments, SLOW.format(file)],
         cwd=folder, env=os.environ | here(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
 
@@ -47,6 +46,7 @@ def files_of(folder):
 
 def test_a_sweep_while_it_runs_after_kill_9_and_at_its_end(told, command, tmp_path):
     sweep = tmp_path / "outputs/sweeps/mine"
+    (tmp_path / "slow").touch()
     running = begin(tmp_path, "seed=1,2,3", "hydra.sweep.dir=outputs/sweeps/mine")
     try:
         wait_for((sweep / "0/history.csv").exists)
@@ -100,6 +100,7 @@ def test_a_sweep_while_it_runs_after_kill_9_and_at_its_end(told, command, tmp_pa
 
 def test_a_search_while_it_runs_after_kill_9_and_at_its_end(told, command, tmp_path):
     search = tmp_path / "search"
+    (tmp_path / "slow").touch()
     running = begin(
         tmp_path, "hydra/sweeper=search", "hydra.sweeper.n_trials=2", "hydra.sweep.dir=search",
         "optim.lr=interval(0.001,0.01)",

@@ -17,6 +17,7 @@ VERBS = {
     "data": "fetch and check a data set, look at it, convert it",
     "lr-find": "try learning rates, draw the loss over them, and print the one to set",
     "status": "what a sweep, a search or a run does at the moment",
+    "watch": "the page of a sweep or a search in a browser, which renews itself",
     "tensorboard": "serve the curves and pictures of runs to a browser",
 }
 

@@ -13,7 +13,7 @@ from fmx.process.table import printable
 from fmx.reporting.intervals import Spread, student_t
 from fmx.reporting.leaderboard import Leaderboard, Row
 from fmx.reporting.leaderboard_text import ON_TEST, cells, headings, is_word, notes, unfinished_table
-from fmx.reporting.offline_page import offline_page
+from fmx.reporting.offline_page import Live, offline_page
 from fmx.reporting.outcomes import Outcome
 from fmx.runs.command_again import command_again
 from fmx.runs.settings import show
@@ -35,15 +35,16 @@ MAX_HISTORY = 20_000_000
 MAX_CLASSES = 1000  # whose images are counted
 
 
-def html_report(board: Leaderboard) -> str:
+def html_report(board: Leaderboard, *, live: Live | None = None) -> str:
     """One self-contained page: plotly.js, the charts' data as JSON, the pictures as data URIs.
 
-    Each data set has a part of its own, since accuracies on different images do not compare.
+    Each data set has a part of its own, since accuracies on different images do not compare. live: as of offline_page.
     """
     groups = list(zip(board.data, board.by_data(), strict=True))
     drawn = [_drawn_rows(group) for _, group in groups]
     return offline_page(
         "report",
+        live=live,
         title=_title(board),
         parts=[_part(name if len(groups) > 1 else "", group) for name, group in groups],
         notes=notes(board),

@@ -220,5 +220,5 @@ for (const table of document.querySelectorAll(".sortable")) makeSortable(table);
 PARTS.forEach(({ rows }, part) => offerCurves(rows, part));
 if (PARTS.length) {
   draw();
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw, { signal: window.renewal?.signal });
 }

@@ -22,4 +22,4 @@ function draw() {
 }
 
 draw();
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw, { signal: window.renewal?.signal });

@@ -15,7 +15,7 @@ from optuna.importance import FanovaImportanceEvaluator
 from optuna.study import Study
 from optuna.trial import TrialState, create_trial
 
-from fmx.reporting.offline_page import offline_page
+from fmx.reporting.offline_page import Live, offline_page
 from fmx.sweeps.search.summary import Summary
 
 __all__ = ["html_page"]
@@ -30,8 +30,8 @@ LEAST_TRIALS = 6  # for the importance of parameters
 ROOM = 0.06  # margin of an axis beyond its points, as a share
 
 
-def html_page(summary: Summary) -> str:
-    """Render the page, with Optuna's charts where there are enough trials."""
+def html_page(summary: Summary, *, live: Live | None = None) -> str:
+    """Render the page, with Optuna's charts where there are enough trials. live: as of offline_page."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the page itself says where trials are too few
     charts = list(_charts(summary))
@@ -39,6 +39,7 @@ def html_page(summary: Summary) -> str:
     heads, rows = summary.table()
     return offline_page(
         "search",
+        live=live,
         title=summary.headline(),
         goal=summary.options.goal,
         sampler=summary.options.sampler,

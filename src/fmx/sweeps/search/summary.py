@@ -1,21 +1,20 @@
 """The state of a search: its best configurations, and every trial."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from fmx.process.table import print_metrics, printable
 from fmx.runs.settings import show
-from fmx.sweeps.search.command import Command
 from fmx.sweeps.search.options import Options
 from fmx.sweeps.search.study import ERROR
 
-__all__ = ["Summary", "summarize"]
+__all__ = ["Commands", "Summary", "summarize"]
 
 BEST = 10  # rows of the table at the end
 STATES = {
@@ -27,6 +26,17 @@ STATES = {
 }
 
 
+class Commands(Protocol):
+    """The interface of Command, which documents the methods."""
+
+    def for_trial(self, values: Mapping[str, Any]) -> str:
+        """The command for the values of a trial."""
+
+    @property
+    def to_resume(self) -> str:
+        """The command that resumes the search."""
+
+
 @dataclass(frozen=True)
 class Summary:
     """The state of a study. best: one trial, or with several metrics the Pareto front."""
@@ -36,7 +46,7 @@ class Summary:
     options: Options
     trials: Sequence[FrozenTrial]
     best: Sequence[FrozenTrial]
-    command: Command
+    command: Commands
     wanted: int | None = None  # trials in all; None if only a time limit ends the search
 
     def count(self, state: TrialState) -> int:
@@ -155,7 +165,7 @@ class Summary:
 
 
 def summarize(
-    study: Study, sweep_dir: Path, options: Options, command: Command, *, wanted: int | None = None
+    study: Study, sweep_dir: Path, options: Options, command: Commands, *, wanted: int | None = None
 ) -> Summary:
     """Read the trials of a study. wanted: their number in the end."""
     trials = study.get_trials(deepcopy=False)

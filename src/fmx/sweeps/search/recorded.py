@@ -1,0 +1,60 @@
+"""The state of a search from its directory alone, as its own command has it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fmx.errors import DataError
+from fmx.runs.command_again import command_again
+from fmx.runs.run_dir import open_run
+from fmx.sweeps.search.options import PRUNINGS, SAMPLERS, Objective, Options
+from fmx.sweeps.search.study import SETTINGS, recorded_study
+from fmx.sweeps.search.study_status import command_to_go_on
+from fmx.sweeps.search.summary import Summary, summarize
+
+__all__ = ["recorded_summary"]
+
+
+def recorded_summary(sweep_dir: Path) -> Summary:
+    """Read the study of a directory that may come from anyone; DataError where it is no search."""
+    study = recorded_study(sweep_dir)
+    settings = study.user_attrs[SETTINGS]
+    directions = [each.name.lower() for each in study.directions]
+    if settings.get("sampler") not in SAMPLERS or settings.get("pruning") not in PRUNINGS:
+        raise DataError(f"{sweep_dir} has no valid settings of its search")
+    options = Options(
+        objectives=tuple(
+            Objective(metric, "maximize" if direction == "maximize" else "minimize")
+            for metric, direction in zip(settings["metric"], directions, strict=True)
+        ),
+        sampler=settings["sampler"],
+        pruning=settings["pruning"],
+        n_trials=None,
+        timeout_s=None,
+        seed=0,
+        startup=1,
+        warmup=1,
+        reduction=2,
+    )
+    return summarize(study, sweep_dir, options, _RecordedCommand(sweep_dir, study.get_trials(deepcopy=False)))
+
+
+class _RecordedCommand:
+    """The command lines of a search, from what its runs have recorded."""
+
+    def __init__(self, sweep_dir: Path, trials: list[Any]) -> None:
+        self._sweep_dir = sweep_dir
+        self._trials = trials
+
+    def for_trial(self, values: Mapping[str, Any]) -> str:
+        """The command of the first trial with these values; empty where it has recorded none."""
+        number = next((trial.number for trial in self._trials if trial.params == values), None)
+        try:
+            return command_again(open_run(self._sweep_dir / str(number), finished=False))
+        except DataError:
+            return ""
+
+    @property
+    def to_resume(self) -> str:
+        """The command that goes on with the search; empty where none is recorded."""
+        return command_to_go_on(self._sweep_dir) or ""

@@ -1,0 +1,154 @@
+"""`fmx watch` in a browser: the page of a sweep renews itself, asks nobody else, and outlives what it shows."""
+
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+
+from chromium import chromium_page
+from test_status import begin, kill
+from test_sweep import wait_for
+
+FMX = [sys.executable, "-m", "fmx"]
+ROWS = "document.querySelectorAll('#leaderboard tbody tr').length"
+LINE = "document.getElementById('live').textContent"
+OTHERS = "[...document.querySelectorAll('#unfinished tbody tr')].map(row => row.cells[1].textContent).join()"
+
+
+@contextmanager
+def watched(folder, *words, code=0):
+    """Serve a folder's page; yields the process and the page's address."""
+    server = subprocess.Popen(
+        [*FMX, "watch", *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        said = ""
+        while "the page is at" not in said:
+            said += server.stdout.readline() or pytest.fail(said)
+        yield server, re.search(r"http://127\.0\.0\.1:\d+/", said)[0]
+        server.send_signal(signal.SIGINT)
+        output, _ = server.communicate(timeout=30)
+        assert (server.returncode, output.splitlines()[-1]) == (code, "fmx watch has ended."), output
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def sees(tab, expression, *, timeout_s=90):
+    """Wait until a JavaScript expression holds on the page."""
+    until = time.monotonic() + timeout_s
+    while not tab.evaluate(expression):
+        assert time.monotonic() < until, (expression, tab.evaluate("document.body.innerText")[:3000], tab.console)
+        time.sleep(0.2)
+
+
+def asked(address, path="", **headers):
+    request = urllib.request.Request(address + path, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+@pytest.mark.browser
+def test_rows_appear_as_jobs_end_and_the_page_outlives_command_files_and_folder(tmp_path):
+    gates = [tmp_path / "slow-0.001", tmp_path / "slow-0.004"]  # of the first job and of the last one
+    for gate in gates:
+        gate.touch()
+    rates = "optim.lr=0.001,0.002,0.003,0.004"
+    running = begin(tmp_path, rates, "hydra.sweep.dir=sweep", file="slow-${optim.lr}")
+    sweep = tmp_path / "sweep"
+    wait_for((sweep / "0/history.csv").exists)
+    with watched(tmp_path, "sweep") as (server, address), chromium_page() as tab:
+        tab.open(address, height=400)
+        assert "No run has completed" in tab.evaluate("document.body.textContent")
+        assert "1 running · 3 queued" in tab.evaluate(LINE)
+        tab.evaluate("window.loaded = 'once'")
+        gates[0].unlink()
+        sees(tab, f"{ROWS} >= 1")
+        tab.evaluate("document.querySelectorAll('#leaderboard th button')[1].click()")
+        tab.evaluate("document.querySelector('[data-curve=\"train/loss\"]').click()")
+        tab.evaluate(
+            "document.querySelector('details').open = true; document.getElementById('curves').scrollIntoView()"
+        )
+        place = tab.evaluate("scrollY")
+        sees(tab, f"{ROWS} === 3")
+        sees(tab, f"{LINE}.includes('1 running · 3 completed')")
+        assert place > 300
+        assert tab.evaluate("scrollY") > 300
+        assert tab.evaluate("document.querySelectorAll('#leaderboard th')[1].ariaSort") == "descending"
+        assert (
+            tab.evaluate("document.querySelector('#curve-choice [aria-pressed=true]').textContent") == "training loss"
+        )
+        assert tab.evaluate("document.querySelector('#curves .ytitle').textContent") == "training loss"
+        assert tab.evaluate("document.querySelector('details').open")
+        assert tab.evaluate("document.querySelectorAll('#live, #charts').length") == 2
+
+        wait_for((sweep / "3/history.csv").exists)
+        kill(running)
+        sees(tab, f"{LINE}.includes('no command is at work') && {OTHERS} === 'interrupted'")
+        record = (sweep / "1/run.json").read_text()
+        (sweep / "1/run.json").write_text(record[:300])
+        sees(tab, f"{ROWS} === 2 && {OTHERS}.includes('unreadable')")
+        (sweep / "1/run.json").write_text(record)
+        sees(tab, f"{ROWS} === 3")
+        shutil.move(sweep, tmp_path / "moved")
+        sees(tab, f"{LINE}.includes('does not exist')")
+        assert tab.evaluate(ROWS) == 3
+        shutil.move(tmp_path / "moved", sweep)
+        sees(tab, f"{LINE}.includes('3 completed')")
+        assert tab.evaluate("window.loaded") == "once", "the page was loaded anew"
+        assert tab.console == []
+        foreign = [url for url in tab.requests if not url.startswith((address, "data:", "blob:"))]
+        assert foreign == []
+        assert {url.removeprefix(address) for url in tab.requests} >= {"", "state", "plotly.js"}
+        server.send_signal(signal.SIGINT)
+        sees(tab, f"{LINE}.includes('fmx watch has ended')")
+
+
+def test_the_page_of_a_search_is_the_one_that_the_search_writes(command, tmp_path):
+    done = command(
+        "-m", "hydra/sweeper=search", "data=digits", "model=mlp", "augment=none", "logger=none",
+        "trainer.max_epochs=1", "optim.lr=interval(0.001,0.01)", "hydra.sweeper.n_trials=2", "hydra.sweep.dir=search",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with watched(tmp_path, "search") as (_, address):
+        code, page = asked(address)
+        contents = re.compile(r"<table id=\"trials\">.*?</table>|<pre>.*?</pre>", re.DOTALL)
+        assert code == 200
+        assert contents.findall(page) == contents.findall((tmp_path / "search/search.html").read_text())
+        assert "2 of 2 trials begun" in json.loads(asked(address, "state")[1])["line"]
+
+
+def test_only_the_page_is_served_and_only_under_its_own_name(command, digits_run, tmp_path):
+    with watched(tmp_path, str(digits_run)) as (_, address):
+        port = int(address.rpartition(":")[2].strip("/"))
+        assert asked(address)[0] == 200
+        assert asked(address, Host=f"localhost:{port + 1}")[0] == 200, "the end of a tunnel"
+        for name in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "localhost:80:80", ""):
+            assert asked(address, Host=name)[0] == 421, name
+        for path in ("run.json", "../run.json", "%2e%2e/run.json", "static/", "/etc/passwd", "page"):
+            assert asked(address, path) == (404, "there is no such page\n"), path
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection((socket.gethostbyname(socket.gethostname()), port), timeout=5).close() or refuse()
+        taken = command(str(digits_run), "--port", str(port), cwd=tmp_path, module="watch")
+        assert (taken.returncode, f"port {port} of 127.0.0.1 is not available" in taken.stderr) == (2, True)
+    assert command("nowhere", cwd=tmp_path, module="watch").returncode == 1
+    assert command(cwd=tmp_path, module="watch").returncode == 1
+    assert command("--port", "70000", cwd=tmp_path, module="watch").returncode == 2
+
+
+def refuse():
+    """For a host name that is the loopback address itself, which says nothing."""
+    raise ConnectionRefusedError("refused")
