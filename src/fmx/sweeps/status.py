@@ -123,7 +123,7 @@ def _jobs(folder: Path, found: list[Path]) -> Iterator[JobStatus]:
                 yield run_state(run, name, _what(run.record.get("overrides")))
             else:
                 yield _as_one(name, read_status(each))
-        except DataError as error:
+        except (DataError, OSError) as error:
             yield JobStatus(name, "unreadable", error=printable(error))
 
 

@@ -105,6 +105,8 @@ def _job(
     slurm = {"slurm_job": entry.slurm_job, "place": place}
     try:
         run = open_run(run_dir, finished=False)
+    except OSError as error:  # a folder that is not for us
+        return JobStatus(name, "unreadable", what, error.strerror, **slurm)  # type: ignore[arg-type]
     except DataError as error:
         if (run_dir / "run.json").is_file():
             return JobStatus(name, "unreadable", what, printable(error), **slurm)  # type: ignore[arg-type]

@@ -95,6 +95,8 @@ def _job(trial: FrozenTrial, sweep_dir: Path, metrics: list[str], commands: list
     is_owned = trial.user_attrs.get(OWNER) in commands
     try:
         run = open_run(sweep_dir / name, finished=False)
+    except OSError as error:  # a folder that is not for us
+        return JobStatus(name, "unreadable", what, error.strerror)
     except DataError:
         return JobStatus(name, "queued" if is_owned else "interrupted", what)
     if run.status == "completed" or run.pruned:  # its command has not recorded it yet, or died before
