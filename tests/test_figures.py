@@ -14,7 +14,9 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import same_color
+from matplotlib.colors import Normalize, same_color
+from matplotlib.figure import Figure
+from PIL import Image
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 
 from fmx.reporting.figures import fonts
@@ -22,9 +24,12 @@ from fmx.reporting.figures.augmented import augmented
 from fmx.reporting.figures.confusion import confusion_matrix
 from fmx.reporting.figures.learning_curves import learning_curves
 from fmx.reporting.figures.lettering import Lettering
+from fmx.reporting.figures.page import page
 from fmx.reporting.figures.palette import VERMILION
+from fmx.reporting.figures.png import png
 from fmx.reporting.figures.predictions import mistakes, predictions
 from fmx.reporting.figures.samples import samples
+from fmx.reporting.figures.sharp_image import sharp_image
 from pictures_drawn import pictures
 
 ENGLISH = [
@@ -516,3 +521,46 @@ def test_figures_need_neither_a_screen_nor_pyplot_nor_torch(tmp_path):
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert file.read_bytes().startswith(b"\x89PNG")
+
+
+# Drawing, which is faster than matplotlib's own
+
+
+def test_the_file_has_the_pixels_of_the_canvas():
+    _, labels, logits = data(10)
+    figure = confusion_matrix(labels, logits.argmax(axis=1), ENGLISH)
+    encoded = png(figure)
+    decoded = Image.open(io.BytesIO(encoded))
+    decoded.load()  # checks every checksum
+    assert decoded.mode == "RGB"
+    assert np.array_equal(np.asarray(decoded), draw(figure)[..., :3])
+
+
+@pytest.mark.parametrize("text", ["Ankle boot", "✗ 8: >99.9\N{NO-BREAK SPACE}%", "g", "1,234"])
+@pytest.mark.parametrize("ha", ["left", "center", "right"])
+@pytest.mark.parametrize("va", ["baseline", "bottom", "top", "center"])
+def test_a_line_of_text_is_where_matplotlib_draws_it(text, ha, va):
+    ink = []
+    for is_matplotlibs in (False, True):
+        figure, axes = page(2.4, 1, Lettering([]), title="", subtitle="")
+        Lettering([]).write(axes, 1.2, 0.5, text, size=10.5, ha=ha, va=va)
+        if is_matplotlibs:
+            ours = axes.texts[-1]
+            axes.text(*ours.get_position(), text, fontproperties=ours.get_fontproperties(), ha=ha, va=va)
+            ours.remove()
+        dark = np.argwhere(draw(figure)[..., :3].min(axis=2) < 160)
+        ink.append((*dark.min(axis=0), *dark.max(axis=0)))
+    assert np.abs(np.subtract(*ink)).max() <= 2, ink
+
+
+def test_an_image_is_drawn_pixel_by_pixel_and_scaled_to_the_nearest_without_smoothing():
+    figure = Figure(figsize=(1, 1), dpi=110)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    values = np.array([[0.0, 1.0], [1.0, 0.0]])
+    sharp_image(axes, values, (-0.5, 1.5, 1.5, -0.5), cmap="gray", norm=Normalize(0, 1))
+    assert np.array_equal(draw(figure)[..., 0], np.kron(values, np.full((55, 55), 255)))
+    exact = np.random.default_rng(0).integers(0, 256, (110, 110, 4), np.uint8)
+    exact[..., 3] = 255
+    sharp_image(axes, exact, (0, 1, 1, 0))
+    assert np.array_equal(draw(figure), exact)

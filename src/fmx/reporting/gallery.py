@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import nn
@@ -18,15 +18,15 @@ from fmx.reporting.figures.augmented import augmented
 from fmx.reporting.figures.confusion import confusion_matrix
 from fmx.reporting.figures.fonts import drawable
 from fmx.reporting.figures.learning_curves import learning_curves
+from fmx.reporting.figures.png import png
 from fmx.reporting.figures.predictions import mistakes, predictions
 from fmx.reporting.figures.samples import samples
 from fmx.reporting.figures.steps import step_curves
 
 __all__ = ["Gallery"]
 
-DPI = 110
 NUM_AUGMENTED = 32  # images
-RGBA = 4  # channels of the PNG files
+RGB = 3  # channels of the PNG files
 
 
 class Gallery:
@@ -63,15 +63,13 @@ class Gallery:
 
     def _show(self, name: str, figure: Figure, *, step: int) -> None:
         self.folder.mkdir(exist_ok=True)
-        canvas = FigureCanvasAgg(figure)
-        figure.set_dpi(DPI)
-        file = self.folder / f"{name}.png"
-        figure.savefig(file, pil_kwargs={"compress_level": 1})  # slightly larger, much faster
+        file, encoded = self.folder / f"{name}.png", png(figure)
+        file.write_bytes(encoded)
         self.files[name] = (file, step)
-        width, height = canvas.get_width_height()
-        image = Summary.Image(height=height, width=width, colorspace=RGBA, encoded_image_string=file.read_bytes())
         for writer in self.writers:  # add_figure would draw and encode everything again
             if events := packed_image_writer(writer):
+                width, height = map(round, figure.bbox.size)
+                image = Summary.Image(height=height, width=width, colorspace=RGB, encoded_image_string=encoded)
                 events.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
             else:
-                writer.add_image(name, np.asarray(canvas.buffer_rgba()), step, dataformats="HWC")  # type: ignore[no-untyped-call]
+                writer.add_image(name, np.asarray(Image.open(file)), step, dataformats="HWC")

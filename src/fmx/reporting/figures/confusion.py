@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from fmx.reporting.figures.lettering import Lettering
 from fmx.reporting.figures.page import HEADER, MARGIN, page
 from fmx.reporting.figures.palette import GREY, INK, PALE, SMALL, TEXT
+from fmx.reporting.figures.sharp_image import sharp_image
 
 __all__ = ["confusion_matrix"]
 
@@ -52,8 +53,8 @@ def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, class_names: Seque
     if num_classes < len(class_names):
         subtitle += f"; the {num_classes} of {len(class_names):,} classes that are confused most often"
     figure, axes, bar = _layout(lettering, subtitle)
-    heat = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1), origin="upper")
-    heat.set_interpolation("nearest")
+    extent = (-0.5, num_classes - 0.5, num_classes - 0.5, -0.5)
+    heat = sharp_image(axes, shares, extent, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))
     if num_classes <= MAX_NUMBERED:
         _write_numbers(axes, counts, shares, lettering)
     figure.colorbar(heat, cax=bar, ticks=TICKS, format=lambda share, _: f"{100 * share:.0f} %")

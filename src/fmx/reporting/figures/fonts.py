@@ -8,7 +8,7 @@ from functools import cache
 from matplotlib import font_manager
 from matplotlib.font_manager import FontEntry, FontProperties, findfont, fontManager
 
-__all__ = ["BASE_FAMILY", "drawable", "family_for"]
+__all__ = ["BASE_FAMILY", "drawable", "family_for", "lacks"]
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +56,9 @@ def _is_blank(character: str) -> bool:
 @cache
 def _search(characters: frozenset[str]) -> tuple[str | None, frozenset[str]]:
     best: str | None = None
-    missing = wanted = _lacks(BASE_FAMILY, characters)
+    missing = wanted = lacks(BASE_FAMILY, characters)
     for family in _candidates(wanted):
-        left = _lacks(family, wanted)
+        left = lacks(family, wanted)
         if len(left) < len(missing):
             best, missing = family, left
         if not missing:
@@ -66,7 +66,8 @@ def _search(characters: frozenset[str]) -> tuple[str | None, frozenset[str]]:
     return best, missing
 
 
-def _lacks(family: str, characters: frozenset[str]) -> frozenset[str]:
+def lacks(family: str, characters: frozenset[str]) -> frozenset[str]:
+    """The characters that a font family has no glyphs for."""
     # Look up by family, as matplotlib does when it draws, to get the same file.
     charmap = _charmap(findfont(FontProperties(family=[family])))
     return frozenset(c for c in characters if ord(c) not in charmap)

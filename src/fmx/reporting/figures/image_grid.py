@@ -6,15 +6,15 @@ from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import PatchCollection
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
 from fmx.reporting.figures.lettering import Lettering
 from fmx.reporting.figures.page import HEADER, MARGIN, page
 from fmx.reporting.figures.palette import DPI, INK, PALE, TEXT
+from fmx.reporting.figures.sharp_image import sharp_image
 
 __all__ = ["Caption", "Images", "Placed", "Tile", "image_grid", "show"]
 
@@ -81,7 +81,7 @@ def image_grid(tiles: Sequence[Tile], lettering: Lettering, *, title: str, subti
 
 
 def show(axes: Axes, placed: Sequence[Placed], *, side: float) -> None:
-    """Draw pictures, each in the middle of its square, as a single image, which is much faster than one for each."""
+    """Draw pictures, each in the middle of its square, as a single image, which is faster than one for each."""
     width, height = max(axes.get_xlim()), max(axes.get_ylim())
     sheet = np.zeros((round(height * DPI), round(width * DPI), 4), np.uint8)
     outlines = []
@@ -91,12 +91,13 @@ def show(axes: Axes, placed: Sequence[Placed], *, side: float) -> None:
         first = [round(DPI * (at + side / 2) - n / 2) for at, n in zip((each.top, each.left), shown, strict=True)]
         (top, left), (rows, columns) = first, shown
         sheet[top : top + rows, left : left + columns] = _scaled(pixels, rows, columns)
-        outlines.append(Rectangle((left / DPI, top / DPI), columns / DPI, rows / DPI))
+        x, y = (left, left + columns), (top, top + rows)
+        outlines.append(np.array([(x[0], y[0]), (x[1], y[0]), (x[1], y[1]), (x[0], y[1])]) / DPI)
     extent = (0, sheet.shape[1] / DPI, sheet.shape[0] / DPI, 0)
-    axes.imshow(sheet, extent=extent, origin="upper", aspect="auto", interpolation="nearest")
+    sharp_image(axes, sheet, extent)
     colors = [each.frame or PALE for each in placed]
     widths = [2.5 if each.frame else 0.5 for each in placed]
-    axes.add_collection(PatchCollection(outlines, facecolors="none", edgecolors=colors, linewidths=widths))
+    axes.add_collection(PolyCollection(outlines, facecolors="none", edgecolors=colors, linewidths=widths))
 
 
 def _coloured(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -12,6 +12,7 @@ from fmx.reporting.figures.palette import BLUE, DPI, GREY, INK, LARGE, PALE, TEX
 __all__ = ["frame", "learning_curves"]
 
 PARTS = {"train": ("training", BLUE), "val": ("validation", VERMILION)}
+ABOVE = 1.0  # of the axes' height: matplotlib would lay out all ticks to find a title's place
 MAX_MARKERS = 40  # beyond, the points of a curve run together
 
 
@@ -39,7 +40,7 @@ def learning_curves(history: pd.DataFrame, chosen_step: int | None) -> Figure:
 
 def frame(axes: Axes, x: str, name: str) -> None:
     """Set title, ticks, grid and colours of a panel for the metric `name` over the count `x`."""
-    axes.set_title(name.capitalize(), loc="left", fontsize=LARGE, color=INK)
+    axes.set_title(name.capitalize(), loc="left", y=ABOVE, fontsize=LARGE, color=INK)
     axes.set_xlabel(x, fontsize=TEXT, color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -71,4 +72,4 @@ def _mark(axes: Axes, row: "pd.Series[float]", x: str, name: str) -> None:
     (ring,) = axes.plot([at], [value], "o", label="chosen checkpoint", color=INK, zorder=3)
     ring.set(markersize=8, markerfacecolor="none")
     shown = f"{100 * value:.2f} %" if name == "accuracy" else f"{value:.4f}"
-    axes.set_title(f"{shown} at {x} {at:,.0f}", loc="right", fontsize=TEXT, color=INK)
+    axes.set_title(f"{shown} at {x} {at:,.0f}", loc="right", y=ABOVE, fontsize=TEXT, color=INK)

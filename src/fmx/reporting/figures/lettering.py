@@ -5,11 +5,16 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.font_manager import FontProperties
+from matplotlib.backend_bases import RendererBase
+from matplotlib.colors import to_rgb
+from matplotlib.font_manager import FontProperties, findfont
+from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
+from PIL import ImageFont
 
-from fmx.reporting.figures.fonts import BASE_FAMILY, family_for
+from fmx.reporting.figures.fonts import BASE_FAMILY, family_for, lacks
 from fmx.reporting.figures.palette import INK, TEXT
 
 __all__ = ["Lettering"]
@@ -43,8 +48,8 @@ class Lettering:
         **properties: Any,
     ) -> None:
         """Write text at data coordinates; `$` and `_` are no markup."""
-        properties |= {"fontfamily": list(self.families), "parse_math": False, "usetex": False}
-        axes.text(x, y, text, fontsize=size, color=color, **properties)
+        properties |= {"parse_math": False, "usetex": False, "transform": axes.transData, "clip_on": False}
+        axes.add_artist(_Line(x, y, text, fontproperties=_font(self.families, size), color=color, **properties))
 
     def width(self, text: str, *, size: float) -> float:
         """The width of a line of text."""
@@ -95,3 +100,51 @@ def _advance(character: str, families: tuple[str, ...]) -> float:
     font = FontProperties(family=list(families), size=MEASURED_AT)
     width, _, _ = text_to_path.get_text_width_height_descent(character, font, ismath=False)
     return float(width) / MEASURED_AT
+
+
+@cache
+def _font(families: tuple[str, ...], size: float) -> FontProperties:
+    return FontProperties(family=list(families), size=size)
+
+
+class _Line(Text):
+    """A text that Pillow draws, which takes a tenth of matplotlib's time; matplotlib draws what needs its layout."""
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Draw the text."""
+        text = self.get_text()
+        if not text.strip():
+            return
+        if self.get_rotation() or "\n" in text or lacks(BASE_FAMILY, frozenset(text)):
+            super().draw(renderer)
+            return
+        font = _pillow_font(float(renderer.points_to_pixels(self.get_fontsize())))  # type: ignore[arg-type]
+        x, y = self.get_transform().transform(self.get_unitless_position())
+        mask, (left, top) = font.getmask2(text, mode="L", anchor="ls")
+        shares = np.array(mask, np.uint8).reshape(mask.size[::-1])  # (H, W)
+        above, below = _heights(font)
+        x -= {"left": 0.0, "center": 0.5, "right": 1.0}[self.get_horizontalalignment()] * font.getlength(text)
+        y += {"baseline": 0, "bottom": below, "top": -above, "center": (below - above) / 2}[
+            self.get_verticalalignment()
+        ]
+        pixels = np.empty((*shares.shape, 4), np.uint8)
+        pixels[..., :3] = np.rint(255 * np.array(to_rgb(self.get_color())))
+        pixels[..., 3] = shares
+        gc = renderer.new_gc()
+        renderer.draw_image(gc, round(x) + left, round(y) - top - len(shares), pixels[::-1])
+        gc.restore()
+        self.stale = False
+
+
+@cache
+def _pillow_font(size: float) -> ImageFont.FreeTypeFont:
+    """The base font at a size in pixels."""
+    path = findfont(FontProperties(family=[BASE_FAMILY]))
+    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+
+
+@cache
+def _heights(font: ImageFont.FreeTypeFont) -> tuple[int, int]:
+    """The pixels of a line above and below its baseline, as matplotlib measures them."""
+    _, top, _, bottom = font.getbbox("lp", anchor="ls")
+    return -int(top), int(bottom)
