@@ -201,6 +201,28 @@ def test_later_edits_change_no_job(tmp_path):
     assert len(status(tmp_path / "sweep")) == 3
 
 
+def test_jobs_skip_the_check_that_their_sweep_has_made_and_no_other(command, tmp_path):
+    """A callback notes each process that makes it: the check in the sweep's own, the run and its check in a job's."""
+    (tmp_path / "noted.py").write_text(
+        "import os, pathlib\nfrom pytorch_lightning import Callback\n"
+        "class Noted(Callback):\n"
+        "    def __init__(self): pathlib.Path(os.environ['MADE']).open('a').write(f'{os.getpid()}\\n')\n"
+    )
+    env = {"PYTHONPATH": str(tmp_path), "MADE": str(tmp_path / "made")}
+    jobs = ["data=digits", "model=mlp", "trainer=smoke", "logger=none", "+callbacks.noted._target_=noted.Noted"]
+    done = command("-m", *jobs, "seed=1,2", "hydra.sweep.dir=sweep", cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = (tmp_path / "made").read_text().split()
+    assert made.count(str(json.loads((tmp_path / "sweep/0/run.json").read_text())["pid"])) == 1
+    assert len(made) == 3  # one check for both seeds
+    # Another process, which gets what lies in the folder, checks it.
+    shutil.rmtree(tmp_path / "sweep/1")
+    done = command("--resume-sweep", "sweep", "--allow", "noted", cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    again = str(json.loads((tmp_path / "sweep/1/run.json").read_text())["pid"])
+    assert (tmp_path / "made").read_text().split()[3:] == [again] * 2
+
+
 def test_equal_jobs_checkpoints_and_settings(command, tmp_path):
     jobs = ["-m", "model=mlp", "optim.lr=1e-3,0.001,2e-3,4e-3", *SMALL, "sweep.keep_checkpoints=1"]
     done = command(*jobs, "hydra.sweep.dir=sweep", cwd=tmp_path)

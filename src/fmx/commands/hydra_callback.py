@@ -22,9 +22,10 @@ from fmx.process import dry_run
 from fmx.process.distributed import can_agree, check_started, is_first_process
 from fmx.process.exits import expected_error, interruption
 from fmx.process.lock import lock_folder
+from fmx.process.start import resume_garbage_collection
 from fmx.runs.resume import check_same_run
 from fmx.runs.run_dir import open_run
-from fmx.training.check import check_parts
+from fmx.training.check import check_parts, was_checked
 
 __all__ = ["MULTIRUN_KEYS", "PLUGINS", "Check", "check"]
 
@@ -140,12 +141,16 @@ def check(config: DictConfig, *, alone: bool = False) -> None:
     """
     with _name_version(config):
         resolved = check_names(config)
+    stored = to_stored(config)
     if alone:
         given = any(str(each).startswith("hydra.run.dir=") for each in config.hydra.overrides.hydra)
         named = given or (can_agree() if resolved["resume"] is None else resolved["resume"] != "auto")
         check_started(resolved["trainer"], names_folder=named)
         if is_first_process(resolved["trainer"]):
-            check_same_run(to_stored(config), Path(config.hydra.run.dir), resolved["resume"])
+            check_same_run(stored, Path(config.hydra.run.dir), resolved["resume"])
+    if was_checked(stored, config):
+        resume_garbage_collection()
+        return
     with _name_version(config):
         check_parts(config, resolved)
 

@@ -118,9 +118,7 @@ class Pool:
     def _start(self, job: Job, arguments: list[str]) -> Started:
         share = self._free.pop(0)
         theirs, ours = self._context.Pipe(duplex=False)
-        process = self._context.Process(
-            target=work, args=([*job.arguments, *arguments], job.log, share.threads, share.env, theirs), daemon=False
-        )
+        process = self._context.Process(target=work, args=(job, arguments, share, theirs), daemon=False)
         with without_main():
             process.start()
         theirs.close()

@@ -23,9 +23,21 @@ if TYPE_CHECKING:
 
 __all__ = ["context", "in_subprocess", "unblock_signals", "warm_up", "without_main"]
 
-# Imports of every run; a job imports further modules itself.
+# Imports of every run, also those that libraries make at first use; a job imports further modules itself.
 PRELOADED = [
     "fmx.sweeps.quick_start",
+    "fmx.commands.hydra_callback",
+    "fmx.data.digits",
+    "fmx.process.console_handler",
+    "fmx.training.callbacks.lean_steps",
+    "fmx.training.callbacks.learning_rate",
+    "fmx.training.callbacks.progress",
+    "fmx.training.callbacks.save_on_signal",
+    "fmx.training.step_graph",
+    "filelock",
+    "fsspec.implementations.chained",
+    "tensorboard.plugins.hparams.api_pb2",
+    "tensorboard.plugins.hparams.metadata",
     "torch",
     "torch.utils.tensorboard",
     "pytorch_lightning",

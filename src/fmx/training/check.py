@@ -11,8 +11,11 @@ from fmx.config.from_environment import to_stored
 from fmx.config.hydra_values import hydra_values
 from fmx.process.start import resume_garbage_collection
 from fmx.runs.extension import extension_of
+from fmx.runs.record import config_fingerprint
 
-__all__ = ["check_parts"]
+__all__ = ["check_parts", "pass_checked", "was_checked"]
+
+_checked = set[str]()  # fingerprints of configurations whose parts another process of the sweep has checked
 
 
 def check_parts(config: DictConfig, resolved: Mapping[str, Any], *, here: bool = True) -> None:
@@ -37,6 +40,21 @@ def check_parts(config: DictConfig, resolved: Mapping[str, Any], *, here: bool =
         _check_fits(without_hydra(config), earlier)
     with hydra_values(config):
         dry_run_parts(without_hydra(config), earlier=earlier, here=here, bounded=bool(bounded))
+
+
+def pass_checked(fingerprint: str) -> None:
+    """Let this process, a job of a sweep, skip the check of a configuration whose parts the sweep has just checked."""
+    _checked.add(fingerprint)
+
+
+def was_checked(stored: Mapping[str, Any], config: DictConfig) -> bool:
+    """Whether the sweep has checked the parts of exactly this configuration; stored: what to_stored returned of it.
+
+    False for one from an untrusted directory, which is checked within bounds, and for one that goes on with a run.
+    """
+    begins = stored["resume"] is None and stored.get("extend") is None
+    bounded = OmegaConf.select(config, "hydra.callbacks.check.bounded")
+    return begins and not bounded and config_fingerprint(stored) in _checked
 
 
 def _check_fits(config: DictConfig, run_dir: Path) -> None:
