@@ -102,10 +102,11 @@ class Node:
 
 @dataclass
 class Cluster:
-    """env: in which SLURM's commands find the cluster."""
+    """env: in which SLURM's commands find the cluster. folder: of its files."""
 
     env: dict[str, str]
     nodes: list[Node]
+    folder: Path
 
 
 @contextmanager
@@ -210,7 +211,7 @@ def started(controller: str, nodes: list[Node], cpus: int) -> Iterator[Cluster]:
             running.enter_context(daemon(folder, "slurmd", "-D", "-f", str(configuration), node=node))
         wait_for(lambda: asked("sinfo", "-hN", "-o", "%t", env=env).split() == ["idle"] * len(nodes), "nodes", folder)
         try:
-            yield Cluster(env, nodes)
+            yield Cluster(env, nodes, folder)
         finally:
             asked("scancel", "--user", getpass.getuser(), env=env)
             asked("scancel", "--user", getpass.getuser(), "--signal=KILL", env=env)

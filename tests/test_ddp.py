@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 import torch
 
+import slurm_cluster
+from fmx.process.distributed import lost_connection
 from test_sweep import FAULT, alive, here, wait_for
 
 DDP = ["data=digits", "model=lenet", "augment=none", "logger=none", "trainer=ddp", "trainer.accelerator=cpu"]
@@ -134,6 +136,53 @@ def test_no_process_outlives_another_that_is_killed(tmp_path):
     wait_for(lambda: not alive(tmp_path), timeout_s=10)
 
 
+def test_a_machine_that_is_lost_ends_the_run_plainly_and_the_run_goes_on(alone, tmp_path):
+    """Two processes that were started by hand, as on two machines."""
+    (tmp_path / "slow").touch()
+    by_hand = {**here(), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(slurm_cluster.free_ports(1)[0])}
+    words = [*DDP, FULL, SLOW, "trainer.max_epochs=4", "seed=2", "trainer.devices=1", "trainer.num_nodes=2"]
+
+    def both(*more):
+        return [
+            subprocess.Popen(
+                [sys.executable, "-m", "fmx.run", *words, *more],
+                cwd=tmp_path, env=os.environ | by_hand | {"NODE_RANK": str(rank)}, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, text=True,
+            )
+            for rank in range(2)
+        ]  # fmt: skip
+
+    first, second = both("hydra.run.dir=run")
+    wait_for((tmp_path / "run/checkpoints/last.ckpt").exists, timeout_s=60)
+    first.kill()
+    output, _ = second.communicate(timeout=60)
+    first.communicate()
+    assert second.returncode == 1, output
+    assert "the connection to another process of this run broke (" in output
+    assert "continues the run from its last saved state" in output
+    assert "Traceback" not in output
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert (record["status"], record["error"][:14]) == ("failed", "the connection")
+    (tmp_path / "slow").unlink()
+    again = both("resume=run")
+    outputs = [process.communicate(timeout=120)[0] for process in again]
+    assert [process.returncode for process in again] == [0, 0], "\n".join(outputs)
+    assert_same_training(tmp_path / "run", alone)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("[/a/gloo/transport/tcp/pair.cc:545] Read error [10.0.0.2]:1: reset by peer. This is", "Read error [10"),
+        ("Gloo connectFullMesh failed with [/a/gloo/pair.cc:152] timed out connecting", "timed out connecting"),
+        ("no way", None),
+    ],
+)
+def test_which_errors_are_lost_connections(error, said):
+    assert (lost_connection(RuntimeError(error)) or "")[: len(said or "x")] == (said or "")
+    assert lost_connection(ValueError(error)) is None
+
+
 @pytest.mark.parametrize("after_s", [1.5, 3, 4.5])
 def test_ctrl_c_while_the_second_process_starts(tmp_path, after_s):
     stopped = start(tmp_path, "hydra.run.dir=a", start_new_session=True)
@@ -186,6 +235,9 @@ def test_one_process_on_a_gpu_reduces_there(command, tmp_path):
         ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "4"}, [], "srun started 4 tasks"),
         ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}, ["hydra.run.dir=run"], "--ntasks-per-node"),
         ({}, ["trainer.num_nodes=2"], "hydra.run.dir=DIR"),
+        ({}, ["trainer.strategy=fsdp"], "trainer.strategy must be auto, ddp or a kind of it"),
+        ({}, ["trainer.strategy=deepspeed_stage_2"], "needs no sharding"),
+        ({}, ["trainer.strategy={_target_: pytorch_lightning.strategies.FSDPStrategy}"], "needs no sharding"),
     ],
 )
 def test_processes_that_would_not_make_one_run_are_refused(command, tmp_path, env, arguments, said):

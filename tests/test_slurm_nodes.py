@@ -6,12 +6,14 @@ import shlex
 import signal
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import slurm_cluster
-from test_slurm import DIGITS, SLOW, SLURM, begun, slurm_jobs, squeue
+from test_slurm import DIGITS, SLOW, SLURM, assert_same_training, begun, slurm_jobs, squeue
 from test_sweep import here, status, wait_for
 
 pytestmark = pytest.mark.nodes
@@ -35,24 +37,79 @@ def start(folder, cluster, *arguments):
     )  # fmt: skip
 
 
-def test_a_distributed_run_over_both_nodes(cluster, command, tmp_path):
-    several = [
-        "data=digits",
-        "model=mlp",
-        "augment=none",
-        "trainer=ddp",
-        "trainer.accelerator=cpu",
-        "trainer.devices=1",
-    ]
-    several += ["trainer.num_nodes=2", "trainer.max_epochs=2"]
-    finished = command(*SLURM, *several, cwd=tmp_path, env=cluster.env)
+DDP = [
+    "data=digits", "model=lenet", "augment=none", "logger=none", "trainer=ddp", "trainer.accelerator=cpu", "seed=2",
+    "trainer.precision=32-true", "trainer.max_epochs=3", SLOW,
+]  # fmt: skip
+OVER_BOTH = [*DDP, "trainer.num_nodes=2", "trainer.devices=2"]
+
+
+@pytest.fixture(scope="module")
+def on_one_machine(command, tmp_path_factory):
+    """A run by four processes of this machine that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("one")
+    finished = command(*DDP, "trainer.devices=4", "hydra.run.dir=run", cwd=folder, env=here())
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return folder / "run"
+
+
+def kill_last_process(node, variable):
+    """Kill the process of rank 3, which a launcher has told so by an environment variable."""
+    ranks = {}
+    for pid in node.pids():
+        with suppress(OSError):
+            ranks[pid] = f"{variable}=3".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    (last,) = (pid for pid, is_last in ranks.items() if is_last)
+    os.kill(last, signal.SIGKILL)
+
+
+def test_a_distributed_run_over_both_nodes_one_process_of_which_is_killed(cluster, command, on_one_machine, tmp_path):
+    (tmp_path / "slow").touch()
+    sweep = start(tmp_path, cluster, *SLURM, *OVER_BOTH)
+    run = tmp_path / "sweep/0"
+    wait_for((run / "checkpoints/last.ckpt").exists)
+    kill_last_process(cluster.nodes[1], "SLURM_PROCID")
+    output, _ = sweep.communicate(timeout=120)
+    assert sweep.returncode == 1, output
+    assert "Traceback" not in output
+    (tmp_path / "slow").unlink()
+    finished = command("--resume-sweep", "sweep", "--allow", "faults", cwd=tmp_path, env=cluster.env)
     logs = "".join(path.read_text() for path in (tmp_path / "sweep/jobs").rglob("*.log"))
     assert finished.returncode == 0, finished.stdout + finished.stderr + logs
-    run = tmp_path / "sweep/0"
-    assert record(run)["device"]["processes"] == 2
+    assert "Traceback" not in logs
+    assert record(run)["device"]["processes"] == 4
     assert record(run)["host"] == cluster.nodes[0].name
-    evaluated = command("sweep/0", module="evaluate", cwd=tmp_path)
+    assert len(record(run)["parts"]) == 1
+    assert_same_training(run, on_one_machine)
+    evaluated = command("sweep/0", "--allow", "faults", module="evaluate", cwd=tmp_path, env=here())
     assert "identical to metrics.json" in evaluated.stdout, evaluated.stdout + evaluated.stderr
+    assert {path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()} == {"0", "jobs"}
+
+
+def test_torchrun_starts_a_run_again_on_two_hosts(cluster, on_one_machine, tmp_path):
+    """Both find the run directory without its name; which host notices first is left to chance."""
+    (tmp_path / "slow").touch()
+    first = cluster.nodes[0]
+    torchrun = [
+        sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=2", "--rdzv-backend=c10d",
+        f"--rdzv-endpoint={first.name}:29400", "--max-restarts=1", "-m", "fmx.run", *OVER_BOTH,
+    ]  # fmt: skip
+    agents = [
+        subprocess.Popen(
+            [*slurm_cluster.on(node, cluster.folder), *torchrun, "resume=auto"],
+            cwd=tmp_path, env=os.environ | here(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for node in cluster.nodes
+    ]  # fmt: skip
+    wait_for(lambda: list(tmp_path.glob("outputs/runs/*/checkpoints/last.ckpt")))
+    kill_last_process(cluster.nodes[1], "RANK")
+    (tmp_path / "slow").unlink()
+    outputs = [agent.communicate(timeout=180)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], "\n".join(outputs)
+    (run,) = (tmp_path / "outputs/runs").iterdir()
+    assert record(run)["status"] == "completed"
+    assert len(record(run)["parts"]) == 1
+    assert_same_training(run, on_one_machine)
 
 
 def test_a_search_that_srun_starts_on_both_nodes(cluster, tmp_path):

@@ -32,6 +32,7 @@ __all__ = [
     "count_steps",
     "ends_at_once",
     "full_key",
+    "gradient_order",
     "has_step_hooks",
     "is_tested",
     "join_threads",
@@ -45,6 +46,7 @@ __all__ = [
     "root_of",
     "run_exit_functions",
     "script_launcher",
+    "sum_gradients_in",
     "torchmetrics_bincount",
     "torchmetrics_class_counts",
     "torchmetrics_counts_by",
@@ -321,6 +323,46 @@ def has_step_hooks(part: object) -> bool:
     """
     names = ["forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks", "post_accumulate_grad_hooks"]
     return not is_tested("torch") or any(getattr(part, f"_{name}", None) for name in names)
+
+
+def gradient_order(model: object) -> list[int]:
+    """The order in which a DistributedDataParallel model sums gradients between processes: its parameters' numbers.
+
+    It finds the order in its first backward pass, and until then it uses another. The order decides how the sum of
+    three or more gradients is rounded. All processes must call it. Gain: with `sum_gradients_in`, a run of that many
+    processes resumes to the bit. Without, before the first pass, and for other models: an empty list.
+    """
+    from torch.nn.parallel import DistributedDataParallel
+
+    if not isinstance(model, DistributedDataParallel) or not is_tested("torch"):
+        return []
+    model.reducer._rebuild_buckets()  # as the next step would
+    if model.logger is not None:
+        model.logger.set_runtime_stats_and_log()
+    facts = model._get_ddp_logging_data()  # type: ignore[no-untyped-call]
+    return [int(number) for number in str(facts.get("rebuilt_per_bucket_param_indices", "")).replace(",", " ").split()]
+
+
+def sum_gradients_in(order: "list[int]", model: object) -> None:
+    """Have a DistributedDataParallel model use an earlier process's `gradient_order` from its first step on.
+
+    All processes must call it. Without, and where the order does not fit the model's parameters: no effect; the first
+    step after resuming is rounded differently.
+    """
+    import torch
+    from torch.nn.parallel import DistributedDataParallel
+
+    if not isinstance(model, DistributedDataParallel) or not is_tested("torch"):
+        return
+    parameters = [each for each in model.parameters() if each.requires_grad]
+    if sorted(order) != list(range(len(parameters))):
+        return
+    model.reducer.prepare_for_backward([])
+    for number in order:  # a backward pass in which the gradients become ready in this order
+        parameters[number].backward(torch.zeros_like(parameters[number]))  # type: ignore[no-untyped-call]
+    for each in parameters:
+        each.grad = None
+    model.reducer._rebuild_buckets()
 
 
 # torchmetrics

@@ -144,8 +144,9 @@ def check(config: DictConfig, *, alone: bool = False) -> None:
     stored = to_stored(config)
     if alone:
         given = any(str(each).startswith("hydra.run.dir=") for each in config.hydra.overrides.hydra)
-        named = given or (can_agree() if resolved["resume"] is None else resolved["resume"] != "auto")
-        check_started(resolved["trainer"], names_folder=named)
+        resume = resolved["resume"]
+        named = given or can_agree() or resume not in {None, "auto"}
+        check_started(resolved["trainer"], names_folder=named, resume=resume)
         if is_first_process(resolved["trainer"]):
             check_same_run(stored, Path(config.hydra.run.dir), resolved["resume"])
     if was_checked(stored, config):

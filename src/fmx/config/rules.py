@@ -11,6 +11,9 @@ from fmx.errors import ConfigError
 __all__ = ["Rule", "above", "check_values", "is_number_list", "is_own", "one_of", "whole"]
 
 
+SHARDING = ("fsdp", "deepspeed", "modelparallel")  # strategies, in lower case
+
+
 class Rule:
     """A predicate for a value, and its description in error messages."""
 
@@ -65,6 +68,12 @@ def _validation(value: Any) -> bool:
     if isinstance(value, str):
         return value in {"test", "none"}
     return whole(1).holds(value) or (isinstance(value, float) and 0 < value < 1)
+
+
+def _copies_network(strategy: Any) -> bool:
+    """Whether each process of a strategy, a name or a node, holds the whole network."""
+    name = str(strategy.get("_target_", "")) if isinstance(strategy, Mapping) else str(strategy)
+    return not any(each in name.lower().replace("_", "") for each in SHARDING)
 
 
 def _step_limit(value: Any) -> bool:
@@ -222,6 +231,11 @@ RULES: Mapping[str, Rule] = {
     "trainer.devices": Rule("a count, a list of indices or 'auto'", _devices),
     "trainer.num_nodes": whole(1),
     "trainer.precision": one_of("auto", "32-true", "bf16-mixed", "16-mixed"),
+    "trainer.strategy": Rule(
+        "auto, ddp or a kind of it (a network that one device holds needs no sharding, and what fmx writes are whole "
+        "networks)",
+        _copies_network,
+    ),
     "trainer.deterministic": one_of(True, False, "warn"),  # noqa: FBT003
     "trainer.check_val_every_n_epoch": whole(1, or_none=True),
     "trainer.val_check_interval": SHARE_OR_COUNT,

@@ -5,22 +5,25 @@ has several processes, or where the launcher is still running.
 """
 
 import os
+import re
 import signal
 import socket
 import sys
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from fmx.compat import script_launcher
 from fmx.config.printed_command import printed_command
-from fmx.errors import ConfigError
+from fmx.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
+    from torch.distributed import Store  # type: ignore[attr-defined]
 
 __all__ = [
     "agree_on",
@@ -32,7 +35,9 @@ __all__ = [
     "environment_without_ranks",
     "is_first_process",
     "launcher_hint",
+    "lost_connection",
     "num_processes",
+    "port_of_restart",
     "started_by",
     "torchrun_processes",
 ]
@@ -41,6 +46,7 @@ PAUSE_S = 0.1  # between polls of the other processes; Lightning polls every 5 s
 PARENT = "FMX_PARENT"  # the process that started the others on its machine
 PATIENCE_S = 3.0  # after a broken connection, how long the process that broke it may take to end
 ANSWER_S = 3.0  # how long the store of torchrun's agent may take to answer
+BROKEN = {"DistBackendError", "DistNetworkError", "DistStoreError"}  # torch's errors; Gloo's are a plain RuntimeError
 READ_AT_IMPORT = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # Lightning parses them as integers
 SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 TASKS = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
@@ -101,10 +107,11 @@ def launcher_hint(trainer: Mapping[str, Any]) -> str | None:
     return f"{who}, but this is a separate run (for one run of all processes: trainer=ddp trainer.devices={count})"
 
 
-def check_started(trainer: Mapping[str, Any], *, names_folder: bool) -> None:
+def check_started(trainer: Mapping[str, Any], *, names_folder: bool, resume: str | None) -> None:
     """ConfigError where the processes that a launcher or the user started would not form one run.
 
     names_folder: whether the command line names the run directory; otherwise each process would create its own.
+    resume: the configuration's.
     """
     starter, processes, nodes = started_by(trainer), num_processes(trainer), trainer.get("num_nodes", 1)
     if starter == "fmx":
@@ -112,6 +119,10 @@ def check_started(trainer: Mapping[str, Any], *, names_folder: bool) -> None:
     _check_torchrun(trainer)
     if processes == 1:
         return
+    if starter == "torchrun" and _number("TORCHELASTIC_MAX_RESTARTS") and resume is None:
+        raise ConfigError(
+            "torchrun may restart this run (--max-restarts): add resume=auto, and it goes on from its last saved state"
+        )
     tasks = _srun_tasks()
     if starter in {"hand", "nobody"} and tasks > 1:
         raise ConfigError(
@@ -206,16 +217,51 @@ def can_agree() -> bool:
     return torchrun_processes() > 1 and _agent_has_store()
 
 
-def agree_on(text: str) -> str:
-    """The text that the first of torchrun's processes proposed; `text` itself without torchrun."""
+def agree_on(name: str, text: str) -> str:
+    """The text that the first of torchrun's processes, also of those before a restart, proposed for a name.
+
+    `text` itself without torchrun.
+    """
     if not can_agree():
         return text
+    proposed: bytes = _agent_store().compare_set(f"fmx/{name}", "", text)
+    return proposed.decode()
+
+
+def port_of_restart() -> int | None:
+    """The port at which the processes of a torchrun that may restart meet; None where it restarts nothing.
+
+    torchrun's own store keeps the addresses of processes that have ended, and its count of restarts differs between
+    machines. So the first process offers a new port each time, and the others wait until it answers there.
+    """
+    if not can_agree() or not _number("TORCHELASTIC_MAX_RESTARTS"):
+        return None
+    store, key = _agent_store(), "fmx/port"
+    if _number("RANK") == 0:
+        with socket.create_server(("", 0)) as free:
+            port = int(free.getsockname()[1])
+        store.set(key, str(port))
+        return port
+    while True:  # torchrun ends this process where the first one fails
+        port = int(store.get(key))
+        with suppress(OSError):
+            socket.create_connection((os.environ["MASTER_ADDR"], port), timeout=ANSWER_S).close()
+            return port
+        time.sleep(PAUSE_S)
+
+
+def _agent_store() -> "Store":
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-    key = f"fmx/{os.environ.get('TORCHELASTIC_RESTART_COUNT')}"
-    proposed: bytes = store.compare_set(key, "", text)
-    return proposed.decode()
+    return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+
+
+def lost_connection(error: BaseException) -> str | None:
+    """What torch said where the connection to another process of the run broke; None for any other error."""
+    text = first_line(error)
+    if isinstance(error, RuntimeError) and (type(error).__name__ in BROKEN or "gloo" in text):
+        return re.sub(r"^.*?\.(cc|cpp):\d+\]\s*", "", text).partition(". ")[0]
+    return None
 
 
 def environment_without_ranks() -> dict[str, str]:

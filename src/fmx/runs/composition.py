@@ -28,7 +28,7 @@ def stamp() -> str:
 
     All processes of one torchrun command get the same stamp.
     """
-    return agree_on(f"{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(3)}")
+    return agree_on("stamp", f"{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(3)}")
 
 
 def _run_dir() -> str:

@@ -23,6 +23,7 @@ from fmx.config.printed_command import printed_command
 from fmx.config.quoting import escape_interpolations, override, quoted, unquoted
 from fmx.config.renamed_targets import with_first_names
 from fmx.errors import ConfigError, DataError
+from fmx.process.distributed import agree_on
 from fmx.runs.data_root import KEY, at_root, parse_root, without_root
 from fmx.runs.record import config_fingerprint, present_fingerprint
 from fmx.runs.run_dir import Run, instant, open_run
@@ -50,11 +51,12 @@ def find_run_dir(resume: str | None, fresh: str, config: DictConfig) -> str:
             if present_fingerprint(run.record.get("config_fingerprint"), run.path) == wanted
         ]
         newest = max(found, key=lambda run: instant(run.record.get("started")), default=None)
-        _found_dirs[wanted] = str(newest.path) if newest else None
-    return _found_dirs[wanted] or fresh
+        # Before a run that torchrun restarts is found, another of its processes may have written to it.
+        _found_dirs[wanted] = agree_on("resume", str(newest.path) if newest else fresh)
+    return _found_dirs[wanted]
 
 
-_found_dirs: dict[str, str | None] = {}
+_found_dirs: dict[str, str] = {}
 
 
 def _interrupted(folder: Path) -> Iterator[Run]:

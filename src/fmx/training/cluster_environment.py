@@ -13,7 +13,7 @@ from lightning_fabric.plugins.environments import (  # type: ignore[attr-defined
 from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from pytorch_lightning.utilities import rank_zero_only
 
-from fmx.process.distributed import is_first_process, started_by, torchrun_processes
+from fmx.process.distributed import is_first_process, port_of_restart, started_by, torchrun_processes
 
 __all__ = ["cluster_environment"]
 
@@ -24,7 +24,7 @@ def cluster_environment(trainer: Mapping[str, Any]) -> ClusterEnvironment:
     rank_zero_only.rank = int(not is_first_process(trainer))  # type: ignore[attr-defined]
     starter = started_by(trainer)
     if starter == "torchrun":
-        return TorchElasticEnvironment()
+        return Torchrun()
     if starter == "srun":
         return SLURMEnvironment(auto_requeue=False)
     if not torchrun_processes():  # or torch would wait for the store of an agent that has ended
@@ -34,6 +34,21 @@ def cluster_environment(trainer: Mapping[str, Any]) -> ClusterEnvironment:
         node_rank=int(os.environ["NODE_RANK"]) if starter in {"fmx", "hand"} else 0,
         joins=starter in {"fmx", "hand"},
     )
+
+
+class Torchrun(TorchElasticEnvironment):
+    """Lightning's environment, in which the processes that torchrun has restarted meet at a port of their own."""
+
+    @property
+    def main_port(self) -> int:
+        """The port of the first process."""
+        if self._port is None:
+            self._port = port_of_restart() or super().main_port
+            if self._port != super().main_port:
+                os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # the first process serves it, not the agent
+        return self._port
+
+    _port: int | None = None
 
 
 class OwnProcesses(LightningEnvironment):

@@ -2,17 +2,23 @@
 
 import logging
 import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lightning_fabric.utilities.spike import TrainingSpikeException
-from pytorch_lightning import seed_everything
+from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import WeightAveraging
 from torch.distributed import destroy_process_group, is_initialized
 
-from fmx.errors import TrainingError
-from fmx.process.distributed import end_together
+from fmx.config.printed_command import printed_command
+from fmx.config.quoting import override
+from fmx.errors import TrainingError, chain
+from fmx.process.distributed import end_together, lost_connection
 from fmx.process.exits import Interrupted, expected_error, interruption
 from fmx.runs.checkpoint_files import NEWEST, load_checkpoint, newest_checkpoint
+from fmx.runs.record import Record
 from fmx.training.build import Experiment
 from fmx.training.callbacks.checkpoints import LastCheckpoint, checkpoint_dir
 from fmx.training.callbacks.history import HISTORY
@@ -38,7 +44,7 @@ def fit(experiment: Experiment) -> Path:
             log_history(trainer.loggers, record.run_dir / HISTORY)
     # What training draws must not depend on building, and must differ between processes.
     seed_everything(experiment.seed + trainer.global_rank, workers=True, verbose=False)
-    with record.timed("fit_s"), end_together(trainer, record):
+    with record.timed("fit_s"), _plain_lost_connections(trainer, record), end_together(trainer, record):
         try:
             trainer.fit(experiment.classifier, datamodule=experiment.data, ckpt_path=newest, weights_only=True)
         except Interrupted as interrupted:
@@ -60,6 +66,25 @@ def fit(experiment: Experiment) -> Path:
     checkpoint = _chosen_checkpoint(experiment)
     _record_fit(experiment, checkpoint)
     return checkpoint
+
+
+@contextmanager
+def _plain_lost_connections(trainer: Trainer, record: Record) -> Iterator[None]:
+    """TrainingError where another process of the run is gone; the first process of each machine says so."""
+    try:
+        yield
+    except (RuntimeError, Interrupted) as error:  # torchrun also sends a signal to those that are left
+        reason = next(filter(None, map(lost_connection, chain(error))), None)
+        if reason is None:
+            raise
+        how = printed_command(override("resume", record.run_dir))
+        message = (
+            f"the connection to another process of this run broke ({reason}): it was killed, or its machine does not "
+            f"answer; {how} continues the run from its last saved state"
+        )
+        if trainer.local_rank == 0 and not record.writes:
+            sys.stderr.write(f"{message}\n")
+        raise TrainingError(message) from error
 
 
 def _chosen_checkpoint(experiment: Experiment) -> Path:

@@ -11,7 +11,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from torch import nn
 
-from fmx.compat import SWITCH, TESTED, resume_in_epoch
+from fmx.compat import SWITCH, TESTED, gradient_order, resume_in_epoch, sum_gradients_in
 from fmx.errors import ConfigError, TrainingError
 from fmx.training.classifier import BATCH_NORMS, Classifier, validates
 from fmx.training.random_state import random_state, restore_random_state
@@ -126,6 +126,7 @@ class LastCheckpoint(Checkpoint):
         self._states: list[dict[str, Any]] = []  # of every process
         self._modes: dict[str, Any] | None = None  # of what callbacks have frozen, in the checkpoint to resume from
         self._loader_states: list[dict[str, Any]] = []  # of the checkpoint that training resumes from
+        self._gradient_order: list[int] = []  # of a distributed run
         self._began = self._saved = time.monotonic()
         self._written = -math.inf  # by this process
 
@@ -137,6 +138,8 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore what is frozen, and the random states, now that nothing else draws before the first step."""
+        if self._gradient_order:
+            sum_gradients_in(self._gradient_order, trainer.strategy.model)
         if self._modes is not None:
             _restore_modes(pl_module, self._modes)
         if not self._states:
@@ -186,6 +189,7 @@ class LastCheckpoint(Checkpoint):
         self._states = [own]
         if trainer.world_size > 1:
             self._states = _gather_states(own, trainer.world_size)
+            self._gradient_order = gradient_order(trainer.strategy.model)
         self._at_epoch_start = at_epoch_start
         self._modes = _modes(trainer.lightning_module)
         if trainer.is_global_zero:
@@ -205,6 +209,7 @@ class LastCheckpoint(Checkpoint):
         return {
             "states": self._states,
             "modes": self._modes,
+            "gradient_order": self._gradient_order,
             "at_epoch_start": self._at_epoch_start,
             "finished": self._finished,
             "elapsed_s": self.elapsed_before_s + time.monotonic() - self._began,
@@ -214,6 +219,7 @@ class LastCheckpoint(Checkpoint):
         """Keep what was read until training starts."""
         self._states = state_dict["states"]
         self._modes = state_dict.get("modes")  # earlier runs did not record them
+        self._gradient_order = state_dict.get("gradient_order", [])
         self._at_epoch_start = state_dict["at_epoch_start"]
         self._finished = state_dict["finished"]
         self.elapsed_before_s = state_dict["elapsed_s"]
