@@ -99,7 +99,7 @@ def records(folder: Path) -> dict[int, dict]:
 
 
 def counted(folder: Path) -> dict[str, int]:
-    return {state: number for state, number in searched(folder)["trials"].items() if number}
+    return {state: number for state, number in searched(folder)["trials"].items() if number and state != "wanted"}
 
 
 EXPERIMENT = """# @package _global_

@@ -102,6 +102,11 @@ def _forgotten_config_dir(group: str, name: str) -> str:
 
 def _unreadable_override(raised: OverrideParseException) -> ConfigError:
     reason = re.search(r"Error while evaluating .*", str(raised))
+    if re.search(r"=\w*\(?tag\(", str(raised.override)):
+        return ConfigError(
+            f"cannot read the override {raised.override!r}: tag() takes names, CHOICE or KEY:CHOICE, and at its end "
+            "choice(A,B), range(A,B) or interval(A,B)"
+        )
     key, equals, value = str(raised.override).partition("=")
     if not reason and equals and value and value[0] not in "[{" and KEY.fullmatch(key):
         twice = printed_command(f"{key}={quoted(value)}")
@@ -134,8 +139,27 @@ def _bad_key(cause: OmegaConfBaseException, raised: BaseException) -> ConfigErro
         typed = re.match(r"Could not override '[+~]*([^']+)'", str(raised))
         full = typed[1] if typed and f"{typed[1]}.".startswith(f"{key}.") else key
         likely = likely_keys(full, last, siblings, cause.parent_node)
+        if f"{full!r} with " in likely:  # other members of the group have it
+            likely = _by_choice(full) or likely
         return ConfigError(f"{full}: {where or 'the configuration'} has no key {last!r}{likely}{keys}{add}")
     return ConfigError(f"{key}: {' '.join(str(cause.msg or cause).partition('full_key')[0].split())}")
+
+
+def _by_choice(key: str) -> str:
+    """What to type where the command line sweeps over the group of a fixed value.
+
+    Hydra first composes fixed values with the default member of a swept group.
+    """
+    group = key.partition(".")[0]
+    swept = any(re.match(rf"{re.escape(group)}=(.+,|choice\()", word) for word in sys.argv[1:])
+    value = next((word.partition("=")[2] for word in sys.argv[1:] if word.startswith(f"{key}=")), "")
+    if not swept or not value or "," in value:
+        return ""
+    of_all = printed_command(f"{key}=choice({value})")
+    if "hydra/sweeper=search" not in sys.argv:
+        return f"; if every {group} here has it, write {of_all}."
+    of_one = printed_command(f"{key}=tag(CHOICE,choice({value}))")
+    return f"; if one choice of {group} has it, write {of_one}, and if all have it, {of_all}."
 
 
 def _leads_nowhere(key: str, cause: InterpolationKeyError) -> ConfigError:

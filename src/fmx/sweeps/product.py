@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Sweep
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
@@ -55,6 +55,14 @@ class ProductSweeper(Sweeper):
 def _values(override: Override) -> list[str]:
     """The overrides `key=value` that an override of the command line stands for."""
     key = override.get_key_element()
+    if override.is_discrete_sweep() and isinstance(value := override.value(), Sweep) and value.tags:
+        tags = ", ".join(sorted(value.tags))
+        raise Refusal(
+            ConfigError(
+                f"{override.input_line}: this sweep knows no tags ({tags}): add hydra/sweeper=search, where "
+                "hydra.sweeper.sampler=grid hydra.sweeper.n_trials=null runs every combination"
+            )
+        )
     if not override.is_sweep_override():
         return [f"{key}={override.get_value_element_as_str()}"]
     if not override.is_discrete_sweep():

@@ -2,18 +2,18 @@
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from math import isfinite
+from math import ceil, isfinite
 from statistics import median
 from typing import Any
 
 import optuna
 from optuna import visualization
-from optuna.importance import FanovaImportanceEvaluator
+from optuna.importance import BaseImportanceEvaluator, FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
 from optuna.study import Study
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from fmx.reporting.offline_page import Live, offline_page
 from fmx.sweeps.search.summary import Summary
@@ -27,6 +27,7 @@ LISTED = 5  # trials that a note names
 # 1993): 3.5 standard deviations, each 1.4826 median absolute deviations; at least a hundredth of the median.
 FAR, PER_DEVIATION, LEAST_SPREAD = 3.5, 1.4826, 0.01
 LEAST_TRIALS = 6  # for the importance of parameters
+BEST, BEST_SHARE = 5, 0.1  # trials that PED-ANOVA compares with all; it advises five at least
 ROOM = 0.06  # margin of an axis beyond its points, as a share
 
 
@@ -74,7 +75,7 @@ def _charts(summary: Summary) -> Iterator[dict[str, Any]]:
         values = {trial.number: trial.values[place] for trial in summary.completed}
         axis_range = _axis_range(values, maximize=each.direction == "maximize")
         yield _chart(f"History of {name}", "Each completed trial, and the best so far.", history, study, axis_range)
-        yield _importance(name, counted, of, also)
+        yield _importance(name, counted, of, also, maximize=each.direction == "maximize")
         by_parameter = partial(visualization.plot_slice, **of)
         note = f"Each completed trial; darker ones came later.{also}"
         values = {trial.number: trial.values[place] for trial in counted.trials}
@@ -93,7 +94,8 @@ def _charts(summary: Summary) -> Iterator[dict[str, Any]]:
             "Reports", reports, _reports, study, _axis_range(values, maximize=objectives[0].direction == "maximize")
         )
     if len(objectives) == 1:
-        lines = f"One line per completed trial. Drag along an axis to select the lines that cross there.{also}"
+        missing = " None: not sought in that trial." if _has_branches(counted.trials) else ""
+        lines = f"One line per completed trial. Point at a line to see its values.{missing}{also}"
         parallel = partial(visualization.plot_parallel_coordinate, target_name=objectives[0].metric)
         yield _chart("Parallel coordinates", lines, parallel, counted)
 
@@ -118,7 +120,7 @@ def _with_last_values(summary: Summary) -> tuple[Study, int]:
     return study, pruned
 
 
-def _importance(metric: str, counted: Study, of: Mapping[str, Any], also: str) -> dict[str, Any]:
+def _importance(metric: str, counted: Study, of: Mapping[str, Any], also: str, *, maximize: bool) -> dict[str, Any]:
     """The chart of the parameters' importance, or the reason why there is none."""
     title = f"Importance for {metric}"
     trials = counted.trials
@@ -129,9 +131,21 @@ def _importance(metric: str, counted: Study, of: Mapping[str, Any], also: str) -
         return {"title": title, "note": reason, "figure": None}
     if len({tuple(trial.values) for trial in trials}) == 1:
         return {"title": title, "note": "All trials have the same value, so nothing mattered.", "figure": None}
+    evaluator: BaseImportanceEvaluator = FanovaImportanceEvaluator(seed=0)
     note = f"The share of each parameter in the variance between trials (fANOVA).{also}"
-    draw = partial(visualization.plot_param_importances, evaluator=FanovaImportanceEvaluator(seed=0), **of)
+    if _has_branches(trials):  # fANOVA would leave out what some trials lack
+        best = max(BEST, ceil(BEST_SHARE * len(trials)))
+        evaluator = PedAnovaImportanceEvaluator(target_quantile=best / len(trials))
+        note = f"What decides whether a trial is among the {best} best, each where it is sought (PED-ANOVA).{also}"
+        if (target := of["target"]) is not None and maximize:  # PED-ANOVA takes the least values of a target as best
+            of = {**of, "target": lambda trial: -target(trial)}
+    draw = partial(visualization.plot_param_importances, evaluator=evaluator, **of)
     return _chart(title, note, draw, counted)
+
+
+def _has_branches(trials: Sequence[FrozenTrial]) -> bool:
+    """Whether some trials lack parameters that others have."""
+    return any(trial.params.keys() != trials[0].params.keys() for trial in trials)
 
 
 def _axis_range(by_trial: Mapping[int, float], *, maximize: bool) -> tuple[tuple[float, float], str] | None:

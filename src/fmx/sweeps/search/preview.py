@@ -1,13 +1,14 @@
 """The dry run of a search: its distributions, the trials that are known beforehand, their number and disk space."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import optuna
 
 from fmx.sweeps.disk import in_words
 from fmx.sweeps.search.options import Options
-from fmx.sweeps.search.samplers import make_sampler
+from fmx.sweeps.search.samplers import draw_value, make_sampler
 from fmx.sweeps.search.space import Space
 
 __all__ = ["preview"]
@@ -25,8 +26,7 @@ def preview(sweep_dir: Path, options: Options, space: Space, *, num_begun: int, 
         log.info("%s from %s", key, described)
     total = options.n_trials
     if options.sampler == "grid":
-        points = space.num_points(space.grid())
-        total = min(total or points, points)
+        total = min(total or space.num_points, space.num_points)
     known = _known_trials(options, space, total)
     seen: dict[tuple[str, ...], int] = {}
     for number, drawn in enumerate(known):
@@ -57,6 +57,6 @@ def _known_trials(options: Options, space: Space, total: int | None) -> list[lis
         study.sampler = make_sampler(
             options.sampler, space, seed=options.seed, number=number, startup=max(options.startup, number + 1)
         )
-        trial = study.ask(dict(space.distributions))
-        drawn.append(space.overrides(trial.params))
+        trial = study.ask()
+        drawn.append(space.overrides(space.draw(partial(draw_value, trial))))
     return drawn

@@ -1,15 +1,20 @@
 """Optuna's samplers and pruners, by their names in `hydra.sweeper`."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, GridSampler, RandomSampler, TPESampler
+from optuna.trial import Trial
 
-from fmx.sweeps.search.space import Space
+from fmx.errors import ConfigError
+from fmx.sweeps.search.space import Parameter, Space, tags_of
 
-__all__ = ["make_pruner", "make_sampler"]
+__all__ = ["check_sampler", "draw_value", "make_pruner", "make_sampler"]
 
 
 class _Grid(GridSampler):
@@ -17,6 +22,34 @@ class _Grid(GridSampler):
 
     def after_trial(self, *_: Any) -> None:
         pass
+
+
+class _Point(BaseSampler):
+    """Draws the values of one point. Optuna's grid sampler takes no branches."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+
+    def infer_relative_search_space(self, *_: Any) -> dict[str, Any]:
+        return {}
+
+    def sample_relative(self, *_: Any) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(self, _study: Any, _trial: Any, param_name: str, _distribution: Any) -> Any:
+        return self._values[param_name]
+
+
+def check_sampler(name: str, space: Space) -> None:
+    """ConfigError for a sampler that cannot draw from a space."""
+    if name == "cmaes" and space.has_branches:
+        each = next(each for each in space.parameters if each.when)
+        raise ConfigError(
+            f"hydra.sweeper.sampler=cmaes draws the same keys in all trials, but {each.key} is sought with "
+            f"{' or '.join(tags_of(each.when))} alone; use hydra.sweeper.sampler=tpe"
+        )
+    if name == "grid":
+        _ = space.num_points
 
 
 def make_sampler(name: str, space: Space, *, seed: int, number: int, startup: int) -> BaseSampler:
@@ -27,14 +60,31 @@ def make_sampler(name: str, space: Space, *, seed: int, number: int, startup: in
     """
     drawn = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     match name:
+        case "tpe" if space.has_branches:
+            with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+                return TPESampler(seed=drawn, n_startup_trials=startup, multivariate=True, group=True)
         case "tpe":
             return TPESampler(seed=drawn, n_startup_trials=startup)
         case "cmaes":
             return CmaEsSampler(seed=drawn, n_startup_trials=startup, warn_independent_sampling=False)
+        case "grid" if space.has_branches:
+            order = np.random.default_rng(seed).permutation(space.num_points)  # the same for all trials
+            return _Point(space.points[order[number % len(order)]])
         case "grid":
             return _Grid(space.grid(), seed=seed)  # the order of points must be the same for all trials
         case _:
             return RandomSampler(seed=drawn)
+
+
+def draw_value(trial: Trial, parameter: Parameter) -> Any:
+    """Draw a parameter's value like study.ask(fixed_distributions=…), also for a trial that was begun before."""
+    name, drawn = parameter.name, parameter.distribution
+    if isinstance(drawn, CategoricalDistribution):
+        return trial.suggest_categorical(name, drawn.choices)
+    if isinstance(drawn, IntDistribution):
+        return trial.suggest_int(name, drawn.low, drawn.high, step=drawn.step, log=drawn.log)
+    assert isinstance(drawn, FloatDistribution)
+    return trial.suggest_float(name, drawn.low, drawn.high, step=drawn.step, log=drawn.log)
 
 
 def make_pruner(settings: Mapping[str, Any]) -> BasePruner:

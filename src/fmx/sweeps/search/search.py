@@ -73,7 +73,10 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
     """Read and check everything; writes nothing."""
     from fmx.sweeps.gate import check_sweep_dir
     from fmx.sweeps.plan import check_multirun
-    from fmx.sweeps.search.space import read_space, split
+    from fmx.sweeps.search.conditions import conditions
+    from fmx.sweeps.search.distributions import choices_of_groups, read_space, split
+    from fmx.sweeps.search.partial_keys import naming_partial_keys
+    from fmx.sweeps.search.samplers import check_sampler
     from fmx.sweeps.search.workers import check_launcher
     from fmx.sweeps.warm import warm_up
 
@@ -91,14 +94,16 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
     constant, swept = split(sweeper["params"], arguments, context.config_loader)
     fixed = {each.key_or_group: str(each.input_line) for each in constant}
     composed = Composition(context, config, list(fixed.values()))
-    base = composed.config([])
-    options = read_options(sweeper, _logged_metrics(base))
-    space = read_space(swept, base)
-    if options.sampler == "grid":
-        space.grid()
-    configs = _every_choice(composed, options, space)
+    sought = conditions(swept, fixed, composed.members)
+    with naming_partial_keys(sought, fixed, Composition(context, config, []).config):
+        space = read_space(sought, composed.config)
+        options = read_options(sweeper, _logged_metrics(composed.config(choices_of_groups(space))))
+        check_sampler(options.sampler, space)
+        configs = _every_choice(composed, options, space)
     warm_up()
     doing = f"checking the {len(configs)} configurations with every choice and both ends of every interval"
+    if len(space.branches) > 1:
+        doing += f", in {len(space.checked_branches())} of {len(space.branches)} branches"
     with Preparation(doing, len(configs), log.info) as preparation:
         for each in configs:
             check_parts(each, check_names(each))
@@ -180,6 +185,10 @@ class Composition:
         """The composed configuration."""
         return self._loader.load_sweep_config(self._config, [*self.fixed, *overrides])
 
+    def members(self, group: str) -> list[str]:
+        """The members of a group; none if there is no such group."""
+        return [str(each) for each in self._loader.get_group_options(group)]
+
 
 def _logged_metrics(base: DictConfig) -> list[str]:
     """The metrics that a run logs at each validation."""
@@ -201,9 +210,7 @@ def _every_choice(composed: Composition, options: Options, space: "Space") -> li
         log.warning(
             "the search draws the fold: the easiest one is luck. Fix it, and repeat the best as a sweep over data.fold"
         )
-    first = {each.key: each.corners()[0] for each in space.parameters}
-    points = [first] + [first | {each.key: value} for each in space.parameters for value in each.corners()[1:]]
-    configs = [composed.config([*space.overrides(point), *pruning_overrides(options)]) for point in points]
+    configs = [composed.config([*space.overrides(each), *pruning_overrides(options)]) for each in space.corners()]
     for config in configs:
         ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         with suppress(OmegaConfBaseException):  # the later check reports it better

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from fmx.runs.data_root import KEY
 from fmx.sweeps.ledger import JOURNAL
 from fmx.sweeps.search.heartbeat import Searcher, exclusive
 from fmx.sweeps.search.options import Options
-from fmx.sweeps.search.samplers import make_pruner, make_sampler
+from fmx.sweeps.search.samplers import draw_value, make_pruner, make_sampler
 from fmx.sweeps.search.space import Space
 
 __all__ = [
@@ -73,7 +74,7 @@ class SharedStudy:
         self._options = options
         self._space = space
         self._searcher = searcher
-        self._grid = space.num_points(space.grid()) if options.sampler == "grid" else math.inf
+        self._grid = space.num_points if options.sampler == "grid" else math.inf
         wanted = _settings(options, space, fixed)
         with self._locked():
             self._storage = _storage(sweep_dir)
@@ -102,9 +103,11 @@ class SharedStudy:
         for trial in trials:
             if not _is_plausible(trial, len(self._options.objectives)):
                 raise DataError(f"{self.sweep_dir / JOURNAL}: trial {trial.number} has an impossible outcome")
-            for key, value in trial.params.items():
-                drawn = self._space.distributions.get(key)
-                if drawn is None or not _is_drawn(value, drawn):
+            sought = self._space.draw(lambda each, drawn=trial.params: drawn.get(each.name))  # type: ignore[misc]
+            ended = trial.state in {TrialState.COMPLETE, TrialState.PRUNED}
+            for key in [*trial.params, *(sought if ended else [])]:
+                value = trial.params.get(key)
+                if key not in sought or not _is_drawn(value, self._space.distributions[key]):
                     raise DataError(
                         f"{self.sweep_dir / JOURNAL}: trial {trial.number} has {printable(key)}={printable(value)[:80]}"
                         ", which this search cannot have drawn; name another folder with hydra.sweep.dir=DIR"
@@ -141,9 +144,8 @@ class SharedStudy:
     def _assign(self, trial: Trial, *, begun: bool) -> AssignedTrial:
         """Make a trial this command's own and draw its values, except those that a killed command had drawn."""
         trial.set_user_attr(OWNER, self._searcher.name)
-        for key, distribution in self._space.distributions.items():
-            _draw(trial, key, distribution)
-        return AssignedTrial(trial.number, trial.params, begun)
+        values = self._space.draw(partial(draw_value, trial))
+        return AssignedTrial(trial.number, values, begun)
 
     def _use_sampler(self, number: int) -> None:
         options = self._options
@@ -247,17 +249,6 @@ class RunningTrial:
 def _trial_id(storage: JournalStorage, number: int) -> int:
     """The storage's ID of a trial, by the trial's number."""
     return storage.get_trial_id_from_study_id_trial_number(storage.get_study_id_from_name(NAME), number)
-
-
-def _draw(trial: Trial, key: str, distribution: BaseDistribution) -> None:
-    """Draw a value like study.ask(fixed_distributions=…), also for a trial that was begun before."""
-    if isinstance(distribution, CategoricalDistribution):
-        trial.suggest_categorical(key, distribution.choices)
-    elif isinstance(distribution, IntDistribution):
-        trial.suggest_int(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
-    else:
-        assert isinstance(distribution, FloatDistribution)
-        trial.suggest_float(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
 
 
 def _check_same(sweep_dir: Path, known: object, wanted: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from fmx.runs.run_dir import open_run
 from fmx.runs.settings import show
 from fmx.sweeps.job_status import JobStatus, Status, estimate, run_state
 from fmx.sweeps.search.heartbeat import living
+from fmx.sweeps.search.space import by_key
 from fmx.sweeps.search.study import ERROR, OWNER, SETTINGS, recorded_study
 
 __all__ = ["command_to_go_on", "search_status"]
@@ -80,7 +81,7 @@ def _wanted(sweep_dir: Path) -> int | None:
 
 def _job(trial: FrozenTrial, sweep_dir: Path, metrics: list[str], commands: list[str]) -> JobStatus:
     name = str(trial.number)
-    what = " ".join(f"{show(key)}={show(value)}" for key, value in trial.params.items())
+    what = " ".join(f"{show(key)}={show(value)}" for key, value in by_key(trial.params).items())
     if trial.state in ENDED:
         seconds = trial.duration.total_seconds() if trial.duration else None
         error = trial.user_attrs.get(ERROR)
@@ -112,5 +113,5 @@ def _in_words(best: list[FrozenTrial], metrics: list[str]) -> str:
         return (
             f"{len(best)} trials that no other beats in every metric: {', '.join(f'#{each.number}' for each in best)}"
         )
-    what = " ".join(f"{show(key)}={show(value)}" for key, value in best[0].params.items())
+    what = " ".join(f"{show(key)}={show(value)}" for key, value in by_key(best[0].params).items())
     return f"{show(metrics[0])} {(best[0].values or [0.0])[0]:.6g} (#{best[0].number} {what})"

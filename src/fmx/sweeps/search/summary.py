@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from fmx.process.table import print_metrics, printable
 from fmx.runs.settings import show
 from fmx.sweeps.search.options import Options
+from fmx.sweeps.search.space import by_key, key_of
 from fmx.sweeps.search.study import ERROR
 
 __all__ = ["Commands", "Summary", "summarize"]
@@ -82,7 +83,7 @@ class Summary:
                     "trial": trial.number,
                     "run_dir": str(self.sweep_dir / str(trial.number)),
                     "values": self.by_metric(trial.values),
-                    "params": trial.params,
+                    "params": by_key(trial.params),
                     "command": self.command.for_trial(trial.params),
                 }
                 for trial in self.best
@@ -95,7 +96,7 @@ class Summary:
             "trial": trial.number,
             "state": STATES[trial.state],
             "values": self.by_metric(trial.values),
-            "params": trial.params,
+            "params": by_key(trial.params),
             "reports": {str(step): value for step, value in trial.intermediate_values.items()},
             "seconds": round(trial.duration.total_seconds(), 3) if trial.duration else None,
             "error": trial.user_attrs.get(ERROR),
@@ -110,13 +111,14 @@ class Summary:
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Headings and rows: number, state, values, parameters and error of each trial."""
         metrics = [each.metric for each in self.options.objectives]
-        keys = list(dict.fromkeys(key for trial in self.trials for key in trial.params))
+        keys = list(dict.fromkeys(key_of(name) for trial in self.trials for name in trial.params))
         rows = []
         for trial in self.ranked():
             values = self.by_metric(trial.values)
             cells = [str(trial.number), STATES[trial.state]]
             cells += [f"{values[metric]:.6g}" if values else "" for metric in metrics]
-            cells += [show(trial.params[key]) if key in trial.params else "" for key in keys]
+            params = by_key(trial.params)
+            cells += [show(params[key]) if key in params else "" for key in keys]
             rows.append([*cells, printable(self._note(trial))])
         return ["trial", "state", *metrics, *keys, "note"], rows
 
@@ -141,7 +143,7 @@ class Summary:
         metrics = [each.metric for each in self.options.objectives]
         rows = []
         for trial in completed[:BEST]:
-            chosen = " ".join(f"{key}={show(value)}" for key, value in trial.params.items())
+            chosen = " ".join(f"{key}={show(value)}" for key, value in by_key(trial.params).items())
             values = [f"{value:.6g}" for value in self.by_metric(trial.values).values()]
             rows.append([str(trial.number), *values, chosen])
         print()
