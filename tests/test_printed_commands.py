@@ -81,6 +81,7 @@ NOT_TYPED = {
     "sweeps/sweep_status.py:sweep_status": "test_status types it",
     "sweeps/search/study_status.py:command_to_go_on": "likewise",
     "sweeps/status.py:_run_status": "as runs/record.py:recording, which is typed here",
+    "sweeps/slurm.py:_report_result": "test_slurm finds it",
     "commands/watch.py:watch": "ssh, to this machine",
     "sweeps/status.py:latest_sweep": "an example with what stands for a sweep",
     "config/image_size.py:as_override": "an override alone, which test_image_shapes types",

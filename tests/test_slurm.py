@@ -186,6 +186,55 @@ def test_jobs_outlive_the_launching_process_and_are_found_again(slurm, tmp_path)
 
 
 @pytest.mark.slurm
+def test_detach_submits_and_ends_and_status_says_where_the_jobs_are(slurm, command, tmp_path):
+    (tmp_path / "slow").touch()
+    sent = command(*SLURM, *DIGITS, "model=mlp", "seed=range(1,6)", "trainer.max_epochs=1", SLOW, "--detach",
+                   cwd=tmp_path, env=slurm)  # fmt: skip
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    sweep = tmp_path / "sweep"
+    *_, look, go_on = sent.stdout.splitlines()
+    assert look == f"to look: fmx status {sweep}"
+    assert go_on.endswith(f": fmx run --resume-sweep {sweep} --allow faults")
+
+    def told(env=slurm):
+        return command(str(sweep), cwd=tmp_path, module="status", env=env).stdout
+
+    wait_for(lambda: "4 running · 1 queued" in told())
+    said, names = told(), slurm_jobs(sweep)
+    assert f"SLURM job {names['0']} running on " in said
+    assert f"SLURM job {names['4']} pending (Resources)" in said
+    assert "the jobs in SLURM's queue go on without one" in said
+    without = told(slurm | {"SLURM_CONF": "/nowhere"})
+    assert "SLURM does not answer here (squeue)" in without
+    (tmp_path / "slow").unlink()
+    wait_for(lambda: told().splitlines()[1:2] == ["5 completed"])
+    assert not (sweep / "leaderboard.csv").exists()
+    done = command("--resume-sweep", "sweep", "--allow", "faults", cwd=tmp_path, env=slurm)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(board(sweep)) == 1
+    (sweep / "2/run.json").unlink()
+    again = command("--resume-sweep", "sweep", "--allow", "faults", "--detach", cwd=tmp_path, env=slurm)
+    assert "1 jobs are with SLURM" in again.stdout, again.stdout + again.stderr
+    wait_for(lambda: "5 completed" in told())
+
+
+def test_detach_is_refused_where_the_jobs_need_their_command(command, tmp_path):
+    sweep = {"settings": {"workers": None, "threads": None, "job_timeout_s": None, "fail_fast": False}, "jobs": []}
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local/sweep.json").write_text(json.dumps(sweep))
+    for what, *arguments in (
+        ("the jobs of this launcher", "-m", "data=digits", "seed=1,2"),
+        ("the trials of a search", "-m", "data=digits", "hydra/sweeper=search", "optim.lr=0.1,0.2"),
+        ("single runs", "data=digits"),
+        ("the jobs of a sweep on one machine", "--resume-sweep", "local"),
+    ):
+        done = command(*arguments, "--detach", cwd=tmp_path)
+        assert (done.returncode, f"{what} need this command: start it under nohup" in done.stderr) == (2, True), what
+        assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.slurm
 def test_two_workers_of_a_search_on_the_cluster_share_one_study(slurm, tmp_path):
     search = [
         sys.executable, "-m", "fmx.run", "-m", "hydra/sweeper=search", *DIGITS, "trainer.max_epochs=1", "model=mlp",

@@ -17,7 +17,7 @@ from fmx.compat import compose_once, list_groups_uncopied, own_files_first
 from fmx.config.conf_dir import CONF_DIR
 from fmx.config.typed_values import check_typed, quote_texts
 from fmx.errors import ConfigError
-from fmx.process import dry_run
+from fmx.process import detach, dry_run
 from fmx.process.exits import BEFORE_ANY_JOB, advice, plain_exits
 from fmx.process.start import as_command, is_own_process
 from fmx.process.version import __version__
@@ -56,10 +56,11 @@ def run(cfg: DictConfig) -> float:
         return report(experiment, scores)
 
 
-def _without_dry_run(arguments: list[str]) -> list[str]:
-    """The arguments without `--dry-run`, which takes effect at any position."""
+def _without_flags(arguments: list[str]) -> list[str]:
+    """The arguments without `--dry-run` and `--detach`, which take effect at any position."""
     dry_run.ask(dry_run.FLAG in arguments)
-    return [each for each in arguments if each != dry_run.FLAG]
+    detach.ask(detach.FLAG in arguments)
+    return [each for each in arguments if each not in {dry_run.FLAG, detach.FLAG}]
 
 
 def _continue_sweep(folder: Path, allow: list[str], root: str | None) -> None:
@@ -89,7 +90,7 @@ def main() -> None:
         _started = time.time()
     arguments = sys.argv[1:]
     with plain_exits():
-        arguments = _without_dry_run(arguments)
+        arguments = _without_flags(arguments)
         if is_query(arguments):
             if (hydra_arguments := complete(arguments)) is not None:
                 _compose_and_run(hydra_arguments)
@@ -120,6 +121,7 @@ def train(*overrides: str, config_dir: str | Path | None = None) -> "Run":
         _started = time.time()
         _run_dirs.clear()
         dry_run.ask(asked=False)
+        detach.ask(asked=False)
         arguments = given if config_dir is None else ["--config-dir", str(config_dir), *given]
         sys.argv[:] = ["fmx.train", *arguments]
         check_typed(given)

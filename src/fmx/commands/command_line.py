@@ -13,7 +13,7 @@ from fmx.runs.data_root import KEY, parse_root
 __all__ = ["INFO_CHOICES", "OWN_OPTIONS", "RESUME_SWEEP", "in_hydra_order", "make_parser", "options", "resumed_sweep"]
 
 RESUME_SWEEP = "--resume-sweep"
-OWN_OPTIONS = [RESUME_SWEEP, "--dry-run"]
+OWN_OPTIONS = [RESUME_SWEEP, "--dry-run", "--detach"]
 INFO = ["--info", "-i"]
 # Hydra 1.3's options (its page "Hydra's command line flags").
 FLAGS = [

@@ -18,7 +18,7 @@ from fmx.config.printed_command import printed_command
 from fmx.config.quoting import as_typed
 from fmx.config.shadowing import print_shadowed_files
 from fmx.errors import ConfigError, DataError, Refusal
-from fmx.process import dry_run
+from fmx.process import detach, dry_run
 from fmx.process.distributed import can_agree, check_started, is_first_process
 from fmx.process.exits import expected_error, interruption
 from fmx.process.lock import lock_folder
@@ -51,10 +51,15 @@ class Check(Callback):
         searches = str(config.hydra.sweeper._target_).startswith("fmx.sweeps.search.")
         if dry_run.is_asked() and not (launches or searches):
             raise Refusal(ConfigError("--dry-run goes with hydra/launcher=local, slurm and hydra/sweeper=search alone"))
+        if searches:
+            _refuse_errors(lambda: detach.refuse("the trials of a search"))
+        elif not str(config.hydra.launcher._target_).endswith(".SlurmLauncher"):
+            _refuse_errors(lambda: detach.refuse("the jobs of this launcher"))
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Check one run's configuration, then lock its run directory before Hydra writes into it."""
         _refuse_errors(lambda: _check_mode(config.hydra))
+        _refuse_errors(lambda: detach.refuse("single runs"))
         _refuse_errors(lambda: check(config, alone=True))
         if is_first_process(config.trainer):
             _refuse_errors(lambda: _check_hydras_folder(config.hydra))  # the first process passes it to the others

@@ -4,8 +4,9 @@ from collections.abc import Collection
 from pathlib import Path
 
 from fmx.errors import ConfigError, DataError
-from fmx.process import dry_run
+from fmx.process import detach, dry_run
 from fmx.runs.run_dir import check_latest
+from fmx.sweeps.ending import call_recorded_callbacks
 from fmx.sweeps.ledger import LEDGER, Ledger
 from fmx.sweeps.local import Sweep, checked_fingerprint, lock_unless_dry_run
 from fmx.sweeps.pool import Ended
@@ -42,13 +43,15 @@ def continue_sweep(sweep_dir: Path, allow: Collection[str] = (), root: str | Non
 
         sweep: Sweep = ClusterSweep(ledger, allow)
     else:
+        detach.refuse("the jobs of a sweep on one machine")
         warm_up()
         sweep = Sweep(ledger, allow)
     numbers = list(ledger.entries)
     if dry_run.is_asked():
         sweep.preview(numbers)
         return []
-    return sweep.run_all(numbers)
+    with call_recorded_callbacks(ledger, allow):
+        return sweep.run_all(numbers)
 
 
 def check_earlier_settings(ledger: Ledger, allow: Collection[str]) -> None:

@@ -26,7 +26,7 @@ from fmx.runs.data_root import at_root, present_root
 from fmx.runs.record import config_fingerprint
 from fmx.sweeps.job import FROZEN_JOBS, Job
 
-__all__ = ["check_job", "check_jobs_folder", "check_sweep_dir", "packages_of"]
+__all__ = ["check_job", "check_jobs_folder", "check_sweep_dir", "packages_of", "recorded_callbacks"]
 
 JOB_FILE = re.compile(r"\d+\.(yaml(\.part)?|log)")
 TARGET = re.compile(r"_target_: ['\"]?(\w+)")
@@ -81,6 +81,19 @@ def packages_of(jobs: Iterable[Job]) -> set[str]:
         with suppress(OSError):
             found.update(TARGET.findall((job.sweep_dir / FROZEN_JOBS / f"{job.number}.yaml").read_text("utf-8")))
     return found - {*TRUSTED}
+
+
+def recorded_callbacks(job: Job, allow: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The callbacks of Hydra's own that a frozen job has besides fmx's, and the job's configuration, unresolved.
+
+    DataError for a callback that is not trusted.
+    """
+    path = job.sweep_dir / FROZEN_JOBS / f"{job.number}.yaml"
+    plain = read_yaml(path)
+    node = plain.pop("hydra", None)
+    callbacks = node.get("callbacks") if isinstance(node, dict) else None
+    passed = _check_callbacks(callbacks if isinstance(callbacks, dict) else {}, path, allow)
+    return {name: node for name, node in passed.items() if name not in {"check", "origin"}}, plain
 
 
 def _check_config(

@@ -36,6 +36,7 @@ class _SweepLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; Refusal if one cannot run, or failed."""
         from fmx.sweeps.display import validation_accuracy
+        from fmx.sweeps.ending import end_unfinished
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
@@ -44,6 +45,7 @@ class _SweepLauncher(Launcher):
             ended = self.run(job_overrides)
         except FmxError as error:
             raise Refusal(error) from error
+        end_unfinished()
         return [
             JobReturn(
                 overrides=each.job.overrides,

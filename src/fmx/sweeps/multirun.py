@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from fmx.process import dry_run
 from fmx.process.exits import BEFORE_ANY_JOB, advice
 from fmx.sweeps.disk import disk_needed
+from fmx.sweeps.ending import call_callbacks_after_errors
 from fmx.sweeps.local import Sweep, earlier_ledger
 from fmx.sweeps.plan import Plan
 from fmx.sweeps.pool import Ended
@@ -44,4 +45,5 @@ def run_multirun(
             sweep(ledger).preview([job.number for job in jobs], num_equal=len(overrides) - len(jobs), disk=disk)
             return []
         plan.freeze(jobs)
-    return sweep(ledger).run_all([job.number for job in jobs])
+    with call_callbacks_after_errors(context, config):
+        return sweep(ledger).run_all([job.number for job in jobs])

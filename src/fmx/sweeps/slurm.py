@@ -12,7 +12,9 @@ from typing import Any, Self
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
+from fmx.config.printed_command import printed_command
 from fmx.errors import ConfigError, DataError
+from fmx.process import detach
 from fmx.process.exits import Interrupted
 from fmx.runs.run_dir import open_run
 from fmx.sweeps import slurm_queue as queue
@@ -101,6 +103,8 @@ class ClusterSweep(Sweep):
     def __init__(self, ledger: Ledger, allow: Collection[str] = ()) -> None:
         script = any(ledger.settings.get(key) for key in ("setup", "additional_parameters"))
         super().__init__(ledger, {*allow, "setup"} if script else allow)
+        # Jobs may have ended without a command, so that nobody has written them into the leaderboard.
+        self._leaderboard_due = any(entry.status == "completed" for entry in ledger.entries.values())
         submitted = {entry.slurm_job for entry in ledger.entries.values() if entry.slurm_job}
         states = queue.states(submitted)
         if states is None:
@@ -119,6 +123,15 @@ class ClusterSweep(Sweep):
     def arguments(self, job: Job) -> list[str] | None:
         """As in Sweep, but a job that SLURM still has is left alone."""
         return [] if self._slurm_job(job) in self._alive else super().arguments(job)
+
+    def _report_result(self, ended: Sequence[Ended], num_jobs: int) -> None:
+        waiting = [entry for entry in self.ledger.entries.values() if entry.slurm_job and entry.status != "completed"]
+        if not detach.is_asked() or not waiting:
+            super()._report_result(ended, num_jobs)
+            return
+        log.info("%d jobs are with SLURM, and this command ends", len(waiting))
+        log.info("to look: %s", printed_command("fmx", "status", str(self.ledger.sweep_dir)))
+        log.info("to go on, and for the leaderboard: %s", self._resume_command)
 
     def _slurm_job(self, job: Job) -> str | None:
         return self.ledger.entries[job.number].slurm_job
@@ -161,13 +174,16 @@ class ClusterPool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._jobs and not self._cancelled:
+        if self._jobs and not self._cancelled and not detach.is_asked():
             log.info("%d jobs keep running without this command", len(self._jobs))
 
     def run(self, jobs: Iterable[tuple[Job, list[str]]]) -> Iterator[Started | Ended | None]:
         """Submit all jobs; yield each start and end that SLURM reports, and None at every poll."""
         try:
             self._submit(list(jobs))
+            if detach.is_asked():
+                self._detached = True
+                return
             if self._alive:
                 log.info("%d of them were in SLURM's queue already", len(self._alive))
             while self._jobs:

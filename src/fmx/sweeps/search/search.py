@@ -16,6 +16,7 @@ from fmx.config.validation import validation_of
 from fmx.errors import ConfigError, TrainingError
 from fmx.process import dry_run
 from fmx.process.exits import BEFORE_ANY_JOB, advice
+from fmx.sweeps.ending import call_callbacks_after_errors
 from fmx.sweeps.ledger import LEDGER
 from fmx.sweeps.preparation import Preparation
 from fmx.sweeps.search.frozen_conf import CONF, frozen_context, warn_of_changes
@@ -48,11 +49,12 @@ def search(context: HydraContext, config: DictConfig, arguments: list[str]) -> N
             _preview(task)
             return
     task.sweep_dir.mkdir(parents=True, exist_ok=True)
-    with Searcher(task.sweep_dir) as searcher:
-        failed = _run(task, searcher)
-    if failed:
-        first = min(failed)
-        raise TrainingError(f"{len(failed)} trials failed, the first: #{first}: {failed[first]}")
+    with call_callbacks_after_errors(context, config):
+        with Searcher(task.sweep_dir) as searcher:
+            failed = _run(task, searcher)
+        if failed:
+            first = min(failed)
+            raise TrainingError(f"{len(failed)} trials failed, the first: #{first}: {failed[first]}")
 
 
 @dataclass(frozen=True)

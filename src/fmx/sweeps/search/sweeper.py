@@ -24,9 +24,11 @@ class SearchSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Search; ConfigError for invalid settings, TrainingError if trials failed."""
+        from fmx.sweeps.ending import end_unfinished
         from fmx.sweeps.search.search import search
 
         setup_globals()
         configure_log(self.settings.hydra.hydra_logging, self.settings.hydra.verbose)
         logging.getLogger("fmx").setLevel(logging.INFO)
         search(self.context, self.settings, arguments)
+        end_unfinished()
