@@ -11,7 +11,7 @@ import pytest
 from same_runs import assert_same
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs/own_training.md").read_text(encoding="utf-8")
-RUN = ["--config-dir", "my", "data=digits", "model=lenet", "augment=none", "logger=none", "trainer.max_epochs=2"]
+RUN = ["--config-dir", "my", "data=digits", "model=lenet", "augment=none", "logger=csv", "trainer.max_epochs=2"]
 RUN += ["callbacks.history.every_step=true", "trainer.precision=32-true"]
 OPTIMIZERS = {
     "lbfgs": ["optim=lbfgs", "schedule=constant", "memory_format=contiguous"],
@@ -29,7 +29,7 @@ def desk(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_run_learns_goes_on_to_the_bit_and_is_the_same_without_lean_steps(command, desk, name):
+def test_a_run_learns_goes_on_to_the_bit_is_reproduced_and_the_same_without_lean_steps(command, desk, name):
     env = {"PYTHONPATH": f"{desk}:{os.environ.get('PYTHONPATH', '')}"}
 
     def train(folder, *words, code=0, **how):
@@ -45,6 +45,9 @@ def test_a_run_learns_goes_on_to_the_bit_and_is_the_same_without_lean_steps(comm
     train(f"{name}_stopped", code=143, send=(desk / f"{name}_stopped/checkpoints/last.ckpt", signal.SIGTERM))
     train(f"{name}_stopped", f"resume={name}_stopped")
     assert_same(desk / name, desk / f"{name}_stopped")
+    done = command(f"{name}_stopped", "--dir", f"{name}_again", "--allow", "sam", module="reproduce", cwd=desk, env=env)
+    assert (done.returncode, "identical: " in done.stdout) == (0, True), done.stdout + done.stderr
+    assert (desk / f"{name}_again/csv/metrics.csv").read_text() == (desk / name / "csv/metrics.csv").read_text()
 
 
 def test_what_does_not_go_with_lbfgs_is_refused_with_what_to_type(command, desk):

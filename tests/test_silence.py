@@ -171,6 +171,7 @@ UNSEEN = {
     "sweep.keep_checkpoints": "for a sweep: test_sweep.py; a single run refuses it: test_obeyed.py",
     "vars": "holds nothing but what other keys refer to as ${vars.NAME}",
     "callbacks.lean_steps.at_most_s": "how long hooks wait; the steps are the same to the bit: test_speed.py",
+    "trainer.compile": "the same steps as compiled code: test_compile.py",
     "optim.fused": "one kernel instead of several, for speed alone; some compute the same to the bit",
     "data.translations": "languages for data.class_names; test_figures.py shows what figures take of them",
     "data.train.instead": "words of an error that comes where files are missing: test_data_sources.py",

@@ -35,8 +35,9 @@ LATER_ROOT_KEYS: Mapping[str, Any] = {
     "init": None,
     "init_strict": False,
 }
-# Likewise keys of `optim`; a part of fmx takes their absence for null.
+# Likewise keys of `optim` and `trainer`; fmx takes their absence for null and false.
 LATER_OPTIM_KEYS = {"groups": None, "no_decay": None, "layer_decay": None}
+LATER_TRAINER_KEYS = {"compile": False}
 DATA_MODULE = "fmx.data.module.ImageDataModule"
 
 
@@ -77,7 +78,7 @@ def with_first_names(node: Any) -> Any:
     Later keys are left out where they mean what earlier versions did.
     """
     renamed = _with_names(node, lambda target: FIRST_NAMES.get(target) or _replaced(target, BACK))
-    for group, later in (("data", LATER_KEYS), ("optim", LATER_OPTIM_KEYS)):
+    for group, later in (("data", LATER_KEYS), ("optim", LATER_OPTIM_KEYS), ("trainer", LATER_TRAINER_KEYS)):
         if isinstance(renamed, dict) and isinstance(values := renamed.get(group), dict):
             renamed[group] = {k: v for k, v in values.items() if k not in later or v != later[k]}
     if isinstance(renamed, dict) and "data" in renamed:

@@ -245,6 +245,7 @@ RULES: Mapping[str, Rule] = {
     "trainer.gradient_clip_val": above(0, or_none=True),
     "trainer.accumulate_grad_batches": whole(1),
     "trainer.checkpoint_every_s": above(0),
+    "trainer.compile": one_of(True, False),  # noqa: FBT003
     "trainer.log_every_n_steps": whole(0, or_none=True),
     "callbacks.last.every_s": above(0),
     "callbacks.lean_steps.at_most_s": between(0, math.inf),

@@ -23,7 +23,7 @@ FROM_BUILD = {
 }
 # Keys that fmx reads, itself or by interpolation, and removes before it calls the target.
 OF_FMX = {
-    "trainer": {"checkpoint_every_s"},
+    "trainer": {"checkpoint_every_s", "compile"},
     "augment": {"per_image", "mix"},
     "optim": {"groups", "no_decay", "layer_decay"},
 }

@@ -19,7 +19,10 @@ class Dropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         """Return the values, of which a share `p` is zero in training and the others are divided by 1 - `p`."""
         dropped = round(self.p * 2**16)
-        if not self.training or x.device.type != "cpu" or dropped in {0, 2**16}:
+        as_torch = (
+            x.device.type != "cpu" or torch.compiler.is_compiling()
+        )  # compiled, torch's is one with its neighbours
+        if not self.training or as_torch or dropped in {0, 2**16}:
             return super().forward(x)
         bits = torch.empty(math.ceil(x.numel() / 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
         # In the memory order of the values, so that the product reads both sequentially.

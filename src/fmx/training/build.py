@@ -39,6 +39,7 @@ from fmx.runs.settings import flat
 from fmx.training.callbacks.own_steps import OwnSteps
 from fmx.training.classifier import Classifier
 from fmx.training.cluster_environment import cluster_environment
+from fmx.training.compiled_net import CompiledNet, check_compiler
 from fmx.training.end_check import check_end
 from fmx.training.extension import log_extension
 from fmx.training.first_batch import check_first_batch
@@ -110,6 +111,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     own = [] if type(classifier) is Classifier else [OwnSteps()]
     trainer = _trainer(cfg, classifier.net, [*loggers.values()], [*callbacks.values(), *own])
     _check_test_batches(trainer, data)
+    classifier.compiled = _compiled_net(cfg.trainer, classifier.net, trainer, data)
     counts = data.class_counts()
     if callable(use_class_counts := getattr(classifier.loss, "use_class_counts", None)):
         use_class_counts(torch.tensor(counts["train"]))
@@ -143,6 +145,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     if record.writes:
         _log_parts(data)
     _log_augmentation(record, data)
+    _log_compilation(record, classifier.compiled)
     if data.folds is not None:
         log.info("%s is held out, in place of data.validation=%s", data.validation, cfg.data.validation)
     _log_classes(counts, data.class_names)
@@ -177,6 +180,15 @@ def _check_test_batches(trainer: Trainer, data: ImageDataModule) -> None:
             f"trainer.limit_test_batches={share} of {batches} test batches is none; give a count, as in "
             "trainer.limit_test_batches=1"
         )
+
+
+def _compiled_net(node: DictConfig, net: nn.Module, trainer: Trainer, data: ImageDataModule) -> CompiledNet | None:
+    """What compiles the network in training steps of whole batches, if asked; ConfigError where this machine cannot."""
+    if not OmegaConf.select(node, "compile"):  # a node of a user, or of an earlier version, may lack it
+        return None
+    check_compiler(trainer.strategy.root_device.type)
+    share = -(-len(data.indices["train"]) // trainer.world_size)  # of this process
+    return CompiledNet(net, batch_size=min(data.batch_size, share))
 
 
 def _check_class_weights(loss: nn.Module, data: ImageDataModule) -> None:
@@ -358,7 +370,8 @@ def without_own_keys(trainer: DictConfig) -> DictConfig:
     """The trainer node without keys that are not Lightning's: parts of fmx read them by interpolation."""
     taken = trainer.copy()
     with open_dict(taken):
-        taken.pop("checkpoint_every_s", None)
+        for key in keys_of_fmx("trainer", trainer):
+            taken.pop(key, None)
     return taken
 
 
@@ -491,6 +504,16 @@ def _log_augmentation(record: Record, data: ImageDataModule) -> None:
             "augment: %s mixes training images, so train/accuracy is of mixtures, each named by its larger part",
             type(mix).__name__,
         )
+
+
+def _log_compilation(record: Record, compiled: CompiledNet | None) -> None:
+    """Log what is compiled."""
+    if compiled is not None and record.writes:
+        on_gpu = record.contents["device"]["accelerator"] == "cuda"
+        log.info(
+            "trainer.compile: training steps of %d images are compiled, at the first one; validation, test and smaller "
+            "batches are not%s", compiled.batch_size, ", and no CUDA graph is made" if on_gpu else "",
+        )  # fmt: skip
 
 
 def _log_classes(counts: Mapping[str, Sequence[int]], names: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from fmx.data.loader import EpochSampler
 from fmx.errors import ConfigError, TrainingError
 from fmx.models.logits import logits_of
 from fmx.runs.extension import Extension
+from fmx.training.compiled_net import CompiledNet
 from fmx.training.counts import update
 from fmx.training.losses import NLL, CrossEntropy
 from fmx.training.parameter_groups import OptimizerFactory, ParameterGroups
@@ -73,6 +74,7 @@ class Classifier(LightningModule):
         self.val_loss = MeanMetric(nan_strategy="disable")
         self.train_metrics = TrainMetrics(self.images_of, remedies=_remedies(loss))
         self.extension: Extension | None = None  # how this run goes on with another
+        self.compiled: CompiledNet | None = None  # for training steps
         self._configured: list[dict[str, Any]] = []  # the settings of the optimizer's groups before the first step
         self._watched: list[nn.Parameter] = []  # whose gradients are checked
         self._loss_takes_images = bool(getattr(loss, "takes_images", False))
@@ -95,10 +97,14 @@ class Classifier(LightningModule):
         """Return the mean training loss of a step's batch, and update the training metrics."""
         images, labels = batch
         is_single = len(images) == 1 and step.batch > 0  # as the last batch of an epoch may be
-        with _running_statistics(self.net) if is_single else nullcontext():
+        with self.compiled_step(images), _running_statistics(self.net) if is_single else nullcontext():
             loss, logits = self.loss_and_logits(images, labels)
         self.train_metrics.add(step, loss, logits, labels)
         return loss
+
+    def compiled_step(self, images: Tensor) -> AbstractContextManager[None]:
+        """In the block, the network is compiled where trainer.compile says so."""
+        return nullcontext() if self.compiled is None else self.compiled.step(images)
 
     def loss_and_logits(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The mean loss of normalised images (B, C, H, W) and their labels, and their logits (B, K)."""

@@ -44,6 +44,7 @@ from fmx.training.callback_rules import check_callbacks
 from fmx.training.callbacks.history import History
 from fmx.training.callbacks.unfreeze import Unfreeze
 from fmx.training.cluster_environment import cluster_environment
+from fmx.training.compiled_net import check_compiler
 from fmx.training.counts import update
 from fmx.training.initial_weights import check_initial_weights
 from fmx.training.loggers import check_loggers
@@ -75,6 +76,8 @@ def dry_run_parts(config: DictConfig, *, earlier: Path | None = None, here: bool
         check_teacher(loss, config.data)
         if config.init is not None and tensors is not None and not has_checkpoint(earlier):
             check_initial_weights(tensors, config.init, strict=config.init_strict)
+        if here and OmegaConf.select(config, "trainer.compile"):
+            check_compiler(config.trainer.accelerator)
         known = here and config.trainer.precision != "auto"
         elsewhere = {} if here else {"accelerator": "cpu", "devices": 1}  # this machine may lack that one's devices
         _make_part(

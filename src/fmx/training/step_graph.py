@@ -21,6 +21,8 @@ def can_be_captured(classifier: Classifier, data: LightningDataModule) -> bool:
     """Whether a step does the same each time: a graph does not repeat the decisions that Python makes."""
     if type(classifier) is not Classifier or type(data) is not ImageDataModule or torch.is_anomaly_enabled():
         return False
+    if classifier.compiled is not None:
+        return False
     modules = _modules(classifier, data)
     hooked = any(has_step_hooks(each) for each in [*modules, *classifier.parameters()])
     return not hooked and all(f"{type(module).__module__}.".startswith(KNOWN) for module in modules)

@@ -1,5 +1,6 @@
 """What fmx does around the training steps of a Classifier's subclass."""
 
+from contextlib import ExitStack
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -19,9 +20,12 @@ class OwnSteps(Callback):
     def __init__(self) -> None:
         self._has_checked = False
         self._counts: list[int] = []  # of the schedules' steps before a batch
+        self._compiled = ExitStack()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Remember where the schedules are."""
+        """Remember where the schedules are; from here to the end of the step, the network is compiled if it may be."""
+        assert isinstance(pl_module, Classifier)
+        self._compiled.enter_context(pl_module.compiled_step(batch[0]))
         self._counts = [config.scheduler.last_epoch for config in trainer.lr_scheduler_configs]
 
     def on_train_batch_end(
@@ -29,6 +33,7 @@ class OwnSteps(Callback):
     ) -> None:
         """ConfigError where the first step recorded nothing; step the schedules that step with batches."""
         assert isinstance(pl_module, Classifier)
+        self._compiled.close()
         if not self._has_checked:
             self._has_checked = True
             _check_recorded(pl_module)
@@ -37,6 +42,10 @@ class OwnSteps(Callback):
         for config, count in zip(trainer.lr_scheduler_configs, self._counts, strict=True):
             if config.interval == "step" and config.scheduler.last_epoch == count:
                 _step(config.scheduler)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the network as it is outside of steps."""
+        self._compiled.close()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Step the schedules that step with epochs, or follow the validation loss."""
