@@ -39,9 +39,15 @@ Seconds = tuple[float, float]  # that passed, and of the CPU
 
 def timed(function: Callable[[], object]) -> Seconds:
     """The seconds that a call takes."""
-    began, before = time.perf_counter(), sum(os.times()[:4])
+    began, before = time.perf_counter(), cpu_time()
     function()
-    return time.perf_counter() - began, sum(os.times()[:4]) - before
+    return time.perf_counter() - began, cpu_time() - before
+
+
+def cpu_time() -> float:
+    """That of this process and of the compilers that it has called."""
+    times = os.times()
+    return time.process_time() + times.children_user + times.children_system
 
 
 def first_step(model: str) -> dict[str, Any]:
@@ -63,7 +69,7 @@ def in_turn(model: str, rounds: int) -> dict[str, Any]:
 
     taken = alternate({side: lambda first, side=side: turn(side, first) for side in SIDES}, rounds)
     medians = {side: [median([each[kind] for each in taken[side]]) for kind in (0, 1)] for side in SIDES}
-    return {"steps": medians, "steps_per_epoch": number}
+    return {"steps": medians, "steps_per_epoch": number, "threads": torch.get_num_threads()}
 
 
 def steps_of(model: str, *, compiled: bool) -> tuple[Callable[[int], None], int]:
@@ -119,9 +125,11 @@ def row(model: str, measured: dict[str, Any]) -> list[str]:
 def write(results: dict[str, Any]) -> None:
     header = ["model", "a step", "compiled", "ratio", "ratio of the time passed", "first step", "with a full cache"]
     header += ["epochs until it pays", "with a full cache"]
+    threads = " or ".join(sorted({str(each["threads"]) for each in results["measured"].values()}))
     caption = (
         "Seconds of the CPU, but for one column; medians of steps of `data.batch_size` images of Fashion-MNIST, in "
-        f"turn. On {in_words(results['machine'])}. Printed by `python benchmarks/compile.py`."
+        f"turn, with OMP_NUM_THREADS={threads}. On {in_words(results['machine'])}. Printed by "
+        "`python benchmarks/compile.py`."
     )
     write_table("compile", header, [row(model, each) for model, each in results["measured"].items()], caption)
 

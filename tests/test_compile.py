@@ -61,6 +61,7 @@ def test_what_cannot_compile_is_refused_before_there_is_a_folder(command, tmp_pa
     for words, env, said in (
         (run, {"CXX": "nowhere"}, "needs a C++ compiler, and PATH has no nowhere: install one"),
         (["-m", *run[:3], "seed=1,2", "hydra.sweep.dir=run"], {"CXX": "nowhere"}, "PATH has no nowhere"),
+        (run, {"TORCHINDUCTOR_CACHE_DIR": __file__}, "test_compile.py, where nothing can be written: name another"),
         ([*run, "trainer.compile=max"], {}, "trainer.compile must be one of true, false, got 'max'"),
     ):
         done = command(*words, cwd=tmp_path, env=env)

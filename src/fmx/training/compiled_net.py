@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,6 @@ __all__ = ["CompiledNet", "check_compiler"]
 
 log = logging.getLogger(__name__)
 CXX = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")  # what torch takes without the variable CXX
-OF_TORCH = ("torch._dynamo", "torch._inductor", "torch._functorch")  # whose errors are of the compilation
 INSTEAD = "or leave out trainer.compile"
 
 
@@ -74,7 +74,7 @@ def _compiled(net: nn.Module) -> Callable[..., Any]:
         try:
             return compiled(*inputs, **options)
         except Exception as error:
-            if not type(error).__module__.startswith(OF_TORCH):
+            if not type(error).__module__.startswith("torch."):  # of its compilers; others raise built-in ones
                 raise
             cause = getattr(error, "inner_exception", error)
             raise TrainingError(
@@ -86,7 +86,7 @@ def _compiled(net: nn.Module) -> Callable[..., Any]:
 
 
 def check_compiler(accelerator: str) -> None:
-    """ConfigError where this machine lacks what torch.compile needs: a compiler, Python's headers, on a GPU Triton."""
+    """ConfigError where torch.compile lacks what it needs: a compiler, Python's headers, a folder for its code."""
     on_gpu = accelerator in {"gpu", "cuda"} or (accelerator == "auto" and torch.cuda.is_available())
     if on_gpu and importlib.util.find_spec("triton") is None:
         raise ConfigError(f"trainer.compile=true needs the package triton on a GPU: pip install triton, {INSTEAD}")
@@ -103,4 +103,11 @@ def check_compiler(accelerator: str) -> None:
         raise ConfigError(
             f"trainer.compile=true needs Python's headers, and {header} is missing: install them, as in "
             f"`apt install python3-dev`, {INSTEAD}"
+        )
+    cache = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.gettempdir()).absolute()
+    folder = next(each for each in (cache, *cache.parents) if each.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"trainer.compile=true keeps its code in {cache}, where nothing can be written: name another folder in "
+            f"TORCHINDUCTOR_CACHE_DIR, {INSTEAD}"
         )
