@@ -3,8 +3,8 @@
     python benchmarks/compile.py [--rounds 10] [--only mlp,lenet]
 
 Each network trains as its runs do, compiled and not, in one process, some steps of each in turn. Its first compiled
-step is timed in two more processes: one whose cache of compiled code is empty, and one that finds it full. One process
-compiles, so that its CPU time, with that of its compilers, is all that it takes.
+step is timed there, with a full cache of compiled code, and before in a process with an empty one. No further processes
+compile, so that its CPU time, with that of its compilers, is all that it takes.
 """
 
 import argparse
@@ -51,17 +51,17 @@ def cpu_time() -> float:
 
 
 def first_step(model: str) -> dict[str, Any]:
-    """The seconds of the first step, compiled by this process."""
+    """The seconds of the first compiled step, with an empty cache."""
     step, _ = steps_of(model, compiled=True)
-    return {"first": timed(lambda: step(0))}
+    return {"first_cold": timed(lambda: step(0))}
 
 
 def in_turn(model: str, rounds: int) -> dict[str, Any]:
-    """The seconds of a step of each side."""
-    sides, number = {}, 0
+    """The seconds of a step of each side, and of the first compiled one, with a full cache."""
+    sides, firsts, number = {}, {}, 0
     for side in SIDES:
         sides[side], number = steps_of(model, compiled=side == "compiled")
-        sides[side](0)
+        firsts[side] = timed(lambda side=side: sides[side](0))
 
     def turn(side: str, first: int) -> Seconds:
         passed, computed = timed(lambda: [sides[side](first * STEPS + each) for each in range(STEPS)])
@@ -69,7 +69,12 @@ def in_turn(model: str, rounds: int) -> dict[str, Any]:
 
     taken = alternate({side: lambda first, side=side: turn(side, first) for side in SIDES}, rounds)
     medians = {side: [median([each[kind] for each in taken[side]]) for kind in (0, 1)] for side in SIDES}
-    return {"steps": medians, "steps_per_epoch": number, "threads": torch.get_num_threads()}
+    return {
+        "first_warm": firsts["compiled"],
+        "steps": medians,
+        "steps_per_epoch": number,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def steps_of(model: str, *, compiled: bool) -> tuple[Callable[[int], None], int]:
@@ -101,14 +106,13 @@ def measure(model: str, rounds: int) -> dict[str, Any]:
     """All figures of a network, each from a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         env = os.environ | {"TORCHINDUCTOR_CACHE_DIR": folder, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-        results = []
-        for part in (["--first"], ["--first"], []):
+        measured = {}
+        for part in (["--first"], []):
             command = [sys.executable, __file__, "--of", model, "--rounds", str(rounds), *part]
             done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-            results.append(json.loads(done.stdout.splitlines()[-1]))
-    cold, warm, both = results
-    print(model, both["steps"], cold, warm, flush=True)
-    return both | {"first_cold": cold["first"], "first_warm": warm["first"]}
+            measured |= json.loads(done.stdout.splitlines()[-1])
+    print(model, measured, flush=True)
+    return measured
 
 
 def row(model: str, measured: dict[str, Any]) -> list[str]:
