@@ -210,6 +210,7 @@ HYDRAS_OWN = {"hydra/help/fmx", "hydra/job_logging/fmx", "hydra/hydra_logging/fm
 OF_MULTIRUNS: dict[str, tuple[str, Any]] = {
     "hydra.launcher.workers": ("hydra/launcher/local", 0),
     "hydra.launcher.threads": ("hydra/launcher/local", 0),
+    "hydra.launcher.jobs_per_gpu": ("hydra/launcher/local", 0),
     "hydra.launcher.job_timeout_s": ("hydra/launcher/local", 0),
     "hydra.launcher.fail_fast": ("hydra/launcher/local", "maybe"),
     "hydra.launcher.array_parallelism": ("hydra/launcher/slurm", 0),

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["limit_threads", "memory_limit", "num_cores", "share_threads"]
+__all__ = ["GPU_SHARE", "limit_threads", "memory_limit", "num_cores", "share_threads"]
 
 PROCESS = Path("/proc/self")
 THREADS = "OMP_NUM_THREADS"
+GPU_SHARE = "FMX_GPU_SHARE"  # the part of a GPU's memory that a sweep allows its job
 _ours: set[str] = set()  # values of THREADS that fmx set itself, to tell them from the user's
 
 

@@ -26,6 +26,7 @@ from fmx.sweeps.ledger import JOURNAL, LEDGER, Ledger
 from fmx.sweeps.machine import Share, shares
 from fmx.sweeps.plan import refuse_another_run
 from fmx.sweeps.pool import Ended, Pool, Started, Workers
+from fmx.sweeps.settings import jobs_per_gpu
 
 __all__ = ["Sweep", "checked_fingerprint", "earlier_ledger", "lock_unless_dry_run"]
 
@@ -199,6 +200,7 @@ class Sweep:
             processes=max((job.processes for job in jobs), default=1),
             uses_gpu=any(job.on_gpu for job in jobs),
             threads=settings["threads"],
+            jobs_per_gpu=jobs_per_gpu(settings),
         )
 
     def _with_arguments(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, list[str]]]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Trainer
 
-from fmx.process.cores import share_threads
+from fmx.process.cores import GPU_SHARE, share_threads
 from fmx.process.distributed import num_processes
 from fmx.process.start import is_own_process
 
@@ -19,6 +19,7 @@ __all__ = [
     "ask_for_gpus_once",
     "describe_device",
     "keep_freed_memory",
+    "limit_gpu_memory",
     "peak_memory_mb",
     "resolve_precision",
     "set_up_process",
@@ -39,6 +40,7 @@ def set_up_process(trainer: Mapping[str, Any]) -> None:
     # step for nothing.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     ask_for_gpus_once()
+    limit_gpu_memory()
     if is_own_process():
         keep_freed_memory()
     if threads := share_threads(num_processes(trainer)):
@@ -78,6 +80,14 @@ def keep_freed_memory() -> None:
         return
     for threshold in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
         mallopt(threshold, 2**30)
+
+
+def limit_gpu_memory() -> None:
+    """Allow this process its share of its GPU's memory, where a sweep runs several jobs on one."""
+    share = os.environ.get(GPU_SHARE)
+    if share and torch.cuda.is_available():
+        local_rank = int(os.environ.get("LOCAL_RANK") or 0)
+        torch.cuda.set_per_process_memory_fraction(float(share), local_rank % torch.cuda.device_count())
 
 
 def ask_for_gpus_once() -> None:

@@ -16,7 +16,7 @@ from fmx.sweeps.job import Job
 from fmx.sweeps.machine import shares
 from fmx.sweeps.pool import Ended, Pool, Started
 from fmx.sweeps.search.heartbeat import exclusive
-from fmx.sweeps.settings import check_settings
+from fmx.sweeps.settings import check_settings, jobs_per_gpu
 
 __all__ = ["check_launcher", "run_trials"]
 
@@ -57,6 +57,7 @@ def run_trials(
         processes=first[0].processes,
         uses_gpu=first[0].on_gpu,
         threads=settings["threads"],
+        jobs_per_gpu=jobs_per_gpu(settings),
     )
     pool = Pool(workers, job_timeout_s=settings["job_timeout_s"])
     leaderboard = _Leaderboard(sweep_dir)
