@@ -81,7 +81,7 @@ NOT_TYPED = {
     "sweeps/sweep_status.py:sweep_status": "test_status types it",
     "sweeps/search/study_status.py:command_to_go_on": "likewise",
     "sweeps/status.py:_run_status": "as runs/record.py:recording, which is typed here",
-    "sweeps/slurm.py:_report_result": "test_slurm finds it",
+    "sweeps/slurm.py:report_result": "test_slurm finds it",
     "commands/watch.py:watch": "ssh, to this machine",
     "sweeps/status.py:latest_sweep": "an example with what stands for a sweep",
     "config/image_size.py:as_override": "an override alone, which test_image_shapes types",
@@ -256,7 +256,7 @@ def a_sweep_that_failed(desk: Desk) -> None:
     (desk.cwd / "faults.json").write_text('{"2": "raise"}')
     desk.run("-m", *SMALL, "seed=1,2", fault, "hydra.launcher.workers=1", code=1, env=with_faults())
     (desk.cwd / "faults.json").unlink()
-    desk.type(desk.shown("sweeps/local.py:_resume_command"), env=with_faults())
+    desk.type(desk.shown("sweeps/local.py:resume_command"), env=with_faults())
 
 
 def a_sweep_from_elsewhere(desk: Desk) -> None:
@@ -343,7 +343,7 @@ SCENARIOS: dict[str, tuple[set[str], Callable[[Desk], None]]] = {
         },
         a_run_that_goes_on,
     ),
-    "sweep": ({"sweeps/local.py:_resume_command"}, a_sweep_that_failed),
+    "sweep": ({"sweeps/local.py:resume_command"}, a_sweep_that_failed),
     "foreign sweep": ({"sweeps/gate.py:_check_callbacks", "sweeps/gate.py:_check_config"}, a_sweep_from_elsewhere),
     "search": ({"sweeps/search/command.py:to_resume", "sweeps/search/command.py:for_trial"}, a_search),
     "exported": ({"inference/export/model_card.py:model_card"}, an_exported_file),

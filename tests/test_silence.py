@@ -24,7 +24,7 @@ from pytorch_lightning import seed_everything
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import data_files
-from fmx.config.check import check_names
+from fmx.config.check import check_config
 from fmx.config.conf_dir import CONF_DIR
 from fmx.errors import FmxError
 from fmx.inference.scoring import test as score_once
@@ -327,7 +327,7 @@ def outcome(config: Any, folder: Path) -> dict[str, Any]:
     folder.mkdir()
     config.run_dir = "${run_dir:}"
     try:
-        check_parts(config, check_names(config))
+        check_parts(config, check_config(config))
         config.run_dir = str(folder)
         record = Record(folder, writes=True)
         record.contents["overrides"] = []

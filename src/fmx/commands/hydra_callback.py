@@ -11,8 +11,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from fmx.config.check import check_names
-from fmx.config.from_environment import to_stored
+from fmx.config.check import check_config
 from fmx.config.hydra_values import hydra_values
 from fmx.config.printed_command import printed_command
 from fmx.config.quoting import as_typed
@@ -86,7 +85,8 @@ def _preview(config: DictConfig) -> None:
 
     run_dir = Path(config.hydra.run.dir).absolute()
     print(f"1 run: {config.model.name} on {config.data.name}, seed {config.seed}, {config.trainer.max_epochs} epochs")
-    print(f"{in_words(checkpoint_bytes(config) + REST_BYTES, run_dir)} · {run_dir}")
+    size = checkpoint_bytes(check_config(config).resolved) + REST_BYTES
+    print(f"{in_words(size, run_dir)} · {run_dir}")
     print("dry run: nothing was started or written")
     sys.stdout.flush()
 
@@ -145,8 +145,8 @@ def check(config: DictConfig, *, alone: bool = False) -> None:
     sweep, so its run directory is checked too.
     """
     with _name_version(config):
-        resolved = check_names(config)
-    stored = to_stored(config)
+        checked = check_config(config)
+    resolved, stored = checked.resolved, checked.stored
     if alone:
         given = any(str(each).startswith("hydra.run.dir=") for each in config.hydra.overrides.hydra)
         resume = resolved["resume"]
@@ -158,7 +158,7 @@ def check(config: DictConfig, *, alone: bool = False) -> None:
         resume_garbage_collection()
         return
     with _name_version(config):
-        check_parts(config, resolved)
+        check_parts(config, checked)
 
 
 @contextmanager

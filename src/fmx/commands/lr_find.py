@@ -66,7 +66,7 @@ def lr_find(
     """Run the test for a composed configuration, write the figure, and print and return the rate."""
     from omegaconf import OmegaConf, open_dict
 
-    from fmx.config.check import check_names
+    from fmx.config.check import check_config
     from fmx.config.typed_values import check_typed, quote_texts
     from fmx.runs.composition import compose_config, stamp
     from fmx.training.check import check_parts
@@ -80,7 +80,7 @@ def lr_find(
         raise ConfigError(f"--figure takes a file whose name ends in .png, got {figure}")
     check_typed(overrides)
     cfg = compose_config(quote_texts(overrides), config_dir=config_dir)
-    check_parts(cfg, check_names(cfg))
+    check_parts(cfg, check_config(cfg))
     set_up_process(cfg.trainer)
     from fmx.reporting.figures.lr_curve import lr_curve
     from fmx.training.lr_range_test import lr_range_test

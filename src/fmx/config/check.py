@@ -1,13 +1,14 @@
 """Check a configuration before its run directory exists and before any data is loaded."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
 from fmx.config.augment_members import check_augment
 from fmx.config.conf_dir import CONF_DIR
+from fmx.config.from_environment import resolved_and_stored
 from fmx.config.hydra_errors import likely_keys
 from fmx.config.hydra_values import hydra_values
 from fmx.config.layout import GROUPS, MODEL_KEYS, REPORTED, ROOT_KEYS
@@ -17,24 +18,37 @@ from fmx.config.rules import check_values, is_own
 from fmx.config.validation import FOLD, OWN, validation_of
 from fmx.errors import ConfigError
 
-__all__ = ["check_names", "without_hydra"]
+__all__ = ["Checked", "check_config", "check_names", "without_hydra"]
+
+
+class Checked(NamedTuple):
+    """A configuration without its hydra node as plain values."""
+
+    written: dict[str, Any]  # with its interpolations
+    resolved: dict[str, Any]
+    stored: dict[str, Any]  # as from_environment.to_stored has them
 
 
 def check_names(config: DictConfig) -> dict[str, Any]:
     """Check keys and values; returns the resolved configuration as plain values."""
-    with hydra_values(config):
-        return _checked(config)
+    return check_config(config).resolved
 
 
-def _checked(config: DictConfig) -> dict[str, Any]:
-    ours = without_hydra(config)
-    plain: Any = OmegaConf.to_container(ours, resolve=False)
+def check_config(config: DictConfig) -> Checked:
+    """Check keys and values; returns the configuration as plain values."""
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    with hydra_values(config, plain):
+        return _checked(config, {key: node for key, node in plain.items() if key != "hydra"})
+
+
+def _checked(config: DictConfig, plain: dict[str, Any]) -> Checked:
     _check_root(plain)
     _check_metrics(plain["metrics"])
     check_augment(plain["augment"], config)
     _check_model_keys(plain["model"])
     try:
-        resolved: Any = OmegaConf.to_container(ours, resolve=True)
+        # A copy without the hydra node takes as long as all the rest, and makes a difference to such references alone.
+        resolved, stored = resolved_and_stored(without_hydra(config) if "hydra." in str(plain) else config)
     except InterpolationKeyError:
         from fmx.config.targets import check_keys
 
@@ -48,7 +62,7 @@ def _checked(config: DictConfig) -> dict[str, Any]:
     _check_ineffective(resolved, as_typed(config.hydra.overrides.task) if "hydra" in config else [])
     _check_validations(resolved["trainer"], resolved["data"], resolved["schedule"])
     _check_clipping(resolved["trainer"], resolved["optim"])
-    return dict(resolved)
+    return Checked(plain, resolved, stored)
 
 
 def _check_model_name(config: DictConfig, resolved: Mapping[str, Any]) -> None:

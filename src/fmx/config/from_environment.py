@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fmx.config.expansion import ENVIRONMENT, check_expansion
@@ -32,6 +32,7 @@ __all__ = [
     "is_reference",
     "reference_of",
     "references",
+    "resolved_and_stored",
     "to_stored",
     "variables",
     "why_unresolved",
@@ -78,16 +79,27 @@ def to_stored(config: DictConfig) -> dict[str, Any]:
     Such a value is stored as its reference, with a digest of the value.
     """
     with hydra_values(config):
-        return _to_stored(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+        return resolved_and_stored(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))[1]
 
 
-def _to_stored(config: DictConfig) -> dict[str, Any]:
+def resolved_and_stored(config: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of a configuration but for its hydra node: resolved, and as to_stored has them."""
+    keys = [str(key) for key in config if key != "hydra"]
     with _record_reads() as read:
-        plain: Any = OmegaConf.to_container(config, resolve=True)
+        plain = {key: _resolved(config, key) for key in keys}
+    stored: Any = plain
     if names := read - _location_variables(config):
         written: Any = OmegaConf.to_container(config, resolve=False)
-        plain = _store(written, config, plain, names)
-    return dict(plain)
+        stored = _store({key: written[key] for key in keys}, config, plain, names)
+    return plain, stored
+
+
+def _resolved(config: DictConfig, key: str) -> Any:
+    """The resolved value of a root key; `???` stays."""
+    if OmegaConf.is_missing(config, key):
+        return MISSING
+    node = config[key]
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
 def _location_variables(config: DictConfig) -> set[str]:

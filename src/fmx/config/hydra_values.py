@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -12,12 +13,13 @@ MARK = "${hydra:"
 
 
 @contextmanager
-def hydra_values(config: DictConfig) -> Iterator[None]:
+def hydra_values(config: DictConfig, plain: Any = None) -> Iterator[None]:
     """In the block, `${hydra:…}` has the values of a configuration's own hydra node, if it has one.
 
-    The run directory, where there is none yet, is RUN_DIRECTORY, as `${run_dir:}` is then too.
+    The run directory, where there is none yet, is RUN_DIRECTORY, as `${run_dir:}` is then too. plain: the configuration
+    as OmegaConf.to_container gives it unresolved, where the caller has it.
     """
-    if "hydra" not in config or MARK not in str(OmegaConf.to_container(config, resolve=False)):
+    if "hydra" not in config or MARK not in str(plain or OmegaConf.to_container(config, resolve=False)):
         yield
         return
     from hydra.core.hydra_config import HydraConfig

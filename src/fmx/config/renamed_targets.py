@@ -5,7 +5,15 @@ from typing import Any
 
 from omegaconf import DictConfig, open_dict
 
-__all__ = ["LATER_ROOT_KEYS", "later_keys", "present_name", "with_first_names", "with_later_keys", "with_present_names"]
+__all__ = [
+    "LATER_ROOT_KEYS",
+    "later_keys",
+    "present_name",
+    "with_first_names",
+    "with_later_keys",
+    "with_later_root_keys",
+    "with_present_names",
+]
 
 # Old name: present name, of a module with all its contents or of one object; the longest match counts.
 MOVED = {
@@ -59,6 +67,11 @@ def with_later_keys(config: DictConfig) -> DictConfig:
             if key not in completed:
                 completed[key] = value
     return completed
+
+
+def with_later_root_keys(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain configuration with the root keys that it lacks, likewise."""
+    return {**LATER_ROOT_KEYS, **plain}
 
 
 def with_present_names(node: Any) -> Any:

@@ -1,26 +1,27 @@
 """Estimate how much disk space runs will take, from their networks and optimizers."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from rich.filesize import decimal
 
-from fmx.config.hydra_values import hydra_values
-from fmx.runs.composition import register_resolvers
-from fmx.sweeps.warm import in_subprocess
+from fmx.config.passed import Passed
+from fmx.config.quoting import escape_interpolations
 
 __all__ = ["checkpoint_bytes", "disk_needed", "in_words"]
 
 REST_BYTES = 3_000_000  # of a run, besides its checkpoints: 1.5 MB for digits, 3.0 MB for Fashion-MNIST
 
 
-def disk_needed(configs: Sequence[DictConfig], *, keep: int | None = None) -> int:
-    """Estimate the bytes that runs write; keep: how many of them keep their checkpoints, None for all."""
-    checkpoints = sorted(in_subprocess(_all_checkpoint_bytes, list(configs)), reverse=True)
-    return sum(checkpoints[:keep]) + REST_BYTES * len(configs)
+def disk_needed(checkpoints: Sequence[int], *, keep: int | None = None) -> int:
+    """Estimate the bytes that runs write.
+
+    checkpoints: the bytes of each one's checkpoints. keep: how many runs keep theirs, None for all.
+    """
+    return sum(sorted(checkpoints, reverse=True)[:keep]) + REST_BYTES * len(checkpoints)
 
 
 def in_words(size: int, folder: Path) -> str:
@@ -30,46 +31,62 @@ def in_words(size: int, folder: Path) -> str:
     return f"about {decimal(size)} of disk, of which {'only ' if free < size else ''}{decimal(free)} are free"
 
 
-def checkpoint_bytes(config: DictConfig) -> int:
+def checkpoint_bytes(resolved: Mapping[str, Any], passed: Passed | None = None) -> int:
     """Estimate the bytes of best.ckpt and last.ckpt together: weights and optimizer state.
 
-    0 for a network that cannot be built on the meta device.
+    resolved: a checked configuration as plain values; 0 for a network that cannot be built on the meta device.
+    passed: keeps what is the same for several configurations.
     """
-    import torch
-    from pytorch_lightning.callbacks import WeightAveraging
+    once = (passed or Passed()).once
+    weights, trained = once("weights", resolved["model"]["net"], lambda: _weight_bytes(resolved["model"]["net"]))
+    num_state_tensors = once("optimizer state", _kind(resolved["optim"]), lambda: _num_states(resolved["optim"]))
+    targets = [node["_target_"] for node in resolved["callbacks"].values()]
+    averaged = once("averaged weights", targets, lambda: any(map(_averages_weights, targets)))
+    return 2 * int(weights * (2 if averaged else 1) + num_state_tensors * trained)
 
-    from fmx.config.targets import locate
-    from fmx.training.build import make_optimizer, meta_network
+
+def _weight_bytes(node: Mapping[str, Any]) -> tuple[int, int]:
+    """The bytes of a network's state, and of those of its weights that are trained."""
+    from fmx.training.build import meta_network
 
     try:
-        net: Any = meta_network(OmegaConf.to_container(config.model.net, resolve=True))  # type: ignore[arg-type]
+        net = meta_network(node)
     except Exception:  # noqa: BLE001 - the configuration is checked, so it can be built elsewhere
-        return 0
+        return 0, 0
     weights = sum(each.numel() * each.element_size() for each in net.state_dict().values())
-    trained = sum(each.numel() * each.element_size() for each in net.parameters() if each.requires_grad)
+    return weights, sum(each.numel() * each.element_size() for each in net.parameters() if each.requires_grad)
+
+
+def _kind(node: Any) -> Any:
+    """A node with its numbers replaced: only whether one is 0, as a momentum may be, determines what is kept."""
+    if isinstance(node, Mapping):
+        return {key: _kind(child) for key, child in node.items()}
+    if isinstance(node, list):
+        return [_kind(child) for child in node]
+    return bool(node) if isinstance(node, int | float) else node
+
+
+def _num_states(node: Mapping[str, Any]) -> int:
+    """How many tensors of a weight's shape an optimizer keeps for each weight."""
+    import torch
+
+    from fmx.training.build import make_optimizer
+
     weight = torch.nn.Parameter(torch.zeros(2, 2))
     weight.grad = torch.zeros(2, 2)
-    optimizer: Any = make_optimizer(config.optim)([weight])
+    optimizer: Any = make_optimizer(OmegaConf.create(escape_interpolations({"optim": node})).optim)([weight])
     try:
         optimizer.step()
     except TypeError:  # the optimizer needs a closure, as LBFGS does
         optimizer.step(weight.sum)
-    num_state_tensors = sum(
-        isinstance(each, torch.Tensor) and each.shape == weight.shape for each in optimizer.state[weight].values()
-    )
-    kinds = [locate(str(each._target_), "callbacks") for each in config.callbacks.values()]
-    averaged = any(isinstance(kind, type) and issubclass(kind, WeightAveraging) for kind in kinds)
-    return 2 * int(weights * (2 if averaged else 1) + num_state_tensors * trained)
+    states = optimizer.state[weight].values()
+    return sum(isinstance(each, torch.Tensor) and each.shape == weight.shape for each in states)
 
 
-def _all_checkpoint_bytes(configs: Sequence[DictConfig]) -> list[int]:
-    register_resolvers()
-    known: dict[str, int] = {}
-    sizes = []
-    for config in configs:
-        with hydra_values(config):
-            key = repr([OmegaConf.to_container(config[part], resolve=True) for part in ("model", "optim", "callbacks")])
-            if key not in known:
-                known[key] = checkpoint_bytes(config)
-        sizes.append(known[key])
-    return sizes
+def _averages_weights(target: str) -> bool:
+    from pytorch_lightning.callbacks import WeightAveraging
+
+    from fmx.config.targets import locate
+
+    kind = locate(target, "callbacks")
+    return isinstance(kind, type) and issubclass(kind, WeightAveraging)

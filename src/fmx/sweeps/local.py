@@ -86,7 +86,7 @@ class Sweep:
 
     def run_all(self, numbers: Sequence[int]) -> list[Ended]:
         """Run those of the given jobs that have not completed; FmxError at the end if one failed."""
-        with advice(lambda: f"to go on: {self._resume_command}"):
+        with advice(lambda: f"to go on: {self.resume_command}"):
             return self._run_all(numbers)
 
     def preview(self, numbers: Sequence[int], *, num_equal: int = 0, disk: int | None = None) -> None:
@@ -120,7 +120,7 @@ class Sweep:
         log.info("dry run: nothing was started or written")
 
     @property
-    def _resume_command(self) -> str:
+    def resume_command(self) -> str:
         """The command that resumes this sweep, with --allow for all packages that its jobs name."""
         from fmx.sweeps.gate import packages_of
 
@@ -145,7 +145,7 @@ class Sweep:
         )
         shared = shared_overrides(entry.overrides for entry in self.ledger.entries.values())
         ended = list(self.run(to_run, Display(len(entries), num_done, num_workers, log.info, shared=shared)))
-        self._report_result(ended, len(entries))
+        self.report_result(ended, len(entries))
         return ended
 
     def run(self, jobs: Iterable[Job], display: Display) -> Iterator[Ended]:
@@ -260,7 +260,7 @@ class Sweep:
             return
         print_best(board, most=BEST)
 
-    def _report_result(self, ended: Sequence[Ended], num_jobs: int) -> None:
+    def report_result(self, ended: Sequence[Ended], num_jobs: int) -> None:
         self._print_table()
         log.info("%s (.csv and .html too)", self.ledger.sweep_dir / "leaderboard.md")
         for status, how in (("failed", "failed"), ("interrupted", "were interrupted")):
@@ -269,7 +269,7 @@ class Sweep:
                 first = these[0]
                 raise FmxError(
                     f"{len(these)} of {num_jobs} jobs {how}, the first: #{first.job.number} {first.job.label}: "
-                    f"{first.error}\n{self._resume_command} resumes what is not completed"
+                    f"{first.error}\n{self.resume_command} resumes what is not completed"
                 )
 
 

@@ -41,7 +41,7 @@ def run_multirun(
         ledger.settings = {**settings, "keep_checkpoints": config.sweep.keep_checkpoints}
         ledger.add([job for job in jobs if job.fingerprint not in known])
         if dry_run.is_asked():
-            disk = disk_needed(plan.configs(jobs), keep=config.sweep.keep_checkpoints)
+            disk = disk_needed(plan.checkpoint_sizes(jobs), keep=config.sweep.keep_checkpoints)
             sweep(ledger).preview([job.number for job in jobs], num_equal=len(overrides) - len(jobs), disk=disk)
             return []
         plan.freeze(jobs)

@@ -1,6 +1,7 @@
 """The jobs of a sweep: each composed, checked and frozen into a file before the first one starts."""
 
 import logging
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,20 +10,18 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fmx.config.bounded_files import read_json
-from fmx.config.check import check_names
-from fmx.config.from_environment import to_stored
-from fmx.config.frozen import freeze_job
-from fmx.config.hydra_errors import translate
-from fmx.errors import ConfigError, DataError, FmxError
+from fmx.config.check import Checked, check_config
+from fmx.config.frozen import frozen_job, write_text
+from fmx.errors import ConfigError, DataError
 from fmx.process.distributed import check_no_torchrun, num_processes
 from fmx.process.lock import lock_folder
-from fmx.runs.composition import register_resolvers
 from fmx.runs.record import config_fingerprint, present_fingerprint
 from fmx.sweeps.checkpoints import check_can_rank
+from fmx.sweeps.composer import Composer
 from fmx.sweeps.job import FROZEN_JOBS, Job
+from fmx.sweeps.parts_check import PartsCheck, as_fmx_error
 from fmx.sweeps.preparation import Preparation
-from fmx.sweeps.warm import in_subprocess
-from fmx.training.check import check_parts
+from fmx.training.check import is_bounded
 
 __all__ = ["Plan", "check_multirun"]
 
@@ -32,11 +31,16 @@ RESUME_OPTIONS = "--resume-sweep DIR, and a search (or more jobs of a sweep) wit
 
 
 class _Composed(NamedTuple):
+    """One job whose values are checked, in a few KB: a sweep may have ten thousand."""
+
     position: int  # on the command line
     overrides: list[str]
-    config: DictConfig
-    resolved: dict[str, Any]
     fingerprint: str
+    parts: str  # what identifies its parts, as PartsCheck has it
+    processes: int
+    nodes: int
+    accelerator: str
+    frozen: bytes  # the text of its configuration, compressed
 
 
 class Plan:
@@ -48,10 +52,11 @@ class Plan:
     def __init__(self, context: HydraContext, config: DictConfig, *, here: bool = True) -> None:
         check_multirun(config)
         self._here = here
-        self._context = context
+        self._composer = Composer(context.config_loader, config)
         self._config = config
-        self._checked: set[str] = set()
-        self._configs: dict[int, DictConfig] = {}  # by number
+        self._composed: dict[int, _Composed] = {}  # by number
+        self._checkpoint_sizes: dict[str, int] = {}
+        self._rankings: dict[str, Mapping[str, Any]] = {}  # of the jobs, without duplicates
         subdir = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[call-overload,index]
         if subdir != SUBDIR:
             raise ConfigError(f"hydra.sweep.subdir={subdir} is not for sweeps of fmx, whose jobs are numbered")
@@ -63,21 +68,19 @@ class Plan:
         known: the numbers of an earlier sweep's jobs by fingerprint; new jobs are numbered after them.
         """
         composed = self._compose_all(overrides)
-        check_can_rank(self._config.sweep.keep_checkpoints, [each.resolved for each in composed])
-        with Preparation("checking the parts of the jobs", 0, log.info):
-            self._check(composed)
         numbers, jobs = dict(known), dict[int, Job]()
-        fingerprints = [each.fingerprint for each in composed]
-        for fingerprint in fingerprints:
-            numbers.setdefault(fingerprint, max(numbers.values(), default=-1) + 1)
-        for fingerprint in fingerprints:
+        following = max(numbers.values(), default=-1) + 1
+        for each in composed:
+            if each.fingerprint not in numbers:
+                numbers[each.fingerprint], following = following, following + 1
+        for fingerprint in dict.fromkeys(each.fingerprint for each in composed):
             refuse_another_run(self.sweep_dir / str(numbers[fingerprint]), fingerprint)
-        for each, fingerprint in zip(composed, fingerprints, strict=True):
-            number = numbers[fingerprint]
+        for each in composed:
+            number = numbers[each.fingerprint]
             if number in jobs:
                 log.warning("%s is the same as job %d: it is run once", " ".join(each.overrides), number)
             else:
-                jobs[number] = self._job(each, number, fingerprint)
+                jobs[number] = self._job(each, number)
         return list(jobs.values())
 
     def freeze(self, jobs: Sequence[Job]) -> None:
@@ -87,67 +90,78 @@ class Plan:
         for job in jobs:
             self._freeze(job)
 
-    def configs(self, jobs: Sequence[Job]) -> list[DictConfig]:
-        """The composed configurations of jobs."""
-        return [self._configs[job.number] for job in jobs]
+    def checkpoint_sizes(self, jobs: Sequence[Job]) -> list[int]:
+        """The bytes that the checkpoints of each job will take, as disk.checkpoint_bytes estimates them."""
+        return [self._checkpoint_sizes[self._composed[job.number].parts] for job in jobs]
 
     def job(self, overrides: Sequence[str], number: int) -> Job:
         """Compose, check and freeze one job; ConfigError if it cannot run."""
-        composed = self._compose(overrides, number)
-        self._check([composed])
-        fingerprint = composed.fingerprint
-        refuse_another_run(self.sweep_dir / str(number), fingerprint)
-        job = self._job(composed, number, fingerprint)
+        with PartsCheck(here=self._here) as check:
+            composed = self._compose(overrides, number, check)
+            check.finish()
+        refuse_another_run(self.sweep_dir / str(number), composed.fingerprint)
+        job = self._job(composed, number)
         self._freeze(job)
-        del self._configs[number]  # keeps the memory of a long search bounded
         return job
 
     def _compose_all(self, overrides: Sequence[Sequence[str]]) -> list[_Composed]:
         composed = []
-        with Preparation(f"composing {len(overrides)} jobs", len(overrides), log.info) as preparation:
-            for position, each in enumerate(overrides):
-                composed.append(self._compose(each, position))
-                preparation.advance()
+        with PartsCheck(here=self._here) as check:
+            with Preparation(f"composing {len(overrides)} jobs", len(overrides), log.info) as preparation:
+                for position, each in enumerate(overrides):
+                    composed.append(self._compose(each, position, check))
+                    preparation.advance()
+            check_can_rank(self._config.sweep.keep_checkpoints, self._rankings.values())
+            with Preparation("checking the parts of the jobs", 0, log.info):
+                check.finish()
+        self._checkpoint_sizes |= check.sizes
         return composed
 
-    def _compose(self, overrides: Sequence[str], position: int) -> _Composed:
+    def _compose(self, overrides: Sequence[str], position: int, check: PartsCheck) -> _Composed:
+        """Compose a job and check its values; its parts are checked by the time that `check` has finished."""
+        config, checked = self._values(overrides, position)
+        ranking: dict[str, Any] = {key: checked.resolved[key] for key in ("data", "sweep") if key in checked.resolved}
+        self._rankings.setdefault(config_fingerprint(ranking), ranking)
+        trainer = checked.resolved["trainer"]
+        parts = check.add(
+            checked, bounded=is_bounded(config), message=lambda why: _job_message(position, overrides, why)
+        )
+        return _Composed(
+            position=position,
+            overrides=list(overrides),
+            fingerprint=config_fingerprint(checked.stored),
+            parts=parts,
+            processes=num_processes(trainer),
+            nodes=trainer.get("num_nodes", 1),
+            accelerator=str(trainer.get("accelerator")),
+            frozen=zlib.compress(frozen_job(config, checked).encode()),
+        )
+
+    def _values(self, overrides: Sequence[str], position: int) -> tuple[DictConfig, Checked]:
+        """Compose a job and check its values; ConfigError names it."""
         try:
-            config: DictConfig = self._context.config_loader.load_sweep_config(self._config, list(overrides))
-            _set_number(config, position)
-            resolved = check_names(config)
-            _check_sweep_config(resolved, here=self._here)
-            return _Composed(position, list(overrides), config, resolved, config_fingerprint(to_stored(config)))
+            config = self._composer.compose(overrides)
+            with open_dict(config):
+                config.hydra.job.id = config.hydra.job.num = position
+            checked = check_config(config)
+            _check_sweep_config(checked.resolved, here=self._here)
         except Exception as error:
-            plain = _as_fmx_error(error)
+            plain = as_fmx_error(error)
             if plain is None:
                 raise
             raise ConfigError(_job_message(position, overrides, plain)) from error
+        return config, checked
 
-    def _check(self, composed: Sequence[_Composed]) -> None:
-        """Check the parts of configurations; those that differ only in the seed are checked once."""
-        new: dict[str, _Composed] = {}
-        for each in composed:
-            new.setdefault(config_fingerprint({**each.resolved, "seed": None}), each)
-        unknown = [each for fingerprint, each in new.items() if fingerprint not in self._checked]
-        if unknown:
-            parts = [(each.config, each.resolved) for each in unknown]
-            invalid = in_subprocess(_first_invalid, parts) if self._here else _first_invalid(parts, here=False)
-            if invalid:
-                position, why = invalid
-                raise ConfigError(_job_message(unknown[position].position, unknown[position].overrides, why))
-        self._checked |= new.keys()
-
-    def _job(self, composed: _Composed, number: int, fingerprint: str) -> Job:
-        trainer = composed.resolved["trainer"]
-        self._configs[number] = composed.config
+    def _job(self, composed: _Composed, number: int) -> Job:
+        self._composed[number] = composed
         return Job(
             number=number,
             overrides=composed.overrides,
             sweep_dir=self.sweep_dir,
-            fingerprint=fingerprint,
-            processes=num_processes(trainer),
-            nodes=trainer.get("num_nodes", 1),
-            accelerator=str(trainer.get("accelerator")),
+            fingerprint=composed.fingerprint,
+            processes=composed.processes,
+            nodes=composed.nodes,
+            accelerator=composed.accelerator,
         )
 
     def _freeze(self, job: Job) -> None:
@@ -155,9 +169,11 @@ class Plan:
         folder.mkdir(parents=True, exist_ok=True)
         if not (self.sweep_dir / "multirun.yaml").exists():  # of a search: Hydra writes none
             OmegaConf.save(self._config, self.sweep_dir / "multirun.yaml")
-        config = self._configs[job.number]
-        _set_number(config, job.number)
-        freeze_job(config, folder / f"{job.number}.yaml")
+        composed = self._composed.pop(job.number)
+        text = zlib.decompress(composed.frozen).decode()
+        if job.number != composed.position:  # the text holds the number
+            text = frozen_job(*self._values(job.overrides, job.number))
+        write_text(folder / f"{job.number}.yaml", text)
 
 
 def check_multirun(config: DictConfig) -> None:
@@ -181,39 +197,11 @@ def refuse_another_run(run_dir: Path, fingerprint: str) -> None:
         )
 
 
-def _set_number(config: DictConfig, number: int) -> None:
-    with open_dict(config):
-        config.hydra.job.id = config.hydra.job.num = number
-
-
 def _check_sweep_config(resolved: Mapping[str, Any], *, here: bool) -> None:
     if resolved["resume"] is not None:
         raise ConfigError(f"resume={resolved['resume']} is for a single run; a sweep is resumed with {RESUME_OPTIONS}")
     if here and isinstance(resolved["trainer"].get("devices"), list):
         raise ConfigError("trainer.devices=LIST is for a single run; a sweep divides CUDA_VISIBLE_DEVICES itself")
-
-
-def _first_invalid(
-    configs: Sequence[tuple[DictConfig, Mapping[str, Any]]], *, here: bool = True
-) -> tuple[int, str] | None:
-    """The position of the first configuration whose parts cannot be instantiated, and the reason.
-
-    configs: pairs of a composed configuration and its resolved values.
-    """
-    register_resolvers()
-    for position, (config, resolved) in enumerate(configs):
-        try:
-            check_parts(config, resolved, here=here)
-        except Exception as error:
-            plain = _as_fmx_error(error)
-            if plain is None:
-                raise
-            return position, str(plain)
-    return None
-
-
-def _as_fmx_error(error: Exception) -> FmxError | None:
-    return error if isinstance(error, FmxError) else translate(error)
 
 
 def _job_message(number: int, overrides: Sequence[str], message: object) -> str:

@@ -124,14 +124,14 @@ class ClusterSweep(Sweep):
         """As in Sweep, but a job that SLURM still has is left alone."""
         return [] if self._slurm_job(job) in self._alive else super().arguments(job)
 
-    def _report_result(self, ended: Sequence[Ended], num_jobs: int) -> None:
+    def report_result(self, ended: Sequence[Ended], num_jobs: int) -> None:
         waiting = [entry for entry in self.ledger.entries.values() if entry.slurm_job and entry.status != "completed"]
         if not detach.is_asked() or not waiting:
-            super()._report_result(ended, num_jobs)
+            super().report_result(ended, num_jobs)
             return
         log.info("%d jobs are with SLURM, and this command ends", len(waiting))
         log.info("to look: %s", printed_command("fmx", "status", str(self.ledger.sweep_dir)))
-        log.info("to go on, and for the leaderboard: %s", self._resume_command)
+        log.info("to go on, and for the leaderboard: %s", self.resume_command)
 
     def _slurm_job(self, job: Job) -> str | None:
         return self.ledger.entries[job.number].slurm_job

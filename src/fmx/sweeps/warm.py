@@ -9,19 +9,19 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from types import ModuleType
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from fmx.errors import ConfigError
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext
 
-__all__ = ["context", "in_subprocess", "unblock_signals", "warm_up", "without_main"]
+__all__ = ["context", "in_subprocess", "subprocess", "unblock_signals", "warm_up", "without_main"]
 
 # Imports of every run, also those that libraries make at first use; a job imports further modules itself.
 PRELOADED = [
@@ -92,12 +92,26 @@ def warm_up() -> None:
 
 def in_subprocess(function: Callable[Given, Result], *arguments: Given.args, **named: Given.kwargs) -> Result:
     """Call a module-level function in a forked process, which ends with this one; its exceptions are raised here."""
+    with subprocess() as submit:
+        result: Result = submit(function, *arguments, **named).result()
+        return result
+
+
+@contextmanager
+def subprocess() -> Iterator[Callable[..., Future[Any]]]:
+    """Yield a function that calls module-level functions in one forked process, which ends with the block."""
     warm = context()
     theirs, ours = warm.Pipe(duplex=False)
     with ours, theirs, ProcessPoolExecutor(1, mp_context=warm, initializer=_bind_to, initargs=(theirs,)) as process:
-        with without_main():
-            future = process.submit(function, *arguments, **named)
-        return future.result()
+
+        def submit(function: Callable[..., Result], *arguments: Any, **named: Any) -> Future[Result]:
+            with without_main():
+                return process.submit(function, *arguments, **named)
+
+        try:
+            yield submit
+        finally:
+            process.shutdown(cancel_futures=True)
 
 
 @contextmanager

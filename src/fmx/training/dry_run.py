@@ -3,8 +3,9 @@
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from torch.optim import LBFGS, Optimizer
 from torchmetrics import Metric, MetricCollection
 
 from fmx.config.image_size import as_override, height_and_width
-from fmx.config.renamed_targets import with_later_keys
+from fmx.config.passed import Passed
+from fmx.config.quoting import escape_interpolations
+from fmx.config.renamed_targets import with_later_root_keys
 from fmx.config.rules import is_number_list
 from fmx.config.suggest import nearest
 from fmx.config.targets import locate
@@ -60,72 +63,171 @@ CLASSIFIER = "fmx.training.classifier.Classifier"
 DIRECTIONS = {"loss": "min", "accuracy": "max", "macro_f1": "max"}
 
 
-def dry_run_parts(config: DictConfig, *, earlier: Path | None = None, here: bool = True, bounded: bool = False) -> None:
+def dry_run_parts(
+    resolved: Mapping[str, Any],
+    *,
+    earlier: Path | None = None,
+    here: bool = True,
+    bounded: bool = False,
+    passed: Passed | None = None,
+) -> None:
     """Raise ConfigError for parts that refuse their values or do not fit each other or the shape of the data.
 
-    earlier: the folder of the run that is resumed, if any. here: whether the run will compute on this machine.
-    bounded: raise DataError for parts that take more memory or time than any run needs.
+    resolved: a configuration as plain values. earlier: the folder of the run that is resumed, if any. here: whether the
+    run will compute on this machine. bounded: raise DataError for parts that take more memory or time than any run
+    needs. passed: the checks that earlier configurations passed.
     """
-    config = with_later_keys(config)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # Hydra sets it only later
     with warnings.catch_warnings(action="ignore"):  # the run itself repeats them
-        _check_data(config.data)
-        check_loggers(config.logger)
+        _DryRun(with_later_root_keys(resolved), earlier, passed or Passed()).run(here=here, bounded=bounded)
+
+
+class _DryRun:
+    """The checks of one configuration, and its parts, each made when a check first needs it."""
+
+    def __init__(self, resolved: Mapping[str, Any], earlier: Path | None, passed: Passed) -> None:
+        self._values = resolved
+        self._earlier = earlier
+        self._once = passed.once
+        self._images = {key: resolved["data"].get(key) for key in ("image_size", "in_channels", "num_classes")}
+        self._net = network_node(self._config("model"), earlier)
+
+    def run(self, *, here: bool, bounded: bool) -> None:
+        """Make and check everything, as in dry_run_parts."""
+        values = self._values
+        self._once("data", values["data"], lambda: _check_data(self._node("data")))
+        self._once("loggers", values["logger"], lambda: check_loggers(self._node("logger")))
         with at_most_bytes(SPARE_BYTES, "its parts") if bounded else nullcontext():
-            tensors, loss, callbacks = _make_parts(config, earlier)
-        check_teacher(loss, config.data)
-        if config.init is not None and tensors is not None and not has_checkpoint(earlier):
-            check_initial_weights(tensors, config.init, strict=config.init_strict)
-        if here and OmegaConf.select(config, "trainer.compile"):
-            check_compiler(config.trainer.accelerator)
-        known = here and config.trainer.precision != "auto"
+            self._check_parts()
+        self._once("teacher", [values["loss"], values["data"]], lambda: check_teacher(self._loss, self._node("data")))
+        if values["init"] is not None and not has_checkpoint(self._earlier):
+            taken = [self._net, self._images, values["init"], values["init_strict"]]
+            self._once("init", taken, self._check_initial_weights)
+        if here and values["trainer"].get("compile"):
+            accelerator = values["trainer"].get("accelerator")
+            self._once("compiler", accelerator, lambda: check_compiler(accelerator))
+        self._once("trainer", [values["trainer"], values["callbacks"], here], lambda: self._check_trainer(here=here))
+
+    def _check_parts(self) -> None:
+        """Check all parts but the data and the trainer, which may reserve any memory for a GPU."""
+        values = self._values
+        training = [values["optim"], values["schedule"], values["trainer"], values["memory_format"]]
+        read = [self._net, values["model"]["name"], self._images]
+        has_convolutions = self._once("network", read, self._has_convolutions)
+        self._once("loss", values["loss"], lambda: self._loss is None)
+        self._once("augment", [values["augment"], values["loss"], self._images], self._check_augmentation)
+        read = [values["metrics"], self._images, str(validation_of(values["data"]))]
+        logged = self._once("metrics", read, self._logged)
+        read = [values["callbacks"], values["trainer"], logged, values["select"]]
+        change_rates = self._once("callbacks", read, lambda: self._check_callbacks(logged))
+        read = [*training, logged, values["callbacks"], values["loss"], self._net, self._images]
+        self._once(
+            "optimization",
+            read,
+            lambda: self._check_optimization(logged, has_convolutions=has_convolutions, change_rates=change_rates),
+        )
+        if values["classifier"]["_target_"] != CLASSIFIER:
+            read = [*training, values["classifier"], values["metrics"], values["loss"], self._net, self._images]
+            self._once("classifier", read, self._check_classifier)
+
+    def _config(self, *keys: str) -> DictConfig:
+        """Some groups of the configuration."""
+        made: DictConfig = OmegaConf.create(escape_interpolations({key: self._values[key] for key in keys}))
+        return made
+
+    def _node(self, key: str) -> DictConfig:
+        """One group, which knows its key."""
+        node: DictConfig = self._config(key)[key]
+        return node
+
+    @cached_property
+    def _made_network(self) -> tuple[nn.Module | None, Mapping[str, torch.Tensor] | None]:
+        return _check_network(self._net, self._values["model"]["name"], self._node("data"))
+
+    @cached_property
+    def _loss(self) -> nn.Module:
+        loss: nn.Module = _make_part("loss", self._node("loss"), nn.Module)
+        return loss
+
+    @cached_property
+    def _metrics(self) -> dict[str, Metric | MetricCollection]:
+        nodes: Iterable[tuple[Any, Any]] = self._node("metrics").items()
+        return {name: _make_part(f"metrics.{name}", node, Metric, MetricCollection) for name, node in nodes}
+
+    @cached_property
+    def _callbacks(self) -> dict[str, Callback]:
+        nodes: Iterable[tuple[Any, Any]] = self._node("callbacks").items()
+        return {name: _make_part(f"callbacks.{name}", node, Callback) for name, node in nodes}
+
+    @property
+    def _epochs(self) -> int:
+        return int(self._values["trainer"]["max_epochs"])
+
+    def _logged(self) -> list[str]:
+        """The names of the metrics that the run will log."""
+        logged = ["train/loss", "train/accuracy"]
+        if validation_of(self._values["data"]) != "none":
+            names = _scalar_names(self._metrics, self._values["data"]["num_classes"])
+            logged += ["val/loss", *(f"val/{name}" for name in names)]
+        return logged
+
+    def _check_augmentation(self) -> None:
+        _check_augmentation(self._config("augment", "data"), lambda: self._loss)
+
+    def _has_convolutions(self) -> bool:
+        """Whether the network has convolutions, as far as it is known."""
+        net, _ = self._made_network
+        return net is None or any(each.dim() == CONVOLUTION for each in net.parameters())
+
+    def _parts(self) -> nn.Module | None:
+        """Network and loss on the meta device, if they can be there."""
+        net, _ = self._made_network
+        return None if net is None else nn.ModuleDict({"net": net, "loss": self._loss})
+
+    def _check_callbacks(self, logged: Sequence[str]) -> bool:
+        """Check the callbacks; returns whether one changes the rates of parameters."""
+        shows_bar = bool(self._values["trainer"].get("enable_progress_bar", True))
+        check_callbacks(self._callbacks, shows_progress_bar=shows_bar, epochs=self._epochs)
+        _check_callbacks(self._callbacks, logged, self._values["select"])
+        return any(isinstance(each, Unfreeze | BackboneFinetuning) for each in self._callbacks.values())
+
+    def _check_optimization(self, logged: Sequence[str], *, has_convolutions: bool, change_rates: bool) -> None:
+        config = self._config("optim", "schedule", "trainer", "memory_format")
+        with _refusals("optim", config.optim):
+            of_groups = change_rates or not parameter_groups(config.optim).is_one
+        parts = self._parts() if of_groups else None
+        factors = _rate_factors(self._callbacks, parts, self._epochs) if change_rates else {}
+        _check_optimization(config, logged, parts, factors, has_convolutions=has_convolutions)
+
+    def _check_classifier(self) -> None:
+        config = self._config("classifier", "optim", "schedule", "trainer")
+        _check_classifier(config, net=self._made_network[0], loss=self._loss, metrics=self._metrics)
+
+    def _check_initial_weights(self) -> None:
+        _, tensors = self._made_network
+        if tensors is not None:
+            check_initial_weights(tensors, self._values["init"], strict=self._values["init_strict"])
+
+    def _check_trainer(self, *, here: bool) -> None:
+        trainer = self._node("trainer")
+        known = here and trainer.precision != "auto"
         elsewhere = {} if here else {"accelerator": "cpu", "devices": 1}  # this machine may lack that one's devices
         _make_part(
             "trainer",
-            without_own_keys(config.trainer),
+            without_own_keys(trainer),
             Trainer,
-            precision=config.trainer.precision if known else "32-true",
+            precision=trainer.precision if known else "32-true",
             **elsewhere,
             logger=False,
             plugins=[cluster_environment({})],
-            callbacks=[*callbacks.values()],
+            callbacks=[*self._callbacks.values()],
         )
-
-
-def _make_parts(
-    config: DictConfig, earlier: Path | None
-) -> tuple[Mapping[str, torch.Tensor] | None, nn.Module, dict[str, Callback]]:
-    """Make all parts but the data and the trainer, which may reserve any memory for a GPU.
-
-    Returns the network's tensors on the meta device, None of a network that cannot be made there, the loss and the
-    callbacks.
-    """
-    net, tensors = _check_network(network_node(config, earlier), config.model.name, config.data)
-    loss = _make_part("loss", config.loss, nn.Module)
-    _check_augmentation(config, loss)
-    metrics = {
-        name: _make_part(f"metrics.{name}", node, Metric, MetricCollection) for name, node in config.metrics.items()
-    }
-    callbacks = {str(name): _make_part(f"callbacks.{name}", node, Callback) for name, node in config.callbacks.items()}
-    logged = ["train/loss", "train/accuracy"]
-    if validation_of(config.data) != "none":
-        logged += ["val/loss", *(f"val/{name}" for name in _scalar_names(metrics, config.data.num_classes))]
-    check_callbacks(
-        callbacks,
-        shows_progress_bar=bool(config.trainer.get("enable_progress_bar", True)),
-        epochs=config.trainer.max_epochs,
-    )
-    _check_callbacks(callbacks, logged, config.select)
-    parts = None if net is None else nn.ModuleDict({"net": net, "loss": loss})
-    _check_optimization(config, logged, parts, _rate_factors(callbacks, parts, config.trainer.max_epochs))
-    _check_classifier(config, net=net, loss=loss, metrics=metrics)
-    return tensors, loss, callbacks
 
 
 def _check_classifier(config: DictConfig, **parts: Any) -> None:
     """Make a subclass of the classifier; ConfigError for trainer settings that its own optimization leaves out."""
     target = config.classifier._target_
-    if target == CLASSIFIER or parts["net"] is None:
+    if parts["net"] is None:
         return
     with _refusals("classifier", config.classifier):
         made = make_classifier(
@@ -175,7 +277,7 @@ def _make_part(key: str, node: Any, *kinds: type, **extra: Any) -> Any:
     return made
 
 
-def _check_augmentation(config: DictConfig, loss: nn.Module) -> None:
+def _check_augmentation(config: DictConfig, make_loss: Callable[[], nn.Module]) -> None:
     """Make the augmentation, and compute the loss of soft labels where it mixes images."""
     node = config.augment
     with _refusals("augment", node):
@@ -185,7 +287,7 @@ def _check_augmentation(config: DictConfig, loss: nn.Module) -> None:
             raise ConfigError(f"{error}{_near_name('augment', node) if '_target_' in node else ''}") from error
     if getattr(made, "mix", None) is None:
         return
-    num_classes = config.data.num_classes
+    num_classes, loss = config.data.num_classes, make_loss()
     shares = torch.full((2, num_classes), 1 / num_classes)
     try:
         value = loss.train(not getattr(loss, "takes_images", False))(
@@ -349,20 +451,24 @@ def _rate_factors(callbacks: Mapping[str, Callback], parts: nn.Module | None, ep
 
 
 def _check_optimization(
-    config: DictConfig, logged: Sequence[str], parts: nn.Module | None, factors: Mapping[str, float]
+    config: DictConfig,
+    logged: Sequence[str],
+    parts: nn.Module | None,
+    factors: Mapping[str, float],
+    *,
+    has_convolutions: bool,
 ) -> None:
     """Make optimizer and schedule for weights as small as possible.
 
-    parts: network and loss on the meta device, if they can be there. factors: of the rates of single parameters.
+    parts: network and loss on the meta device, for groups of parameters. factors: of the rates of single parameters.
     """
     with _refusals("optim", config.optim):
         factory, groups = make_optimizer(config.optim), parameter_groups(config.optim)
         optimizer = factory([nn.Parameter(torch.zeros(1))])
-        if parts is not None and not (groups.is_one and not factors):
+        if parts is not None:
             optimizer = groups.make(lambda given, **options: factory(_small(given), **options), parts, factors)
     if not isinstance(optimizer, Optimizer):
         raise ConfigError(f"optim must make a torch.optim.Optimizer, not {type(optimizer).__name__}")
-    has_convolutions = parts is None or any(each.dim() == CONVOLUTION for each in parts.parameters())
     if config.memory_format == "channels_last" and has_convolutions:
         _check_flat_views(factory, type(optimizer))
     epochs = config.trainer.max_epochs

@@ -10,13 +10,14 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fmx.config.check import check_names
+from fmx.config.check import Checked, check_config
 from fmx.config.rules import check_values
 from fmx.config.validation import validation_of
 from fmx.errors import ConfigError, TrainingError
 from fmx.process import dry_run
 from fmx.process.exits import BEFORE_ANY_JOB, advice
 from fmx.sweeps.ending import call_callbacks_after_errors
+from fmx.sweeps.composer import Composer
 from fmx.sweeps.ledger import LEDGER
 from fmx.sweeps.preparation import Preparation
 from fmx.sweeps.search.frozen_conf import CONF, frozen_context, warn_of_changes
@@ -68,7 +69,7 @@ class _Task:
     options: Options
     space: "Space"
     fixed: dict[str, str]  # the overrides of every trial by key
-    configs: list[DictConfig]  # with every choice and both ends of every interval
+    checked: list[Checked]  # configurations with every choice and both ends of every interval
 
 
 def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) -> _Task:
@@ -107,10 +108,12 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
     if len(space.branches) > 1:
         doing += f", in {len(space.checked_branches())} of {len(space.branches)} branches"
     with Preparation(doing, len(configs), log.info) as preparation:
+        checked = []
         for each in configs:
-            check_parts(each, check_names(each))
+            checked.append(check_config(each))
+            check_parts(each, checked[-1])
             preparation.advance()
-    return _Task(context, config, sweep_dir, launcher, options, space, fixed, configs)
+    return _Task(context, config, sweep_dir, launcher, options, space, fixed, checked)
 
 
 def _preview(task: _Task) -> None:
@@ -119,7 +122,7 @@ def _preview(task: _Task) -> None:
     from fmx.sweeps.search.study import num_begun
 
     begun = num_begun(task.sweep_dir, task.options, task.space, fixed=task.fixed)
-    largest = max(map(checkpoint_bytes, task.configs))
+    largest = max(checkpoint_bytes(each.resolved) for each in task.checked)
     preview(task.sweep_dir, task.options, task.space, num_begun=begun, largest=largest, kept=REST_BYTES)
     log.info("dry run: nothing was started or written")
 
@@ -179,13 +182,12 @@ class Composition:
     """Composes configurations from the overrides of every trial and further ones."""
 
     def __init__(self, context: HydraContext, config: DictConfig, fixed: list[str]) -> None:
-        self._loader = context.config_loader
-        self._config = config
+        self._composer = Composer(context.config_loader, config)
         self.fixed = fixed
 
     def config(self, overrides: list[str]) -> DictConfig:
         """The composed configuration."""
-        return self._loader.load_sweep_config(self._config, [*self.fixed, *overrides])
+        return self._composer.compose([*self.fixed, *overrides])
 
     def members(self, group: str) -> list[str]:
         """The members of a group; none if there is no such group."""
