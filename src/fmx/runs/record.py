@@ -37,6 +37,7 @@ __all__ = [
     "is_fingerprint",
     "present_fingerprint",
     "recording",
+    "write_atomically",
     "write_json",
 ]
 
@@ -273,7 +274,7 @@ def _start_record(cfg: DictConfig, *, started: float) -> Record:
     if record.writes:
         (run_dir / ".hydra").mkdir(exist_ok=True)
         # Before run.json: a folder that has one can be resumed.
-        _write_atomically(run_dir / ".hydra" / "resolved.yaml", OmegaConf.to_yaml(OmegaConf.create(stored)))
+        write_atomically(run_dir / ".hydra" / "resolved.yaml", OmegaConf.to_yaml(OmegaConf.create(stored)))
     else:
         logging.getLogger("fmx").setLevel(logging.ERROR)  # the first process logs it
     record.contents.pop("pruned", None)  # from before the run was resumed
@@ -333,10 +334,11 @@ def _hash(resolved: Mapping[str, Any]) -> str:
 
 def write_json(path: Path, contents: object) -> None:
     """Write a JSON file atomically: readers see the old file or the new one."""
-    _write_atomically(path, json.dumps(contents, indent=2, ensure_ascii=False, allow_nan=True) + "\n")
+    write_atomically(path, json.dumps(contents, indent=2, ensure_ascii=False, allow_nan=True) + "\n")
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file: readers see the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")  # unique to each writer
     try:
         temporary.write_text(text, encoding="utf-8")

@@ -1,5 +1,6 @@
 """sweep.json: the jobs of a sweep and their status, from which the sweep can be resumed."""
 
+import json
 import re
 import time
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any
 from fmx.config.bounded_files import read_json
 from fmx.errors import DataError
 from fmx.process.table import printable
-from fmx.runs.record import present_fingerprint, write_json
+from fmx.runs.record import present_fingerprint, write_atomically
 from fmx.runs.run_dir import open_run
 from fmx.sweeps.job import Job
 
@@ -64,6 +65,7 @@ class Ledger:
         self.sweep_dir = sweep_dir
         self.settings = settings
         self.entries: dict[int, Entry] = {}
+        self._texts: dict[int, str] = {}  # of the entries, as they were written last
 
     @classmethod
     def read(cls, sweep_dir: Path) -> "Ledger":
@@ -123,11 +125,20 @@ class Ledger:
         """Set an entry's fields and write the ledger."""
         for name, value in fields.items():
             setattr(self.entries[job.number], name, value)
-        self.write()
+        self._texts.pop(job.number, None)
+        self._write()
 
     def write(self) -> None:
         """Write sweep.json."""
+        self._texts.clear()
+        self._write()
+
+    def _write(self) -> None:
+        """Write sweep.json, with the texts of entries that have not changed: each start and end of a job writes it."""
         self.sweep_dir.mkdir(parents=True, exist_ok=True)
-        jobs = [asdict(entry) for _, entry in sorted(self.entries.items())]
-        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        write_json(self.sweep_dir / LEDGER, {"written": now, "settings": self.settings, "jobs": jobs})
+        for number in self.entries.keys() - self._texts.keys():
+            self._texts[number] = json.dumps(asdict(self.entries[number]), ensure_ascii=False)
+        facts = {"written": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "settings": self.settings}
+        head = json.dumps(facts, ensure_ascii=False)[:-1]
+        jobs = ",\n".join(self._texts[number] for number in sorted(self.entries))
+        write_atomically(self.sweep_dir / LEDGER, f'{head}, "jobs": [\n{jobs}\n]}}\n')
