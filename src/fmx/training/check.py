@@ -1,7 +1,7 @@
 """The parts of a configuration, checked without any data; this module imports nothing heavy by itself."""
 
-from functools import partial
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
