@@ -16,8 +16,8 @@ from fmx.config.validation import validation_of
 from fmx.errors import ConfigError, TrainingError
 from fmx.process import dry_run
 from fmx.process.exits import BEFORE_ANY_JOB, advice
-from fmx.sweeps.ending import call_callbacks_after_errors
 from fmx.sweeps.composer import Composer
+from fmx.sweeps.ending import call_callbacks_after_errors
 from fmx.sweeps.ledger import LEDGER
 from fmx.sweeps.preparation import Preparation
 from fmx.sweeps.search.frozen_conf import CONF, frozen_context, warn_of_changes
@@ -182,7 +182,8 @@ class Composition:
     """Composes configurations from the overrides of every trial and further ones."""
 
     def __init__(self, context: HydraContext, config: DictConfig, fixed: list[str]) -> None:
-        self._composer = Composer(context.config_loader, config)
+        self._loader = context.config_loader
+        self._composer = Composer(self._loader, config)
         self.fixed = fixed
 
     def config(self, overrides: list[str]) -> DictConfig:
