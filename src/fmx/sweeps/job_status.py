@@ -43,7 +43,9 @@ class JobStatus:
 
     def plain(self) -> dict[str, Any]:
         """Everything as plain values, for a JSON file."""
-        slurm = {"job": self.slurm_job, **(self.place._asdict() if self.place else {})} if self.slurm_job else None
+        at = self.place
+        where = {} if at is None else {"state": at.state, "node": at.node, "reason": at.reason}
+        slurm = {"job": self.slurm_job, **where} if self.slurm_job else None
         names = ("name", "state", "what", "error", "seconds", "values", "epoch", "epochs", "host")
         return {name: getattr(self, name) for name in names} | {"slurm": slurm}
 

@@ -261,6 +261,7 @@ class Sweep:
         print_best(board, most=BEST)
 
     def report_result(self, ended: Sequence[Ended], num_jobs: int) -> None:
+        """Print the best configurations; FmxError if a job did not complete."""
         self._print_table()
         log.info("%s (.csv and .html too)", self.ledger.sweep_dir / "leaderboard.md")
         for status, how in (("failed", "failed"), ("interrupted", "were interrupted")):

@@ -125,6 +125,7 @@ class ClusterSweep(Sweep):
         return [] if self._slurm_job(job) in self._alive else super().arguments(job)
 
     def report_result(self, ended: Sequence[Ended], num_jobs: int) -> None:
+        """As in Sweep, unless jobs were left to SLURM."""
         waiting = [entry for entry in self.ledger.entries.values() if entry.slurm_job and entry.status != "completed"]
         if not detach.is_asked() or not waiting:
             super().report_result(ended, num_jobs)
