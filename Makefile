@@ -13,7 +13,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fmx needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[onnx,search,slurm,parquet,albumentations,timm,mlflow,wandb,explain,dev]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[onnx,search,slurm,parquet,albumentations,timm,mlflow,wandb,explain,dev]'
 	@touch $@
 
 setup: $(INSTALLED)  ## make .venv with fmx and everything it uses
