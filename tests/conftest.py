@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import slurm_cluster
+from warm_process import COLD, NO_FIGURES
 
 # Tests run side by side, one a core: a second thread each would only make them wait for one another.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -28,6 +29,11 @@ MAIN = (
     *("augment", "bad_config", "bad_data", "bounded_readers", "command_line", "compare", "conf", "data_sources"),
     *("evaluate", "extension", "figures", "layout", "loader", "losses", "models", "old_runs", "predict", "python"),
     *("record", "report", "split"),
+)
+# The files with the longest tests, which start first.
+LONG = (
+    *("sweep", "slurm", "slurm_nodes", "search", "ddp", "loggers", "moved_data", "terminal", "tensorboard", "compat"),
+    *("timm", "ema", "environment", "export", "closed_terminal", "init", "report", "python", "without_posix"),
 )
 ELSEWHERE = {"browser", "data", "gpu", "long", "nodes", "slow", "slurm"}
 
@@ -51,7 +57,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
         if item.path.stem.removeprefix("test_") in MAIN and not any(map(item.get_closest_marker, ELSEWHERE)):
             item.add_marker("main")
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    long = {f"test_{name}": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: (not item.get_closest_marker("slow"), long.get(item.path.stem, len(long))))
 
 
 def module_of(verb: str) -> str:
@@ -148,6 +155,22 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     yield run
     server.kill()
     server.communicate()
+
+
+@pytest.fixture(scope="module")
+def no_figures() -> Iterator[None]:
+    """Have the warm commands of a file that looks at no figures draw none, which is half of a short run's seconds."""
+    os.environ[NO_FIGURES] = "1"
+    yield
+    del os.environ[NO_FIGURES]
+
+
+@pytest.fixture(scope="module")
+def cold_second_run() -> Iterator[None]:
+    """Have `fmx reproduce` start Python anew for its run, as it does for everybody."""
+    os.environ[COLD] = "1"
+    yield
+    del os.environ[COLD]
 
 
 @pytest.fixture(scope="session")

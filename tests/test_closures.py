@@ -10,6 +10,8 @@ import pytest
 
 from same_runs import assert_same
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 PAGE = (Path(__file__).resolve().parents[1] / "docs/own_training.md").read_text(encoding="utf-8")
 RUN = ["--config-dir", "my", "data=digits", "model=lenet", "augment=none", "logger=csv", "trainer.max_epochs=2"]
 RUN += ["callbacks.history.every_step=true", "trainer.precision=32-true"]

@@ -2,6 +2,10 @@
 
 import re
 
+import pytest
+
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 SMALL = ["data=digits", "model=mlp", "trainer=smoke", "logger=none"]
 
 

@@ -15,6 +15,8 @@ from fmx.training.callbacks.ema import EMA
 from fmx.training.callbacks.nonfinite import SkipNonfinite
 from same_runs import assert_same
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 PLAIN = "callbacks.ema._target_=pytorch_lightning.callbacks.EMAWeightAveraging"
 
 

@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 SHORT = ["data=digits", "model=mlp", "model.net.hidden_sizes=[16]", "augment=erasing", "logger=none", "trainer=smoke"]
 
 

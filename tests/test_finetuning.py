@@ -15,6 +15,8 @@ from torchvision import models as torchvision_models
 
 from fmx.data.digits import load_digits
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 ARCHITECTURE = "shufflenet_v2_x0_5"
 PARTS = ["model=pretrained", f"model.net.architecture={ARCHITECTURE}", "augment=none", "logger=none"]
 FOLDER = ["data=image_folder", "data.in_channels=1", "data.image_size=28", "data.num_workers=0", "data.batch_size=16"]

@@ -13,6 +13,8 @@ import fmx
 from fmx.training.callbacks.history import append, truncate
 from same_runs import assert_same, points
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 CODE = """
 import torch
 from pytorch_lightning import Callback

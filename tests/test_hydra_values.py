@@ -4,7 +4,10 @@ import json
 import shutil
 import signal
 
+import pytest
 import yaml
+
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 RUN = ["data=digits", "model=mlp", "augment=none", "trainer.limit_train_batches=4"]
 OWN = [

@@ -10,6 +10,8 @@ from torch import nn
 
 from fmx.training.initial_weights import start_from
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 SHORT = ["data=digits", "augment=none", "trainer=smoke", "logger=none"]
 
 

@@ -5,6 +5,8 @@ import os
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 RUN = ["data=digits", "model=mlp", "augment=none", "trainer.max_epochs=3", "trainer.limit_train_batches=4"]
 OF_LIGHTNING = "pytorch_lightning.callbacks"
 REFUSED = {

@@ -10,6 +10,8 @@ from PIL import Image
 
 from test_sweep import here
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 CSV = ["data=fashion_mnist_csv", "data.validation=20", "model=mlp", "data.batch_size=8", "logger=none"]
 LONG = ["trainer.max_epochs=40", "trainer.checkpoint_every_s=0.1"]
 

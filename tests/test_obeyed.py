@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 CONF = Path(__file__).parents[1] / "conf"
 SHORT = ["data=digits", "model=mlp", "trainer=smoke", "trainer.max_epochs=1"]
 

@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from fmx.training.distillation import Distillation
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 CODE = """
 import torch
 from fmx.training.classifier import Classifier

@@ -32,6 +32,8 @@ from fmx.training.parameter_groups import ParameterGroups
 from fmx.training.schedule import Schedule
 from same_runs import assert_same, points
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 STEPS, EPOCHS, PEAK = 40, 4, 0.1
 RUN = ["data=digits", "model=lenet", "augment=none", "trainer.precision=32-true"]
 SPLIT = "optim.groups={head:{params:[head.3,head.5],lr_factor:2},first:{params:features.0,weight_decay:0.3}}"

@@ -21,6 +21,8 @@ from conftest import module_of
 from test_foreign_directories import edit, interrupted
 from test_sweep import here as with_faults
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 SOURCES = Path(fmx.__file__).parent
 FOLDER = "jö r=g, 1"
 SMALL = ["data=digits", "model=mlp", "trainer=smoke", "logger=none"]

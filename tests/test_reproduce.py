@@ -14,6 +14,8 @@ from PIL import Image
 
 from fmx.commands.reproduce import _metric_differences as figures_that_differ
 
+pytestmark = pytest.mark.usefixtures("no_figures", "cold_second_run")
+
 
 @pytest.fixture
 def copied_run(digits_run: Path, tmp_path: Path) -> Path:

@@ -21,6 +21,8 @@ from fmx.errors import ConfigError
 from fmx.training.schedule import Schedule
 from same_runs import points
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 STEPS, EPOCHS = 40, 4
 
 

@@ -28,6 +28,8 @@ from fmx.sweeps.search.space import Parameter, Space
 from fmx.sweeps.search.study import RunningTrial, SharedStudy
 from fmx.sweeps.search.summary import summarize
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 # A run of a second on real digits.
 RUN = [
     "-m",

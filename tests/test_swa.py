@@ -12,6 +12,8 @@ from fmx.runs.composition import compose_config
 from fmx.training.build import build_classifier, build_data
 from same_runs import assert_same
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 NET = (
     "model.net={_target_: torch.nn.Sequential, _args_: [{_target_: torch.nn.Conv2d, in_channels: 1, out_channels: 4, "
     "kernel_size: 3}, {_target_: torch.nn.BatchNorm2d, num_features: 4}, {_target_: torch.nn.ReLU}, {_target_: "

@@ -13,10 +13,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-DATA = ["data=fashion_mnist", "trainer.limit_train_batches=12", "trainer.limit_val_batches=4"]
-if not os.environ.get("FMX_DATA_ROOT"):
-    DATA = ["data=digits"]
-SMALL = [*DATA, "augment=none", "trainer.max_epochs=2", "logger=none", "trainer.limit_test_batches=2"]
+pytestmark = pytest.mark.usefixtures("no_figures")
+
+SMALL = ["data=digits", "augment=none", "trainer.max_epochs=2", "logger=none", "trainer.limit_test_batches=2"]
 FAULT = "+callbacks.fault={_target_:faults.Fault,seed:${seed}}"
 EIGHT = ["model=mlp,lenet", "seed=range(1,5)"]
 

@@ -13,6 +13,8 @@ from fmx.training.callbacks.unfreeze import Unfreeze
 from fmx.training.step_graph import fixed_parts
 from same_runs import assert_same, points
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 RUN = ["data=digits", "augment=none", "trainer.precision=32-true", "trainer.max_epochs=3", "logger=default"]
 UNFREEZE = ["callbacks=[default,unfreeze]", "callbacks.unfreeze.epoch=2"]
 

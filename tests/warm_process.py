@@ -12,10 +12,14 @@ import os
 import runpy
 import signal
 import socket
+import subprocess
 import sys
 import traceback
+from functools import cache
+from importlib import metadata
 from multiprocessing import forkserver, util
 from pathlib import Path
+from typing import Any
 
 PRINTED = "PRINTED_COMMANDS"  # names the file in which a command notes what it prints for people to type
 
@@ -35,6 +39,17 @@ def note_printed_commands() -> None:
         return text
 
     printed_command.printed_command = noted
+
+
+COLD = "COLD"  # if set, the run of `fmx reproduce` starts as a process of its own
+NO_FIGURES = "NO_FIGURES"  # if set, runs draw none: half of a short run's seconds
+
+
+def draw_no_figures() -> None:
+    """Have runs end without their figures, in this process and the jobs that are forked for it."""
+    from fmx.reporting.gallery import Gallery
+
+    Gallery.draw_samples = Gallery.draw_results = lambda *_: None
 
 
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.symlink")
@@ -109,6 +124,30 @@ def be_fork_server(state: dict, *received: int) -> None:
         exec(state["code"])
 
 
+def lend_second_run() -> None:
+    """Have the run of `fmx reproduce` forked from here as well: it is the same to the bit in any process."""
+    ours, theirs = socket.socketpair()
+    runner = os.fork()
+    if runner == 0:
+        ours.close()
+        if text := theirs.recv(1_000_000):
+            be_command(json.loads(text))
+        os._exit(0)
+    theirs.close()
+    start = subprocess.run
+
+    def start_or_lend(words: list[str], **options: Any) -> subprocess.CompletedProcess:
+        if words[:3] != [sys.executable, "-m", "fmx.run"]:
+            return start(words, **options)
+        request = {"module": "fmx.run", "arguments": words[3:], "cwd": str(Path.cwd()), "env": dict(options["env"])}
+        sys.stdout.flush()
+        ours.sendall(json.dumps(request | {"die_at_change": 0}).encode())
+        _, status = os.waitpid(runner, 0)
+        return subprocess.CompletedProcess(words, os.waitstatus_to_exitcode(status))
+
+    subprocess.run = start_or_lend
+
+
 def child(request: dict) -> None:
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -117,6 +156,11 @@ def child(request: dict) -> None:
         file = os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, descriptor)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    be_command(request)
+
+
+def be_command(request: dict) -> None:
+    """Run a command in this process, as if it had been typed, and end with it."""
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
@@ -127,8 +171,12 @@ def child(request: dict) -> None:
     sys.path[0] = request["cwd"]
     sys.path[1:1] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.argv = [request["module"], *request["arguments"]]
+    if os.environ.get(NO_FIGURES):
+        draw_no_figures()
     if {"-m", "--multirun", "--resume-sweep"} & set(request["arguments"]):
         lend_fork_server()
+    if request["module"] == "fmx.commands.reproduce" and not os.environ.get(COLD):
+        lend_second_run()
     if request["die_at_change"]:
         die_at_change(request["die_at_change"], Path.cwd())
     code = 0
@@ -150,6 +198,7 @@ def main() -> None:
     from fmx.sweeps import warm
 
     note_printed_commands()
+    metadata.entry_points = cache(metadata.entry_points)  # Lightning reads those of all packages for each Trainer
     for name in warm.PRELOADED[:-1]:  # the last one is for a fork server alone
         importlib.import_module(name)
     gc.freeze()  # a collection that looked through all of it would copy it into each command's process
