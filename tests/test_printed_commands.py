@@ -35,6 +35,8 @@ WITHOUT_THE_MARKER = {
     ("__main__.py", "fmx predict"): "likewise",
     ("__main__.py", "fmx report"): "likewise",
     ("__main__.py", "fmx compare"): "likewise",
+    ("__main__.py", "fmx status"): "likewise",
+    ("__main__.py", "fmx watch"): "likewise",
     ("__main__.py", "fmx tensorboard"): "likewise",
     ("__main__.py", "fmx lr-find"): "likewise",
     ("training/callback_rules.py", "fmx lr-find OVERRIDES"): "likewise, with what stands for overrides",

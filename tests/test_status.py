@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -12,6 +13,7 @@ import time
 import pytest
 
 from test_sweep import here, wait_for
+from watched_page import asked, watched
 
 SMALL = ["data=digits", "model=mlp", "augment=none", "logger=none", "trainer.max_epochs=3", "hydra.launcher.workers=1"]
 SLOW = "+callbacks.slow={{_target_:faults.Slow,file:{}}}"
@@ -56,7 +58,7 @@ def test_a_sweep_while_it_runs_after_kill_9_and_at_its_end(told, command, tmp_pa
         assert "#0 seed=1 · epoch " in now
         assert "its command is at work" in now
         assert "to go on" not in now
-        facts = json.loads(told("outputs/sweeps/mine", "--json", "-"))
+        facts = json.loads(told("outputs/sweeps/mine", "--json"))
         assert facts["counts"] == {"running": 1, "queued": 2}
         assert (facts["is_alive"], facts["jobs"][0]["epochs"], facts["left_s"] > 0) == (True, 3, True)
     finally:
@@ -130,6 +132,12 @@ def test_a_search_while_it_runs_after_kill_9_and_at_its_end(told, command, tmp_p
     assert done.splitlines()[1] == "2 completed"
     assert "best so far: val/accuracy 0." in done
     assert "to go on" not in done
+    with watched(tmp_path, "search") as (_, address):
+        code, page = asked(address)
+        contents = re.compile(r"<table id=\"trials\">.*?</table>|<pre>.*?</pre>", re.DOTALL)
+        assert code == 200
+        assert contents.findall(page) == contents.findall((search / "search.html").read_text())
+        assert "2 of 2 trials begun" in json.loads(asked(address, "state")[1])["line"]
     (search / "study.journal").write_bytes(b"\xff\x00" * 9)
     done = command(str(search), cwd=tmp_path, module="status")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
@@ -173,5 +181,6 @@ def test_what_has_no_state_is_told_in_one_line(command, digits_run, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "holds no sweep, search or run" in refused("empty")[1]
     assert refused("--jsno", "x")[0] == 2
+    assert refused("--json", "empty") == (2, "empty is a folder; name a file\n")
     done = command(str(digits_run), cwd=tmp_path, module="status")
     assert (done.returncode, "completed:" in done.stdout) == (0, True)

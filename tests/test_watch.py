@@ -1,46 +1,22 @@
 """`fmx watch` in a browser: the page of a sweep renews itself, asks nobody else, and outlives what it shows."""
 
-import json
-import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from contextlib import contextmanager
 
 import pytest
 
 from chromium import chromium_page
 from test_status import begin, kill
 from test_sweep import wait_for
+from watched_page import asked, watched
 
 FMX = [sys.executable, "-m", "fmx"]
 ROWS = "document.querySelectorAll('#leaderboard tbody tr').length"
 LINE = "document.getElementById('live').textContent"
 OTHERS = "[...document.querySelectorAll('#unfinished tbody tr')].map(row => row.cells[1].textContent).join()"
-
-
-@contextmanager
-def watched(folder, *words, code=0):
-    """Serve a folder's page; yields the process and the page's address."""
-    server = subprocess.Popen(
-        [*FMX, "watch", *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        said = ""
-        while "the page is at" not in said:
-            said += server.stdout.readline() or pytest.fail(said)
-        yield server, re.search(r"http://127\.0\.0\.1:\d+/", said)[0]
-        server.send_signal(signal.SIGINT)
-        output, _ = server.communicate(timeout=30)
-        assert (server.returncode, output.splitlines()[-1]) == (code, "fmx watch has ended."), output
-    finally:
-        server.kill()
-        server.communicate()
 
 
 def sees(tab, expression, *, timeout_s=90):
@@ -49,15 +25,6 @@ def sees(tab, expression, *, timeout_s=90):
     while not tab.evaluate(expression):
         assert time.monotonic() < until, (expression, tab.evaluate("document.body.innerText")[:3000], tab.console)
         time.sleep(0.2)
-
-
-def asked(address, path="", **headers):
-    request = urllib.request.Request(address + path, headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
 
 
 @pytest.mark.browser
@@ -114,21 +81,6 @@ def test_rows_appear_as_jobs_end_and_the_page_outlives_command_files_and_folder(
         assert {url.removeprefix(address) for url in tab.requests} >= {"", "state", "plotly.js"}
         server.send_signal(signal.SIGINT)
         sees(tab, f"{LINE}.includes('fmx watch has ended')")
-
-
-def test_the_page_of_a_search_is_the_one_that_the_search_writes(command, tmp_path):
-    done = command(
-        "-m", "hydra/sweeper=search", "data=digits", "model=mlp", "augment=none", "logger=none",
-        "trainer.max_epochs=1", "optim.lr=interval(0.001,0.01)", "hydra.sweeper.n_trials=2", "hydra.sweep.dir=search",
-        cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    with watched(tmp_path, "search") as (_, address):
-        code, page = asked(address)
-        contents = re.compile(r"<table id=\"trials\">.*?</table>|<pre>.*?</pre>", re.DOTALL)
-        assert code == 200
-        assert contents.findall(page) == contents.findall((tmp_path / "search/search.html").read_text())
-        assert "2 of 2 trials begun" in json.loads(asked(address, "state")[1])["line"]
 
 
 def test_only_the_page_is_served_and_only_under_its_own_name(command, digits_run, tmp_path):

@@ -13,6 +13,8 @@ KNOWN_AS = {
     "fmx predict": ["infer", "inference", "classify"],
     "fmx report": ["leaderboard", "summary", "table", "list", "ls"],
     "fmx compare": ["diff"],
+    "fmx status": ["ps", "progress", "queue", "top", "monitor", "state", "jobs"],
+    "fmx watch": ["dashboard", "live", "serve", "follow"],
     "fmx tensorboard": ["tb", "board"],
     "fmx lr-find": ["lr_find", "lrfind", "find_lr", "range_test"],
     "fmx run resume=RUN": ["resume", "continue"],

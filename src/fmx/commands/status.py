@@ -43,7 +43,8 @@ def make_parser() -> VerbParser:
                         help="a sweep, a search, a run, or a folder that holds them (the sweep of outputs/ that was "
                         "at work last)")  # fmt: skip
     parser.add_argument("--all", action="store_true", help="list every job")
-    parser.add_argument("--json", metavar="F", help=f"write everything as JSON; {STDOUT} prints it instead")
+    parser.add_argument("--json", nargs="?", const=STDOUT, metavar="F", help="print everything as JSON, or write it "
+                        "to a file")  # fmt: skip
     parser.add_argument("--force", action="store_true", help="replace a file that exists")
     return parser
 

@@ -1,6 +1,5 @@
 """`fmx watch`: the page of a sweep or a search in a browser, which renews itself while jobs report."""
 
-import getpass
 import signal
 import socket
 import threading
@@ -66,7 +65,7 @@ def watch(folder: Path | None, *, port: int) -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         port = server.server_port
         print(f"the page is at http://{LOOPBACK}:{port}/ (Ctrl-C ends it)", flush=True)
-        tunnel = printed_command("ssh", "-N", "-L", f"{port}:{LOOPBACK}:{port}", f"{getpass.getuser()}@{_host()}")
+        tunnel = printed_command("ssh", "-N", "-L", f"{port}:{LOOPBACK}:{port}", socket.gethostname())
         print(f"from another machine: {tunnel}, and open the same address there", flush=True)
         never = threading.Event()
         try:
@@ -78,10 +77,6 @@ def watch(folder: Path | None, *, port: int) -> None:
                 raise
         finally:
             server.shutdown()
-
-
-def _host() -> str:
-    return socket.gethostname()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ PAUSE_S = 0.5  # between two checks of what is due
 LOOK_EVERY_S = 2.0  # at the jobs' files, at least …
 LOOK_SHARE = 20  # … and so many times the time that a look takes
 DRAW_SHARE = 10  # likewise between two pages
-SHOWN_S = 60.0  # without a request in this time, no browser shows the page
+SHOWN_S = 150.0  # without a request in this time, no browser shows the page; those of hidden tabs ask once a minute
 
 
 class LivePage:

@@ -78,7 +78,7 @@ def read_status(path: Path) -> Status:
 def _run_status(run_dir: Path) -> Status:
     run = open_run(run_dir, finished=False)
     job = job_of_sweep(run) or run_state(run, run_dir.name, _what(run.record.get("overrides")))
-    left_s, left_from = estimate([job], num_parallel=1)
+    left_s, why_none = estimate([job], num_parallel=1)
     device = run.record.get("device")
     processes = device.get("processes") if isinstance(device, dict) else None
     several = f" in {processes} processes" if isinstance(processes, int) and processes > 1 else ""
@@ -91,7 +91,7 @@ def _run_status(run_dir: Path) -> Status:
         jobs=[job],
         is_alive=job.state == "running",
         left_s=left_s,
-        left_from=left_from,
+        left_from=why_none if left_s is None else "from the epochs so far",
         go_on=printed_command("fmx", "run", override("resume", run_dir)) if resumes else None,
     )
 
