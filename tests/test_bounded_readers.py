@@ -13,9 +13,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import yaml
 from onnx import TensorProto, helper
 
 import mutants
+from fmx.config.bounded_files import PlainLoader, read_yaml
+from fmx.config.conf_dir import CONF_DIR
 from fmx.data.csv_images import load_csv
 from fmx.data.idx import load_idx
 from fmx.errors import DataError
@@ -376,3 +379,53 @@ def test_a_worker_that_dies_is_an_error_and_ends_with_its_model(tmp_path, monkey
     process = worker.process
     del worker
     assert process.poll() is not None
+
+
+IN_PARTS = [
+    "a: 1\nb:\n  c: [1, 2]\n  d: |\n    x\n     y\ne: null\n",
+    "a: 1\na: 2\n",
+    "hydra:\n  run:\n    dir: x\n  list:\n  - 1\n  - 2\n",
+    "a: 'one\n\n  two'\nb: 1\n",
+    'a: "x\nb: 1"\n',
+    "a:\n- 1\n- 2\nb: 3\n",
+    "? a\n: b\n",
+    "a: b\n c\n",
+    "# note\na: 1\n",
+    "---\na: 1\n",
+    "yes:\n  a: 1\n",
+    "a: {b: 1,\nc: 2}\n",
+    "a:\n  b: |2\n     x\n  c: 1\n",
+    "a:\n  b: |\n    x\u2028  y\n",
+    "a: 1\r\nb: 2\r\n",
+    "a:\n\n  b: 1\n",
+]
+
+
+def test_a_configuration_that_is_read_in_parts_is_what_it_is_as_a_whole(tmp_path):
+    """Runs of a sweep have most parts in common, which are parsed once; what does not split is parsed as a whole."""
+    files = sorted(CONF_DIR.rglob("*.yaml"))
+    assert len(files) > 20
+    texts = [*IN_PARTS, *(path.read_text(encoding="utf-8") for path in files)]
+    for text in texts:
+        (tmp_path / "x.yaml").write_text(text, encoding="utf-8", newline="")
+        try:
+            whole = yaml.load(text, Loader=PlainLoader)
+        except yaml.YAMLError:
+            whole = None
+        for _ in range(2):
+            try:
+                read = read_yaml(tmp_path / "x.yaml")
+            except DataError:
+                assert not isinstance(whole, dict), text
+            else:
+                assert repr(read) == repr(whole), text
+                read.clear()  # nobody else has what was read
+
+
+@pytest.mark.parametrize(
+    "bad", ["a: &x 1\nb: *x\n", "a: !!binary x\n", 'a: "\\e[1m"\n', f"a: {'[' * 50}{']' * 50}\n", "a: 1\nb: [\n"]
+)
+def test_no_part_of_a_configuration_is_exempt_from_the_bounds(tmp_path, bad):
+    (tmp_path / "x.yaml").write_text("first: 1\n" + bad)
+    with pytest.raises(DataError, match=r"x\.yaml (cannot be read|holds)"):
+        read_yaml(tmp_path / "x.yaml")

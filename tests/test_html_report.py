@@ -256,6 +256,34 @@ def test_a_click_sorts_and_a_second_click_turns_it_round(opened, board):
 
 
 @pytest.mark.browser
+def test_a_long_table_is_shown_by_pages_and_ends_where_the_page_says(browser, tmp_path, monkeypatch):
+    for number in range(260):
+        make_run(tmp_path / str(number), settings={"optim.lr": number / 1000}, val=0.5 + number / 1000, epochs=1)
+    monkeypatch.setattr("fmx.reporting.html_report.MAX_ROWS", 250)
+    (tmp_path / "report.html").write_text(html_report(leaderboard(sorted(tmp_path.iterdir()))), encoding="utf-8")
+    browser.console.clear()
+    browser.open((tmp_path / "report.html").as_uri())
+    ranks = "[...document.querySelectorAll('#leaderboard tbody tr')].filter(row => row.offsetHeight)"
+    ranks = f"{ranks}.map(row => Number(row.cells[0].textContent))"
+    said = "document.querySelector('#leaderboard-pages span').textContent"
+    press = "document.querySelectorAll('#leaderboard-pages button')[{}].click()".format
+    assert (browser.evaluate(ranks), browser.evaluate(said)) == ([*range(1, 101)], "rows 1 to 100 of 250")
+    for _ in range(3):  # the last has no effect: the button is disabled
+        browser.evaluate(press(1))
+    assert (browser.evaluate(ranks), browser.evaluate(said)) == ([*range(201, 251)], "rows 201 to 250 of 250")
+    browser.evaluate(press(0))
+    browser.evaluate("document.querySelectorAll('#leaderboard th button')[0].click()")  # sorted by rank already
+    browser.evaluate("document.querySelectorAll('#leaderboard th button')[0].click()")
+    assert browser.evaluate(ranks) == [*range(150, 50, -1)]
+    browser.evaluate(press(2))
+    assert browser.evaluate(ranks) == [*range(250, 0, -1)]
+    page = browser.evaluate("document.body.textContent")
+    assert "The best 250 of 260 configurations: the rest is left out of this page." in page
+    assert "The first 16 of 260 are drawn." in page
+    assert browser.console == []
+
+
+@pytest.mark.browser
 def test_a_button_shows_another_curve_and_the_dark_page_is_dark(opened, tmp_path):
     tab = opened(dark=True)
     tab.evaluate(

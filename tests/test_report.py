@@ -28,6 +28,7 @@ from fmx.reporting.comparison import differences, read_side
 from fmx.reporting.intervals import share, student_t
 from fmx.reporting.leaderboard import leaderboard
 from fmx.reporting.leaderboard_files import write_leaderboard
+from fmx.reporting.leaderboard_terminal import MAX_ROWS
 from fmx.reporting.leaderboard_text import to_csv, to_latex, to_markdown
 from fmx.runs.settings import read_settings
 from run_directories import make_run, wrong_at
@@ -450,6 +451,28 @@ def test_a_terminal_shows_whole_figures_beside_what_differs(tmp_path, width):
     assert "knob5 10" in words
     assert "failed" in words
     assert words.count("out of memory") > 8  # folded, not cut
+
+
+def test_long_tables_end_on_the_terminal_and_say_so_and_the_files_have_all(tmp_path, capsys):
+    for number in range(MAX_ROWS + 7):
+        folder = tmp_path / "runs" / str(number)
+        make_run(folder, settings={"optim.lr": number / 1000}, val=0.5 + number / 1000, epochs=1)
+        shutil.copytree(folder / ".hydra", tmp_path / "runs" / f"lost{number}" / ".hydra")
+        (tmp_path / "runs" / f"lost{number}" / "run.json").write_text('{"status": "failed", "error": "out of memory"}')
+    report([str(tmp_path / "runs")], {"csv": tmp_path / "all.csv", "md": tmp_path / "all.md"}, force=False)
+    shown = capsys.readouterr().out
+    assert len(re.findall(r"^ *\d+ .* 100\.00 ", shown, re.MULTILINE)) == MAX_ROWS
+    assert f"the best {MAX_ROWS} of 107 configurations" in shown
+    assert f"the first {MAX_ROWS} of 107 runs without metrics" in shown
+    assert "Tables end after 100 rows here: --csv" in shown
+    assert shown.count("out of memory") == MAX_ROWS
+    with (tmp_path / "all.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["status"] for row in rows] == ["completed"] * 107 + ["failed"] * 107
+    assert (tmp_path / "all.md").read_text().count("| failed |") == 107
+    narrow = screen(tmp_path, 60, "runs")
+    assert max(map(len, narrow.splitlines())) <= 60
+    assert narrow.count("lr 0.") == narrow.count("out of memory") == MAX_ROWS
 
 
 def test_a_pruned_trial_is_called_so_and_its_callback_is_no_setting(tmp_path, command):

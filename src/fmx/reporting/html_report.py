@@ -27,6 +27,7 @@ CURVES = {
     "train/loss": "training loss",
 }
 MAX_DRAWN = 16  # configurations: beyond, neither colours nor lines can be distinguished
+MAX_ROWS = 4000  # of a table: with 12 columns they take 3 MB, besides the 5 MB of plotly.js
 MAX_LABEL = 44  # characters of a label that charts show in full
 PICTURES = {"confusion_matrix": "Confusion matrix", "mistakes": "Mistakes", "reliability": "Reliability"}
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -40,7 +41,7 @@ def html_report(board: Leaderboard, *, live: Live | None = None) -> str:
 
     Each data set has a part of its own, since accuracies on different images do not compare. live: as of offline_page.
     """
-    groups = list(zip(board.data, board.by_data(), strict=True))
+    groups = list(zip(board.data, board.by_data, strict=True))
     drawn = [_drawn_rows(group) for _, group in groups]
     return offline_page(
         "report",
@@ -50,6 +51,7 @@ def html_report(board: Leaderboard, *, live: Live | None = None) -> str:
         notes=notes(board),
         charts=_without_nan({"curves": CURVES, "onTest": ON_TEST, "parts": [{"rows": rows} for rows in drawn]}),
         unfinished=unfinished_table(board) if board.unfinished else None,
+        max_rows=MAX_ROWS,
     )
 
 
@@ -60,7 +62,9 @@ def _part(name: str, board: Leaderboard) -> dict[str, Any]:
         "name": name,
         "headings": heads,
         "words": [at for at in range(len(heads)) if is_word(board, at)],
-        "rows": cells(board),
+        "rows": cells(board)[:MAX_ROWS],
+        "num_rows": len(board.rows),
+        "num_left_out": max(0, len(board.rows) - MAX_ROWS),
         "num_drawn": min(len(board.rows), MAX_DRAWN),
         "best": best,
         "best_settings": sorted((key, show(value)) for key, value in best.runs[0].settings.values.items()),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import fsum, inf, isnan
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,10 +90,13 @@ class Leaderboard:
     rows: Sequence[Row]
     unfinished: Sequence[Unfinished]
 
+    @cached_property
     def by_data(self) -> "list[Leaderboard]":
         """A leaderboard of the completed runs of each data set, with the columns in which its configurations differ."""
-        sets = dict.fromkeys(row.data for row in self.rows)
-        return [_of_one_data_set([row for row in self.rows if row.data == data]) for data in sets]
+        sets: dict[tuple[str, str], list[Row]] = {}
+        for row in self.rows:
+            sets.setdefault(row.data, []).append(row)
+        return [_of_one_data_set(rows) for rows in sets.values()]
 
     @property
     def data(self) -> list[str]:
@@ -136,7 +140,8 @@ def differing(configurations: Sequence[Settings]) -> list[str]:
     groups = sorted({group for each in configurations for group in each.choices if "/" not in group} - IGNORED_GROUPS)
     varied = [group for group in groups if len({each.choices.get(group) for each in configurations}) > 1]
     found = []
-    for key in sorted({key for each in configurations for key in each.values}):
+    keys = sorted({key for each in configurations for key in each.values})
+    for key in (key for key in keys if len({repr(each.values.get(key, ABSENT)) for each in configurations}) > 1):
         by_causes: dict[tuple[Any, ...], list[Settings]] = {}
         for each in configurations:
             by_causes.setdefault(_causes(key, each, varied), []).append(each)

@@ -1,6 +1,7 @@
 """A leaderboard on the terminal: all columns if they fit, else the most important ones."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fmx.process.table import fits, print_lines, print_table
 from fmx.reporting.leaderboard import Leaderboard
@@ -11,33 +12,49 @@ __all__ = ["print_leaderboard"]
 
 SHORT = ["val %", "95 %", "test %", "95 %", "n"]
 DROP_ORDER = [2, -3, -2, -1, 4]  # columns in the order in which they are left out, as in _narrow
+MAX_ROWS = 100  # of a table on the terminal
 LABEL_WIDTH = 34  # width of the column for the configuration
 
 
 def print_leaderboard(board: Leaderboard) -> None:
     """Print a table for each data set, notes, and the runs without metrics, on stdout."""
     left_out: dict[str, None] = {}
-    for name, group in zip(board.data, board.by_data(), strict=True):
+    cut = len(board.unfinished) > MAX_ROWS
+    for name, group in zip(board.data, board.by_data, strict=True):
         if len(board.data) > 1:
             print_lines(["", name])
-        heads, rows = headings(group), [[cell.text for cell in row] for row in cells(group)]
+        cut |= len(group.rows) > MAX_ROWS
+        heads, rows = headings(group), [[cell.text for cell in row] for row in cells(group)[:MAX_ROWS]]
         words = [at for at in range(len(heads)) if is_word(group, at)]
         if not fits(heads, rows):
             heads, rows, lost = _narrow(group, rows)
             left_out |= dict.fromkeys(lost)
             words = [len(heads) - 1]
         print_table(heads, rows, num_left=0, left=words)
+        if len(group.rows) > MAX_ROWS:
+            print_lines([f"the best {MAX_ROWS} of {len(group.rows):,} configurations"])
     lines = notes(board) if board.rows else []
     if left_out:
         lines.append(f"Left out, for the width of the terminal: {', '.join(left_out)}; --csv and --html have all.")
+    if cut:
+        lines.append(
+            f"Tables end after {MAX_ROWS} rows here: --csv, --md and --latex have all, --html shows them by pages."
+        )
     if lines:
         print_lines(["", *lines])
     if board.unfinished:
-        print()
-        heads, rows = unfinished_table(board)
-        if not fits(heads, rows):
-            heads, rows = ["run", "status", "what"], [_short_row(other, board) for other in board.unfinished]
-        print_table(heads, rows, num_left=len(heads))
+        _print_unfinished(board)
+
+
+def _print_unfinished(board: Leaderboard) -> None:
+    others = board.unfinished[:MAX_ROWS]
+    heads, rows = unfinished_table(replace(board, unfinished=others))
+    if not fits(heads, rows):
+        heads, rows = ["run", "status", "what"], [_short_row(other, board) for other in others]
+    print()
+    print_table(heads, rows, num_left=len(heads))
+    if len(board.unfinished) > MAX_ROWS:
+        print_lines([f"the first {MAX_ROWS} of {len(board.unfinished):,} runs without metrics"])
 
 
 def _narrow(board: Leaderboard, rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]], list[str]]:
@@ -45,7 +62,7 @@ def _narrow(board: Leaderboard, rows: Sequence[Sequence[str]]) -> tuple[list[str
     before, after = 1 + len(ACCURACIES), 1 + len(ACCURACIES) + len(board.columns)
     heads = ["", *SHORT, *headings(board)[after : after + 3]]
     numbers = [[*row[:before], *row[after : after + 3]] for row in rows]
-    labels = [row.label + (f" (mixed: {', '.join(row.mixed)})" if row.mixed else "") for row in board.rows]
+    labels = [row.label + (f" (mixed: {', '.join(row.mixed)})" if row.mixed else "") for row in board.rows[: len(rows)]]
     names = ["", "val accuracy %", "interval of val", "test accuracy %", "interval of test", "n", *heads[before:]]
     kept = list(range(len(heads)))
     lost = headings(board)[after + 3 : after + 5] if is_calibrated(board) else []

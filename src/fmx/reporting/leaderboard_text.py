@@ -171,7 +171,7 @@ def _environment_notes(board: Leaderboard) -> list[str]:
             f"{MIXED}: the runs of the row are not all of the same commit, version, device …, as named: their mean may "
             "mix different things, and uncommitted changes are not recorded. --csv has the values."
         )
-    for group in board.by_data():
+    for group in board.by_data:
         within = {name for row in group.rows for name in row.mixed}
         between = [
             name
@@ -235,7 +235,7 @@ def to_csv(board: Leaderboard) -> str:
 def to_markdown(board: Leaderboard) -> str:
     """A table for each data set, notes, and a table of the runs without metrics."""
     parts = []
-    for name, group in zip(board.data, board.by_data(), strict=True):
+    for name, group in zip(board.data, board.by_data, strict=True):
         if len(board.data) > 1:
             parts.append(f"## {_markdown(name)}")
         rows = [[cell.text for cell in row] for row in cells(group)]
@@ -251,7 +251,7 @@ def to_markdown(board: Leaderboard) -> str:
 def to_latex(board: Leaderboard) -> str:
     r"""A booktabs tabular for each data set with notes below; it needs \usepackage{booktabs} alone."""
     lines = ["% needs \\usepackage{booktabs}"]
-    for name, group in zip(board.data, board.by_data(), strict=True):
+    for name, group in zip(board.data, board.by_data, strict=True):
         heads = headings(group)
         if len(board.data) > 1:
             lines.append(f"\\par\\medskip\\textbf{{{_latex(name)}}}\\par\\smallskip")

@@ -184,12 +184,13 @@ function offerCurves(rows, part) {
   }
 }
 
+const NATURAL = new Intl.Collator("en", { numeric: true });
 // Sorting: numbers by data-value, names in natural order, missing values always last. #sort=3 and #sort=-3 keep it in a link.
 function compared(first, second, descending) {
   const [a, b] = [first, second].map((cell) => (cell.dataset.value === undefined ? cell.textContent.trim() : Number(cell.dataset.value)));
   const lacks = (value) => value === "–" || Number.isNaN(value);
   if (lacks(a) || lacks(b)) return lacks(a) - lacks(b);
-  const order = typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
+  const order = typeof a === "number" && typeof b === "number" ? a - b : NATURAL.compare(a, b);
   return descending ? -order : order;
 }
 
@@ -200,11 +201,52 @@ function sortBy(table, column, descending) {
     if (at === column) head.setAttribute("aria-sort", descending ? "descending" : "ascending");
     else head.removeAttribute("aria-sort");
   });
+  showPage(table);
+}
+
+// Long tables are shown page by page: a browser takes seconds to lay out thousands of rows.
+const PAGE = 100; // rows
+const PAGES = (window.pages ??= {}); // the page of each table; Infinity for all rows. A renewed page keeps it.
+
+function showPage(table) {
+  const rows = [...table.tBodies[0].rows];
+  if (rows.length <= PAGE) return;
+  const last = Math.ceil(rows.length / PAGE) - 1;
+  const page = PAGES[table.id] === Infinity ? Infinity : Math.min(PAGES[table.id] ?? 0, last);
+  const first = page === Infinity ? 0 : page * PAGE;
+  const end = page === Infinity ? rows.length : Math.min(first + PAGE, rows.length);
+  rows.forEach((row, at) => { row.hidden = at < first || at >= end; });
+  const bar = document.getElementById(`${table.id}-pages`);
+  const [back, on, all] = bar.querySelectorAll("button");
+  bar.querySelector("span").textContent = `rows ${(first + 1).toLocaleString("en")} to ${end.toLocaleString("en")} of ${rows.length.toLocaleString("en")}`;
+  back.disabled = page === 0 || page === Infinity;
+  on.disabled = page === last || page === Infinity;
+  all.textContent = page === Infinity ? "pages" : "all rows";
+}
+
+function makePaged(table) {
+  if (table.tBodies[0].rows.length <= PAGE) return;
+  const bar = document.createElement("nav");
+  bar.id = `${table.id}-pages`;
+  bar.className = "choice pages";
+  bar.setAttribute("aria-label", "pages of the table");
+  const go = { "‹ back": (page) => page - 1, "next ›": (page) => page + 1, "all rows": (page) => (page === Infinity ? 0 : Infinity) };
+  for (const [text, next] of Object.entries(go)) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = text;
+    button.addEventListener("click", () => { PAGES[table.id] = next(PAGES[table.id] ?? 0); showPage(table); });
+    bar.append(button);
+  }
+  bar.append(document.createElement("span"));
+  table.closest(".scroll").after(bar);
+  showPage(table);
 }
 
 function makeSortable(table) {
   const heads = [...table.tHead.rows[0].cells];
-  heads.forEach((head, column) => head.firstElementChild.addEventListener("click", () => {
+  heads.forEach((head, column) => head.firstElementChild.addEventListener("click", (event) => {
+    if (event.isTrusted && PAGES[table.id] !== Infinity) PAGES[table.id] = 0; // live.js clicks too
     const isWord = head.classList.contains("word") || column === 0;
     const before = head.getAttribute("aria-sort");
     const descending = before ? before === "ascending" : !isWord; // the first click on numbers shows the highest first
@@ -216,6 +258,7 @@ function makeSortable(table) {
   if (asked && heads[asked[2] - 1]) sortBy(table, asked[2] - 1, asked[1] === "-");
 }
 
+for (const table of document.querySelectorAll(".sortable, #unfinished")) makePaged(table);
 for (const table of document.querySelectorAll(".sortable")) makeSortable(table);
 PARTS.forEach(({ rows }, part) => offerCurves(rows, part));
 if (PARTS.length) {
