@@ -1,7 +1,6 @@
 """sweep.json: the jobs of a sweep and their status, from which the sweep can be resumed."""
 
 import json
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,12 +13,12 @@ from fmx.process.table import printable
 from fmx.runs.record import present_fingerprint, write_atomically
 from fmx.runs.run_dir import open_run
 from fmx.sweeps.job import Job
+from fmx.sweeps.slurm_queue import is_job_id
 
 __all__ = ["JOURNAL", "LEDGER", "Entry", "Ledger"]
 
 LEDGER = "sweep.json"
 MAX_BYTES = 256_000_000  # a job takes a few hundred
-SLURM_JOB = re.compile(r"\d+(_\d+)?")  # as squeue accepts it; never an option
 MAX_PROCESSES = 100_000
 JOURNAL = "study.journal"  # Optuna's, which a search has instead of a ledger
 
@@ -53,7 +52,7 @@ def _entry(plain: dict[str, Any]) -> Entry:
     entry.fingerprint, entry.accelerator, entry.status = map(str, (entry.fingerprint, entry.accelerator, entry.status))
     entry.error = None if entry.error is None else printable(entry.error)
     entry.slurm_job = None if entry.slurm_job is None else str(entry.slurm_job)
-    if entry.slurm_job and not SLURM_JOB.fullmatch(entry.slurm_job):
+    if entry.slurm_job and not is_job_id(entry.slurm_job):
         raise ValueError(f"job {entry.number} cannot have SLURM's number {printable(entry.slurm_job)}")
     return entry
 

@@ -168,15 +168,17 @@ class Sweep:
                         if event.status == "failed" and settings.get(
                             "fail_fast"
                         ):  # absent from ledgers of earlier versions
-                            for stopped in pool.stop(signal.SIGTERM):
+                            for stopped in pool.stop(signal.SIGINT):
                                 self._record_end(stopped, display)
                                 yield stopped
                             break
                     else:
                         self._write_leaderboard(now=False)
-            except (KeyboardInterrupt, Interrupted):
-                log.warning("stopping: the running jobs save their states; once more ends them at once")
-                for stopped in pool.stop(signal.SIGTERM):
+            except (KeyboardInterrupt, Interrupted) as interrupted:
+                signum = interrupted.signum if isinstance(interrupted, Interrupted) else signal.SIGINT
+                if not pool.outlived_by_jobs(signum):
+                    log.warning("stopping: the running jobs save their states; once more ends them at once")
+                for stopped in pool.stop(signum):
                     self._record_end(stopped, display)
                 raise
             finally:

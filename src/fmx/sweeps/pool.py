@@ -58,11 +58,14 @@ class Workers(Protocol):
 
     def __exit__(self, *_: object) -> None: ...
 
-    def run(self, jobs: Iterable[tuple[Job, list[str]]]) -> Iterator[Started | Ended | None]:
+    def run(self, jobs: Iterable[tuple[Job, list[str]] | None]) -> Iterator[Started | Ended | None]:
         """Run jobs."""
 
+    def outlived_by_jobs(self, signum: int) -> bool:
+        """Whether the running jobs go on when a signal ends this process."""
+
     def stop(self, signum: int) -> Iterator[Ended]:
-        """Ask the running jobs to end."""
+        """Ask the running jobs to end, unless they outlive this process. signum: SIGINT also if a job has failed."""
 
 
 @dataclass
@@ -88,10 +91,10 @@ class Pool:
         self._running: list[_Running] = []
         self._context = context()
 
-    def run(self, jobs: Iterable[tuple[Job, list[str]]]) -> Iterator[Started | Ended | None]:
+    def run(self, jobs: Iterable[tuple[Job, list[str]] | None]) -> Iterator[Started | Ended | None]:
         """Run jobs, each with its extra arguments; yield each start and end, and None at every poll.
 
-        The next job is taken from `jobs` only when a worker is free.
+        The next job is taken from `jobs` only when a worker is free; None stands for no job at the moment.
         """
         waiting = iter(jobs)
         while True:
@@ -106,10 +109,14 @@ class Pool:
             if (signum := last_signal()) is not None:  # its exception was lost
                 raise Interrupted(signum)
 
-    def stop(self, signum: int) -> Iterator[Ended]:
-        """Send a signal to every running job, wait until all have saved their states, and yield how they ended."""
+    def outlived_by_jobs(self, signum: int) -> bool:  # noqa: ARG002 - no job outlives its pool
+        """False."""
+        return False
+
+    def stop(self, signum: int) -> Iterator[Ended]:  # noqa: ARG002 - jobs save their states at SIGTERM
+        """Send SIGTERM to every running job, wait until all have saved their states, and yield how they ended."""
         for running in self._running:
-            self._request_stop(running, "interrupted", signum)
+            self._request_stop(running, "interrupted", signal.SIGTERM)
         while self._running:
             connection.wait([running.process.sentinel for running in self._running], timeout=PAUSE_S)
             yield from self._collect_ended()

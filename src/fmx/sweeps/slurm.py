@@ -5,6 +5,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -15,18 +16,19 @@ from omegaconf import DictConfig, OmegaConf
 from fmx.config.printed_command import printed_command
 from fmx.errors import ConfigError, DataError
 from fmx.process import detach
-from fmx.process.exits import Interrupted
+from fmx.process.exits import Interrupted, last_signal
 from fmx.runs.run_dir import open_run
 from fmx.sweeps import slurm_queue as queue
 from fmx.sweeps.array_task import ArrayTask
-from fmx.sweeps.job import FROZEN_JOBS, Job
+from fmx.sweeps.job import Job
 from fmx.sweeps.ledger import Ledger
 from fmx.sweeps.local import Sweep
 from fmx.sweeps.multirun import run_multirun
 from fmx.sweeps.pool import Cause, Ended, Started, complete_record, last_line
 from fmx.sweeps.settings import check_fail_fast
+from fmx.sweeps.slurm_queue import slurm_folder
 
-__all__ = ["ClusterSweep", "launch"]
+__all__ = ["ClusterPool", "ClusterSweep", "check_settings", "launch"]
 
 log = logging.getLogger(__name__)
 COUNTS = {"array_parallelism": 1, "timeout_min": 1, "signal_before_end_s": 0, "max_requeues": 0}
@@ -106,7 +108,7 @@ class ClusterSweep(Sweep):
         # Jobs may have ended without a command, so that nobody has written them into the leaderboard.
         self._leaderboard_due = any(entry.status == "completed" for entry in ledger.entries.values())
         submitted = {entry.slurm_job for entry in ledger.entries.values() if entry.slurm_job}
-        states = queue.states(submitted)
+        states = queue.states(submitted, slurm_folder(ledger.sweep_dir))
         if states is None:
             raise DataError("SLURM does not answer, so nobody knows which jobs are still queued; try again (squeue)")
         self._alive = {name for name, state in states.items() if state in {queue.PENDING, queue.RUNNING}}
@@ -153,7 +155,8 @@ class ClusterPool:
     """Jobs in SLURM's queue, with the interface of Pool. Leaving the context cancels no job.
 
     settings: of conf/hydra/launcher/slurm.yaml. alive: SLURM's job IDs, by job number, of the jobs that are queued
-    already. submitted: called with each job and its SLURM job ID.
+    already. submitted: called with each job and its SLURM job ID. at_most: how many jobs are queued or running at a
+    time; None submits all at once, as arrays.
     """
 
     def __init__(
@@ -163,12 +166,17 @@ class ClusterPool:
         *,
         alive: Mapping[int, str],
         submitted: Callable[[Job, str], None],
+        at_most: int | None = None,
     ) -> None:
-        self._folder = sweep_dir / FROZEN_JOBS / "slurm"
+        self._folder = slurm_folder(sweep_dir)
+        self._at_most = at_most
         self._settings = settings
         self._alive = alive
         self._note_submitted = submitted
         self._jobs: list[_Submitted] = []
+        self._refused: tuple[Job, list[str]] | None = None
+        self._has_submitted = False
+        self._has_warned = False
         self._cancelled = self._detached = False
 
     def __enter__(self) -> Self:
@@ -178,27 +186,55 @@ class ClusterPool:
         if self._jobs and not self._cancelled and not detach.is_asked():
             log.info("%d jobs keep running without this command", len(self._jobs))
 
-    def run(self, jobs: Iterable[tuple[Job, list[str]]]) -> Iterator[Started | Ended | None]:
-        """Submit all jobs; yield each start and end that SLURM reports, and None at every poll."""
-        try:
-            self._submit(list(jobs))
+    def run(self, jobs: Iterable[tuple[Job, list[str]] | None]) -> Iterator[Started | Ended | None]:
+        """Submit jobs; yield each start and end that SLURM reports, and None at every poll."""
+        waiting = iter(jobs)
+        if self._at_most is None:
+            self._submit([each for each in waiting if each is not None])
             if detach.is_asked():
                 self._detached = True
                 return
             if self._alive:
                 log.info("%d of them were in SLURM's queue already", len(self._alive))
-            while self._jobs:
-                yield from self._poll()
-                yield None
-                if self._jobs:
-                    time.sleep(self._settings["poll_s"])
-        except Interrupted as interrupted:
-            self._detached = interrupted.signum != signal.SIGINT  # only Ctrl-C cancels the jobs
-            raise
+        while True:
+            self._fill(waiting)
+            if not self._jobs:
+                return
+            yield from self._poll()
+            yield None
+            if (signum := last_signal()) is not None:  # its exception was lost
+                raise Interrupted(signum)
+            if self._jobs:
+                time.sleep(self._settings["poll_s"])
 
-    def stop(self, signum: int) -> Iterator[Ended]:  # noqa: ARG002 - scancel has its own
-        """Cancel all jobs, wait until the running ones have saved their states, and yield how they ended."""
-        if self._detached:
+    def _fill(self, waiting: Iterator[tuple[Job, list[str]] | None]) -> None:
+        """Submit jobs one by one while there is room; one that SLURM refuses is submitted again at a later poll."""
+        while self._at_most is not None and len(self._jobs) < self._at_most:
+            following, self._refused = self._refused or next(waiting, None), None
+            if following is None:
+                return
+            try:
+                self._submit([following])
+            except ConfigError as error:
+                if not self._jobs:
+                    raise
+                self._refused = following
+                if not self._has_warned:
+                    log.warning("%s; trying again while other jobs are in its queue", error)
+                self._has_warned = True
+                return
+            self._has_warned = False
+
+    def outlived_by_jobs(self, signum: int) -> bool:
+        """Whether the jobs stay in SLURM's queue: only Ctrl-C cancels them, unless all were left to SLURM."""
+        return self._detached or signum != signal.SIGINT
+
+    def stop(self, signum: int) -> Iterator[Ended]:
+        """Cancel all jobs, wait until the running ones have saved their states, and yield how they ended.
+
+        Only for SIGINT: other signals leave them.
+        """
+        if self.outlived_by_jobs(signum):
             return
         self._cancelled = True
         queue.cancel([each.name for each in self._jobs])
@@ -208,10 +244,15 @@ class ClusterPool:
 
     def _submit(self, jobs: Sequence[tuple[Job, list[str]]]) -> None:
         """Submit one array for each group of jobs with the same resources."""
+        if jobs and not self._has_submitted:
+            queue.remove_stale_tasks(self._folder)
+            self._has_submitted = True
         groups: dict[tuple[tuple[str, Any], ...], list[tuple[Job, list[str]]]] = {}
         for job, extra in jobs:
             if job.number in self._alive:
                 self._jobs.append(_Submitted(job, self._alive[job.number]))
+                if self._at_most is not None:
+                    log.info("#%d is in SLURM's queue already, as job %s", job.number, self._alive[job.number])
             else:
                 groups.setdefault(tuple(self._job_resources(job).items()), []).append((job, extra))
         for resources, group in groups.items():
@@ -252,7 +293,7 @@ class ClusterPool:
         }
 
     def _poll(self) -> Iterator[Started | Ended]:
-        states = queue.states(each.name for each in self._jobs)
+        states = queue.states((each.name for each in self._jobs), self._folder)
         if states is None:
             return  # the controller does not answer at the moment
         for each in list(self._jobs):
@@ -262,7 +303,7 @@ class ClusterPool:
                 if state == queue.RUNNING and each.began is None:
                     each.began = time.monotonic()
                     yield Started(each.job)
-            elif each.ended is None and _status(each.job) != "completed":
+            elif each.ended is None and not _has_result(each.job):
                 each.ended = state  # polled once more: a shared disk may show the job's files with a delay
             else:
                 self._jobs.remove(each)
@@ -271,14 +312,15 @@ class ClusterPool:
     def _outcome(self, each: _Submitted, state: str) -> Ended:
         """How a job ended, from run.json, which is completed if the job could not do so."""
         job, seconds = each.job, 0.0 if each.began is None else time.monotonic() - each.began
-        try:
+        record: dict[str, Any] = {}
+        status, pruned = None, False
+        with suppress(DataError):
             run = open_run(job.run_dir, finished=False)
-        except DataError:
-            record, status = {}, None
-        else:
-            record, status = run.record, run.status
+            record, status, pruned = run.record, run.status, run.pruned
         if status == "completed":
             return Ended(job, "completed", None, record.get("timing", {}).get("fit_s", seconds))
+        if pruned:
+            return Ended(job, "pruned", record.get("error"), seconds)
         cause: Cause = "raised"
         if self._cancelled and status != "failed":
             cause, error = "interrupted", None
@@ -303,8 +345,10 @@ class ClusterPool:
         return next((line for line in reversed(lines) if line), None)
 
 
-def _status(job: Job) -> str | None:
+def _has_result(job: Job) -> bool:
+    """Whether a run has completed, or a search has pruned it."""
     try:
-        return open_run(job.run_dir, finished=False).status
+        run = open_run(job.run_dir, finished=False)
     except DataError:
-        return None
+        return False
+    return run.status == "completed" or run.pruned

@@ -1,6 +1,7 @@
 """SLURM's commands: submit arrays through submitit, query the states of jobs, cancel them."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,8 +11,22 @@ from typing import Any, NamedTuple
 from fmx.config.printed_command import printed_command
 from fmx.errors import ConfigError
 from fmx.sweeps.array_task import ArrayTask
+from fmx.sweeps.job import FROZEN_JOBS
 
-__all__ = ["GONE", "PENDING", "RUNNING", "Place", "cancel", "check_installed", "places", "states", "submit"]
+__all__ = [
+    "GONE",
+    "PENDING",
+    "RUNNING",
+    "Place",
+    "cancel",
+    "check_installed",
+    "is_job_id",
+    "places",
+    "remove_stale_tasks",
+    "slurm_folder",
+    "states",
+    "submit",
+]
 
 PENDING, RUNNING, GONE = "PENDING", "RUNNING", "GONE"
 QUEUED = {PENDING, "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
@@ -19,6 +34,9 @@ ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL
 LARGEST_ARRAY = 1000  # SLURM's default limit
 TIMEOUT_S = 60
 MOST_NAMED = 1000  # arrays in one query
+TASK = "_submitted.pkl"  # as submitit names the files that its jobs unpickle
+JOB_ID = re.compile(r"[0-9]{1,20}(_[0-9]{1,20})?")
+NAMES = 3  # of the folder of the scripts: SWEEP/jobs/slurm
 
 
 def check_installed() -> None:
@@ -34,6 +52,16 @@ def check_installed() -> None:
                 f"hydra/launcher=slurm: there is no {command} here; start the command on a node from which jobs are "
                 "submitted, or use hydra/launcher=local"
             )
+
+
+def slurm_folder(sweep_dir: Path) -> Path:
+    """The folder of the scripts that SLURM runs for a sweep, and of what it says of them."""
+    return sweep_dir / FROZEN_JOBS / "slurm"
+
+
+def is_job_id(text: object) -> bool:
+    """Whether a value is an ID as squeue accepts it; never an option."""
+    return isinstance(text, str) and bool(JOB_ID.fullmatch(text))
 
 
 def submit(tasks: Sequence[ArrayTask], folder: Path, resources: Mapping[str, Any]) -> Iterator[str]:
@@ -59,17 +87,50 @@ def submit(tasks: Sequence[ArrayTask], folder: Path, resources: Mapping[str, Any
         yield from [str(job.job_id) for job in jobs]
 
 
-def states(ids: Iterable[str]) -> dict[str, str] | None:
-    """SLURM's state of each job, GONE for one that it has forgotten; None if SLURM does not answer."""
+def remove_stale_tasks(folder: Path) -> None:
+    """Remove the pickled tasks of jobs that are no longer in SLURM's queue; ConfigError if it does not answer.
+
+    A job unpickles the file that has its ID, so one that an untrusted folder came with could be another job's task.
+    """
+    found = {path.name.removesuffix(TASK): path for path in folder.glob(f"*{TASK}")}
+    known = states(filter(is_job_id, found), folder)
+    if known is None:
+        raise ConfigError("SLURM does not answer, so nothing was submitted; try again (squeue)")
+    for name, path in found.items():
+        if known.get(name) not in {PENDING, RUNNING}:
+            path.unlink(missing_ok=True)
+
+
+def states(ids: Iterable[str], folder: Path) -> dict[str, str] | None:
+    """SLURM's state of each job, GONE for one that it has forgotten; None if SLURM does not answer.
+
+    folder: from which the jobs were submitted. A job of that ID from elsewhere counts as GONE: the IDs may come from an
+    untrusted file, and jobs are cancelled by them.
+    """
     ids = list(ids)
-    arrays = sorted({name.partition("_")[0] for name in ids})
-    reported: dict[str, str] = {}
-    for array in arrays:  # one by one: squeue fails if it has forgotten any of them
-        answer = _run("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T", f"--jobs={array}")
-        if answer.returncode and "Invalid job id" not in answer.stderr:
+    reported = _reported(sorted({name.partition("_")[0] for name in ids}), folder)
+    return None if reported is None else {name: _simplified(reported.get(name)) for name in ids}
+
+
+def _reported(arrays: Sequence[str], folder: Path) -> dict[str, str] | None:
+    if not arrays:
+        return {}
+    answer = _run("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%o", f"--jobs={','.join(arrays)}")
+    if answer.returncode:
+        if "Invalid job id" not in answer.stderr:
             return None
-        reported |= dict(line.strip().split("|", 1) for line in answer.stdout.splitlines() if "|" in line)
-    return {name: _simplified(reported.get(name)) for name in ids}
+        if len(arrays) == 1:
+            return {}
+        one_by_one = [_reported([each], folder) for each in arrays]  # some versions fail if one of them is forgotten
+        known = [each for each in one_by_one if each is not None]
+        return {name: state for each in known for name, state in each.items()} if known == one_by_one else None
+    reported = {}
+    for line in answer.stdout.splitlines():
+        name, state, script = [*line.strip().split("|", 2), "", ""][:3]
+        # Only the last names are compared, since machines may mount the disk in different places.
+        if Path(script).parent.parts[-NAMES:] == folder.parts[-NAMES:]:
+            reported[name] = state
+    return reported
 
 
 class Place(NamedTuple):

@@ -83,10 +83,11 @@ class Searcher:
         os.utime(self._folder / self.name)
         return (self._folder / self.name).stat().st_mtime
 
-    def is_alive(self, name: str | None, run_dir: Path) -> bool:
+    def is_alive(self, name: str | None, run_dir: Path | None) -> bool:
         """Whether the command of that name still works on the study.
 
         run_dir: of its trial. While a process holds its lock, a command whose file is lost or stale counts as alive.
+        None for a SLURM job, which outlives its command.
         """
         if name == self.name:
             return True
@@ -102,7 +103,7 @@ class Searcher:
             fresh = self._touch() - path.stat().st_mtime < DEAD_AFTER_S
         except FileNotFoundError:
             fresh = False
-        return fresh or bool(lock.is_locked(run_dir))
+        return fresh or (run_dir is not None and bool(lock.is_locked(run_dir)))
 
 
 def living(sweep_dir: Path) -> list[str]:

@@ -22,7 +22,7 @@ from fmx.sweeps.ledger import LEDGER
 from fmx.sweeps.preparation import Preparation
 from fmx.sweeps.search.frozen_conf import CONF, frozen_context, warn_of_changes
 from fmx.sweeps.search.options import Options, read_options, require_optuna
-from fmx.training.check import check_parts
+from fmx.training.check import check_resolved_parts, is_bounded
 
 if TYPE_CHECKING:
     from fmx.sweeps.search.command import Command
@@ -80,7 +80,7 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
     from fmx.sweeps.search.distributions import choices_of_groups, read_space, split
     from fmx.sweeps.search.partial_keys import naming_partial_keys
     from fmx.sweeps.search.samplers import check_sampler
-    from fmx.sweeps.search.workers import check_launcher
+    from fmx.sweeps.search.workers import check_launcher, is_on_cluster
     from fmx.sweeps.warm import warm_up
 
     check_multirun(config)
@@ -103,7 +103,9 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
         options = read_options(sweeper, _logged_metrics(composed.config(choices_of_groups(space))))
         check_sampler(options.sampler, space)
         configs = _every_choice(composed, options, space)
-    warm_up()
+    here = not is_on_cluster(launcher)
+    if here:
+        warm_up()
     doing = f"checking the {len(configs)} configurations with every choice and both ends of every interval"
     if len(space.branches) > 1:
         doing += f", in {len(space.checked_branches())} of {len(space.branches)} branches"
@@ -111,7 +113,7 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
         checked = []
         for each in configs:
             checked.append(check_config(each))
-            check_parts(each, checked[-1])
+            check_resolved_parts(checked[-1], here=here, bounded=is_bounded(each))
             preparation.advance()
     return _Task(context, config, sweep_dir, launcher, options, space, fixed, checked)
 
@@ -142,12 +144,14 @@ def _run_trials(task: _Task, searcher: "Searcher", command: "Command") -> dict[i
     from fmx.sweeps.search.study import SharedStudy
     from fmx.sweeps.search.summary import summarize
     from fmx.sweeps.search.trials import Trials
-    from fmx.sweeps.search.workers import run_trials
+    from fmx.sweeps.search.workers import is_on_cluster, run_trials
 
     options, space, sweep_dir = task.options, task.space, task.sweep_dir
     context = frozen_context(task.context, task.config, sweep_dir)
-    study = SharedStudy(sweep_dir, options, space, searcher, fixed=task.fixed)
-    trials = Trials(study, Plan(context, task.config), options, space, list(task.fixed.values()))
+    on_cluster = is_on_cluster(task.launcher)
+    study = SharedStudy(sweep_dir, options, space, searcher, fixed=task.fixed, on_cluster=on_cluster)
+    plan = Plan(context, task.config, here=not on_cluster)
+    trials = Trials(study, plan, options, space, list(task.fixed.values()))
 
     def summary() -> "Summary":
         return summarize(study.study, sweep_dir, options, command, wanted=study.num_trials)
@@ -158,10 +162,11 @@ def _run_trials(task: _Task, searcher: "Searcher", command: "Command") -> dict[i
         running = run_trials(
             trials.claimed(),
             task.launcher,
-            sweep_dir,
             num_trials=study.num_trials,
             num_begun=study.num_begun,
             labelled=trials.labelled,
+            in_queue=trials.in_queue,
+            submitted=study.submitted,
         )
         with closing(running):  # if the loop is left early, the trials save their states
             for ended in running:

@@ -21,11 +21,13 @@ from fmx.errors import ConfigError, DataError
 from fmx.process.memory_bound import SPARE_BYTES, at_most_bytes
 from fmx.process.table import printable
 from fmx.runs.data_root import KEY
+from fmx.sweeps import slurm_queue as queue
 from fmx.sweeps.ledger import JOURNAL
 from fmx.sweeps.search.heartbeat import Searcher, exclusive
 from fmx.sweeps.search.options import Options
 from fmx.sweeps.search.samplers import draw_value, make_pruner, make_sampler
 from fmx.sweeps.search.space import Space
+from fmx.sweeps.slurm_queue import is_job_id, slurm_folder
 
 __all__ = [
     "ERROR",
@@ -48,32 +50,47 @@ COPIES = 4  # of the journal in memory, as text and as objects
 NAME = "search"
 SETTINGS = "search"  # attribute of the study: its settings
 OWNER = "owner"  # attribute of a trial: the command that runs it
+SLURM_JOB = "slurm_job"  # attribute of a trial: the ID of its job
 ERROR = "error"  # attribute of a trial: why it failed
 
 
 @dataclass(frozen=True)
 class AssignedTrial:
-    """A trial for this command to run: its number, its values by key, and whether another command had begun it."""
+    """A trial for this command: its number, its values by key, and whether another command had begun it.
+
+    slurm_job: the ID of its job, if that may still be in SLURM's queue.
+    """
 
     number: int
     values: Mapping[str, Any]
     begun: bool
+    slurm_job: str | None = None
 
 
 class SharedStudy:
     """The study of a sweep directory, with the trials that this command has claimed."""
 
     def __init__(
-        self, sweep_dir: Path, options: Options, space: Space, searcher: Searcher, *, fixed: Mapping[str, str]
+        self,
+        sweep_dir: Path,
+        options: Options,
+        space: Space,
+        searcher: Searcher,
+        *,
+        fixed: Mapping[str, str],
+        on_cluster: bool = False,
     ) -> None:
         """Open or create the study; ConfigError if the directory has one with other settings.
 
-        fixed: the overrides of every trial, by key.
+        fixed: the overrides of every trial, by key. on_cluster: whether this command's trials are SLURM jobs, so that
+        it can wait for those of commands that have ended.
         """
         self.sweep_dir = sweep_dir
         self._options = options
         self._space = space
         self._searcher = searcher
+        self._on_cluster = on_cluster
+        self._left = set[str]()  # SLURM jobs that this command leaves to others
         self._grid = space.num_points if options.sampler == "grid" else math.inf
         wanted = _settings(options, space, fixed)
         with self._locked():
@@ -125,27 +142,54 @@ class SharedStudy:
         return len(self.study.get_trials(deepcopy=False))
 
     def claim(self) -> AssignedTrial | None:
-        """Claim a trial: one whose command has died, else a new one; None if the study has enough."""
+        """Claim a trial: one whose command has died, else a new one; None if the study has enough.
+
+        A trial whose SLURM job may still be in the queue is claimed only if this command can wait for that.
+        """
+        ended = self._ended_jobs()  # before the lock: SLURM may take long to answer
         with self._locked():
             trials = self.study.get_trials(deepcopy=False)
             for trial in trials:
-                owner, run_dir = trial.user_attrs.get(OWNER), self.sweep_dir / str(trial.number)
-                if trial.state == TrialState.RUNNING and not self._searcher.is_alive(owner, run_dir):
-                    return self._assign(self._trial(trial), begun=True)
+                if not self._is_abandoned(trial):
+                    continue
+                job: str | None = trial.user_attrs.get(SLURM_JOB)
+                in_queue = None if job in ended else job
+                if in_queue is None or self._on_cluster:
+                    return self._assign(self._trial(trial), begun=True, slurm_job=in_queue)
+                if in_queue not in self._left:
+                    self._left.add(in_queue)
+                    log.info("#%d is left to a command with hydra/launcher=slurm: its job is %s", trial.number, job)
             if self.num_trials is not None and len(trials) >= self.num_trials:
                 return None
             self._use_sampler(len(trials))
             return self._assign(self.study.ask(), begun=False)
 
+    def _is_abandoned(self, trial: FrozenTrial) -> bool:
+        run_dir = None if trial.user_attrs.get(SLURM_JOB) else self.sweep_dir / str(trial.number)
+        return trial.state == TrialState.RUNNING and not self._searcher.is_alive(trial.user_attrs.get(OWNER), run_dir)
+
+    def _ended_jobs(self) -> set[str]:
+        """The SLURM jobs of abandoned trials that are no longer in the queue; none if SLURM does not answer."""
+        abandoned = [trial for trial in self.study.get_trials(deepcopy=False) if self._is_abandoned(trial)]
+        jobs = {job for trial in abandoned if (job := trial.user_attrs.get(SLURM_JOB))}
+        states = queue.states(jobs, slurm_folder(self.sweep_dir)) if jobs else {}
+        return {job for job, state in (states or {}).items() if state not in {queue.PENDING, queue.RUNNING}}
+
+    def submitted(self, number: int, slurm_job: str) -> None:
+        """Record the SLURM job of a trial."""
+        self._storage.set_trial_user_attr(_trial_id(self._storage, number), SLURM_JOB, slurm_job)
+
     def _trial(self, trial: FrozenTrial) -> Trial:
         self._use_sampler(trial.number)
         return Trial(self.study, _trial_id(self._storage, trial.number))
 
-    def _assign(self, trial: Trial, *, begun: bool) -> AssignedTrial:
+    def _assign(self, trial: Trial, *, begun: bool, slurm_job: str | None = None) -> AssignedTrial:
         """Make a trial this command's own and draw its values, except those that a killed command had drawn."""
         trial.set_user_attr(OWNER, self._searcher.name)
+        if slurm_job is None and SLURM_JOB in trial.user_attrs:
+            trial.set_user_attr(SLURM_JOB, None)  # that job has ended
         values = self._space.draw(partial(draw_value, trial))
-        return AssignedTrial(trial.number, values, begun)
+        return AssignedTrial(trial.number, values, begun, slurm_job)
 
     def _use_sampler(self, number: int) -> None:
         options = self._options
@@ -260,14 +304,15 @@ def _check_same(sweep_dir: Path, known: object, wanted: Mapping[str, Any]) -> No
 
 
 def _is_plausible(trial: FrozenTrial, num_objectives: int) -> bool:
-    """Whether a trial from an untrusted file has valid values and reports, and texts as owner and error."""
+    """Whether a trial from an untrusted file has valid values and reports, texts as owner and error, and a job ID."""
     values, reports = trial.values, trial.intermediate_values
     if trial.state == TrialState.COMPLETE and (values is None or len(values) != num_objectives):
         return False
     finite = all(type(value) in {int, float} and math.isfinite(value) for value in values or [])
     # A report may be NaN: a loss can be.
     reported = all(0 <= step < MAX_STEPS and type(value) in {int, float} for step, value in reports.items())
-    return finite and reported and all(isinstance(trial.user_attrs.get(key, ""), str) for key in (OWNER, ERROR))
+    texts = all(isinstance(trial.user_attrs.get(key, ""), str) for key in (OWNER, ERROR))
+    return finite and reported and texts and is_job_id(trial.user_attrs.get(SLURM_JOB) or "0")
 
 
 def _is_drawn(value: object, drawn: BaseDistribution) -> bool:

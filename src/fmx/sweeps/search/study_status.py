@@ -73,7 +73,7 @@ def command_to_go_on(sweep_dir: Path) -> str | None:
 def _wanted(sweep_dir: Path) -> int | None:
     """How many trials the newest command wanted in all; None where that is not recorded, or only time ends it."""
     try:
-        wanted = read_json(sweep_dir / "search.json", at_most=MAX_BYTES)["trials"]["wanted"]
+        wanted = read_json(sweep_dir / "search.json", at_most=MAX_BYTES)["wanted"]
     except (DataError, KeyError, TypeError):
         return None
     return wanted if type(wanted) is int and 0 < wanted <= MANY else None

@@ -77,7 +77,8 @@ class Summary:
             "sampler": options.sampler,
             "pruning": options.pruning,
             "command": self.command.to_resume,
-            "trials": {"wanted": self.wanted, "begun": len(self.trials), **self.counts},
+            "wanted": self.wanted,
+            "trials": {"begun": len(self.trials), **self.counts},
             "best": [
                 {
                     "trial": trial.number,

@@ -32,7 +32,8 @@ def pruning_overrides(options: Options) -> list[str]:
 class Trials:
     """Turns claimed trials into jobs, and records their outcomes in the study.
 
-    fixed: the overrides of every trial. `failed` has the errors of this command's trials by number.
+    fixed: the overrides of every trial. `failed` has the errors of this command's trials by number, and `in_queue` the
+    SLURM jobs of claimed trials that need not be submitted.
     """
 
     def __init__(self, study: SharedStudy, plan: Plan, options: Options, space: Space, fixed: list[str]) -> None:
@@ -44,6 +45,7 @@ class Trials:
         self._began = time.monotonic()
         self._values: dict[int, list[str]] = {}
         self.failed: dict[int, str] = {}
+        self.in_queue: dict[int, str] = {}
 
     def claimed(self) -> Iterator[tuple[Job, list[str]]]:
         """Jobs with their extra arguments, until there are enough trials or the time is up."""
@@ -52,7 +54,11 @@ class Trials:
             claim = self._study.claim()
             if claim is None:
                 return
-            arguments = self._resume_arguments(claim.number) if claim.begun else []
+            if claim.slurm_job is not None:
+                self.in_queue[claim.number] = claim.slurm_job
+                arguments: list[str] | None = []
+            else:
+                arguments = self._resume_arguments(claim.number) if claim.begun else []
             if arguments is None or (job := self._job(claim)) is None:
                 continue
             yield job, arguments

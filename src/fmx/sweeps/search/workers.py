@@ -1,4 +1,4 @@
-"""Run the trials of a search on this machine, in the local launcher's pool."""
+"""Run the trials of a search in the pool of its launcher: on this machine, or in SLURM's queue."""
 
 import logging
 import signal
@@ -9,59 +9,97 @@ from pathlib import Path
 from typing import Any
 
 from fmx.errors import ConfigError, DataError
-from fmx.process.exits import Interrupted
+from fmx.process.exits import Interrupted, last_signal
 from fmx.reporting.leaderboard_files import write_leaderboard
+from fmx.sweeps import slurm
 from fmx.sweeps.display import Display
 from fmx.sweeps.job import Job
 from fmx.sweeps.machine import shares
-from fmx.sweeps.pool import Ended, Pool, Started
+from fmx.sweeps.pool import Ended, Pool, Started, Workers
 from fmx.sweeps.search.heartbeat import exclusive
 from fmx.sweeps.settings import check_settings, jobs_per_gpu
+from fmx.sweeps.slurm_queue import check_installed
 
-__all__ = ["check_launcher", "run_trials"]
+__all__ = ["check_launcher", "is_on_cluster", "run_trials"]
 
 log = logging.getLogger(__name__)
 LEADERBOARD_SHARE = 10  # writing the leaderboard takes at most 1/10 of the time
 LOCAL = "fmx.sweeps.launchers.LocalLauncher"
+SLURM = "fmx.sweeps.launchers.SlurmLauncher"
 
 
 def check_launcher(settings: Mapping[str, Any]) -> None:
-    """ConfigError for a launcher other than the local one, or for invalid settings."""
-    if settings["_target_"] != LOCAL:
+    """ConfigError for a launcher that cannot run trials, or for invalid settings."""
+    if settings["_target_"] not in {LOCAL, SLURM}:
         raise ConfigError(
-            "hydra/sweeper=search runs its trials with hydra/launcher=local; to use several machines, start the same "
-            "command on each with the same hydra.sweep.dir"
+            "hydra/sweeper=search runs its trials with hydra/launcher=local or slurm; to use several machines without "
+            "SLURM, start the same command on each with the same hydra.sweep.dir"
         )
-    check_settings(settings)
+    if is_on_cluster(settings):
+        slurm.check_settings(settings)
+        check_installed()
+    else:
+        check_settings(settings)
+
+
+def is_on_cluster(settings: Mapping[str, Any]) -> bool:
+    """Whether trials are SLURM jobs. settings: of hydra.launcher."""
+    return bool(settings["_target_"] == SLURM)
+
+
+def make_pool(
+    settings: Mapping[str, Any],
+    first: Job,
+    *,
+    num_trials: int | None,
+    in_queue: Mapping[int, str],
+    submitted: Callable[[int, str], None],
+) -> tuple[Workers, int]:
+    """The pool that runs trials, and how many at a time.
+
+    settings: of hydra.launcher. first: one of the jobs. in_queue, submitted: the SLURM jobs by trial, and what is
+    called with those of new trials.
+    """
+    if is_on_cluster(settings):
+        parallel = settings["array_parallelism"]
+
+        def note(job: Job, name: str) -> None:
+            submitted(job.number, name)
+
+        pool = slurm.ClusterPool(first.sweep_dir, settings, alive=in_queue, submitted=note, at_most=parallel)
+        return pool, parallel
+    workers = shares(
+        settings["workers"],
+        num_jobs=num_trials,
+        processes=first.processes,
+        uses_gpu=first.on_gpu,
+        threads=settings["threads"],
+        jobs_per_gpu=jobs_per_gpu(settings),
+    )
+    return Pool(workers, job_timeout_s=settings["job_timeout_s"]), len(workers)
 
 
 def run_trials(
     jobs: Iterator[tuple[Job, list[str]]],
     settings: Mapping[str, Any],
-    sweep_dir: Path,
     *,
     num_trials: int | None,
     num_begun: int,
     labelled: Callable[[Job], Job],
+    in_queue: Mapping[int, str],
+    submitted: Callable[[int, str], None],
 ) -> Generator[Ended]:
     """Run jobs in parallel, each taken when a worker is free, and yield each as it ends.
 
-    settings: of hydra.launcher. Ctrl-C and SIGTERM let running jobs save their states.
+    settings: of hydra.launcher. Ctrl-C lets running jobs save their states, and so does SIGTERM, but for SLURM jobs,
+    which go on. in_queue, submitted: as for `make_pool`.
     """
     first = next(jobs, None)
     if first is None:
         return
-    workers = shares(
-        settings["workers"],
-        num_jobs=num_trials,
-        processes=first[0].processes,
-        uses_gpu=first[0].on_gpu,
-        threads=settings["threads"],
-        jobs_per_gpu=jobs_per_gpu(settings),
-    )
-    pool = Pool(workers, job_timeout_s=settings["job_timeout_s"])
-    leaderboard = _Leaderboard(sweep_dir)
-    with Display(num_trials, num_begun, len(workers), log.info) as display, pool:
+    pool, parallel = make_pool(settings, first[0], num_trials=num_trials, in_queue=in_queue, submitted=submitted)
+    leaderboard = _Leaderboard(first[0].sweep_dir)
+    with Display(num_trials, num_begun, parallel, log.info) as display, pool:
         try:
             for event in pool.run(chain([first], jobs)):
                 if isinstance(event, Started):
@@ -73,11 +111,13 @@ def run_trials(
                     if event.status == "failed" and settings["fail_fast"]:
                         break
                 leaderboard.write(now=False)
-            yield from pool.stop(signal.SIGTERM)
-        except (KeyboardInterrupt, Interrupted, GeneratorExit):
-            log.warning("stopping: the running trials save their states; once more ends them at once")
+            yield from pool.stop(signal.SIGINT)
+        except (KeyboardInterrupt, Interrupted, GeneratorExit) as left:
+            signum = last_signal() or (signal.SIGINT if isinstance(left, KeyboardInterrupt) else signal.SIGTERM)
+            if not pool.outlived_by_jobs(signum):
+                log.warning("stopping: the running trials save their states; once more ends them at once")
             leaderboard.due = True
-            for stopped in pool.stop(signal.SIGTERM):
+            for stopped in pool.stop(signum):
                 _show(display, stopped, labelled)
             raise
         finally:
