@@ -31,3 +31,23 @@ def test_tables_are_those_of_the_result_files(tmp_path):
         page.write_text(before + start + end + after, encoding="utf-8")
     subprocess.run([sys.executable, "-c", WRITE_EACH, *names, "targets"], cwd=tmp_path, check=True)
     assert {page: page.read_text(encoding="utf-8") for page in pages} == texts
+
+
+STACKED = """
+import sys
+sys.path.insert(0, "benchmarks")
+import torch
+from stacked import NETS, STACKED, separate, stacked
+torch.set_num_threads(1)
+for name in NETS:
+    alone = torch.tensor(separate(name, range(3), 8)(5))
+    assert len({*alone[:, -1].tolist()}) == 3
+    for side in ("vmap", "by hand", "by hand, N rates"):
+        together = torch.tensor(stacked(name, range(3), 8, **STACKED[side])(5))
+        torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+"""
+
+
+def test_stacked_networks_of_the_prototype_train_as_separate_ones():
+    done = subprocess.run([sys.executable, "-c", STACKED], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
