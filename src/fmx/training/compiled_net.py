@@ -89,7 +89,7 @@ def check_compiler(accelerator: str) -> None:
     """ConfigError where torch.compile lacks what it needs: a compiler, Python's headers, a folder for its code."""
     on_gpu = accelerator in {"gpu", "cuda"} or (accelerator == "auto" and torch.cuda.is_available())
     if on_gpu and importlib.util.find_spec("triton") is None:
-        raise ConfigError(f"trainer.compile=true needs the package triton on a GPU: pip install triton, {INSTEAD}")
+        raise ConfigError(f"trainer.compile=true needs the package triton on a GPU: install it, {INSTEAD}")
     variable, usual = ("CC", ("gcc", "clang", "cc")) if on_gpu else ("CXX", (CXX,))
     wanted = [os.environ[variable]] if os.environ.get(variable) else usual
     if not any(map(shutil.which, wanted)):
