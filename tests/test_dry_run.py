@@ -32,6 +32,7 @@ def test_of_a_sweep(command, tmp_path):
 
     run = command(*jobs, cwd=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
+    assert re.search(r"\n4 jobs, .*\nabout [\d.]+ MB of disk, of which .* are free\n", run.stdout), run.stdout
     size = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) / 1e6
     told = float(re.search(r"about ([\d.]+) MB of disk", done.stdout)[1])
     assert 0.6 * size < told < 1.6 * size, (told, size)
@@ -42,6 +43,13 @@ def test_of_a_sweep(command, tmp_path):
     assert "#0 seed=1 optim.lr=0.001 · done already\n" in again.stdout
     assert "#4 seed=3 optim.lr=0.001\n" in again.stdout
     assert "6 jobs, 4 of them done already" in again.stdout
+    kept = command(*more, "sweep.keep_checkpoints=1", cwd=tmp_path)
+    whole, left = map(
+        float, re.search(r"about ([\d.]+) MB of .*; about ([\d.]+) MB from its end on", kept.stdout).groups()
+    )
+    assert whole == pytest.approx(1.5 * told, abs=0.1)
+    weights = sum(path.stat().st_size for path in tmp_path.glob("sweep/0/checkpoints/*.ckpt")) / 1e6
+    assert whole - left == pytest.approx(5 * weights, rel=0.2, abs=0.1)
     resumed = command("--resume-sweep", "sweep", "--dry-run", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert "4 jobs, 4 of them done already" in resumed.stdout
@@ -62,6 +70,7 @@ def test_of_a_search_whose_draws_are_those_of_the_search(command, tmp_path):
     assert len(drawn) == 3
     real = command(*search, cwd=tmp_path)
     assert real.returncode == 0, real.stdout + real.stderr
+    assert re.search(r"\nat most about [\d.]+ MB of disk, of which .* are free\n", real.stdout), real.stdout
     assert sorted(drawn) == sorted(re.findall(r"#(\d) (seed=\d): val", real.stdout))
     before = files(tmp_path)
     again = command("--dry-run", *search, cwd=tmp_path)

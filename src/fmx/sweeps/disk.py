@@ -11,17 +11,22 @@ from rich.filesize import decimal
 from fmx.config.passed import Passed
 from fmx.config.quoting import escape_interpolations
 
-__all__ = ["checkpoint_bytes", "disk_needed", "in_words"]
+__all__ = ["REST_BYTES", "checkpoint_bytes", "in_words", "runs_in_words"]
 
 REST_BYTES = 3_000_000  # of a run, besides its checkpoints: 1.5 MB for digits, 3.0 MB for Fashion-MNIST
 
 
-def disk_needed(checkpoints: Sequence[int], *, keep: int | None = None) -> int:
-    """Estimate the bytes that runs write.
+def runs_in_words(checkpoints: Sequence[int], folder: Path, *, keep: int | None, of_each: int = 1) -> str:
+    """Describe the disk space that runs take, at the latest before the checkpoints of all but the best are deleted.
 
-    checkpoints: the bytes of each one's checkpoints. keep: how many runs keep theirs, None for all.
+    checkpoints: the bytes of each run's checkpoints. keep: sweep.keep_checkpoints. of_each: of how many data sets each.
     """
-    return sum(sorted(checkpoints, reverse=True)[:keep]) + REST_BYTES * len(checkpoints)
+    rest = REST_BYTES * len(checkpoints)
+    said = in_words(sum(checkpoints) + rest, folder)
+    if keep is None:
+        return said
+    left = sum(sorted(checkpoints, reverse=True)[: keep * of_each]) + rest
+    return f"{said}; about {decimal(left)} from its end on (sweep.keep_checkpoints={keep})"
 
 
 def in_words(size: int, folder: Path) -> str:

@@ -19,7 +19,6 @@ from fmx.reporting.leaderboard import leaderboard
 from fmx.reporting.leaderboard_files import write_leaderboard
 from fmx.runs.run_dir import SAVE_TIMEOUT_S, has_run_to_resume, open_run, wait_for_process
 from fmx.sweeps.checkpoints import keep_best
-from fmx.sweeps.disk import in_words
 from fmx.sweeps.display import Display, shared_overrides
 from fmx.sweeps.job import Job
 from fmx.sweeps.ledger import JOURNAL, LEDGER, Ledger
@@ -84,15 +83,18 @@ class Sweep:
         self._leaderboard_due = False
         self._leaderboard_wait_until = 0.0  # no new leaderboard before this time
 
-    def run_all(self, numbers: Sequence[int]) -> list[Ended]:
-        """Run those of the given jobs that have not completed; FmxError at the end if one failed."""
-        with advice(lambda: f"to go on: {self.resume_command}"):
-            return self._run_all(numbers)
+    def run_all(self, numbers: Sequence[int], *, disk: str | None = None) -> list[Ended]:
+        """Run those of the given jobs that have not completed; FmxError at the end if one failed.
 
-    def preview(self, numbers: Sequence[int], *, num_equal: int = 0, disk: int | None = None) -> None:
+        disk: a text on the disk space that they will take.
+        """
+        with advice(lambda: f"to go on: {self.resume_command}"):
+            return self._run_all(numbers, disk)
+
+    def preview(self, numbers: Sequence[int], *, num_equal: int = 0, disk: str | None = None) -> None:
         """Log what `run_all` would do.
 
-        num_equal: jobs left out as duplicates. disk: bytes that all jobs will take.
+        num_equal: jobs left out as duplicates. disk: a text on the disk space that all jobs take.
         """
         entries = [self.ledger.entries[number] for number in numbers]
         to_run = [self.ledger.job(entry) for entry in entries if entry.status != "completed"]
@@ -114,9 +116,7 @@ class Sweep:
         log.info(
             "%s%s%s%s", _counted(len(entries), "job"), equal, f", {done} of them done already" if done else "", at_once
         )
-        log.info(
-            "%s%s", f"{in_words(disk, self.ledger.sweep_dir)} · " if disk is not None else "", self.ledger.sweep_dir
-        )
+        log.info("%s%s", f"{disk} · " if disk else "", self.ledger.sweep_dir)
         log.info("dry run: nothing was started or written")
 
     @property
@@ -128,7 +128,7 @@ class Sweep:
         words = [str(self.ledger.sweep_dir), *(word for each in sorted(trusted) for word in ("--allow", each))]
         return printed_command("fmx", "run", "--resume-sweep", *words)
 
-    def _run_all(self, numbers: Sequence[int]) -> list[Ended]:
+    def _run_all(self, numbers: Sequence[int], disk: str | None) -> list[Ended]:
         entries = [self.ledger.entries[number] for number in numbers]
         to_run = [self.ledger.job(entry) for entry in entries if entry.status != "completed"]
         for job in to_run:
@@ -143,6 +143,8 @@ class Sweep:
             num_workers,
             self.ledger.sweep_dir,
         )
+        if disk:
+            log.info("%s", disk)
         shared = shared_overrides(entry.overrides for entry in self.ledger.entries.values())
         ended = list(self.run(to_run, Display(len(entries), num_done, num_workers, log.info, shared=shared)))
         self.report_result(ended, len(entries))

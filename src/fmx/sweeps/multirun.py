@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from fmx.process import dry_run
 from fmx.process.exits import BEFORE_ANY_JOB, advice
-from fmx.sweeps.disk import disk_needed
+from fmx.sweeps.disk import runs_in_words
 from fmx.sweeps.ending import call_callbacks_after_errors
 from fmx.sweeps.local import Sweep, earlier_ledger
 from fmx.sweeps.plan import Plan
@@ -40,10 +40,14 @@ def run_multirun(
         jobs = plan.jobs(overrides, known)
         ledger.settings = {**settings, "keep_checkpoints": config.sweep.keep_checkpoints}
         ledger.add([job for job in jobs if job.fingerprint not in known])
-        if dry_run.is_asked():
-            disk = disk_needed(plan.checkpoint_sizes(jobs), keep=config.sweep.keep_checkpoints)
+        asked = dry_run.is_asked()
+        counted = [job for job in jobs if asked or ledger.entries[job.number].status != "completed"]
+        keep = config.sweep.keep_checkpoints
+        sizes, num_data = plan.checkpoint_sizes(counted), plan.num_data_sets
+        disk = runs_in_words(sizes, sweep_dir, keep=keep, of_each=num_data) if counted else None
+        if asked:
             sweep(ledger).preview([job.number for job in jobs], num_equal=len(overrides) - len(jobs), disk=disk)
             return []
         plan.freeze(jobs)
     with call_callbacks_after_errors(context, config):
-        return sweep(ledger).run_all([job.number for job in jobs])
+        return sweep(ledger).run_all([job.number for job in jobs], disk=disk)

@@ -94,6 +94,11 @@ class Plan:
         """The bytes that the checkpoints of each job will take, as disk.checkpoint_bytes estimates them."""
         return [self._checkpoint_sizes[self._composed[job.number].parts] for job in jobs]
 
+    @property
+    def num_data_sets(self) -> int:
+        """How many data sets the jobs are trained on."""
+        return len({str(ranking["data"].get("name")) for ranking in self._rankings.values()})
+
     def job(self, overrides: Sequence[str], number: int) -> Job:
         """Compose, check and freeze one job; ConfigError if it cannot run."""
         with PartsCheck(here=self._here) as check:

@@ -119,14 +119,22 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
 
 
 def _preview(task: _Task) -> None:
-    from fmx.sweeps.disk import REST_BYTES, checkpoint_bytes
     from fmx.sweeps.search.preview import preview
     from fmx.sweeps.search.study import num_begun
 
     begun = num_begun(task.sweep_dir, task.options, task.space, fixed=task.fixed)
-    largest = max(checkpoint_bytes(each.resolved) for each in task.checked)
-    preview(task.sweep_dir, task.options, task.space, num_begun=begun, largest=largest, kept=REST_BYTES)
+    preview(task.sweep_dir, task.options, task.space, num_begun=begun, disk=_disk(task))
     log.info("dry run: nothing was started or written")
+
+
+def _disk(task: _Task) -> str:
+    """A text on the disk space that the trials take."""
+    from fmx.sweeps.disk import checkpoint_bytes
+    from fmx.sweeps.search.preview import disk_in_words
+
+    largest = max(checkpoint_bytes(each.resolved) for each in task.checked)
+    keep = task.config.sweep.keep_checkpoints
+    return disk_in_words(task.sweep_dir, task.options, task.space, largest=largest, keep=keep)
 
 
 def _run(task: _Task, searcher: "Searcher") -> dict[int, str]:
@@ -158,6 +166,7 @@ def _run_trials(task: _Task, searcher: "Searcher", command: "Command") -> dict[i
 
     write_summary(summary())  # from here on its command can be found
     log.info("search: %s by %s, %s · %s", ", ".join(space.distributions), options.sampler, options.goal, sweep_dir)
+    log.info("%s", _disk(task))
     try:
         running = run_trials(
             trials.claimed(),
