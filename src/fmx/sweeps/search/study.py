@@ -253,9 +253,15 @@ def recorded_study(sweep_dir: Path) -> Study:
     if not isinstance(metrics, list) or len(metrics) != len(study.directions) or not all(map(_is_text, metrics)):
         raise DataError(f"{journal} has no valid settings of its search")
     trials = study.get_trials(deepcopy=False)
-    if len(trials) > MAX_TRIALS or not all(_is_plausible(trial, len(metrics)) for trial in trials):
+    plausible = all(_is_plausible(each, len(metrics)) and _has_possible_values(each) for each in trials)
+    if len(trials) > MAX_TRIALS or not plausible:
         raise DataError(f"{journal} has trials that no search has")
     return study
+
+
+def _has_possible_values(trial: FrozenTrial) -> bool:
+    """Whether a trial's values are of its own distributions, by names that are texts."""
+    return all(_is_text(key) and _is_drawn(value, trial.distributions[key]) for key, value in trial.params.items())
 
 
 def _is_text(value: object) -> bool:
