@@ -32,7 +32,19 @@ MAIN = (
 )
 # The files with the longest tests, which start first.
 LONG = (
-    *("sweep", "slurm", "slurm_nodes", "search", "ddp", "loggers", "moved_data", "terminal", "tensorboard", "compat"),
+    *(
+        "sweep",
+        "slurm",
+        "slurm_nodes",
+        "slurm_search",
+        "search",
+        "ddp",
+        "loggers",
+        "moved_data",
+        "terminal",
+        "tensorboard",
+        "compat",
+    ),
     *("timm", "ema", "environment", "export", "closed_terminal", "init", "report", "python", "without_posix"),
 )
 ELSEWHERE = {"browser", "data", "gpu", "long", "nodes", "slow", "slurm"}
