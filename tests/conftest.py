@@ -190,7 +190,9 @@ def digits_run(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """The run directory of a short, complete run on the digits."""
     folder = tmp_path_factory.mktemp("digits")
     finished = command(
-        "data=digits", "model=lenet", "augment=none", "trainer.max_epochs=3", "hydra.run.dir=run", cwd=folder
+        *("data=digits", "model=lenet", "augment=none", "trainer.max_epochs=3", "hydra.run.dir=run"),
+        cwd=folder,
+        env={NO_FIGURES: ""},
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return folder / "run"
