@@ -25,7 +25,7 @@ RULES: Mapping[str, Rule] = {
     "reduction": whole(2),
 }
 KEYS = ["params", "metric", "direction", "sampler", "n_trials", "timeout_s", "seed", "startup", "pruning", "warmup"]
-KEYS += ["reduction"]
+KEYS += ["reduction", "from_study"]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from fmx.errors import DataError
 from fmx.runs.command_again import command_again
 from fmx.runs.run_dir import open_run
 from fmx.sweeps.search.options import PRUNINGS, SAMPLERS, Objective, Options
-from fmx.sweeps.search.study import SETTINGS, recorded_study
+from fmx.sweeps.search.study import SETTINGS, is_own, origin, recorded_study
 from fmx.sweeps.search.study_status import command_to_go_on
 from fmx.sweeps.search.summary import Summary, summarize
 
@@ -48,9 +48,12 @@ class _RecordedCommand:
 
     def for_trial(self, values: Mapping[str, Any]) -> str:
         """The command of the first trial with these values; empty where it has recorded none."""
-        number = next((trial.number for trial in self._trials if trial.params == values), None)
+        trial = next((trial for trial in self._trials if trial.params == values), None)
+        if trial is None:
+            return ""
+        run_dir = self._sweep_dir / str(trial.number) if is_own(trial) else origin(trial)
         try:
-            return command_again(open_run(self._sweep_dir / str(number), finished=False))
+            return command_again(open_run(run_dir, finished=False))
         except DataError:
             return ""
 

@@ -8,6 +8,7 @@ from fmx.runs.record import write_json
 from fmx.sweeps.checkpoints import remove_checkpoints
 from fmx.sweeps.search.heartbeat import exclusive
 from fmx.sweeps.search.html_page import html_page
+from fmx.sweeps.search.study import is_own
 from fmx.sweeps.search.summary import Summary
 
 __all__ = ["keep_best", "write_page", "write_summary"]
@@ -33,7 +34,7 @@ def keep_best(summary: Summary, count: int | None) -> None:
         return
     kept = {trial.number for trial in [*summary.ranked()[:count], *summary.best]}
     for trial in summary.trials:
-        if trial.state == TrialState.COMPLETE and trial.number not in kept:
+        if trial.state == TrialState.COMPLETE and trial.number not in kept and is_own(trial):
             remove_checkpoints(summary.sweep_dir / str(trial.number))
 
 

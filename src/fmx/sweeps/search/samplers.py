@@ -1,7 +1,7 @@
 """Optuna's samplers and pruners, by their names in `hydra.sweeper`."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,12 +9,16 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, GridSampler, RandomSampler, TPESampler
-from optuna.trial import Trial
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from fmx.errors import ConfigError
 from fmx.sweeps.search.space import Parameter, Space, tags_of
 
-__all__ = ["check_sampler", "draw_value", "make_pruner", "make_sampler"]
+__all__ = ["FROM", "check_sampler", "draw_value", "make_pruner", "make_sampler"]
+
+
+FROM = "from"  # attribute of a trial that was taken over from an earlier study: its study and its number there
+LEAST_SOURCE = 2  # trials from which cmaes can estimate where to start
 
 
 class _Grid(GridSampler):
@@ -52,12 +56,15 @@ def check_sampler(name: str, space: Space) -> None:
         _ = space.num_points
 
 
-def make_sampler(name: str, space: Space, *, seed: int, number: int, startup: int) -> BaseSampler:
+def make_sampler(
+    name: str, space: Space, *, seed: int, number: int, startup: int, trials: Sequence[FrozenTrial]
+) -> BaseSampler:
     """The sampler that draws one trial.
 
     number: of the trial. It is part of the seed, so that searches which are resumed, or shared by several commands, do
-    not repeat draws, and a resumed search draws what an uninterrupted one would.
+    not repeat draws, and a resumed search draws what an uninterrupted one would. trials: all of the study.
     """
+    taken_over = [trial for trial in trials if FROM in trial.user_attrs]
     drawn = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     match name:
         case "tpe" if space.has_branches:
@@ -66,14 +73,29 @@ def make_sampler(name: str, space: Space, *, seed: int, number: int, startup: in
         case "tpe":
             return TPESampler(seed=drawn, n_startup_trials=startup)
         case "cmaes":
-            return CmaEsSampler(seed=drawn, n_startup_trials=startup, warn_independent_sampling=False)
-        case "grid" if space.has_branches:
-            order = np.random.default_rng(seed).permutation(space.num_points)  # the same for all trials
-            return _Point(space.points[order[number % len(order)]])
+            complete = [trial for trial in taken_over if trial.state == TrialState.COMPLETE]
+            with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+                return CmaEsSampler(
+                    seed=drawn,
+                    n_startup_trials=startup,
+                    warn_independent_sampling=False,
+                    source_trials=complete if len(complete) >= LEAST_SOURCE else None,
+                )
+        case "grid" if space.has_branches or taken_over:
+            return _Point(_free_point(space, seed, number, trials))
         case "grid":
             return _Grid(space.grid(), seed=seed)  # the order of points must be the same for all trials
         case _:
             return RandomSampler(seed=drawn)
+
+
+def _free_point(space: Space, seed: int, number: int, trials: Sequence[FrozenTrial]) -> Mapping[str, Any]:
+    """The first point of a grid, in an order that depends on the seed alone, that no other trial has."""
+    others = {frozenset(trial.params.items()) for trial in trials if trial.number != number}
+    own = next((trial.params.items() for trial in trials if trial.number == number), ())  # a killed command's draws
+    points = (space.points[place] for place in np.random.default_rng(seed).permutation(space.num_points))
+    free = (point for point in points if frozenset(point.items()) not in others and {*own} <= {*point.items()})
+    return next(free, space.points[0])
 
 
 def draw_value(trial: Trial, parameter: Parameter) -> Any:

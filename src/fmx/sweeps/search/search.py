@@ -1,8 +1,10 @@
 """The steps of a search: read and check its settings, run trials until there are enough, report the results."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,8 @@ from fmx.sweeps.search.options import Options, read_options, require_optuna
 from fmx.training.check import check_resolved_parts, is_bounded
 
 if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
     from fmx.sweeps.search.command import Command
     from fmx.sweeps.search.heartbeat import Searcher
     from fmx.sweeps.search.space import Space
@@ -70,6 +74,7 @@ class _Task:
     space: "Space"
     fixed: dict[str, str]  # the overrides of every trial by key
     checked: list[Checked]  # configurations with every choice and both ends of every interval
+    earlier: "dict[Path, Sequence[FrozenTrial]]"  # trials to take over by the directory of their study
 
 
 def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) -> _Task:
@@ -80,6 +85,7 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
     from fmx.sweeps.search.distributions import choices_of_groups, read_space, split
     from fmx.sweeps.search.partial_keys import naming_partial_keys
     from fmx.sweeps.search.samplers import check_sampler
+    from fmx.sweeps.search.study import settings_of
     from fmx.sweeps.search.workers import check_launcher, is_on_cluster
     from fmx.sweeps.warm import warm_up
 
@@ -103,6 +109,7 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
         options = read_options(sweeper, _logged_metrics(composed.config(choices_of_groups(space))))
         check_sampler(options.sampler, space)
         configs = _every_choice(composed, options, space)
+    earlier = _read_earlier(sweep_dir, sweeper["from_study"], settings_of(options, space, fixed), space, composed)
     here = not is_on_cluster(launcher)
     if here:
         warm_up()
@@ -115,7 +122,39 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
             checked.append(check_config(each))
             check_resolved_parts(checked[-1], here=here, bounded=is_bounded(each))
             preparation.advance()
-    return _Task(context, config, sweep_dir, launcher, options, space, fixed, checked)
+    return _Task(context, config, sweep_dir, launcher, options, space, fixed, checked, earlier)
+
+
+def _read_earlier(
+    sweep_dir: Path, named: object, wanted: Mapping[str, Any], space: "Space", composed: "Composition"
+) -> dict[Path, "Sequence[FrozenTrial]"]:
+    """The trials that fit by the directory of their study, without directories that were taken over already."""
+    from fmx.sweeps.search.earlier_study import read_earlier
+    from fmx.sweeps.search.study import taken_over
+
+    paths = [] if named is None else named if isinstance(named, list) else [named]
+    _, done = taken_over(sweep_dir) if paths else ([], [])
+    earlier: dict[Path, Sequence[FrozenTrial]] = {}
+    for path in paths:
+        if not isinstance(path, str) or not path:
+            raise ConfigError(f"hydra.sweeper.from_study must be the directory of a search, or a list, got {path!r}")
+        folder = Path(path).resolve()  # outputs/latest may point elsewhere later
+        if folder == sweep_dir:
+            raise ConfigError(f"hydra.sweeper.from_study={path} is this search itself: leave it out to go on with it")
+        if str(folder) in done:
+            log.info("the trials of %s were taken over when this search began", folder)
+            continue
+        read = read_earlier(folder, wanted, space, composed.config)
+        read.log()
+        earlier[folder] = read.trials
+    return earlier
+
+
+def _known(task: _Task) -> list["FrozenTrial"]:
+    """The trials of earlier studies, which have been taken over or are about to be."""
+    from fmx.sweeps.search.study import taken_over
+
+    return [*taken_over(task.sweep_dir)[0], *chain.from_iterable(task.earlier.values())]
 
 
 def _preview(task: _Task) -> None:
@@ -123,7 +162,7 @@ def _preview(task: _Task) -> None:
     from fmx.sweeps.search.study import num_begun
 
     begun = num_begun(task.sweep_dir, task.options, task.space, fixed=task.fixed)
-    preview(task.sweep_dir, task.options, task.space, num_begun=begun, disk=_disk(task))
+    preview(task.sweep_dir, task.options, task.space, known=_known(task), num_begun=begun, disk=_disk(task))
     log.info("dry run: nothing was started or written")
 
 
@@ -134,7 +173,7 @@ def _disk(task: _Task) -> str:
 
     largest = max(checkpoint_bytes(each.resolved) for each in task.checked)
     keep = task.config.sweep.keep_checkpoints
-    return disk_in_words(task.sweep_dir, task.options, task.space, largest=largest, keep=keep)
+    return disk_in_words(task.sweep_dir, task.options, task.space, known=_known(task), largest=largest, keep=keep)
 
 
 def _run(task: _Task, searcher: "Searcher") -> dict[int, str]:
@@ -157,7 +196,9 @@ def _run_trials(task: _Task, searcher: "Searcher", command: "Command") -> dict[i
     options, space, sweep_dir = task.options, task.space, task.sweep_dir
     context = frozen_context(task.context, task.config, sweep_dir)
     on_cluster = is_on_cluster(task.launcher)
-    study = SharedStudy(sweep_dir, options, space, searcher, fixed=task.fixed, on_cluster=on_cluster)
+    study = SharedStudy(
+        sweep_dir, options, space, searcher, fixed=task.fixed, on_cluster=on_cluster, earlier=task.earlier
+    )
     plan = Plan(context, task.config, here=not on_cluster)
     trials = Trials(study, plan, options, space, list(task.fixed.values()))
 

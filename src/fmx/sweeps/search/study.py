@@ -25,20 +25,25 @@ from fmx.sweeps import slurm_queue as queue
 from fmx.sweeps.ledger import JOURNAL
 from fmx.sweeps.search.heartbeat import Searcher, exclusive
 from fmx.sweeps.search.options import Options
-from fmx.sweeps.search.samplers import draw_value, make_pruner, make_sampler
+from fmx.sweeps.search.samplers import FROM, draw_value, make_pruner, make_sampler
 from fmx.sweeps.search.space import Space
 from fmx.sweeps.slurm_queue import is_job_id, slurm_folder
 
 __all__ = [
     "ERROR",
+    "FROM",
     "JOURNAL",
     "OWNER",
     "SETTINGS",
     "AssignedTrial",
     "RunningTrial",
     "SharedStudy",
+    "is_own",
     "num_begun",
+    "origin",
     "recorded_study",
+    "settings_of",
+    "taken_over",
 ]
 
 log = logging.getLogger(__name__)
@@ -52,6 +57,8 @@ SETTINGS = "search"  # attribute of the study: its settings
 OWNER = "owner"  # attribute of a trial: the command that runs it
 SLURM_JOB = "slurm_job"  # attribute of a trial: the ID of its job
 ERROR = "error"  # attribute of a trial: why it failed
+TAKEN_OVER = "from_study"  # attribute of the study: the directories whose trials were taken over
+MAX_SAME = 100  # draws in a row of what is known already
 
 
 @dataclass(frozen=True)
@@ -79,11 +86,12 @@ class SharedStudy:
         *,
         fixed: Mapping[str, str],
         on_cluster: bool = False,
+        earlier: Mapping[Path, Sequence[FrozenTrial]] | None = None,
     ) -> None:
         """Open or create the study; ConfigError if the directory has one with other settings.
 
         fixed: the overrides of every trial, by key. on_cluster: whether this command's trials are SLURM jobs, so that
-        it can wait for those of commands that have ended.
+        it can wait for those of commands that have ended. earlier: trials to take over by the directory of their study.
         """
         self.sweep_dir = sweep_dir
         self._options = options
@@ -91,8 +99,7 @@ class SharedStudy:
         self._searcher = searcher
         self._on_cluster = on_cluster
         self._left = set[str]()  # SLURM jobs that this command leaves to others
-        self._grid = space.num_points if options.sampler == "grid" else math.inf
-        wanted = _settings(options, space, fixed)
+        wanted = settings_of(options, space, fixed)
         with self._locked():
             self._storage = _storage(sweep_dir)
             self.study = optuna.create_study(
@@ -107,6 +114,7 @@ class SharedStudy:
             else:
                 _check_same(sweep_dir, known, wanted)
             self._check_trials()
+            self._take_over(earlier or {})
         self.study.pruner = make_pruner(wanted)
 
     def _check_trials(self) -> None:
@@ -130,16 +138,28 @@ class SharedStudy:
                         ", which this search cannot have drawn; name another folder with hydra.sweep.dir=DIR"
                     )
 
+    def _take_over(self, earlier: Mapping[Path, Sequence[FrozenTrial]]) -> None:
+        """Add the trials of earlier studies, each study once; a command that died meanwhile is continued."""
+        known = [trial.user_attrs.get(FROM) for trial in self.study.get_trials(deepcopy=False)]
+        done = _taken_over_from(self.study)
+        for path, trials in earlier.items():
+            if str(path) not in done:
+                self.study.add_trials([trial for trial in trials if trial.user_attrs[FROM] not in known])
+                self.study.set_user_attr(TAKEN_OVER, done := [*done, str(path)])
+
     @property
     def num_trials(self) -> int | None:
-        """How many trials the study should have; None if only a time limit ends it."""
-        limit = min(self._options.n_trials or math.inf, self._grid)
+        """How many trials of its own the study should have; None if only a time limit ends it."""
+        limit: float = self._options.n_trials or math.inf
+        if self._options.sampler == "grid":
+            taken = {_point(trial.params) for trial in self.study.get_trials(deepcopy=False) if not is_own(trial)}
+            limit = min(limit, self._space.num_points - len(taken))
         return None if limit == math.inf else int(limit)
 
     @property
     def num_begun(self) -> int:
-        """How many trials have been begun, by all commands."""
-        return len(self.study.get_trials(deepcopy=False))
+        """How many trials of its own have been begun, by all commands."""
+        return sum(map(is_own, self.study.get_trials(deepcopy=False)))
 
     def claim(self) -> AssignedTrial | None:
         """Claim a trial: one whose command has died, else a new one; None if the study has enough.
@@ -159,10 +179,27 @@ class SharedStudy:
                 if in_queue not in self._left:
                     self._left.add(in_queue)
                     log.info("#%d is left to a command with hydra/launcher=slurm: its job is %s", trial.number, job)
-            if self.num_trials is not None and len(trials) >= self.num_trials:
-                return None
-            self._use_sampler(len(trials))
-            return self._assign(self.study.ask(), begun=False)
+            known = {_point(trial.params): trial for trial in trials if not is_own(trial)}
+            for _ in range(MAX_SAME):
+                if self.num_trials is not None and self.num_begun >= self.num_trials:
+                    return None
+                self._use_sampler(len(self.study.get_trials(deepcopy=False)))
+                drawn = self._assign(self.study.ask(), begun=False)
+                if (same := known.get(_point(drawn.values))) is None:
+                    return drawn
+                self._repeat(drawn.number, same)
+            log.warning("%d draws in a row are known from the earlier study: the search ends here", MAX_SAME)
+            return None
+
+    def _repeat(self, number: int, same: FrozenTrial) -> None:
+        """Record a drawn trial with the outcome of one that was taken over, instead of running it again."""
+        trial_id = _trial_id(self._storage, number)
+        self._storage.set_trial_user_attr(trial_id, FROM, same.user_attrs[FROM])
+        for step, value in same.intermediate_values.items():
+            self._storage.set_trial_intermediate_value(trial_id, step, value)
+        is_complete = same.state == TrialState.COMPLETE
+        self._tell(number, state=same.state, values=same.values if is_complete else None)
+        log.info("#%d is %s again: it is not run", number, origin(same))
 
     def _is_abandoned(self, trial: FrozenTrial) -> bool:
         run_dir = None if trial.user_attrs.get(SLURM_JOB) else self.sweep_dir / str(trial.number)
@@ -193,8 +230,9 @@ class SharedStudy:
 
     def _use_sampler(self, number: int) -> None:
         options = self._options
+        trials = self.study.get_trials(deepcopy=False)
         self.study.sampler = make_sampler(
-            options.sampler, self._space, seed=options.seed, number=number, startup=options.startup
+            options.sampler, self._space, seed=options.seed, number=number, startup=options.startup, trials=trials
         )
 
     def complete(self, number: int, values: Sequence[float]) -> None:
@@ -227,14 +265,45 @@ class SharedStudy:
 
 
 def num_begun(sweep_dir: Path, options: Options, space: Space, *, fixed: Mapping[str, str]) -> int:
-    """How many trials a directory's study has; ConfigError if it has other settings. Writes nothing."""
+    """How many trials of its own a directory's study has; ConfigError if it has other settings. Writes nothing."""
     if not (sweep_dir / JOURNAL).is_file():
         return 0
     study = optuna.load_study(study_name=NAME, storage=_storage(sweep_dir))
     known = study.user_attrs.get(SETTINGS)
     if known is not None:
-        _check_same(sweep_dir, known, _settings(options, space, fixed))
-    return len(study.get_trials(deepcopy=False))
+        _check_same(sweep_dir, known, settings_of(options, space, fixed))
+    return sum(map(is_own, study.get_trials(deepcopy=False)))
+
+
+def taken_over(sweep_dir: Path) -> tuple[list[FrozenTrial], list[str]]:
+    """The trials that a directory's study took over, and the directories of their studies. Writes nothing."""
+    if not (sweep_dir / JOURNAL).is_file():
+        return [], []
+    try:
+        study = recorded_study(sweep_dir)
+    except DataError:  # another command is just creating it; of a damaged one the search itself tells
+        return [], []
+    return [trial for trial in study.get_trials(deepcopy=False) if not is_own(trial)], _taken_over_from(study)
+
+
+def _taken_over_from(study: Study) -> list[str]:
+    paths = study.user_attrs.get(TAKEN_OVER)
+    return [each for each in paths if isinstance(each, str)] if isinstance(paths, list) else []
+
+
+def is_own(trial: FrozenTrial) -> bool:
+    """Whether a trial is one that its study runs, not one that it took over."""
+    return FROM not in trial.user_attrs
+
+
+def origin(trial: FrozenTrial) -> Path:
+    """The run directory of a trial that was taken over."""
+    made = trial.user_attrs[FROM]
+    return Path(made["study"]) / str(made["trial"])
+
+
+def _point(values: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(values.items()))
 
 
 def recorded_study(sweep_dir: Path) -> Study:
@@ -317,8 +386,10 @@ def _is_plausible(trial: FrozenTrial, num_objectives: int) -> bool:
     finite = all(type(value) in {int, float} and math.isfinite(value) for value in values or [])
     # A report may be NaN: a loss can be.
     reported = all(0 <= step < MAX_STEPS and type(value) in {int, float} for step, value in reports.items())
+    made = trial.user_attrs.get(FROM, {"study": "", "trial": 0})
+    of_study = isinstance(made, dict) and _is_text(made.get("study")) and type(made.get("trial")) is int
     texts = all(isinstance(trial.user_attrs.get(key, ""), str) for key in (OWNER, ERROR))
-    return finite and reported and texts and is_job_id(trial.user_attrs.get(SLURM_JOB) or "0")
+    return of_study and finite and reported and texts and is_job_id(trial.user_attrs.get(SLURM_JOB) or "0")
 
 
 def _is_drawn(value: object, drawn: BaseDistribution) -> bool:
@@ -371,7 +442,7 @@ class _Journal(JournalFileBackend):
         super().append_logs(logs)
 
 
-def _settings(options: Options, space: Space, fixed: Mapping[str, str]) -> dict[str, Any]:
+def settings_of(options: Options, space: Space, fixed: Mapping[str, str]) -> dict[str, Any]:
     """The settings that all commands of a study must share: everything except how long they search."""
     return {
         "metric": [each.metric for each in options.objectives],

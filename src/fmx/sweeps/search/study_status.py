@@ -14,7 +14,7 @@ from fmx.runs.settings import show
 from fmx.sweeps.job_status import JobStatus, Status, estimate, run_state
 from fmx.sweeps.search.heartbeat import living
 from fmx.sweeps.search.space import by_key
-from fmx.sweeps.search.study import ERROR, OWNER, SETTINGS, recorded_study
+from fmx.sweeps.search.study import ERROR, OWNER, SETTINGS, is_own, origin, recorded_study
 
 __all__ = ["command_to_go_on", "search_status"]
 
@@ -29,7 +29,8 @@ def search_status(sweep_dir: Path) -> Status:
     study = recorded_study(sweep_dir)
     metrics: list[str] = study.user_attrs[SETTINGS]["metric"]
     commands = living(sweep_dir)
-    trials = study.get_trials(deepcopy=False)
+    everything = study.get_trials(deepcopy=False)
+    trials = [trial for trial in everything if is_own(trial)]
     jobs = [_job(trial, sweep_dir, metrics, commands) for trial in trials]
     wanted = _wanted(sweep_dir)
     num_more = max(0, (wanted or 0) - len(trials)) if commands else 0
@@ -40,7 +41,7 @@ def search_status(sweep_dir: Path) -> Status:
         notes.append("how many trials there will be is not recorded, so the time is that of the present ones")
     if len(commands) > 1:
         notes.append(f"{len(commands)} commands share the study")
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    complete = [trial for trial in everything if trial.state == TrialState.COMPLETE]
     best = study.best_trials if complete else []
     best = best if len(metrics) > 1 else best[:1]
     is_done = wanted is not None and sum(trial.state in ENDED for trial in trials) >= wanted
@@ -51,7 +52,7 @@ def search_status(sweep_dir: Path) -> Status:
         jobs=jobs,
         is_alive=bool(commands),
         best=_in_words(best, metrics),
-        best_jobs=[str(trial.number) for trial in best],
+        best_jobs=[str(trial.number) for trial in best if is_own(trial)],
         left_s=left_s,
         left_from=left_from,
         notes=notes,
@@ -114,4 +115,8 @@ def _in_words(best: list[FrozenTrial], metrics: list[str]) -> str:
             f"{len(best)} trials that no other beats in every metric: {', '.join(f'#{each.number}' for each in best)}"
         )
     what = " ".join(f"{show(key)}={show(value)}" for key, value in by_key(best[0].params).items())
-    return f"{show(metrics[0])} {(best[0].values or [0.0])[0]:.6g} (#{best[0].number} {what})"
+    return f"{show(metrics[0])} {(best[0].values or [0.0])[0]:.6g} (#{best[0].number} {what}{_from(best[0])})"
+
+
+def _from(trial: FrozenTrial) -> str:
+    return "" if is_own(trial) else f", taken over from {printable(origin(trial))}"

@@ -13,7 +13,7 @@ from fmx.process.table import print_metrics, printable
 from fmx.runs.settings import show
 from fmx.sweeps.search.options import Options
 from fmx.sweeps.search.space import by_key, key_of
-from fmx.sweeps.search.study import ERROR
+from fmx.sweeps.search.study import ERROR, is_own, origin
 
 __all__ = ["Commands", "Summary", "summarize"]
 
@@ -51,8 +51,17 @@ class Summary:
     wanted: int | None = None  # trials in all; None if only a time limit ends the search
 
     def count(self, state: TrialState) -> int:
-        """How many trials are in a state."""
-        return sum(trial.state == state for trial in self.trials)
+        """How many trials of the search itself are in a state."""
+        return sum(trial.state == state and is_own(trial) for trial in self.trials)
+
+    def run_dir(self, trial: FrozenTrial) -> Path:
+        """The run directory of a trial; of one that was taken over, that of the earlier study."""
+        return self.sweep_dir / str(trial.number) if is_own(trial) else origin(trial)
+
+    @property
+    def num_taken_over(self) -> int:
+        """How many trials are of an earlier study."""
+        return sum(not is_own(trial) for trial in self.trials)
 
     @property
     def completed(self) -> list[FrozenTrial]:
@@ -78,11 +87,12 @@ class Summary:
             "pruning": options.pruning,
             "command": self.command.to_resume,
             "wanted": self.wanted,
-            "trials": {"begun": len(self.trials), **self.counts},
+            "trials": {"begun": len(self.trials) - self.num_taken_over, **self.counts},
+            "taken_over": self.num_taken_over,
             "best": [
                 {
                     "trial": trial.number,
-                    "run_dir": str(self.sweep_dir / str(trial.number)),
+                    "run_dir": str(self.run_dir(trial)),
                     "values": self.by_metric(trial.values),
                     "params": by_key(trial.params),
                     "command": self.command.for_trial(trial.params),
@@ -101,7 +111,7 @@ class Summary:
             "reports": {str(step): value for step, value in trial.intermediate_values.items()},
             "seconds": round(trial.duration.total_seconds(), 3) if trial.duration else None,
             "error": trial.user_attrs.get(ERROR),
-        }
+        } | ({} if is_own(trial) else {"from": str(origin(trial))})
 
     def ranked(self) -> list[FrozenTrial]:
         """The completed trials, best in the first metric first, then the others in the order of their numbers."""
@@ -124,7 +134,9 @@ class Summary:
         return ["trial", "state", *metrics, *keys, "note"], rows
 
     def _note(self, trial: FrozenTrial) -> str:
-        """Why a trial has no values."""
+        """Where a trial is from, or why it has no values."""
+        if not is_own(trial):
+            return f"taken over from {origin(trial)}"
         if trial.state == TrialState.PRUNED and trial.intermediate_values:
             step = max(trial.intermediate_values)
             name = self.options.objectives[0].metric
@@ -134,7 +146,9 @@ class Summary:
     def headline(self) -> str:
         """The numbers of trials, in one line."""
         counts = [f"{number} {name}" for name, number in self.counts.items() if number]
-        return f"{len(self.trials)} {'trial' if len(self.trials) == 1 else 'trials'}: {', '.join(counts) or 'none'}"
+        number = len(self.trials) - self.num_taken_over
+        earlier = f" · {self.num_taken_over} taken over" if self.num_taken_over else ""
+        return f"{number} {'trial' if number == 1 else 'trials'}: {', '.join(counts) or 'none'}{earlier}"
 
     def print_best(self) -> None:
         """Print the best completed trials in the first metric: their values and what was chosen."""
@@ -162,7 +176,7 @@ class Summary:
             yield f"{len(self.best)} of them are best: no other trial beats one in every metric"
         for trial in self.best:
             values = "  ".join(f"{name} {value:.6g}" for name, value in self.by_metric(trial.values).items())
-            yield f"trial {trial.number}: {values}"
+            yield f"trial {trial.number}: {values}{'' if is_own(trial) else f' (taken over from {origin(trial)})'}"
             yield f"  {self.command.for_trial(trial.params)}"
         yield f"{self.sweep_dir / 'search.html'}"
 
