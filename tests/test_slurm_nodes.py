@@ -112,6 +112,15 @@ def test_torchrun_starts_a_run_again_on_two_hosts(cluster, on_one_machine, tmp_p
     assert_same_training(run, on_one_machine)
 
 
+def test_a_trial_of_a_search_over_both_nodes(cluster, command, tmp_path):
+    trial = [word for word in DDP if word != SLOW] + ["trainer.num_nodes=2", "trainer.devices=1"]
+    sought = ["hydra/sweeper=search", "optim.lr=interval(1e-3,2e-3)", "hydra.sweeper.n_trials=1"]
+    done = command(*SLURM, *sought, *trial, cwd=tmp_path, env=cluster.env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = record(tmp_path / "sweep/0")
+    assert (run["status"], run["device"]["processes"]) == ("completed", 2)
+
+
 def test_a_search_that_srun_starts_on_both_nodes(cluster, tmp_path):
     search = [
         sys.executable, "-m", "fmx.run", "-m", "hydra/sweeper=search", *DIGITS, "trainer.max_epochs=1", "model=mlp",

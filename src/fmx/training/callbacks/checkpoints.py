@@ -219,7 +219,8 @@ class LastCheckpoint(Checkpoint):
         """Keep what was read until training starts."""
         self._states = state_dict["states"]
         self._modes = state_dict.get("modes")  # earlier runs did not record them
-        self._gradient_order = state_dict.get("gradient_order", [])
+        order = state_dict.get("gradient_order")  # earlier runs did not record it
+        self._gradient_order = order if isinstance(order, list) and all(type(each) is int for each in order) else []
         self._at_epoch_start = state_dict["at_epoch_start"]
         self._finished = state_dict["finished"]
         self.elapsed_before_s = state_dict["elapsed_s"]
