@@ -78,6 +78,12 @@ def assert_told_once(sweep, trials):
             assert json.loads((run_dir / "run.json").read_text())["pruned"]["epoch"] == max(map(int, trial["reports"]))
 
 
+def assert_status_says_where(said, job):
+    assert said.splitlines()[1] == "4 running", said
+    assert f"SLURM job {job} running on " in said
+    assert "the jobs in SLURM's queue go on without one\nto go on: python -m fmx.run " in said
+
+
 @pytest.mark.nodes
 def test_killed_preempted_and_on_a_node_that_fails_it_repeats_no_trial(command, tmp_path):
     trials = 24 if os.environ.get("FMX_LONG") else 6
@@ -99,6 +105,7 @@ def test_killed_preempted_and_on_a_node_that_fails_it_repeats_no_trial(command, 
         before = slurm_jobs(sweep)
         assert sorted(before) == [0, 1, 2, 3]
         assert squeue(env, "--format=%T") == ["RUNNING"] * 4
+        assert_status_says_where(command(str(sweep), cwd=tmp_path, module="status", env=env).stdout, before[0])
 
         # A command that cannot wait for SLURM's jobs takes none of them.
         local = command(*SEARCH, *asha, "hydra.sweeper.n_trials=4", cwd=tmp_path, env=env)

@@ -33,6 +33,7 @@ QUEUED = {PENDING, "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RE
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
 LARGEST_ARRAY = 1000  # SLURM's default limit
 TIMEOUT_S = 60
+SILENT = "SLURM does not answer here (squeue), so the states are those that the jobs have recorded"
 MOST_NAMED = 1000  # arrays in one query
 TASK = "_submitted.pkl"  # as submitit names the files that its jobs unpickle
 JOB_ID = re.compile(r"[0-9]{1,20}(_[0-9]{1,20})?")
@@ -127,8 +128,7 @@ def _reported(arrays: Sequence[str], folder: Path) -> dict[str, str] | None:
     reported = {}
     for line in answer.stdout.splitlines():
         name, state, script = [*line.strip().split("|", 2), "", ""][:3]
-        # Only the last names are compared, since machines may mount the disk in different places.
-        if Path(script).parent.parts[-NAMES:] == folder.parts[-NAMES:]:
+        if _is_of(script, folder):
             reported[name] = state
     return reported
 
@@ -141,22 +141,32 @@ class Place(NamedTuple):
     reason: str
 
 
-def places(ids: Iterable[str]) -> dict[str, Place] | None:
-    """The place of each job that SLURM knows; None if it does not answer. One query, however many jobs there are."""
+def places(ids: Iterable[str], folder: Path) -> dict[str, Place] | None:
+    """The place of each job that SLURM knows; None if it does not answer. One query, however many jobs there are.
+
+    folder: as of `states`.
+    """
     wanted = {*ids}
     if not wanted:
         return {}
     arrays = sorted({name.partition("_")[0] for name in wanted})
-    named = [f"--jobs={','.join(arrays)}"] if len(arrays) <= MOST_NAMED else []
-    answer = _run("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|%N", *named)
-    if answer.returncode and "Invalid job id" not in answer.stderr:  # of a single array that SLURM has forgotten
+    query = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|%N|%o"]
+    answer = _run(*query, *([f"--jobs={','.join(arrays)}"] if len(arrays) <= MOST_NAMED else []))
+    if answer.returncode and "Invalid job id" in answer.stderr:  # SLURM has forgotten one of them
+        answer = _run(*query)
+    if answer.returncode:
         return None
-    lines = [line.strip().split("|", 3) for line in answer.stdout.splitlines()]
-    return {
-        line[0]: Place(_simplified(line[1]), line[3], "" if line[2] == "None" else line[2])
-        for line in lines
-        if len(line) == 4 and line[0] in wanted  # noqa: PLR2004 - the columns of the format
-    }
+    found = {}
+    for line in answer.stdout.splitlines():
+        name, state, reason, node, script = [*line.strip().split("|", 4), *5 * [""]][:5]
+        if name in wanted and _is_of(script, folder):
+            found[name] = Place(_simplified(state), node, "" if reason == "None" else reason)
+    return found
+
+
+def _is_of(script: str, folder: Path) -> bool:
+    """Whether a job's script is in a folder, by its last names: machines may mount the disk in different places."""
+    return Path(script).parent.parts[-NAMES:] == folder.parts[-NAMES:]
 
 
 def _simplified(state: str | None) -> str:

@@ -85,9 +85,9 @@ def job_of_sweep(run: Run) -> JobStatus | None:
 
 def _places(ledger: Ledger) -> tuple[Mapping[str, queue.Place] | None, list[str]]:
     """Where the submitted jobs are by SLURM's job ID, None if SLURM does not answer; and what to say of it."""
-    places = queue.places(entry.slurm_job for entry in ledger.entries.values() if entry.slurm_job)
-    silent = "SLURM does not answer here (squeue), so the states are those that the jobs have recorded"
-    return places, [silent] if places is None else []
+    submitted = [entry.slurm_job for entry in ledger.entries.values() if entry.slurm_job]
+    places = queue.places(submitted, queue.slurm_folder(ledger.sweep_dir))
+    return places, [queue.SILENT] if places is None else []
 
 
 def _job(

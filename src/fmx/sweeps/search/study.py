@@ -35,6 +35,7 @@ __all__ = [
     "JOURNAL",
     "OWNER",
     "SETTINGS",
+    "SLURM_JOB",
     "AssignedTrial",
     "RunningTrial",
     "SharedStudy",

@@ -1,6 +1,7 @@
 """The state of a search, from its study, its run directories and its commands' heartbeats; nothing is written."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
@@ -11,10 +12,11 @@ from fmx.errors import DataError
 from fmx.process.table import printable
 from fmx.runs.run_dir import open_run
 from fmx.runs.settings import show
+from fmx.sweeps import slurm_queue as queue
 from fmx.sweeps.job_status import JobStatus, Status, estimate, run_state
 from fmx.sweeps.search.heartbeat import living
 from fmx.sweeps.search.space import by_key
-from fmx.sweeps.search.study import ERROR, OWNER, SETTINGS, is_own, origin, recorded_study
+from fmx.sweeps.search.study import ERROR, OWNER, SETTINGS, SLURM_JOB, is_own, origin, recorded_study
 
 __all__ = ["command_to_go_on", "search_status"]
 
@@ -31,12 +33,14 @@ def search_status(sweep_dir: Path) -> Status:
     commands = living(sweep_dir)
     everything = study.get_trials(deepcopy=False)
     trials = [trial for trial in everything if is_own(trial)]
-    jobs = [_job(trial, sweep_dir, metrics, commands) for trial in trials]
+    submitted = [job for trial in trials if (job := _slurm_job(trial)) and trial.state not in ENDED]
+    places = queue.places(submitted, queue.slurm_folder(sweep_dir))
+    jobs = [_job(trial, sweep_dir, metrics, commands, places or {}) for trial in trials]
     wanted = _wanted(sweep_dir)
     num_more = max(0, (wanted or 0) - len(trials)) if commands else 0
     num_running = sum(job.state == "running" for job in jobs)
     left_s, left_from = estimate(jobs, num_parallel=num_running, num_more=num_more)
-    notes = []
+    notes = [] if places is not None else [queue.SILENT]
     if commands and wanted is None:
         notes.append("how many trials there will be is not recorded, so the time is that of the present ones")
     if len(commands) > 1:
@@ -80,7 +84,18 @@ def _wanted(sweep_dir: Path) -> int | None:
     return wanted if type(wanted) is int and 0 < wanted <= MANY else None
 
 
-def _job(trial: FrozenTrial, sweep_dir: Path, metrics: list[str], commands: list[str]) -> JobStatus:
+def _slurm_job(trial: FrozenTrial) -> str | None:
+    job = trial.user_attrs.get(SLURM_JOB)
+    return job if queue.is_job_id(job) else None
+
+
+def _job(
+    trial: FrozenTrial,
+    sweep_dir: Path,
+    metrics: list[str],
+    commands: list[str],
+    places: Mapping[str, queue.Place],
+) -> JobStatus:
     name = str(trial.number)
     what = " ".join(f"{show(key)}={show(value)}" for key, value in by_key(trial.params).items())
     if trial.state in ENDED:
@@ -95,15 +110,20 @@ def _job(trial: FrozenTrial, sweep_dir: Path, metrics: list[str], commands: list
             dict(zip(metrics, trial.values or [], strict=False)),
         )
     is_owned = trial.user_attrs.get(OWNER) in commands
+    slurm_job = _slurm_job(trial)
+    place = places.get(slurm_job or "")
+    queued = {queue.PENDING: "queued", queue.RUNNING: "running"}.get(place.state) if place else None
     try:
         run = open_run(sweep_dir / name, finished=False)
     except OSError as error:  # a folder that is not for us
         return JobStatus(name, "unreadable", what, error.strerror)
     except DataError:
-        return JobStatus(name, "queued" if is_owned else "interrupted", what)
+        state = queued or ("queued" if is_owned else "interrupted")
+        return JobStatus(name, state, what, slurm_job=slurm_job, place=place)
+    more = {"slurm_job": slurm_job, "place": place}
     if run.status == "completed" or run.pruned:  # its command has not recorded it yet, or died before
-        return run_state(run, name, what)
-    return run_state(run, name, what, state="running" if run.status == "running" else "interrupted")
+        return run_state(run, name, what, **more)
+    return run_state(run, name, what, state=queued or ("running" if run.status == "running" else "interrupted"), **more)
 
 
 def _in_words(best: list[FrozenTrial], metrics: list[str]) -> str:
