@@ -19,7 +19,8 @@ REST_BYTES = 3_000_000  # of a run, besides its checkpoints: 1.5 MB for digits, 
 def runs_in_words(checkpoints: Sequence[int], folder: Path, *, keep: int | None, of_each: int = 1) -> str:
     """Describe the disk space that runs take, at the latest before the checkpoints of all but the best are deleted.
 
-    checkpoints: the bytes of each run's checkpoints. keep: sweep.keep_checkpoints. of_each: of how many data sets each.
+    checkpoints: the bytes of each run's checkpoints. keep: sweep.keep_checkpoints. of_each: of how many data sets, or
+    runs of a trial.
     """
     rest = REST_BYTES * len(checkpoints)
     said = in_words(sum(checkpoints) + rest, folder)

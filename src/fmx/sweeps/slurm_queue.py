@@ -116,7 +116,8 @@ def states(ids: Iterable[str], folder: Path) -> dict[str, str] | None:
 def _reported(arrays: Sequence[str], folder: Path) -> dict[str, str] | None:
     if not arrays:
         return {}
-    answer = _run("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%o", f"--jobs={','.join(arrays)}")
+    named = [f"--jobs={','.join(arrays)}"] if len(arrays) <= MOST_NAMED else []
+    answer = _run("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%o", *named)
     if answer.returncode:
         if "Invalid job id" not in answer.stderr:
             return None

@@ -1,7 +1,7 @@
 """The command lines of a search: the one that resumes it, and those that repeat a trial as a single run."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from fmx.config.printed_command import printed_command
 from fmx.config.quoting import override
+from fmx.sweeps.search.repeats import in_a_sweep
 from fmx.sweeps.search.space import Space
 
 __all__ = ["Command"]
@@ -17,8 +18,8 @@ __all__ = ["Command"]
 class Command:
     """Builds the command lines of a search."""
 
-    def __init__(self, config: DictConfig, fixed: list[str], space: Space) -> None:
-        """config: the composed configuration of the search; fixed: the overrides of every trial."""
+    def __init__(self, config: DictConfig, fixed: list[str], space: Space, runs: Sequence[Sequence[str]]) -> None:
+        """config: the composed configuration of the search; fixed: the overrides of every trial; runs: of its runs."""
         hydra = config.hydra
         folders = [each.path for each in hydra.runtime.config_sources if each.provider == "command-line"]
         typed = [str(each) for each in hydra.overrides.hydra]
@@ -28,18 +29,28 @@ class Command:
         for folder in folders:
             self._start += ["--config-dir", str(folder)]
         self._start += [text for text in typed if text.startswith("hydra.searchpath=")]
-        if not any(text.startswith("hydra/sweeper=") for text in typed):
-            self._start.append("hydra.mode=RUN")  # an experiment file selects the search sweeper
+        # Otherwise an experiment file selects the search sweeper, which leaves none for a sweep.
+        self._is_typed = any(text.startswith("hydra/sweeper=") for text in typed)
+        self._runs = runs
         self._fixed = [each for each in fixed if not each.startswith("sweep.")]  # they mean nothing in a single run
         self._space = space
         self._sweep_dir = Path(str(hydra.sweep.dir)).resolve()
 
     def for_trial(self, values: Mapping[str, Any]) -> str:
-        """The command for the values of a trial, quoted for a shell."""
-        return printed_command(*self._start, *self._fixed, *self._space.overrides(values))
+        """The command that repeats a trial, quoted for a shell: a run, or a sweep over its seeds and folds."""
+        fixed = [each for each in self._fixed if not each.startswith("seed=") or not _has_seeds(self._runs)]
+        words = [*fixed, *self._space.overrides(values)]
+        if self._is_typed and len(self._runs) > 1:
+            return printed_command(*self._start, "-m", *words, *in_a_sweep(self._runs))
+        start = self._start if self._is_typed else [*self._start, "hydra.mode=RUN"]
+        return " && ".join(printed_command(*start, *words, *run) for run in self._runs)
 
     @property
     def to_resume(self) -> str:
         """The command of this process, with the directory of the search."""
         typed = [each for each in sys.argv[1:] if not each.startswith("hydra.sweep.dir=")]
         return printed_command("python", "-m", "fmx.run", *typed, override("hydra.sweep.dir", self._sweep_dir))
+
+
+def _has_seeds(runs: Sequence[Sequence[str]]) -> bool:
+    return any(each.startswith("seed=") for each in runs[0])

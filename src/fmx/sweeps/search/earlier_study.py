@@ -97,6 +97,7 @@ def read_earlier(
 
 
 def _check_settings(path: Path, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    known = {"seeds": 1, "folds": None, **known}  # absent from studies of earlier versions
     for name in [*wanted, *known]:
         if name not in FREE and known.get(name) != wanted.get(name):
             was, now = (printable(show(each.get(name)))[:80] for each in (known, wanted))

@@ -13,6 +13,7 @@ from fmx.errors import ConfigError
 __all__ = ["RESOURCES", "Objective", "Options", "read_options", "require_optuna"]
 
 SAMPLERS = ["tpe", "random", "grid", "cmaes"]
+RANKS = ["mean", "confidence_bound"]
 PRUNINGS = ["median", "asha", "hyperband", "none"]
 Direction = Literal["maximize", "minimize"]
 RESOURCES = ["params", "seconds"]  # of a run, which a search can optimize besides its metrics
@@ -23,9 +24,11 @@ RULES: Mapping[str, Rule] = {
     "startup": whole(1),
     "warmup": whole(1),
     "reduction": whole(2),
+    "seeds": whole(1, 1000),
+    "folds": whole(2, 1000, or_none=True),
 }
 KEYS = ["params", "metric", "direction", "sampler", "n_trials", "timeout_s", "seed", "startup", "pruning", "warmup"]
-KEYS += ["reduction", "from_study"]
+KEYS += ["reduction", "from_study", "seeds", "folds", "rank"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,14 @@ class Options:
     startup: int
     warmup: int
     reduction: int
+    seeds: int = 1
+    folds: int | None = None
+    rank: str = "mean"
+
+    @property
+    def runs_per_trial(self) -> int:
+        """How many runs a trial has: as many as seeds, or folds, or the product."""
+        return self.seeds * (self.folds or 1)
 
     @property
     def goal(self) -> str:
@@ -98,7 +109,30 @@ def read_options(sweeper: Mapping[str, Any], logged: Collection[str]) -> Options
             f"hydra.sweeper.pruning={pruning} follows a metric of the validations, and {objectives[0].metric} is none; "
             "use hydra.sweeper.pruning=none"
         )
-    return Options(objectives=objectives, sampler=sampler, pruning=pruning, **{key: sweeper[key] for key in RULES})
+    options = Options(
+        objectives=objectives,
+        sampler=sampler,
+        pruning=pruning,
+        rank=_named(sweeper, "rank", RANKS),
+        **{key: sweeper[key] for key in RULES},
+    )
+    _check_rank(options)
+    return options
+
+
+def _check_rank(options: Options) -> None:
+    if options.rank == "mean":
+        return
+    if options.runs_per_trial == 1:
+        raise ConfigError(
+            f"hydra.sweeper.rank={options.rank} needs several runs per trial, for a single one has no interval: add "
+            "hydra.sweeper.seeds=3, or hydra.sweeper.folds=5"
+        )
+    if len(options.objectives) > 1:
+        raise ConfigError(
+            f"hydra.sweeper.rank={options.rank} ranks by one metric, but hydra.sweeper.metric names "
+            f"{len(options.objectives)}; use hydra.sweeper.rank=mean, or one metric"
+        )
 
 
 def _named(sweeper: Mapping[str, Any], key: str, choices: list[str]) -> str:

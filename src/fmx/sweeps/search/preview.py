@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 
 from fmx.sweeps.disk import REST_BYTES, in_words, runs_in_words
 from fmx.sweeps.search.options import Options
+from fmx.sweeps.search.repeats import in_a_sweep
 from fmx.sweeps.search.samplers import draw_value, make_sampler
 from fmx.sweeps.search.space import Space
 
@@ -29,13 +30,14 @@ def disk_in_words(
 ) -> str:
     """Describe the disk space that all trials take.
 
-    known: trials of earlier studies, which are not run. largest: bytes of a trial's checkpoints, at most. keep:
+    known: trials of earlier studies, which are not run. largest: bytes of a run's checkpoints, at most. keep:
     sweep.keep_checkpoints.
     """
     total = _num_trials(options, space, known)
     if total is None:
-        return f"each trial at most {in_words(largest + REST_BYTES, sweep_dir)}"
-    return f"at most {runs_in_words([largest] * total, sweep_dir, keep=keep)}"
+        return f"each run at most {in_words(largest + REST_BYTES, sweep_dir)}"
+    each = options.runs_per_trial
+    return f"at most {runs_in_words([largest] * total * each, sweep_dir, keep=keep, of_each=each)}"
 
 
 def _num_trials(options: Options, space: Space, known: Sequence[FrozenTrial]) -> int | None:
@@ -47,12 +49,19 @@ def _num_trials(options: Options, space: Space, known: Sequence[FrozenTrial]) ->
 
 
 def preview(
-    sweep_dir: Path, options: Options, space: Space, *, known: Sequence[FrozenTrial], num_begun: int, disk: str
+    sweep_dir: Path,
+    options: Options,
+    space: Space,
+    *,
+    known: Sequence[FrozenTrial],
+    num_begun: int,
+    disk: str,
+    runs: Sequence[Sequence[str]],
 ) -> None:
     """Log what would be drawn.
 
     known: trials of earlier studies, which come first. num_begun: trials that the study has already. disk: a text on
-    the disk space that all trials take.
+    the disk space that all trials take. runs: the overrides of each run of a trial.
     """
     for key, described in space.description().items():
         log.info("%s from %s", key, described)
@@ -69,6 +78,8 @@ def preview(
         log.info("trials until %g s have passed", options.timeout_s or 0)
         log.info("%s · %s", disk, sweep_dir)
         return
+    if len(runs) > 1:
+        log.info("each trial is the mean of %d runs: %s", len(runs), " ".join(in_a_sweep(runs)))
     left = max(0, total - max(num_begun, len(first_trials)))
     parts = [f"{total} trials by {options.sampler}"]
     parts += [f"{num_begun} of them begun already"] if num_begun else []

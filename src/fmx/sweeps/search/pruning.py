@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 class Pruning(Checkpoint):
     """Reports `monitor` to the study after each validation; raises Pruned if the study prunes the trial.
 
-    Does nothing in a run that is no trial, or after the last step. A Checkpoint, since Lightning calls those last: the
-    row of this validation must be in history.csv.
+    Does nothing in a run that is no trial or not a trial's first, or after the last step. A Checkpoint, since Lightning
+    calls those last: the row of this validation must be in history.csv.
     """
 
     def __init__(self, *, monitor: str) -> None:
@@ -37,7 +37,7 @@ class Pruning(Checkpoint):
 
             self._trial = RunningTrial.of_run(Path(trainer.default_root_dir))
             if self._trial is None:
-                log.info("this run is no trial of a running search: it is not pruned")
+                log.info("this run is not the first of a running search's trial: its validations do not end it")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report, and stop if the trial is pruned; all processes of a distributed run stop together."""

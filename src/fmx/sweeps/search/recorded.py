@@ -7,7 +7,7 @@ from typing import Any
 from fmx.errors import DataError
 from fmx.runs.command_again import command_again
 from fmx.runs.run_dir import open_run
-from fmx.sweeps.search.options import PRUNINGS, SAMPLERS, Objective, Options
+from fmx.sweeps.search.options import PRUNINGS, RULES, SAMPLERS, Objective, Options
 from fmx.sweeps.search.study import SETTINGS, is_own, origin, recorded_study
 from fmx.sweeps.search.study_status import command_to_go_on
 from fmx.sweeps.search.summary import Summary, summarize
@@ -22,6 +22,9 @@ def recorded_summary(sweep_dir: Path) -> Summary:
     directions = [each.name.lower() for each in study.directions]
     if settings.get("sampler") not in SAMPLERS or settings.get("pruning") not in PRUNINGS:
         raise DataError(f"{sweep_dir} has no valid settings of its search")
+    seeds, folds = settings.get("seeds", 1), settings.get("folds")
+    if not (RULES["seeds"].holds(seeds) and RULES["folds"].holds(folds)):
+        raise DataError(f"{sweep_dir} has no valid settings of its search")
     options = Options(
         objectives=tuple(
             Objective(metric, "maximize" if direction == "maximize" else "minimize")
@@ -35,25 +38,32 @@ def recorded_summary(sweep_dir: Path) -> Summary:
         startup=1,
         warmup=1,
         reduction=2,
+        seeds=seeds,
+        folds=folds,
     )
-    return summarize(study, sweep_dir, options, _RecordedCommand(sweep_dir, study.get_trials(deepcopy=False)))
+    command = _RecordedCommand(sweep_dir, study.get_trials(deepcopy=False), options.runs_per_trial)
+    return summarize(study, sweep_dir, options, command)
 
 
 class _RecordedCommand:
     """The command lines of a search, from what its runs have recorded."""
 
-    def __init__(self, sweep_dir: Path, trials: list[Any]) -> None:
+    def __init__(self, sweep_dir: Path, trials: list[Any], runs_per_trial: int) -> None:
         self._sweep_dir = sweep_dir
+        self._runs_per_trial = runs_per_trial
         self._trials = trials
 
     def for_trial(self, values: Mapping[str, Any]) -> str:
-        """The command of the first trial with these values; empty where it has recorded none."""
+        """The commands of the runs of the first trial with these values; empty where one has recorded none."""
         trial = next((trial for trial in self._trials if trial.params == values), None)
         if trial is None:
             return ""
-        run_dir = self._sweep_dir / str(trial.number) if is_own(trial) else origin(trial)
+        first = trial.number * self._runs_per_trial
+        runs = [self._sweep_dir / str(first + index) for index in range(self._runs_per_trial)]
         try:
-            return command_again(open_run(run_dir, finished=False))
+            return " && ".join(
+                command_again(open_run(run, finished=False)) for run in (runs if is_own(trial) else [origin(trial)])
+            )
         except DataError:
             return ""
 

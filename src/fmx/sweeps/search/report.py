@@ -29,13 +29,17 @@ def write_page(summary: Summary) -> None:
 
 
 def keep_best(summary: Summary, count: int | None) -> None:
-    """Delete the checkpoints of completed trials except the `count` best and the Pareto front; None keeps all."""
+    """Delete the checkpoints of completed trials except the `count` best and the Pareto front; None keeps all.
+
+    Those of a trial with several runs that was pruned after one of them are deleted too.
+    """
     if count is None:
         return
     kept = {trial.number for trial in [*summary.ranked()[:count], *summary.best]}
     for trial in summary.trials:
-        if trial.state == TrialState.COMPLETE and trial.number not in kept and is_own(trial):
-            remove_checkpoints(summary.sweep_dir / str(trial.number))
+        if trial.state in {TrialState.COMPLETE, TrialState.PRUNED} and trial.number not in kept and is_own(trial):
+            for run_dir in summary.completed_runs(trial):
+                remove_checkpoints(run_dir)
 
 
 def _write(path: Path, text: str) -> None:
@@ -48,7 +52,12 @@ def _markdown(summary: Summary) -> str:
     lines = [f"# Search: {summary.options.goal}", "", f"{summary.headline()}, drawn by {summary.options.sampler}."]
     for trial in summary.best:
         values = ", ".join(f"{name} {value:.6g}" for name, value in summary.by_metric(trial.values).items())
-        lines += ["", f"Trial {trial.number}: {values}", "", f"    {summary.command.for_trial(trial.params)}"]
+        lines += [
+            "",
+            f"Trial {trial.number}: {values}{summary.spread(trial)}",
+            "",
+            f"    {summary.command.for_trial(trial.params)}",
+        ]
     heads, rows = summary.table()
     lines += ["", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     lines += [f"| {' | '.join(map(_escaped, row))} |" for row in rows]

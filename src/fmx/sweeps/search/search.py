@@ -58,8 +58,8 @@ def search(context: HydraContext, config: DictConfig, arguments: list[str]) -> N
         with Searcher(task.sweep_dir) as searcher:
             failed = _run(task, searcher)
         if failed:
-            first = min(failed)
-            raise TrainingError(f"{len(failed)} trials failed, the first: #{first}: {failed[first]}")
+            first, what = min(failed), "trials" if len(task.runs) == 1 else "runs"
+            raise TrainingError(f"{len(failed)} {what} failed, the first: #{first}: {failed[first]}")
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class _Task:
     options: Options
     space: "Space"
     fixed: dict[str, str]  # the overrides of every trial by key
+    runs: list[list[str]]  # the overrides of each run of a trial
     checked: list[Checked]  # configurations with every choice and both ends of every interval
     earlier: "dict[Path, Sequence[FrozenTrial]]"  # trials to take over by the directory of their study
 
@@ -84,6 +85,7 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
     from fmx.sweeps.search.conditions import conditions
     from fmx.sweeps.search.distributions import choices_of_groups, read_space, split
     from fmx.sweeps.search.partial_keys import naming_partial_keys
+    from fmx.sweeps.search.repeats import check_repeats, runs_of_trial
     from fmx.sweeps.search.samplers import check_sampler
     from fmx.sweeps.search.study import settings_of
     from fmx.sweeps.search.workers import check_launcher, is_on_cluster
@@ -106,9 +108,16 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
     sought = conditions(swept, fixed, composed.members)
     with naming_partial_keys(sought, fixed, Composition(context, config, []).config):
         space = read_space(sought, composed.config)
-        options = read_options(sweeper, _logged_metrics(composed.config(choices_of_groups(space))))
+        base = composed.config(choices_of_groups(space))
+        options = read_options(sweeper, _logged_metrics(base))
         check_sampler(options.sampler, space)
-        configs = _every_choice(composed, options, space)
+        check_repeats(options, {each.key for each in space.parameters}, fixed)
+        runs = runs_of_trial(options, base.seed)
+        configs = _every_choice(composed, options, space, runs)
+    if sweeper["from_study"] is not None and len(runs) > 1:
+        raise ConfigError(
+            "hydra.sweeper.from_study takes over trials of a single run: leave it out, or hydra.sweeper.seeds and folds"
+        )
     earlier = _read_earlier(sweep_dir, sweeper["from_study"], settings_of(options, space, fixed), space, composed)
     here = not is_on_cluster(launcher)
     if here:
@@ -122,7 +131,7 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
             checked.append(check_config(each))
             check_resolved_parts(checked[-1], here=here, bounded=is_bounded(each))
             preparation.advance()
-    return _Task(context, config, sweep_dir, launcher, options, space, fixed, checked, earlier)
+    return _Task(context, config, sweep_dir, launcher, options, space, fixed, runs, checked, earlier)
 
 
 def _read_earlier(
@@ -162,7 +171,9 @@ def _preview(task: _Task) -> None:
     from fmx.sweeps.search.study import num_begun
 
     begun = num_begun(task.sweep_dir, task.options, task.space, fixed=task.fixed)
-    preview(task.sweep_dir, task.options, task.space, known=_known(task), num_begun=begun, disk=_disk(task))
+    preview(
+        task.sweep_dir, task.options, task.space, known=_known(task), num_begun=begun, disk=_disk(task), runs=task.runs
+    )
     log.info("dry run: nothing was started or written")
 
 
@@ -180,7 +191,7 @@ def _run(task: _Task, searcher: "Searcher") -> dict[int, str]:
     """Run trials until there are enough, and report; returns the errors of the failed ones by number."""
     from fmx.sweeps.search.command import Command
 
-    command = Command(task.config, list(task.fixed.values()), task.space)
+    command = Command(task.config, list(task.fixed.values()), task.space, task.runs)
     with advice(lambda: f"to go on: {command.to_resume}"):
         return _run_trials(task, searcher, command)
 
@@ -200,7 +211,9 @@ def _run_trials(task: _Task, searcher: "Searcher", command: "Command") -> dict[i
         sweep_dir, options, space, searcher, fixed=task.fixed, on_cluster=on_cluster, earlier=task.earlier
     )
     plan = Plan(context, task.config, here=not on_cluster)
-    trials = Trials(study, plan, options, space, list(task.fixed.values()))
+    trials = Trials(study, plan, options, space, list(task.fixed.values()), runs=task.runs)
+    # Pruning decides how many of its runs a trial gets.
+    num_jobs = study.num_jobs if options.pruning == "none" or len(task.runs) == 1 else None
 
     def summary() -> "Summary":
         return summarize(study.study, sweep_dir, options, command, wanted=study.num_trials)
@@ -212,8 +225,8 @@ def _run_trials(task: _Task, searcher: "Searcher", command: "Command") -> dict[i
         running = run_trials(
             trials.claimed(),
             task.launcher,
-            num_trials=study.num_trials,
-            num_begun=study.num_begun,
+            num_jobs=num_jobs,
+            num_begun=study.num_jobs_begun,
             labelled=trials.labelled,
             in_queue=trials.in_queue,
             submitted=study.submitted,
@@ -257,20 +270,28 @@ def _logged_metrics(base: DictConfig) -> list[str]:
     return [*logged, "train/loss", "train/accuracy"]
 
 
-def _every_choice(composed: Composition, options: Options, space: "Space") -> list[DictConfig]:
-    """The configurations with every choice and both ends of every interval.
+def _every_choice(
+    composed: Composition, options: Options, space: "Space", runs: Sequence[Sequence[str]]
+) -> list[DictConfig]:
+    """The configurations with every choice and both ends of every interval, and those of each run of a trial.
 
     Their values are checked here, which needs no heavy import; the caller checks their parts.
     """
     from fmx.sweeps.search.trials import pruning_overrides
 
     if any(each.key == "seed" for each in space.parameters):
-        log.warning("the search draws the seed: the best one is luck. Fix it, and repeat the best with seed=1,2,3")
+        log.warning(
+            "the search draws the seed: the best one is luck. Leave it out, and give each trial three seeds with "
+            "hydra.sweeper.seeds=3"
+        )
     if any(each.key == "data.fold" for each in space.parameters):
         log.warning(
-            "the search draws the fold: the easiest one is luck. Fix it, and repeat the best as a sweep over data.fold"
+            "the search draws the fold: the easiest one is luck. Leave it out, and run each trial on all folds with "
+            "hydra.sweeper.folds=5"
         )
-    configs = [composed.config([*space.overrides(each), *pruning_overrides(options)]) for each in space.corners()]
+    points = [space.overrides(each) for each in space.corners()]
+    configs = [composed.config([*point, *runs[0], *pruning_overrides(options)]) for point in points]
+    configs += [composed.config([*points[0], *run]) for run in runs[1:]]
     for config in configs:
         ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         with suppress(OmegaConfBaseException):  # the later check reports it better

@@ -3,10 +3,11 @@
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from fmx.sweeps import slurm_queue as queue
 from fmx.sweeps.ledger import JOURNAL
 from fmx.sweeps.search.heartbeat import Searcher, exclusive
 from fmx.sweeps.search.options import Options
+from fmx.sweeps.search.repeats import is_poor, mean
 from fmx.sweeps.search.samplers import FROM, draw_value, make_pruner, make_sampler
 from fmx.sweeps.search.space import Space
 from fmx.sweeps.slurm_queue import is_job_id, slurm_folder
@@ -36,13 +38,18 @@ __all__ = [
     "OWNER",
     "SETTINGS",
     "SLURM_JOB",
+    "VALUES",
     "AssignedTrial",
     "RunningTrial",
     "SharedStudy",
+    "attribute",
     "is_own",
     "num_begun",
+    "num_given",
     "origin",
     "recorded_study",
+    "run_values",
+    "runs_per_trial",
     "settings_of",
     "taken_over",
 ]
@@ -55,8 +62,9 @@ MAX_STEPS = 2**53  # of a report
 COPIES = 4  # of the journal in memory, as text and as objects
 NAME = "search"
 SETTINGS = "search"  # attribute of the study: its settings
-OWNER = "owner"  # attribute of a trial: the command that runs it
-SLURM_JOB = "slurm_job"  # attribute of a trial: the ID of its job
+OWNER = "owner"  # attribute of a trial's run: the command that runs it
+SLURM_JOB = "slurm_job"  # attribute of a trial's run: the ID of its job
+VALUES = "values"  # attribute of a trial's run that has completed: a list, by objective
 ERROR = "error"  # attribute of a trial: why it failed
 TAKEN_OVER = "from_study"  # attribute of the study: the directories whose trials were taken over
 MAX_SAME = 100  # draws in a row of what is known already
@@ -64,15 +72,16 @@ MAX_SAME = 100  # draws in a row of what is known already
 
 @dataclass(frozen=True)
 class AssignedTrial:
-    """A trial for this command: its number, its values by key, and whether another command had begun it.
+    """A run for this command: its trial's number and values by key, and whether another command had begun it.
 
-    slurm_job: the ID of its job, if that may still be in SLURM's queue.
+    slurm_job: the ID of its job, if that may still be in SLURM's queue. index: of the run in the trial.
     """
 
     number: int
     values: Mapping[str, Any]
     begun: bool
     slurm_job: str | None = None
+    index: int = 0
 
 
 class SharedStudy:
@@ -158,34 +167,51 @@ class SharedStudy:
         return None if limit == math.inf else int(limit)
 
     @property
+    def num_jobs(self) -> int | None:
+        """How many runs the trials have, if all get all of theirs; None if only a time limit ends the search."""
+        return None if self.num_trials is None else self.num_trials * self._options.runs_per_trial
+
+    @property
+    def num_jobs_begun(self) -> int:
+        """How many runs have been begun, by all commands."""
+        return sum(map(num_given, self._own()))
+
+    @property
     def num_begun(self) -> int:
         """How many trials of its own have been begun, by all commands."""
-        return sum(map(is_own, self.study.get_trials(deepcopy=False)))
+        return len(self._own())
+
+    def _own(self) -> list[FrozenTrial]:
+        return [trial for trial in self.study.get_trials(deepcopy=False) if is_own(trial)]
 
     def claim(self) -> AssignedTrial | None:
-        """Claim a trial: one whose command has died, else a new one; None if the study has enough.
+        """Claim a run: one whose command has died, else the next of a begun trial, else the first of a new one.
 
-        A trial whose SLURM job may still be in the queue is claimed only if this command can wait for that.
+        A run whose SLURM job may still be in the queue is claimed only if this command can wait for that. None if there
+        is none at the moment, or, unless `has_more`, for good.
         """
         ended = self._ended_jobs()  # before the lock: SLURM may take long to answer
         with self._locked():
             trials = self.study.get_trials(deepcopy=False)
-            for trial in trials:
-                if not self._is_abandoned(trial):
-                    continue
-                job: str | None = trial.user_attrs.get(SLURM_JOB)
+            running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+            for trial, index in self._abandoned(running):
+                job: str | None = trial.user_attrs.get(attribute(SLURM_JOB, index))
                 in_queue = None if job in ended else job
                 if in_queue is None or self._on_cluster:
-                    return self._assign(self._trial(trial), begun=True, slurm_job=in_queue)
+                    return self._assign(self._trial(trial), index, begun=True, slurm_job=in_queue)
                 if in_queue not in self._left:
                     self._left.add(in_queue)
-                    log.info("#%d is left to a command with hydra/launcher=slurm: its job is %s", trial.number, job)
+                    number = self._run_number(trial, index)
+                    log.info("#%d is left to a command with hydra/launcher=slurm: its job is %s", number, job)
+            for trial in running:
+                if not self._conclude(trial) and (following := self._following(trial)) is not None:
+                    return self._assign(self._trial(trial), following, begun=False)
             known = {_point(trial.params): trial for trial in trials if not is_own(trial)}
             for _ in range(MAX_SAME):
                 if self.num_trials is not None and self.num_begun >= self.num_trials:
                     return None
                 self._use_sampler(len(self.study.get_trials(deepcopy=False)))
-                drawn = self._assign(self.study.ask(), begun=False)
+                drawn = self._assign(self.study.ask(), 0, begun=False)
                 if (same := known.get(_point(drawn.values))) is None:
                     return drawn
                 self._repeat(drawn.number, same)
@@ -202,32 +228,80 @@ class SharedStudy:
         self._tell(number, state=same.state, values=same.values if is_complete else None)
         log.info("#%d is %s again: it is not run", number, origin(same))
 
-    def _is_abandoned(self, trial: FrozenTrial) -> bool:
-        run_dir = None if trial.user_attrs.get(SLURM_JOB) else self.sweep_dir / str(trial.number)
-        return trial.state == TrialState.RUNNING and not self._searcher.is_alive(trial.user_attrs.get(OWNER), run_dir)
+    @property
+    def has_more(self) -> bool:
+        """Whether there may be a run to claim once others have ended."""
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return any(num_given(trial) < self._options.runs_per_trial for trial in running)
+
+    def _run_number(self, trial: FrozenTrial, index: int) -> int:
+        return trial.number * self._options.runs_per_trial + index
+
+    def _abandoned(self, running: Iterable[FrozenTrial]) -> Iterator[tuple[FrozenTrial, int]]:
+        """The runs without a result whose command has died; those of SLURM jobs may still be at work."""
+        for trial in running:
+            known = trial.user_attrs
+            for index in range(max(1, num_given(trial))):
+                is_job = known.get(attribute(SLURM_JOB, index))
+                run_dir = None if is_job else self.sweep_dir / str(self._run_number(trial, index))
+                if attribute(VALUES, index) not in known and not self._searcher.is_alive(
+                    known.get(attribute(OWNER, index)), run_dir
+                ):
+                    yield trial, index
+
+    def _following(self, trial: FrozenTrial) -> int | None:
+        """The next run of a trial: with pruning it is given only when the earlier ones have ended."""
+        index = num_given(trial)
+        waits = self._options.pruning != "none" and len(run_values(trial)) < index
+        return None if waits or index >= self._options.runs_per_trial else index
+
+    def _conclude(self, trial: FrozenTrial) -> bool:
+        """Tell the outcome of a trial that has all its runs, or gets no more; returns whether it has ended."""
+        values = run_values(trial)
+        if len(values) < max(1, num_given(trial)):
+            return False
+        means = mean([*values.values()])
+        if len(values) == self._options.runs_per_trial:
+            self._tell(trial.number, values=means)
+            return True
+        if self._options.pruning == "none":
+            return False
+        trials = self.study.get_trials(deepcopy=False)
+        firsts = [list(run_values(each).values())[: len(values)] for each in trials if each.number != trial.number]
+        others = [mean(each)[0] for each in firsts if len(each) == len(values)]
+        num_completed = sum(each.state == TrialState.COMPLETE for each in trials)
+        poor = is_poor(means[0], others, len(values), num_completed, self._options)
+        if poor:
+            self._tell(trial.number, state=TrialState.PRUNED)
+        return poor
 
     def _ended_jobs(self) -> set[str]:
-        """The SLURM jobs of abandoned trials that are no longer in the queue; none if SLURM does not answer."""
-        abandoned = [trial for trial in self.study.get_trials(deepcopy=False) if self._is_abandoned(trial)]
-        jobs = {job for trial in abandoned if (job := trial.user_attrs.get(SLURM_JOB))}
+        """The SLURM jobs of abandoned runs that are no longer in the queue; none if SLURM does not answer."""
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        jobs = {
+            job
+            for trial, index in self._abandoned(running)
+            if (job := trial.user_attrs.get(attribute(SLURM_JOB, index)))
+        }
         states = queue.states(jobs, slurm_folder(self.sweep_dir)) if jobs else {}
         return {job for job, state in (states or {}).items() if state not in {queue.PENDING, queue.RUNNING}}
 
     def submitted(self, number: int, slurm_job: str) -> None:
-        """Record the SLURM job of a trial."""
-        self._storage.set_trial_user_attr(_trial_id(self._storage, number), SLURM_JOB, slurm_job)
+        """Record the SLURM job of a run, by the run's number."""
+        trial, index = divmod(number, self._options.runs_per_trial)
+        self._storage.set_trial_user_attr(_trial_id(self._storage, trial), attribute(SLURM_JOB, index), slurm_job)
 
     def _trial(self, trial: FrozenTrial) -> Trial:
         self._use_sampler(trial.number)
         return Trial(self.study, _trial_id(self._storage, trial.number))
 
-    def _assign(self, trial: Trial, *, begun: bool, slurm_job: str | None = None) -> AssignedTrial:
+    def _assign(self, trial: Trial, index: int, *, begun: bool, slurm_job: str | None = None) -> AssignedTrial:
         """Make a trial this command's own and draw its values, except those that a killed command had drawn."""
-        trial.set_user_attr(OWNER, self._searcher.name)
-        if slurm_job is None and SLURM_JOB in trial.user_attrs:
-            trial.set_user_attr(SLURM_JOB, None)  # that job has ended
+        trial.set_user_attr(attribute(OWNER, index), self._searcher.name)
+        if slurm_job is None and attribute(SLURM_JOB, index) in trial.user_attrs:
+            trial.set_user_attr(attribute(SLURM_JOB, index), None)  # that job has ended
         values = self._space.draw(partial(draw_value, trial))
-        return AssignedTrial(trial.number, values, begun, slurm_job)
+        return AssignedTrial(trial.number, values, begun, slurm_job, index)
 
     def _use_sampler(self, number: int) -> None:
         options = self._options
@@ -236,9 +310,14 @@ class SharedStudy:
             options.sampler, self._space, seed=options.seed, number=number, startup=options.startup, trials=trials
         )
 
-    def complete(self, number: int, values: Sequence[float]) -> None:
-        """Record the values of a completed trial."""
-        self._tell(number, values=list(values))
+    def complete(self, number: int, values: Sequence[float], index: int = 0) -> None:
+        """Record the values of a completed run of a trial, and the outcome of the trial if it gets no further run."""
+        with self._locked():
+            if not self._is_running(number):
+                return
+            attr = attribute(VALUES, index)
+            self._storage.set_trial_user_attr(_trial_id(self._storage, number), attr, list(values))
+            self._conclude(self.study.get_trials(deepcopy=False)[number])
 
     def prune(self, number: int) -> None:
         """Record that a trial was pruned."""
@@ -249,14 +328,19 @@ class SharedStudy:
         self._tell(number, state=TrialState.FAIL, error=error)
 
     def _tell(self, number: int, *, error: str | None = None, **outcome: Any) -> None:
-        trial = self.study.get_trials(deepcopy=False)[number]
-        if trial.state != TrialState.RUNNING:
-            log.warning("#%d: another command has recorded its outcome: %s", number, trial.state.name)
+        if not self._is_running(number):
             return
         if error is not None:
             self._storage.set_trial_user_attr(_trial_id(self._storage, number), ERROR, error)
         self._use_sampler(number)  # tell() updates cmaes
         self.study.tell(number, **outcome)
+
+    def _is_running(self, number: int) -> bool:
+        """Whether a trial has no outcome yet; another command, or another run of it, may have one recorded."""
+        state = self.study.get_trials(deepcopy=False)[number].state
+        if state != TrialState.RUNNING:
+            log.warning("trial %d: its outcome has been recorded before: %s", number, state.name)
+        return state == TrialState.RUNNING
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -348,15 +432,15 @@ class RunningTrial:
 
     @classmethod
     def of_run(cls, run_dir: Path) -> "RunningTrial | None":
-        """The trial of a run directory; None if it is no trial of a search, or one that has ended."""
+        """The trial of a run directory; None unless that is the first run of a trial that has not ended."""
         if not (run_dir.parent / JOURNAL).is_file() or not run_dir.name.isdecimal():
             return None
         storage = _storage(run_dir.parent)
         study = optuna.load_study(study_name=NAME, storage=storage)
         study.pruner = make_pruner(study.user_attrs[SETTINGS])
         trials = study.get_trials(deepcopy=False)
-        number = int(run_dir.name)
-        if number >= len(trials) or trials[number].state != TrialState.RUNNING:
+        number, index = divmod(int(run_dir.name), runs_per_trial(study.user_attrs[SETTINGS]))
+        if index or number >= len(trials) or trials[number].state != TrialState.RUNNING:
             return None
         return cls(study, storage, number)
 
@@ -364,6 +448,29 @@ class RunningTrial:
         """Report a metric after the `step`-th validation; returns whether the trial should stop."""
         self._storage.set_trial_intermediate_value(self._trial_id, step, value)
         return self._study.pruner.prune(self._study, self._storage.get_trial(self._trial_id))
+
+
+def attribute(name: str, index: int) -> str:
+    """The name of an attribute of one run of a trial."""
+    return f"{name}.{index}" if index else name
+
+
+def num_given(trial: FrozenTrial) -> int:
+    """How many runs of a trial have been given to commands: the first ones."""
+    return next(index for index in count() if attribute(OWNER, index) not in trial.user_attrs)
+
+
+def run_values(trial: FrozenTrial) -> dict[int, list[float]]:
+    """The values of a trial's completed runs, by their index."""
+    known = trial.user_attrs
+    found = {index: known.get(attribute(VALUES, index)) for index in range(num_given(trial))}
+    return {index: values for index, values in found.items() if values is not None}
+
+
+def runs_per_trial(settings: Mapping[str, Any]) -> int:
+    """How many runs a trial has, by the settings of its study, which may be untrusted, or of an earlier version."""
+    counts = [settings.get("seeds"), settings.get("folds")]
+    return math.prod(each for each in counts if type(each) is int and each > 0)
 
 
 def _trial_id(storage: JournalStorage, number: int) -> int:
@@ -389,8 +496,18 @@ def _is_plausible(trial: FrozenTrial, num_objectives: int) -> bool:
     reported = all(0 <= step < MAX_STEPS and type(value) in {int, float} for step, value in reports.items())
     made = trial.user_attrs.get(FROM, {"study": "", "trial": 0})
     of_study = isinstance(made, dict) and _is_text(made.get("study")) and type(made.get("trial")) is int
-    texts = all(isinstance(trial.user_attrs.get(key, ""), str) for key in (OWNER, ERROR))
-    return of_study and finite and reported and texts and is_job_id(trial.user_attrs.get(SLURM_JOB) or "0")
+    known = all(_is_valid(key.partition(".")[0], value, num_objectives) for key, value in trial.user_attrs.items())
+    return of_study and finite and reported and known
+
+
+def _is_valid(name: str, value: object, num_objectives: int) -> bool:
+    """Whether an attribute of a trial is one that a search records."""
+    if name == VALUES:
+        is_list = isinstance(value, list) and len(value) == num_objectives
+        return is_list and all(type(each) in {int, float} and math.isfinite(each) for each in value)  # type: ignore[attr-defined]
+    if name == SLURM_JOB:
+        return value is None or is_job_id(value)
+    return name not in {OWNER, ERROR} or isinstance(value, str)
 
 
 def _is_drawn(value: object, drawn: BaseDistribution) -> bool:
@@ -451,15 +568,16 @@ def settings_of(options: Options, space: Space, fixed: Mapping[str, str]) -> dic
         "distribution": space.description(),
         "override": {key: text for key, text in fixed.items() if key != KEY},  # the data may be moved
         **{name: getattr(options, name) for name in ("sampler", "seed", "startup", "pruning", "warmup", "reduction")},
+        "seeds": options.seeds,
+        "folds": options.folds,
     }
 
 
 def _without_root(known: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a study without data.root, which earlier versions included."""
+    """The settings of a study without data.root, which earlier versions included, and with those that they lacked."""
     overrides = known.get("override")
-    return (
-        {**known, "override": {key: text for key, text in overrides.items() if key != KEY}} if overrides else {**known}
-    )
+    known = {"seeds": 1, "folds": None, **known}
+    return {**known, "override": {key: text for key, text in overrides.items() if key != KEY}} if overrides else known
 
 
 def _remove_torn_line(journal: Path) -> None:

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -16,7 +17,19 @@ from fmx.sweeps import slurm_queue as queue
 from fmx.sweeps.job_status import JobStatus, Status, estimate, run_state
 from fmx.sweeps.search.heartbeat import living
 from fmx.sweeps.search.space import by_key
-from fmx.sweeps.search.study import ERROR, OWNER, SETTINGS, SLURM_JOB, is_own, origin, recorded_study
+from fmx.sweeps.search.study import (
+    ERROR,
+    OWNER,
+    SETTINGS,
+    SLURM_JOB,
+    VALUES,
+    attribute,
+    is_own,
+    num_given,
+    origin,
+    recorded_study,
+    runs_per_trial,
+)
 
 __all__ = ["command_to_go_on", "search_status"]
 
@@ -33,11 +46,14 @@ def search_status(sweep_dir: Path) -> Status:
     commands = living(sweep_dir)
     everything = study.get_trials(deepcopy=False)
     trials = [trial for trial in everything if is_own(trial)]
-    submitted = [job for trial in trials if (job := _slurm_job(trial)) and trial.state not in ENDED]
+    num_runs = runs_per_trial(study.user_attrs[SETTINGS])
+    given = [(trial, index) for trial in trials for index in range(max(1, num_given(trial)))]
+    submitted = [job for trial, index in given if (job := _slurm_job(trial, index)) and trial.state not in ENDED]
     places = queue.places(submitted, queue.slurm_folder(sweep_dir))
-    jobs = [_job(trial, sweep_dir, metrics, commands, places or {}) for trial in trials]
+    facts: dict[str, Any] = {"num_runs": num_runs, "sweep_dir": sweep_dir, "metrics": metrics, "commands": commands}
+    jobs = [_job(trial, index, at=places or {}, **facts) for trial, index in given]
     wanted = _wanted(sweep_dir)
-    num_more = max(0, (wanted or 0) - len(trials)) if commands else 0
+    num_more = max(0, (wanted or 0) * num_runs - len(given)) if commands else 0
     num_running = sum(job.state == "running" for job in jobs)
     left_s, left_from = estimate(jobs, num_parallel=num_running, num_more=num_more)
     notes = [] if places is not None else [queue.SILENT]
@@ -56,7 +72,7 @@ def search_status(sweep_dir: Path) -> Status:
         jobs=jobs,
         is_alive=bool(commands),
         best=_in_words(best, metrics),
-        best_jobs=[str(trial.number) for trial in best if is_own(trial)],
+        best_jobs=[str(trial.number * num_runs) for trial in best if is_own(trial)],
         left_s=left_s,
         left_from=left_from,
         notes=notes,
@@ -84,21 +100,29 @@ def _wanted(sweep_dir: Path) -> int | None:
     return wanted if type(wanted) is int and 0 < wanted <= MANY else None
 
 
-def _slurm_job(trial: FrozenTrial) -> str | None:
-    job = trial.user_attrs.get(SLURM_JOB)
+def _slurm_job(trial: FrozenTrial, index: int) -> str | None:
+    job = trial.user_attrs.get(attribute(SLURM_JOB, index))
     return job if queue.is_job_id(job) else None
 
 
 def _job(
     trial: FrozenTrial,
+    index: int,
+    *,
+    num_runs: int,
     sweep_dir: Path,
     metrics: list[str],
     commands: list[str],
-    places: Mapping[str, queue.Place],
+    at: Mapping[str, queue.Place],
 ) -> JobStatus:
-    name = str(trial.number)
+    """One run of a trial. at: where SLURM's jobs are."""
+    name = str(trial.number * num_runs + index)
+    known = trial.user_attrs
     what = " ".join(f"{show(key)}={show(value)}" for key, value in by_key(trial.params).items())
-    if trial.state in ENDED:
+    values = known.get(attribute(VALUES, index)) if num_runs > 1 else None
+    if values is not None:
+        return JobStatus(name, "completed", what, values=dict(zip(metrics, values, strict=False)))
+    if trial.state in ENDED and index >= num_given(trial) - 1:
         seconds = trial.duration.total_seconds() if trial.duration else None
         error = trial.user_attrs.get(ERROR)
         return JobStatus(
@@ -109,21 +133,21 @@ def _job(
             seconds,
             dict(zip(metrics, trial.values or [], strict=False)),
         )
-    is_owned = trial.user_attrs.get(OWNER) in commands
-    slurm_job = _slurm_job(trial)
-    place = places.get(slurm_job or "")
-    queued = {queue.PENDING: "queued", queue.RUNNING: "running"}.get(place.state) if place else None
+    slurm_job = _slurm_job(trial, index)
+    place = at.get(slurm_job) if slurm_job else None
+    slurm: dict[str, Any] = {"slurm_job": slurm_job, "place": place}
+    in_queue = {queue.PENDING: "queued", queue.RUNNING: "running"}.get(place.state) if place else None
+    is_owned = known.get(attribute(OWNER, index)) in commands
     try:
         run = open_run(sweep_dir / name, finished=False)
     except OSError as error:  # a folder that is not for us
         return JobStatus(name, "unreadable", what, error.strerror)
     except DataError:
-        state = queued or ("queued" if is_owned else "interrupted")
-        return JobStatus(name, state, what, slurm_job=slurm_job, place=place)
-    more = {"slurm_job": slurm_job, "place": place}
+        return JobStatus(name, in_queue or ("queued" if is_owned else "interrupted"), what, **slurm)
     if run.status == "completed" or run.pruned:  # its command has not recorded it yet, or died before
-        return run_state(run, name, what, **more)
-    return run_state(run, name, what, state=queued or ("running" if run.status == "running" else "interrupted"), **more)
+        return run_state(run, name, what, **slurm)
+    state = in_queue or ("running" if run.status == "running" else "interrupted")
+    return run_state(run, name, what, state=state, **slurm)
 
 
 def _in_words(best: list[FrozenTrial], metrics: list[str]) -> str:

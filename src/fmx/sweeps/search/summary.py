@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,10 +10,12 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from fmx.process.table import print_metrics, printable
+from fmx.reporting.intervals import Interval
 from fmx.runs.settings import show
 from fmx.sweeps.search.options import Options
+from fmx.sweeps.search.repeats import interval, mean
 from fmx.sweeps.search.space import by_key, key_of
-from fmx.sweeps.search.study import ERROR, is_own, origin
+from fmx.sweeps.search.study import ERROR, is_own, origin, run_values
 
 __all__ = ["Commands", "Summary", "summarize"]
 
@@ -56,7 +58,7 @@ class Summary:
 
     def run_dir(self, trial: FrozenTrial) -> Path:
         """The run directory of a trial; of one that was taken over, that of the earlier study."""
-        return self.sweep_dir / str(trial.number) if is_own(trial) else origin(trial)
+        return self.sweep_dir / str(trial.number * self.options.runs_per_trial) if is_own(trial) else origin(trial)
 
     @property
     def num_taken_over(self) -> int:
@@ -93,6 +95,7 @@ class Summary:
                 {
                     "trial": trial.number,
                     "run_dir": str(self.run_dir(trial)),
+                    "runs": self._runs(trial),
                     "values": self.by_metric(trial.values),
                     "params": by_key(trial.params),
                     "command": self.command.for_trial(trial.params),
@@ -106,37 +109,88 @@ class Summary:
         return {
             "trial": trial.number,
             "state": STATES[trial.state],
-            "values": self.by_metric(trial.values),
+            "values": self.by_metric(self._values(trial)),
+            "runs": self._runs(trial),
             "params": by_key(trial.params),
             "reports": {str(step): value for step, value in trial.intermediate_values.items()},
             "seconds": round(trial.duration.total_seconds(), 3) if trial.duration else None,
             "error": trial.user_attrs.get(ERROR),
         } | ({} if is_own(trial) else {"from": str(origin(trial))})
 
+    def completed_runs(self, trial: FrozenTrial) -> list[Path]:
+        """The directories of a trial's completed runs."""
+        if self.options.runs_per_trial == 1:  # earlier versions recorded the values of the trial alone
+            return [self.run_dir(trial)] if trial.state == TrialState.COMPLETE else []
+        return [self.sweep_dir / str(trial.number * self.options.runs_per_trial + index) for index in run_values(trial)]
+
+    def _runs(self, trial: FrozenTrial) -> dict[str, dict[str, float]]:
+        """The values by metric of each completed run, by the name of its directory."""
+        if self.options.runs_per_trial == 1:
+            return {run_dir.name: self.by_metric(trial.values) for run_dir in self.completed_runs(trial)}
+        each = zip(self.completed_runs(trial), run_values(trial).values(), strict=True)
+        return {run_dir.name: self.by_metric(values) for run_dir, values in each}
+
+    def _values(self, trial: FrozenTrial) -> Sequence[float] | None:
+        """A trial's values; of one that got no further run, the mean so far."""
+        of_runs = run_values(trial) if trial.state == TrialState.PRUNED else {}
+        return mean([*of_runs.values()]) if of_runs else trial.values
+
+    def interval(self, trial: FrozenTrial) -> Interval | None:
+        """The 95 % interval of a completed trial's mean in the first metric; None for a single run."""
+        values = [each[0] for each in run_values(trial).values()]
+        if trial.state != TrialState.COMPLETE or len(values) < max(2, self.options.runs_per_trial):
+            return None
+        return interval(values, self.options)
+
+    def spread(self, trial: FrozenTrial) -> str:
+        """What follows a trial's values in a line: of how many runs they are the mean, and the interval."""
+        ends = self.interval(trial)
+        count = self.options.runs_per_trial
+        return f", the mean of {count} runs (95 % interval {ends.low:.6g} to {ends.high:.6g})" if ends else ""
+
     def ranked(self) -> list[FrozenTrial]:
-        """The completed trials, best in the first metric first, then the others in the order of their numbers."""
-        sign = -1 if self.options.objectives[0].direction == "maximize" else 1
+        """The completed trials, best in the first metric first, then the others in the order of their numbers.
+
+        By their means, or by the worse ends of the means' intervals.
+        """
         others = [trial for trial in self.trials if trial.state != TrialState.COMPLETE]
-        return sorted(self.completed, key=lambda trial: sign * (trial.values or [0.0])[0]) + others
+        return sorted(self.completed, key=self._badness) + others
+
+    def _badness(self, trial: FrozenTrial) -> float:
+        maximize = self.options.objectives[0].direction == "maximize"
+        value: float = (trial.values or [0.0])[0]
+        ends = self.interval(trial)
+        if self.options.rank == "confidence_bound" and ends is not None:
+            value = ends.low if maximize else ends.high
+        return -value if maximize else value
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Headings and rows: number, state, values, parameters and error of each trial."""
         metrics = [each.metric for each in self.options.objectives]
         keys = list(dict.fromkeys(key_of(name) for trial in self.trials for name in trial.params))
+        several = self.options.runs_per_trial > 1
         rows = []
         for trial in self.ranked():
-            values = self.by_metric(trial.values)
+            values = self.by_metric(self._values(trial))
             cells = [str(trial.number), STATES[trial.state]]
             cells += [f"{values[metric]:.6g}" if values else "" for metric in metrics]
+            if several:
+                ends = self.interval(trial)
+                cells.append(f"{ends.low:.6g} to {ends.high:.6g}" if ends else "")
+                cells.append(" ".join(run_dir.name for run_dir in self.completed_runs(trial)))
             params = by_key(trial.params)
             cells += [show(params[key]) if key in params else "" for key in keys]
             rows.append([*cells, printable(self._note(trial))])
-        return ["trial", "state", *metrics, *keys, "note"], rows
+        return ["trial", "state", *metrics, *(["95 % interval", "runs"] if several else []), *keys, "note"], rows
 
     def _note(self, trial: FrozenTrial) -> str:
         """Where a trial is from, or why it has no values."""
         if not is_own(trial):
             return f"taken over from {origin(trial)}"
+        if trial.state == TrialState.PRUNED and (values := run_values(trial)):
+            so_far = mean([*values.values()])[0]
+            of = self.options.runs_per_trial
+            return f"after {len(values)} of {of} runs: {self.options.objectives[0].metric} {so_far:.6g}"
         if trial.state == TrialState.PRUNED and trial.intermediate_values:
             step = max(trial.intermediate_values)
             name = self.options.objectives[0].metric
@@ -176,7 +230,8 @@ class Summary:
             yield f"{len(self.best)} of them are best: no other trial beats one in every metric"
         for trial in self.best:
             values = "  ".join(f"{name} {value:.6g}" for name, value in self.by_metric(trial.values).items())
-            yield f"trial {trial.number}: {values}{'' if is_own(trial) else f' (taken over from {origin(trial)})'}"
+            from_there = "" if is_own(trial) else f" (taken over from {origin(trial)})"
+            yield f"trial {trial.number}: {values}{self.spread(trial)}{from_there}"
             yield f"  {self.command.for_trial(trial.params)}"
         yield f"{self.sweep_dir / 'search.html'}"
 
@@ -187,8 +242,9 @@ def summarize(
     """Read the trials of a study. wanted: their number in the end."""
     trials = study.get_trials(deepcopy=False)
     completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    best: list[FrozenTrial] = []
-    if completed:
-        several = len(options.objectives) > 1
-        best = sorted(study.best_trials, key=lambda trial: trial.values) if several else [study.best_trial]
-    return Summary(sweep_dir, study, options, trials, best, command, wanted)
+    summary = Summary(sweep_dir, study, options, trials, [], command, wanted)
+    if not completed:
+        return summary
+    several = len(options.objectives) > 1
+    best = sorted(study.best_trials, key=lambda trial: trial.values) if several else summary.ranked()[:1]
+    return replace(summary, best=best)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from fmx.config.quoting import quoted
@@ -30,41 +30,58 @@ def pruning_overrides(options: Options) -> list[str]:
 
 
 class Trials:
-    """Turns claimed trials into jobs, and records their outcomes in the study.
+    """Turns claimed runs of trials into jobs, and records their outcomes in the study.
 
-    fixed: the overrides of every trial. `failed` has the errors of this command's trials by number, and `in_queue` the
-    SLURM jobs of claimed trials that need not be submitted.
+    fixed: the overrides of every trial. runs: those of each run of a trial. `failed` has the errors of this command's
+    runs by number, and `in_queue` the SLURM jobs of claimed runs that need not be submitted.
     """
 
-    def __init__(self, study: SharedStudy, plan: Plan, options: Options, space: Space, fixed: list[str]) -> None:
+    def __init__(
+        self,
+        study: SharedStudy,
+        plan: Plan,
+        options: Options,
+        space: Space,
+        fixed: list[str],
+        *,
+        runs: Sequence[Sequence[str]],
+    ) -> None:
         self._study = study
         self._plan = plan
         self._options = options
         self._space = space
         self._fixed = fixed
+        self._runs = runs
         self._began = time.monotonic()
         self._values: dict[int, list[str]] = {}
         self.failed: dict[int, str] = {}
         self.in_queue: dict[int, str] = {}
 
-    def claimed(self) -> Iterator[tuple[Job, list[str]]]:
-        """Jobs with their extra arguments, until there are enough trials or the time is up."""
+    def claimed(self) -> Iterator[tuple[Job, list[str]] | None]:
+        """Jobs with their extra arguments, until there are enough trials or the time is up.
+
+        None while there is no run at the moment, because others decide whether their trials get further runs.
+        """
         budget = self._options.timeout_s
         while budget is None or time.monotonic() - self._began < budget:
             claim = self._study.claim()
             if claim is None:
-                return
+                if not self._study.has_more:
+                    return
+                yield None
+                continue
+            number = claim.number * len(self._runs) + claim.index
             if claim.slurm_job is not None:
-                self.in_queue[claim.number] = claim.slurm_job
+                self.in_queue[number] = claim.slurm_job
                 arguments: list[str] | None = []
             else:
-                arguments = self._resume_arguments(claim.number) if claim.begun else []
+                arguments = self._resume_arguments(number) if claim.begun else []
             if arguments is None or (job := self._job(claim)) is None:
                 continue
             yield job, arguments
 
     def _resume_arguments(self, number: int) -> list[str] | None:
-        """The arguments that resume a trial whose command has died; None if its run had ended."""
+        """The arguments that resume a run whose command has died; None if it had ended."""
         run_dir = self._study.sweep_dir / str(number)
         if not has_run_to_resume(run_dir):
             return []
@@ -72,14 +89,15 @@ class Trials:
         return None if self._settle_from_record(number) else [f"resume={quoted(str(run_dir))}"]
 
     def _job(self, claim: AssignedTrial) -> Job | None:
-        """The job of a trial; None, with the trial recorded as failed, if its values do not fit together."""
-        self._values[claim.number] = self._space.overrides(claim.values)
-        overrides = [*self._fixed, *self._values[claim.number], *pruning_overrides(self._options)]
+        """The job of a run; None, with the trial recorded as failed, if its values do not fit together."""
+        number = claim.number * len(self._runs) + claim.index
+        self._values[number] = [*self._space.overrides(claim.values), *self._runs[claim.index]]
+        overrides = [*self._fixed, *self._values[number], *pruning_overrides(self._options)]
         try:
-            return self._plan.job(overrides, claim.number)
+            return self._plan.job(overrides, number)
         except ConfigError as error:  # each value is valid by itself
             log.warning("%s", error)
-            self._fail(claim.number, str(error))
+            self._fail(number, str(error))
             return None
 
     def labelled(self, job: Job) -> Job:
@@ -95,10 +113,10 @@ class Trials:
             self._settle_from_record(number)
 
     def _settle_from_record(self, number: int) -> bool:
-        """Record the outcome of a trial from its run.json; returns whether the run has ended."""
+        """Record the outcome of a run from its run.json; returns whether it has ended."""
         run = open_run(self._study.sweep_dir / str(number), finished=False)
         if run.pruned:
-            self._study.prune(number)
+            self._study.prune(number // len(self._runs))
         elif run.status == "completed":
             self._complete(number, run)
         elif run.status == "failed":
@@ -108,11 +126,15 @@ class Trials:
         return True
 
     def _complete(self, number: int, run: Run) -> None:
+        trial, index = divmod(number, len(self._runs))
         try:
-            self._study.complete(number, [read_metric(run, each.metric) for each in self._options.objectives])
+            values = [read_metric(run, each.metric) for each in self._options.objectives]
         except DataError as error:
             self._fail(number, str(error))
+        else:
+            self._study.complete(trial, values, index)
 
     def _fail(self, number: int, error: str) -> None:
         self.failed[number] = error
-        self._study.fail(number, error)
+        several = len(self._runs) > 1
+        self._study.fail(number // len(self._runs), f"run {number}: {error}" if several else error)

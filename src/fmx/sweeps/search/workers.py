@@ -51,7 +51,7 @@ def make_pool(
     settings: Mapping[str, Any],
     first: Job,
     *,
-    num_trials: int | None,
+    num_jobs: int | None,
     in_queue: Mapping[int, str],
     submitted: Callable[[int, str], None],
 ) -> tuple[Workers, int]:
@@ -70,7 +70,7 @@ def make_pool(
         return pool, parallel
     workers = shares(
         settings["workers"],
-        num_jobs=num_trials,
+        num_jobs=num_jobs,
         processes=first.processes,
         uses_gpu=first.on_gpu,
         threads=settings["threads"],
@@ -80,10 +80,10 @@ def make_pool(
 
 
 def run_trials(
-    jobs: Iterator[tuple[Job, list[str]]],
+    jobs: Iterator[tuple[Job, list[str]] | None],
     settings: Mapping[str, Any],
     *,
-    num_trials: int | None,
+    num_jobs: int | None,
     num_begun: int,
     labelled: Callable[[Job], Job],
     in_queue: Mapping[int, str],
@@ -91,15 +91,15 @@ def run_trials(
 ) -> Generator[Ended]:
     """Run jobs in parallel, each taken when a worker is free, and yield each as it ends.
 
-    settings: of hydra.launcher. Ctrl-C lets running jobs save their states, and so does SIGTERM, but for SLURM jobs,
-    which go on. in_queue, submitted: as for `make_pool`.
+    settings: of hydra.launcher. num_jobs, num_begun: of the study; None if unknown. in_queue, submitted: as for
+    `make_pool`. Ctrl-C lets running jobs save their states, and so does SIGTERM, but for SLURM jobs, which go on.
     """
     first = next(jobs, None)
     if first is None:
         return
-    pool, parallel = make_pool(settings, first[0], num_trials=num_trials, in_queue=in_queue, submitted=submitted)
+    pool, parallel = make_pool(settings, first[0], num_jobs=num_jobs, in_queue=in_queue, submitted=submitted)
     leaderboard = _Leaderboard(first[0].sweep_dir)
-    with Display(num_trials, num_begun, parallel, log.info) as display, pool:
+    with Display(num_jobs, num_begun, parallel, log.info) as display, pool:
         try:
             for event in pool.run(chain([first], jobs)):
                 if isinstance(event, Started):
