@@ -230,6 +230,7 @@ OF_MULTIRUNS: dict[str, tuple[str, Any]] = {
     "hydra.sweeper.timeout_s": ("hydra/sweeper/search", 0),
     "hydra.sweeper.seed": ("hydra/sweeper/search", -1),
     "hydra.sweeper.startup": ("hydra/sweeper/search", -1),
+    "hydra.sweeper.from_study": ("hydra/sweeper/search", 3),
     "hydra.sweeper.pruning": ("hydra/sweeper/search", "scissors"),
     "hydra.sweeper.warmup": ("hydra/sweeper/search", -1),
     "hydra.sweeper.reduction": ("hydra/sweeper/search", 1),

@@ -94,6 +94,7 @@ def read_options(sweeper: Mapping[str, Any], logged: Collection[str]) -> Options
         raise ConfigError(
             "the search would never end: give hydra.sweeper.n_trials=COUNT or hydra.sweeper.timeout_s=SECONDS"
         )
+    _check_earlier(sweeper["from_study"])
     objectives = _objectives(sweeper, logged)
     if len(objectives) > 1 and pruning != "none":
         raise ConfigError(
@@ -133,6 +134,12 @@ def _check_rank(options: Options) -> None:
             f"hydra.sweeper.rank={options.rank} ranks by one metric, but hydra.sweeper.metric names "
             f"{len(options.objectives)}; use hydra.sweeper.rank=mean, or one metric"
         )
+
+
+def _check_earlier(named: object) -> None:
+    for path in [] if named is None else named if isinstance(named, list) else [named]:
+        if not isinstance(path, str) or not path:
+            raise ConfigError(f"hydra.sweeper.from_study must be the directory of a search, or a list, got {path!r}")
 
 
 def _named(sweeper: Mapping[str, Any], key: str, choices: list[str]) -> str:

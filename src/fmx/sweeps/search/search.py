@@ -135,7 +135,7 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
 
 
 def _read_earlier(
-    sweep_dir: Path, named: object, wanted: Mapping[str, Any], space: "Space", composed: "Composition"
+    sweep_dir: Path, named: str | list[str] | None, wanted: Mapping[str, Any], space: "Space", composed: "Composition"
 ) -> dict[Path, "Sequence[FrozenTrial]"]:
     """The trials that fit by the directory of their study, without directories that were taken over already."""
     from fmx.sweeps.search.earlier_study import read_earlier
@@ -145,8 +145,6 @@ def _read_earlier(
     _, done = taken_over(sweep_dir) if paths else ([], [])
     earlier: dict[Path, Sequence[FrozenTrial]] = {}
     for path in paths:
-        if not isinstance(path, str) or not path:
-            raise ConfigError(f"hydra.sweeper.from_study must be the directory of a search, or a list, got {path!r}")
         folder = Path(path).resolve()  # outputs/latest may point elsewhere later
         if folder == sweep_dir:
             raise ConfigError(f"hydra.sweeper.from_study={path} is this search itself: leave it out to go on with it")
