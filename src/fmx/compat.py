@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import cache
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
@@ -238,11 +239,27 @@ def value_test(loader: "ConfigLoader", master: "DictConfig") -> "Callable[[Overr
     return is_value
 
 
-def set_overrides(config: "DictConfig", values: "list[Override]", *, written: "list[Override]") -> None:
-    """Set values in a composed configuration as Hydra does, and record all overrides as written; see value_test."""
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+def set_overrides(config: "DictConfig", values: "list[Override]", *, written: "list[Override]") -> Callable[[], None]:
+    """Set values in a composed configuration as Hydra does, and record all overrides as written; see value_test.
 
-    ConfigLoaderImpl._apply_overrides_to_config(values, config)
+    Returns what takes the values back. Only the groups in which a value is set are copied.
+    """
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+    from omegaconf import OmegaConf
+
+    content, cache = config.__dict__["_content"], deepcopy(OmegaConf.get_cache(config))
+    set_in = {each.key_or_group.partition(".")[0] for each in values}
+
+    def undo() -> None:
+        config.__dict__["_content"] = content
+        OmegaConf.set_cache(config, cache)
+
+    config.__dict__["_content"] = {key: deepcopy(node) if key in set_in else node for key, node in content.items()}
+    try:
+        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+    except BaseException:
+        undo()
+        raise
     job = config.hydra.job
     config.hydra.overrides.task = [each.input_line for each in written]
     job.override_dirname = get_overrides_dirname(
@@ -251,6 +268,7 @@ def set_overrides(config: "DictConfig", values: "list[Override]", *, written: "l
         item_sep=job.config.override_dirname.item_sep,
         exclude_keys=job.config.override_dirname.exclude_keys,
     )
+    return undo
 
 
 # OmegaConf

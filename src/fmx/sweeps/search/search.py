@@ -254,7 +254,7 @@ class Composition:
 
     def config(self, overrides: list[str]) -> DictConfig:
         """The composed configuration."""
-        return self._composer.compose([*self.fixed, *overrides])
+        return self._composer.compose([*self.fixed, *overrides]).copy()
 
     def members(self, group: str) -> list[str]:
         """The members of a group; none if there is no such group."""
