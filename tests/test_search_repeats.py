@@ -104,6 +104,7 @@ def test_folds_and_what_pruning_spares(command, tmp_path):
     space = ["optim.lr=tag(log,interval(1e-7,1e-2))", "hydra.sweeper.sampler=random", "hydra.sweeper.n_trials=3"]
     prune = [
         "hydra.sweeper.seed=3",
+        "hydra.sweeper.folds=3",
         "hydra.sweeper.pruning=median",
         "hydra.sweeper.startup=1",
         "hydra.sweeper.warmup=9",
