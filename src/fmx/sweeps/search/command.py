@@ -40,10 +40,11 @@ class Command:
         """The command that repeats a trial, quoted for a shell: a run, or a sweep over its seeds and folds."""
         fixed = [each for each in self._fixed if not each.startswith("seed=") or not _has_seeds(self._runs)]
         words = [*fixed, *self._space.overrides(values)]
-        if self._is_typed and len(self._runs) > 1:
-            return printed_command(*self._start, "-m", *words, *in_a_sweep(self._runs))
-        start = self._start if self._is_typed else [*self._start, "hydra.mode=RUN"]
-        return " && ".join(printed_command(*start, *words, *run) for run in self._runs)
+        several = len(self._runs) > 1
+        if several and not self._is_typed:
+            return " && ".join(printed_command(*self._start, "hydra.mode=RUN", *words, *run) for run in self._runs)
+        mode = ["-m"] if several else [] if self._is_typed else ["hydra.mode=RUN"]
+        return printed_command(*self._start, *mode, *words, *in_a_sweep(self._runs))
 
     @property
     def to_resume(self) -> str:
