@@ -169,6 +169,7 @@ RUN_VERBS = {
     "export": ["export", "foreign", "--format", "state_dict"],
     "compare": ["compare", "foreign", "foreign"],
     "report": ["report", "foreign", "--html", "page.html"],
+    "status": ["status", "foreign", "--json"],
     "ensemble": ["ensemble", "foreign", "second", "--out", "again"],
     "reproduce": ["reproduce", "foreign", "--dir", "again"],
     "run resume=RUN": ["run", "resume=foreign"],
@@ -482,7 +483,8 @@ def test_the_list_of_the_documentation_is_complete():
             told |= {(match[1], file) for file in re.findall(r"`([^`]+)`", match[2])}
     assert told <= tried
     assert {verb for verb, _ in told} == {verb for verb, _ in tried}
-    assert {verb for verb in cli.VERBS if verb not in {"data", "lr-find", "tensorboard"}} == {
+    # `watch` shows what `status` and `report` read; test_watch tries what it serves.
+    assert {verb for verb in cli.VERBS if verb not in {"data", "lr-find", "tensorboard", "watch"}} == {
         verb.split()[0] for verb in RUN_VERBS
     } - {"run"}
     assert {file for _, file in told} == {file for _, file in tried}
