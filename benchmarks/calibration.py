@@ -77,7 +77,10 @@ def measure(seeds: list[int], epochs: int) -> dict[str, Any]:
     together = home / "ensemble"
     shutil.rmtree(together, ignore_errors=True)
     command("ensemble", *(str(home / str(seed)) for seed in seeds), "--out", str(together))
-    ensemble = calibrated(together) | {"gains": read(together / "ensemble.json")["gains"]}
+    gains = [
+        each | {"over": each["over"].replace(f"{home}/", "seed ")} for each in read(together / "ensemble.json")["gains"]
+    ]
+    ensemble = calibrated(together) | {"gains": gains}
     return {"epochs": epochs, "seeds": dict(zip(map(str, seeds), rows, strict=True)), "ensemble": ensemble}
 
 

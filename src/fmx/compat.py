@@ -217,7 +217,8 @@ def own_files_first() -> Iterator[None]:
 def value_test(loader: "ConfigLoader", master: "DictConfig") -> "Callable[[Override], bool] | None":
     """A function that tells an override of a value from the choice of a group's member; None where nothing can.
 
-    Gain: with set_overrides, 10 instead of 140 ms for each job of a sweep. Without: None, and Hydra composes each job.
+    Gain: with set_overrides, Hydra composes a sweep's jobs once for each choice of groups. Without: None, and Hydra
+    composes each job.
     master: the configuration of the sweep.
     """
     if not is_tested("hydra-core"):

@@ -18,7 +18,7 @@ from fmx.config.rules import check_values, is_own
 from fmx.config.validation import FOLD, OWN, validation_of
 from fmx.errors import ConfigError
 
-__all__ = ["Checked", "check_config", "check_names", "without_hydra"]
+__all__ = ["Checked", "check_config"]
 
 
 class Checked(NamedTuple):
@@ -27,11 +27,6 @@ class Checked(NamedTuple):
     written: dict[str, Any]  # with its interpolations
     resolved: dict[str, Any]
     stored: dict[str, Any]  # as from_environment.to_stored has them
-
-
-def check_names(config: DictConfig) -> dict[str, Any]:
-    """Check keys and values; returns the resolved configuration as plain values."""
-    return check_config(config).resolved
 
 
 def check_config(config: DictConfig) -> Checked:
@@ -48,7 +43,7 @@ def _checked(config: DictConfig, plain: dict[str, Any]) -> Checked:
     _check_model_keys(plain["model"])
     try:
         # A copy without the hydra node takes as long as all the rest, and makes a difference to such references alone.
-        resolved, stored = resolved_and_stored(without_hydra(config) if "hydra." in str(plain) else config)
+        resolved, stored = resolved_and_stored(_without_hydra(config) if "hydra." in str(plain) else config)
     except InterpolationKeyError:
         from fmx.config.targets import check_keys
 
@@ -193,7 +188,7 @@ def _check_clipping(trainer: Mapping[str, Any], optim: Mapping[str, Any]) -> Non
         )
 
 
-def without_hydra(config: DictConfig) -> DictConfig:
+def _without_hydra(config: DictConfig) -> DictConfig:
     """A composed configuration without its `hydra` node."""
     return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 

@@ -1,22 +1,12 @@
 """`--detach`: submit the jobs of a sweep to a cluster, and end without waiting for them."""
 
 from fmx.errors import ConfigError
+from fmx.process.flag import Flag
 
 __all__ = ["FLAG", "ask", "is_asked", "refuse"]
 
-FLAG = "--detach"
-_asked = False
-
-
-def ask(asked: bool) -> None:
-    """Set whether the current command detaches; one process, such as a notebook, may run several commands."""
-    global _asked  # noqa: PLW0603 - Hydra passes no flags on
-    _asked = asked
-
-
-def is_asked() -> bool:
-    """Whether the current command detaches."""
-    return _asked
+_flag = Flag("--detach")
+FLAG, ask, is_asked = _flag.word, _flag.ask, _flag.is_asked
 
 
 def refuse(what: str) -> None:

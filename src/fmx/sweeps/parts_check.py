@@ -27,6 +27,11 @@ class _Parts(NamedTuple):
     bounded: bool
 
 
+_Added = tuple[
+    str, _Parts, Callable[[str], str]
+]  # what identifies the parts, these, and what names the job in an error
+
+
 class PartsCheck:
     """A context that checks the parts of the jobs added to it; those that differ only in the seed are checked once.
 
@@ -37,8 +42,8 @@ class PartsCheck:
     def __init__(self, *, here: bool) -> None:
         self.sizes: dict[str, int] = {}
         self._here = here
-        self._added: list[tuple[str, _Parts, Callable[[str], str]]] = []
-        self._sent: deque[tuple[list[tuple[str, _Parts, Callable[[str], str]]], Future[list[int | str]]]] = deque()
+        self._added: list[_Added] = []
+        self._sent: deque[tuple[list[_Added], Future[list[int | str]]]] = deque()
         self._known: set[str] = set()
         self._stack = ExitStack()
 

@@ -87,7 +87,7 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
     from fmx.sweeps.search.partial_keys import naming_partial_keys
     from fmx.sweeps.search.repeats import check_repeats, runs_of_trial
     from fmx.sweeps.search.samplers import check_sampler
-    from fmx.sweeps.search.study import settings_of
+    from fmx.sweeps.search.study_settings import settings_of
     from fmx.sweeps.search.workers import check_launcher, is_on_cluster
     from fmx.sweeps.warm import warm_up
 

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,21 +13,20 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from fmx.errors import ConfigError, DataError
-from fmx.process.memory_bound import SPARE_BYTES, at_most_bytes
+from fmx.errors import DataError
 from fmx.process.table import printable
-from fmx.runs.data_root import KEY
 from fmx.sweeps import slurm_queue as queue
 from fmx.sweeps.ledger import JOURNAL
 from fmx.sweeps.search.heartbeat import Searcher, exclusive
+from fmx.sweeps.search.journal import open_journal, remove_torn_line
 from fmx.sweeps.search.options import Options
 from fmx.sweeps.search.repeats import is_poor, mean
 from fmx.sweeps.search.samplers import FROM, draw_value, make_pruner, make_sampler
 from fmx.sweeps.search.space import Space
+from fmx.sweeps.search.study_settings import check_same, settings_of
 from fmx.sweeps.slurm_queue import is_job_id, slurm_folder
 
 __all__ = [
@@ -50,16 +48,13 @@ __all__ = [
     "recorded_study",
     "run_values",
     "runs_per_trial",
-    "settings_of",
     "taken_over",
 ]
 
 log = logging.getLogger(__name__)
 
-MAX_JOURNAL_BYTES = 2**27  # a few hundred per report of a trial
 MAX_TRIALS = 100_000
 MAX_STEPS = 2**53  # of a report
-COPIES = 4  # of the journal in memory, as text and as objects
 NAME = "search"
 SETTINGS = "search"  # attribute of the study: its settings
 OWNER = "owner"  # attribute of a trial's run: the command that runs it
@@ -111,7 +106,7 @@ class SharedStudy:
         self._left = set[str]()  # SLURM jobs that this command leaves to others
         wanted = settings_of(options, space, fixed)
         with self._locked():
-            self._storage = _storage(sweep_dir)
+            self._storage = open_journal(sweep_dir)
             self.study = optuna.create_study(
                 storage=self._storage,
                 study_name=NAME,
@@ -122,7 +117,7 @@ class SharedStudy:
             if known is None:
                 self.study.set_user_attr(SETTINGS, wanted)
             else:
-                _check_same(sweep_dir, known, wanted)
+                check_same(sweep_dir, known, wanted)
             self._check_trials()
             self._take_over(earlier or {})
         self.study.pruner = make_pruner(wanted)
@@ -345,7 +340,7 @@ class SharedStudy:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         with exclusive(self.sweep_dir):
-            _remove_torn_line(self.sweep_dir / JOURNAL)
+            remove_torn_line(self.sweep_dir / JOURNAL)
             yield
 
 
@@ -353,10 +348,10 @@ def num_begun(sweep_dir: Path, options: Options, space: Space, *, fixed: Mapping
     """How many trials of its own a directory's study has; ConfigError if it has other settings. Writes nothing."""
     if not (sweep_dir / JOURNAL).is_file():
         return 0
-    study = optuna.load_study(study_name=NAME, storage=_storage(sweep_dir))
+    study = optuna.load_study(study_name=NAME, storage=open_journal(sweep_dir))
     known = study.user_attrs.get(SETTINGS)
     if known is not None:
-        _check_same(sweep_dir, known, settings_of(options, space, fixed))
+        check_same(sweep_dir, known, settings_of(options, space, fixed))
     return sum(map(is_own, study.get_trials(deepcopy=False)))
 
 
@@ -397,7 +392,7 @@ def recorded_study(sweep_dir: Path) -> Study:
     Its metrics and directions are those of its settings, all of which are valid names.
     """
     journal = sweep_dir / JOURNAL
-    storage = _storage(sweep_dir)
+    storage = open_journal(sweep_dir)
     try:
         study = optuna.load_study(study_name=NAME, storage=storage)
     except KeyError:
@@ -435,7 +430,7 @@ class RunningTrial:
         """The trial of a run directory; None unless that is the first run of a trial that has not ended."""
         if not (run_dir.parent / JOURNAL).is_file() or not run_dir.name.isdecimal():
             return None
-        storage = _storage(run_dir.parent)
+        storage = open_journal(run_dir.parent)
         study = optuna.load_study(study_name=NAME, storage=storage)
         study.pruner = make_pruner(study.user_attrs[SETTINGS])
         trials = study.get_trials(deepcopy=False)
@@ -478,14 +473,6 @@ def _trial_id(storage: JournalStorage, number: int) -> int:
     return storage.get_trial_id_from_study_id_trial_number(storage.get_study_id_from_name(NAME), number)
 
 
-def _check_same(sweep_dir: Path, known: object, wanted: Mapping[str, Any]) -> None:
-    """ConfigError if the study in a directory has other settings; DataError if it has none."""
-    if not isinstance(known, Mapping) or not isinstance(known.get("override") or {}, Mapping):
-        raise DataError(f"{sweep_dir / JOURNAL} has no valid settings of its search")
-    if _without_root(known) != wanted:
-        raise ConfigError(_difference(sweep_dir, known, wanted))
-
-
 def _is_plausible(trial: FrozenTrial, num_objectives: int) -> bool:
     """Whether a trial from an untrusted file has valid values and reports, texts as owner and error, and a job ID."""
     values, reports = trial.values, trial.intermediate_values
@@ -515,110 +502,3 @@ def _is_drawn(value: object, drawn: BaseDistribution) -> bool:
         return value in drawn.choices
     assert isinstance(drawn, IntDistribution | FloatDistribution)
     return type(value) in {int, float} and drawn.low <= value <= drawn.high  # type: ignore[operator]
-
-
-def _storage(sweep_dir: Path) -> JournalStorage:
-    """Open the journal; DataError if it is invalid, or takes more memory than a journal does."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    journal = sweep_dir / JOURNAL
-    try:
-        with at_most_bytes(SPARE_BYTES + COPIES * _num_bytes(journal), f"the trials of {journal}"):
-            return JournalStorage(_Journal(str(journal)))
-    except (
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        LookupError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
-        reason = str(error)[:200] or type(error).__name__
-        raise DataError(f"{journal} cannot be read as the trials of a search: {reason}") from error
-
-
-def _num_bytes(journal: Path) -> int:
-    """The size of the journal, 0 if there is none; DataError if it is too large."""
-    size = journal.stat().st_size if journal.exists() else 0
-    if size > MAX_JOURNAL_BYTES:
-        raise DataError(
-            f"{journal} is larger than the {MAX_JOURNAL_BYTES:,} bytes that the trials of a search may take"
-        )
-    return size
-
-
-class _Journal(JournalFileBackend):
-    """Optuna's journal file; removes a line that a full disk cut off before it appends the next one."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
-        self._journal = Path(path)
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append lines after the last complete one."""
-        _remove_torn_line(self._journal)
-        super().append_logs(logs)
-
-
-def settings_of(options: Options, space: Space, fixed: Mapping[str, str]) -> dict[str, Any]:
-    """The settings that all commands of a study must share: everything except how long they search."""
-    return {
-        "metric": [each.metric for each in options.objectives],
-        "direction": [each.direction for each in options.objectives],
-        "distribution": space.description(),
-        "override": {key: text for key, text in fixed.items() if key != KEY},  # the data may be moved
-        **{name: getattr(options, name) for name in ("sampler", "seed", "startup", "pruning", "warmup", "reduction")},
-        "seeds": options.seeds,
-        "folds": options.folds,
-    }
-
-
-def _without_root(known: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a study without data.root, which earlier versions included, and with those that they lacked."""
-    overrides = known.get("override")
-    known = {"seeds": 1, "folds": None, **known}
-    return {**known, "override": {key: text for key, text in overrides.items() if key != KEY}} if overrides else known
-
-
-def _remove_torn_line(journal: Path) -> None:
-    """Remove an incomplete last line, as a power cut leaves it: Optuna could not read beyond it."""
-    _num_bytes(journal)
-    if not _ends_torn(journal):
-        return
-    lock = JournalFileSymlinkLock(str(journal))
-    lock.acquire()  # runs may append reports at the same time
-    try:
-        if _ends_torn(journal):
-            whole = journal.read_bytes().rfind(b"\n") + 1
-            os.truncate(journal, whole)
-    finally:
-        lock.release()
-
-
-def _ends_torn(journal: Path) -> bool:
-    if not journal.is_file() or not journal.stat().st_size:
-        return False
-    with journal.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"
-
-
-def _difference(sweep_dir: Path, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Describe the first difference between the study in a directory and the wanted settings."""
-    then, now = _flatten(_without_root(known)), _flatten(wanted)
-    key = next(key for key in [*now, *then] if then.get(key) != now.get(key))
-    was, is_now = (flat.get(key, "not given") for flat in (then, now))
-    return (
-        f"the search in {sweep_dir} is another one, so its trials do not compare: {key} was {was} and is {is_now} now. "
-        "Repeat its command, or name another folder with hydra.sweep.dir=DIR"
-    )
-
-
-def _flatten(settings: Mapping[str, Any]) -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= {str(key): str(child) for key, child in value.items()}
-        else:
-            flat[f"hydra.sweeper.{name}"] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    return flat
