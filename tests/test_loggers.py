@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import time
 import warnings
 from pathlib import Path
 
@@ -119,7 +120,19 @@ def own_parts(tmp_path):
 
 
 def left_of(home):
-    """The processes of W&B that have a folder as their home."""
+    """The processes of W&B that have a folder as their home, half a minute after the command ended.
+
+    They look every few seconds whether their parent still lives.
+    """
+    deadline = time.monotonic() + 30
+    while found := processes_of_wandb(home):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    return found
+
+
+def processes_of_wandb(home):
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
