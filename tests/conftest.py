@@ -50,6 +50,12 @@ LONG = (
 ELSEWHERE = {"browser", "data", "gpu", "long", "nodes", "slow", "slurm"}
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """How many tests `-n auto` runs at once: a third of their time they wait, for a process that ends or a cluster."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores + cores // 2
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what this machine cannot run, and say why; start with what takes long, so that no core waits at the end."""
     import torch
