@@ -84,7 +84,7 @@ NOT_TYPED = {
     "sweeps/slurm_queue.py:check_installed": "likewise",
     "sweeps/sweep_status.py:sweep_status": "test_status types it",
     "sweeps/search/study_status.py:command_to_go_on": "likewise",
-    "sweeps/status.py:_run_status": "as runs/record.py:recording, which is typed here",
+    "runs/command_again.py:command_to_resume": "as runs/record.py:recording, which is typed here",
     "sweeps/slurm.py:report_result": "test_slurm finds it",
     "commands/watch.py:watch": "ssh, to this machine",
     "sweeps/status.py:latest_sweep": "an example with what stands for a sweep",

@@ -67,6 +67,7 @@ REFUSED = {
     "hydra.sweeper.sampler=grid": ["cannot count the values of optim.lr", "choice(A,B,C)"],
     "data.validation=test": ["data.validation=test makes val/accuracy a metric of the test set"],
     "data.validation=none": ["leaves no val/accuracy"],
+    "trainer.num_nodes=2": ["only SLURM starts the jobs of a sweep on several machines", "hydra/launcher=slurm"],
     "hydra.launcher.workers=0": ["hydra.launcher.workers must be"],
     # distributions
     "optim.lr=1e-3": ["a search needs a distribution", "tag(log,interval(1e-4,1e-1))", "hydra.sweeper.params"],

@@ -1,5 +1,6 @@
 """A SLURM of two nodes, each with a network and a host name of its own: what runs over both, and one that fails."""
 
+import html
 import json
 import os
 import shlex
@@ -14,6 +15,7 @@ import pytest
 
 import slurm_cluster
 from test_slurm import DIGITS, SLOW, SLURM, assert_same_training, begun, slurm_jobs, squeue
+from test_slurm_search import HELD, adopting
 from test_sweep import here, status, wait_for
 
 pytestmark = pytest.mark.nodes
@@ -112,13 +114,34 @@ def test_torchrun_starts_a_run_again_on_two_hosts(cluster, on_one_machine, tmp_p
     assert_same_training(run, on_one_machine)
 
 
-def test_a_trial_of_a_search_over_both_nodes(cluster, command, tmp_path):
-    trial = [word for word in DDP if word != SLOW] + ["trainer.num_nodes=2", "trainer.devices=1"]
+def test_a_trial_of_a_search_over_both_nodes_is_found_again_and_its_printed_commands_repeat_it(
+    cluster, command, tmp_path
+):
+    (tmp_path / "slow").touch()
     sought = ["hydra/sweeper=search", "optim.lr=interval(1e-3,2e-3)", "hydra.sweeper.n_trials=1"]
-    done = command(*SLURM, *sought, *trial, cwd=tmp_path, env=cluster.env)
-    assert done.returncode == 0, done.stdout + done.stderr
-    run = record(tmp_path / "sweep/0")
-    assert (run["status"], run["device"]["processes"]) == ("completed", 2)
+    over_both = [*(word for word in DDP if word != SLOW), HELD, "trainer.num_nodes=2", "trainer.devices=1"]
+    killed = start(tmp_path, cluster, *SLURM, *sought, *over_both)
+    run = tmp_path / "sweep/0"
+    wait_for((run / "checkpoints/last.ckpt").exists)
+    killed.kill()
+    killed.communicate()
+    resumed = start(tmp_path, cluster, *SLURM, *sought, *over_both)
+    said = adopting(resumed, 1)
+    (tmp_path / "slow").unlink()
+    said += resumed.communicate(timeout=120)[0]
+    assert resumed.returncode == 0, said
+    assert (record(run)["status"], record(run)["device"]["processes"]) == ("completed", 2)
+    best = json.loads((tmp_path / "sweep/search.json").read_text())["best"][0]["command"]
+    assert best in said
+    reported = command("sweep", "--html", "page.html", module="report", cwd=tmp_path, env=cluster.env)
+    assert reported.returncode == 0, reported.stderr
+    assert best in html.unescape((tmp_path / "page.html").read_text()), "read from the run directory"
+    typed = command(*shlex.split(best)[3:], cwd=tmp_path, env=cluster.env)
+    assert typed.returncode == 0, typed.stdout + typed.stderr
+    (again,) = tmp_path.glob("outputs/sweeps/*/0")
+    assert_same_training(again, run)
+    repeated = command("sweep/0", "--allow", "faults", module="reproduce", cwd=tmp_path, env=cluster.env)
+    assert "identical" in repeated.stdout, repeated.stdout + repeated.stderr
 
 
 def test_a_search_that_srun_starts_on_both_nodes(cluster, tmp_path):

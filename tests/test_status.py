@@ -184,3 +184,38 @@ def test_what_has_no_state_is_told_in_one_line(command, digits_run, tmp_path):
     assert refused("--json", "empty") == (2, "empty is a folder; name a file\n")
     done = command(str(digits_run), cwd=tmp_path, module="status")
     assert (done.returncode, "completed:" in done.stdout) == (0, True)
+
+
+def test_a_run_of_several_machines_is_gone_on_with_on_as_many(told, command, digits_run, tmp_path, monkeypatch):
+    run, tools = tmp_path / "run", tmp_path / "bin"
+    shutil.copytree(digits_run, run)
+    tools.mkdir()
+    monkeypatch.setenv("PATH", str(tools))
+    facts = json.loads((run / "run.json").read_text())
+    facts |= {"host": "first", "device": facts["device"] | {"processes": 4}}
+    resolved = run / ".hydra/resolved.yaml"
+    resolved.write_text(re.sub(r"num_nodes: 1\b", "num_nodes: 2", resolved.read_text()))
+
+    def commands():
+        """That of `fmx status` where the run was interrupted, and that of a report where it has completed."""
+        (run / "run.json").write_text(json.dumps(facts | {"status": "interrupted"}))
+        line = told(run).splitlines()[-1]
+        (run / "run.json").write_text(json.dumps(facts))
+        assert command(str(run), "--html", "page.html", "--force", module="report", cwd=tmp_path).returncode == 0
+        return line, (tmp_path / "page.html").read_text()
+
+    start = "torchrun --nnodes=2 --nproc-per-node=2 --rdzv-backend=c10d --rdzv-endpoint=first:29400 -m fmx.run"
+    line, page = commands()
+    assert line == f"to go on: {start} resume={run}"
+    assert f"{start} data=digits" in page
+    refused = command(str(run), module="reproduce", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert f"on each of 2 machines, this trains it again: {start} data=digits" in refused.stderr
+
+    (tools / "srun").write_text("#!/bin/sh\n")
+    (tools / "srun").chmod(0o755)
+    start = "srun --nodes=2 --ntasks-per-node=2 --kill-on-bad-exit=1 python -m fmx.run"
+    line, page = commands()
+    assert line == f"to go on: {start} resume={run}"
+    assert f"{start} data=digits" in page
+    assert f"hydra.run.dir={run}_again" in page

@@ -279,6 +279,7 @@ def test_what_does_not_go_with_several_jobs(command, tmp_path):
     for setting, said in (
         ("hydra.sweeper.max_batch_size=1", "hydra.launcher.workers=N"),
         ("trainer.devices=[0]", "a sweep divides CUDA_VISIBLE_DEVICES itself"),
+        ("trainer.num_nodes=2", "only SLURM starts the jobs of a sweep on several machines; add hydra/launcher=slurm"),
         ("hydra.sweep.subdir=mine", "hydra.sweep.subdir=mine is not for sweeps of fmx"),
     ):
         done = command("-m", "seed=1,2", "data=digits", setting, cwd=tmp_path)

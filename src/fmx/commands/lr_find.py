@@ -67,7 +67,9 @@ def lr_find(
     from omegaconf import OmegaConf, open_dict
 
     from fmx.config.check import check_config
+    from fmx.config.quoting import override
     from fmx.config.typed_values import check_typed, quote_texts
+    from fmx.process.distributed import start_on_machines
     from fmx.runs.composition import compose_config, stamp
     from fmx.training.check import check_parts
     from fmx.training.hardware import set_up_process
@@ -96,7 +98,10 @@ def lr_find(
     print(path)
     rest = [word for word in overrides if not word.lstrip("+").startswith("optim.lr=")]
     options = [] if config_dir is None else ["--config-dir", config_dir]
-    print(printed_command("fmx", *options, *rest, f"optim.lr={found.steepest:.2g}"))
+    start, needs_folder = start_on_machines(cfg.trainer, "FIRST_HOST")
+    folder = [override("hydra.run.dir", Path("outputs", "runs", path.stem))] if needs_folder else []
+    start = start if start[0] != "python" else ["fmx"]
+    print(printed_command(*start, *options, *rest, f"optim.lr={found.steepest:.2g}", *folder))
     if OmegaConf.select(cfg, "optim.lr") is None:
         print("(this optimizer's configuration has no key lr: give it one, or set its own)")
     return found.steepest

@@ -1,6 +1,7 @@
 """`fmx reproduce`: repeat a run and say whether the results are identical to the bit."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -93,18 +94,22 @@ def reproduce(path: str, folder: Path | None, allow: list[str], *, root: str | N
     check_paths(config, first.path)
     check_processes(config, first.path)
     _check_results(first, config)
+    start = _start_on_machines(first)
     config = with_later_keys(config)
     for key in ("extend", "init"):
         if config[key] is not None:
             config[key] = escape_interpolations(launched_in(first.path, config[key]))
     if isinstance(teacher := config.loss.get("teacher"), str):
         config.loss.teacher = escape_interpolations(launched_in(first.path, teacher))
-    with tempfile.TemporaryDirectory() as frozen:
+    shared = first.path.parent if start else None  # other machines read it too
+    with tempfile.TemporaryDirectory(dir=shared) as frozen:
         arguments = freeze(config, Path(frozen), **_recorded_origin(first))
         # The configuration of a resumed run has resume=RUN; the second run starts from scratch.
         arguments += ["resume=null", f"hydra.run.dir={quoted(str(folder.resolve()))}"]
         code = subprocess.run(
-            [sys.executable, *_safe_path_option(), "-m", "fmx.run", *arguments], env=_same_threads(first), check=False
+            [*start, sys.executable, *_safe_path_option(), "-m", "fmx.run", *arguments],
+            env=_same_threads(first),
+            check=False,
         ).returncode
     if code:
         version = first.other_version
@@ -118,6 +123,21 @@ def reproduce(path: str, folder: Path | None, allow: list[str], *, root: str | N
     if not differences:
         print("identical: history, metrics, test logits and weights are the same to the bit")
     return int(bool(differences))
+
+
+def _start_on_machines(run: "Run") -> list[str]:
+    """The words that start a run's processes on as many machines as it had; DataError where there is no srun for it."""
+    from fmx.process.distributed import with_srun
+    from fmx.runs.command_again import command_again, trainer_of
+
+    trainer = trainer_of(run)
+    if trainer and not shutil.which("srun"):
+        nodes = trainer["num_nodes"]
+        raise DataError(
+            f"{run.path} was trained on {nodes} machines, which only SLURM's srun starts together, and there is none "
+            f"here; on each of {nodes} machines, this trains it again: {command_again(run)}"
+        )
+    return with_srun(trainer) if trainer else []
 
 
 def _safe_path_option() -> list[str]:

@@ -6,6 +6,7 @@ has several processes, or where the launcher is still running.
 
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -38,8 +39,10 @@ __all__ = [
     "lost_connection",
     "num_processes",
     "port_of_restart",
+    "start_on_machines",
     "started_by",
     "torchrun_processes",
+    "with_srun",
 ]
 
 PAUSE_S = 0.1  # between polls of the other processes; Lightning polls every 5 s and kills without a message
@@ -56,6 +59,7 @@ PER_PROCESS = (  # prefixes of the variables that launchers set for each process
     *("PMIX_", "SLURM_STEP", "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"),
     PARENT,
 )
+RENDEZVOUS_PORT = 29400  # torchrun's default
 Starter = Literal["fmx", "torchrun", "srun", "hand", "nobody"]
 
 # Removed from the environment, so that child processes do not inherit it.
@@ -85,6 +89,31 @@ def started_by(trainer: Mapping[str, Any]) -> Starter:
     if processes > 1 and _srun_tasks() == processes:
         return "srun"
     return "hand" if trainer.get("num_nodes", 1) > 1 else "nobody"
+
+
+def with_srun(trainer: Mapping[str, Any]) -> list[str]:
+    """The words that begin a command whose processes SLURM starts on several machines."""
+    nodes = trainer["num_nodes"]
+    per_node = num_processes(trainer) // nodes
+    gpus = [f"--gpus-per-node={per_node}"] if trainer.get("accelerator") in {"gpu", "cuda"} else []
+    return ["srun", f"--nodes={nodes}", f"--ntasks-per-node={per_node}", *gpus, "--kill-on-bad-exit=1"]
+
+
+def start_on_machines(trainer: Mapping[str, Any], first_host: str) -> tuple[list[str], bool]:
+    """The words that start a run of a `trainer` node, up to its overrides, and whether it needs hydra.run.dir.
+
+    Where the run has several machines, SLURM starts its processes; without it, torchrun on each of the machines, which
+    meet on `first_host`.
+    """
+    nodes = trainer.get("num_nodes", 1)
+    if nodes == 1:
+        return ["python", "-m", "fmx.run"], False
+    if shutil.which("srun"):
+        return [*with_srun(trainer), "python", "-m", "fmx.run"], True
+    return [
+        *("torchrun", f"--nnodes={nodes}", f"--nproc-per-node={num_processes(trainer) // nodes}"),
+        *("--rdzv-backend=c10d", f"--rdzv-endpoint={first_host}:{RENDEZVOUS_PORT}", "-m", "fmx.run"),
+    ], False
 
 
 def is_first_process(trainer: Mapping[str, Any]) -> bool:
@@ -157,10 +186,10 @@ def _check_torchrun(trainer: Mapping[str, Any]) -> None:
     if started in {0, processes}:
         return
     more = f" trainer.num_nodes={nodes}" if nodes > 1 else ""
-    alone = printed_command("python", "-m", "fmx.run", *sys.argv[1:])
+    alone = f", or start it without torchrun: {printed_command('python', '-m', 'fmx.run', *sys.argv[1:])}"
     raise ConfigError(
         f"torchrun started {started} processes, but this configuration makes a run of {processes}: add trainer=ddp "
-        f"trainer.devices={started // nodes}{more}, or start it without torchrun: {alone}"
+        f"trainer.devices={started // nodes}{more}{alone if trainer.get('num_nodes', 1) == 1 else ''}"
     )
 
 

@@ -9,14 +9,18 @@ from typing import Any
 from fmx.config.bounded_files import read_yaml
 from fmx.config.frozen import FROZEN
 from fmx.config.printed_command import printed_command
+from fmx.config.quoting import override
 from fmx.errors import DataError
+from fmx.process.distributed import start_on_machines
+from fmx.process.table import printable
 from fmx.runs.ensemble import is_ensemble
 from fmx.runs.run_dir import Run
 
-__all__ = ["command_again"]
+__all__ = ["command_again", "command_to_resume", "through_slurm", "trainer_of"]
 
 START_OPTIONS = ("resume=", "sweep.")  # how the run was started, not what it is
 PRUNING = "+callbacks.pruning={_target_:fmx.sweeps.search.pruning.Pruning,"  # only a search adds it
+SLURM = ".SlurmLauncher"  # the end of the launcher's _target_
 SEARCH = ".SearchSweeper"  # the end of the sweeper's _target_ where an experiment file chose a search
 
 
@@ -30,10 +34,50 @@ def command_again(run: Run) -> str:
         return run.recorded(str, "command")
     overrides = [str(each) for each in run.recorded(list, "overrides")]
     typed = [each for each in overrides if not each.startswith((*START_OPTIONS, PRUNING))]
-    return printed_command("python", "-m", "fmx.run", *_source_options(run), *typed)
+    trainer = trainer_of(run)
+    sweep = _hydra(run.path.parent / "multirun.yaml") if trainer else {}
+    if str(sweep.get("launcher", {}).get("_target_")).endswith(SLURM):
+        sources = _source_options(run, in_a_sweep=True)
+        return printed_command("python", "-m", "fmx.run", "-m", *sources, *through_slurm(sweep), *typed)
+    start, needs_folder = start_on_machines(trainer, _host(run))
+    folder = [override("hydra.run.dir", run.path.with_name(f"{run.path.name}_again"))] if needs_folder else []
+    return printed_command(*start, *_source_options(run), *typed, *folder)
 
 
-def _source_options(run: Run) -> Iterator[str]:
+def command_to_resume(run: Run) -> str:
+    """The command that continues an interrupted run, on as many machines as it had; quoted for a shell."""
+    trainer = trainer_of(run)
+    start = start_on_machines(trainer, _host(run))[0] if trainer else ["fmx", "run"]
+    return printed_command(*start, override("resume", run.path))
+
+
+def trainer_of(run: Run) -> dict[str, Any]:
+    """What the configuration of a run on several machines says of them and its processes; empty for any other run."""
+    device = run.record.get("device")
+    processes = device.get("processes") if isinstance(device, dict) else None
+    if type(processes) is not int or processes <= 1:
+        return {}
+    trainer = read_yaml(run.path / ".hydra" / "resolved.yaml").get("trainer")
+    nodes = trainer.get("num_nodes") if isinstance(trainer, dict) else None
+    if not isinstance(trainer, dict) or type(nodes) is not int or not 1 < nodes <= processes:
+        return {}
+    return {"num_nodes": nodes, "devices": processes // nodes, "accelerator": str(trainer.get("accelerator"))}
+
+
+def through_slurm(hydra: Mapping[str, Any]) -> list[str]:
+    """The overrides by which SLURM runs a command's jobs as those of `hydra`: a sweep's, which started there."""
+    typed = [str(each) for each in hydra.get("overrides", {}).get("hydra", [])]
+    launcher = [each for each in typed if each.startswith(("hydra/launcher=", "hydra.launcher."))]
+    searches = str(hydra.get("sweeper", {}).get("_target_")).endswith(SEARCH)
+    of_file = searches and not any(each.startswith("hydra/sweeper=") for each in typed)
+    return [*(["hydra/sweeper=basic"] if of_file else []), *launcher]  # or the experiment file would search again
+
+
+def _host(run: Run) -> str:
+    return printable(run.record.get("host") or "FIRST_HOST")
+
+
+def _source_options(run: Run, *, in_a_sweep: bool = False) -> Iterator[str]:
     """The options that say where the configuration was composed from, besides fmx's own."""
     hydra = _hydra(run.path / ".hydra" / "hydra.yaml")
     name, folders = _name_and_folders(hydra)
@@ -50,7 +94,8 @@ def _source_options(run: Run) -> Iterator[str]:
     hydra_overrides = [str(each) for each in hydra.get("overrides", {}).get("hydra", [])]
     yield from (each for each in hydra_overrides if each.startswith("hydra.searchpath="))
     searches = str(hydra.get("sweeper", {}).get("_target_")).endswith(SEARCH)
-    if searches and not any(each.startswith("hydra/sweeper=") for each in hydra_overrides):
+    typed = any(each.startswith("hydra/sweeper=") for each in hydra_overrides)
+    if searches and not typed and not in_a_sweep:
         yield "hydra.mode=RUN"  # or the experiment file would start a search again
 
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fmx.config.printed_command import printed_command
-from fmx.config.quoting import override
 from fmx.errors import DataError
 from fmx.process.table import printable
+from fmx.runs.command_again import command_to_resume
 from fmx.runs.run_dir import check_latest, open_run
 from fmx.sweeps.job_status import JobStatus, Status, estimate, run_state
 from fmx.sweeps.ledger import JOURNAL, LEDGER
@@ -92,7 +92,7 @@ def _run_status(run_dir: Path) -> Status:
         is_alive=job.state == "running",
         left_s=left_s,
         left_from=why_none if left_s is None else "from the epochs so far",
-        go_on=printed_command("fmx", "run", override("resume", run_dir)) if resumes else None,
+        go_on=command_to_resume(run) if resumes else None,
     )
 
 

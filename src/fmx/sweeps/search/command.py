@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from fmx.config.printed_command import printed_command
 from fmx.config.quoting import override
+from fmx.runs.command_again import through_slurm
 from fmx.sweeps.search.repeats import in_a_sweep
 from fmx.sweeps.search.space import Space
 
@@ -18,8 +19,13 @@ __all__ = ["Command"]
 class Command:
     """Builds the command lines of a search."""
 
-    def __init__(self, config: DictConfig, fixed: list[str], space: Space, runs: Sequence[Sequence[str]]) -> None:
-        """config: the composed configuration of the search; fixed: the overrides of every trial; runs: of its runs."""
+    def __init__(
+        self, config: DictConfig, fixed: list[str], space: Space, runs: Sequence[Sequence[str]], *, on_nodes: bool
+    ) -> None:
+        """config: the composed configuration of the search; fixed: the overrides of every trial; runs: of its runs.
+
+        on_nodes: whether SLURM runs trials on several machines each.
+        """
         hydra = config.hydra
         folders = [each.path for each in hydra.runtime.config_sources if each.provider == "command-line"]
         typed = [str(each) for each in hydra.overrides.hydra]
@@ -30,6 +36,7 @@ class Command:
             self._start += ["--config-dir", str(folder)]
         self._start += [text for text in typed if text.startswith("hydra.searchpath=")]
         # Otherwise an experiment file selects the search sweeper, which leaves none for a sweep.
+        self._through_slurm = through_slurm(OmegaConf.to_container(hydra, resolve=False)) if on_nodes else None  # type: ignore[arg-type]
         self._is_typed = any(text.startswith("hydra/sweeper=") for text in typed)
         self._runs = runs
         self._fixed = [each for each in fixed if not each.startswith("sweep.")]  # they mean nothing in a single run
@@ -40,6 +47,8 @@ class Command:
         """The command that repeats a trial, quoted for a shell: a run, or a sweep over its seeds and folds."""
         fixed = [each for each in self._fixed if not each.startswith("seed=") or not _has_seeds(self._runs)]
         words = [*fixed, *self._space.overrides(values)]
+        if self._through_slurm is not None:  # a single run would have to be started with srun
+            return printed_command(*self._start, "-m", *self._through_slurm, *words, *in_a_sweep(self._runs))
         several = len(self._runs) > 1
         if several and not self._is_typed:
             return " && ".join(printed_command(*self._start, "hydra.mode=RUN", *words, *run) for run in self._runs)

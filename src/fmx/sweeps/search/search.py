@@ -81,7 +81,7 @@ class _Task:
 def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) -> _Task:
     """Read and check everything; writes nothing."""
     from fmx.sweeps.gate import check_sweep_dir
-    from fmx.sweeps.plan import check_multirun
+    from fmx.sweeps.plan import check_multirun, check_one_machine
     from fmx.sweeps.search.conditions import conditions
     from fmx.sweeps.search.distributions import choices_of_groups, read_space, split
     from fmx.sweeps.search.partial_keys import naming_partial_keys
@@ -129,6 +129,8 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
         checked = []
         for each in configs:
             checked.append(check_config(each))
+            if here:
+                check_one_machine(checked[-1].resolved)
             check_resolved_parts(checked[-1], here=here, bounded=is_bounded(each))
             preparation.advance()
     return _Task(context, config, sweep_dir, launcher, options, space, fixed, runs, checked, earlier)
@@ -189,7 +191,8 @@ def _run(task: _Task, searcher: "Searcher") -> dict[int, str]:
     """Run trials until there are enough, and report; returns the errors of the failed ones by number."""
     from fmx.sweeps.search.command import Command
 
-    command = Command(task.config, list(task.fixed.values()), task.space, task.runs)
+    on_nodes = any(each.resolved["trainer"].get("num_nodes", 1) > 1 for each in task.checked)
+    command = Command(task.config, list(task.fixed.values()), task.space, task.runs, on_nodes=on_nodes)
     with advice(lambda: f"to go on: {command.to_resume}"):
         return _run_trials(task, searcher, command)
 
