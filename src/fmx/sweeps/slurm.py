@@ -107,14 +107,27 @@ class ClusterSweep(Sweep):
         super().__init__(ledger, {*allow, "setup"} if script else allow)
         # Jobs may have ended without a command, so that nobody has written them into the leaderboard.
         self._leaderboard_due = any(entry.status == "completed" for entry in ledger.entries.values())
+        folder = slurm_folder(ledger.sweep_dir)
         submitted = {entry.slurm_job for entry in ledger.entries.values() if entry.slurm_job}
-        states = queue.states(submitted, slurm_folder(ledger.sweep_dir))
-        if states is None:
-            raise DataError("SLURM does not answer, so nobody knows which jobs are still queued; try again (squeue)")
+        states = queue.states(submitted, folder)
+        found = queue.in_queue(folder) if folder.is_dir() else {}
+        if states is None or found is None:
+            raise DataError(queue.NO_ANSWER)
         self._alive = {name for name, state in states.items() if state in {queue.PENDING, queue.RUNNING}}
+        unrecorded = {
+            number: each
+            for number, each in found.items()
+            if number in ledger.entries and ledger.entries[number].slurm_job not in self._alive
+        }
+        self._without_task = [each.name for each in unrecorded.values() if not each.has_task]
+        for number, each in unrecorded.items():
+            if each.has_task:
+                ledger.entries[number].slurm_job = each.name
+                self._alive.add(each.name)
 
     def pool(self, jobs: Sequence[Job]) -> "ClusterPool":
         """SLURM's queue as a pool of workers."""
+        queue.cancel(self._without_task)  # their runs are submitted again
         alive = {job.number: name for job in jobs if (name := self._slurm_job(job)) in self._alive and name}
         return ClusterPool(self.ledger.sweep_dir, self.ledger.settings, alive=alive, submitted=self._submitted)
 

@@ -8,18 +8,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fmx.config.bounded_files import read_bytes
 from fmx.config.printed_command import printed_command
-from fmx.errors import ConfigError
+from fmx.errors import ConfigError, DataError
 from fmx.sweeps.array_task import ArrayTask
 from fmx.sweeps.job import FROZEN_JOBS
 
 __all__ = [
     "GONE",
+    "NO_ANSWER",
     "PENDING",
     "RUNNING",
+    "SUBMITTING",
+    "InQueue",
     "Place",
     "cancel",
     "check_installed",
+    "in_queue",
     "is_job_id",
     "places",
     "remove_stale_tasks",
@@ -29,6 +34,8 @@ __all__ = [
 ]
 
 PENDING, RUNNING, GONE = "PENDING", "RUNNING", "GONE"
+SUBMITTING = "submitting"  # in place of an ID, while there is none yet
+NO_ANSWER = "SLURM does not answer, so nobody knows which jobs are still queued; try again (squeue)"
 QUEUED = {PENDING, "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
 LARGEST_ARRAY = 1000  # SLURM's default limit
@@ -37,6 +44,9 @@ SILENT = "SLURM does not answer here (squeue), so the states are those that the 
 MOST_NAMED = 1000  # arrays in one query
 TASK = "_submitted.pkl"  # as submitit names the files that its jobs unpickle
 JOB_ID = re.compile(r"[0-9]{1,20}(_[0-9]{1,20})?")
+NUMBER = re.compile(r"[0-9]{1,20}")
+RUNS = "# runs of fmx:"  # begins a line of a job's script, before the numbers of its tasks' runs
+MAX_SCRIPT_BYTES = 1_000_000
 NAMES = 3  # of the folder of the scripts: SWEEP/jobs/slurm
 
 
@@ -76,10 +86,12 @@ def submit(tasks: Sequence[ArrayTask], folder: Path, resources: Mapping[str, Any
     given = {key: value for key, value in resources.items() if value is not None}
     for first in range(0, len(tasks), LARGEST_ARRAY):
         executor = submitit.SlurmExecutor(folder=folder)
+        array = tasks[first : first + LARGEST_ARRAY]
+        numbers = " ".join(Path(task.run_dir).name for task in array)
         try:
-            executor.update_parameters(**given)
+            executor.update_parameters(**given | {"setup": [f"{RUNS} {numbers}", *given.get("setup", [])]})
             with executor.batch():
-                jobs = [executor.submit(task) for task in tasks[first : first + LARGEST_ARRAY]]
+                jobs = [executor.submit(task) for task in array]
         except ValueError as error:
             raise ConfigError(f"hydra.launcher: {error}") from error
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
@@ -100,6 +112,45 @@ def remove_stale_tasks(folder: Path) -> None:
     for name, path in found.items():
         if known.get(name) not in {PENDING, RUNNING}:
             path.unlink(missing_ok=True)
+
+
+class InQueue(NamedTuple):
+    """A job in SLURM's queue: its ID, and whether the file with its task is there, without which it cannot run."""
+
+    name: str
+    has_task: bool
+
+
+def in_queue(folder: Path) -> dict[int, InQueue] | None:
+    """The pending and running jobs whose scripts are in a folder, by the number of their run; None if SLURM is silent.
+
+    They are found by their scripts alone, so also those of a command that died before it could record their IDs.
+    """
+    answer = _run("squeue", "--noheader", "--array", "--format=%i|%T|%o")
+    if answer.returncode:
+        return None
+    numbers: dict[str, list[int]] = {}
+    found = {}
+    for line in answer.stdout.splitlines():
+        name, state, script = [*line.strip().split("|", 2), "", ""][:3]
+        if not is_job_id(name) or not _is_of(script, folder) or _simplified(state) not in {PENDING, RUNNING}:
+            continue
+        file, task = Path(script).name, int(name.partition("_")[2] or 0)
+        if file not in numbers:
+            numbers[file] = _numbers(folder / file)
+        if task < len(numbers[file]):
+            found[numbers[file][task]] = InQueue(name, (folder / f"{name}{TASK}").is_file())
+    return found
+
+
+def _numbers(script: Path) -> list[int]:
+    """The numbers of the runs that a script's tasks are; none if it does not say."""
+    try:
+        text = read_bytes(script, at_most=MAX_SCRIPT_BYTES).decode(errors="replace")
+    except DataError:  # submitit has just moved it
+        return []
+    line = next((line for line in text.splitlines() if line.startswith(RUNS)), RUNS)
+    return [int(each) for each in line.removeprefix(RUNS).split() if NUMBER.fullmatch(each)]
 
 
 def states(ids: Iterable[str], folder: Path) -> dict[str, str] | None:

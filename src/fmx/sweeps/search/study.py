@@ -27,7 +27,7 @@ from fmx.sweeps.search.repeats import is_poor, mean
 from fmx.sweeps.search.samplers import FROM, draw_value, make_pruner, make_sampler
 from fmx.sweeps.search.space import Space
 from fmx.sweeps.search.study_settings import check_same, settings_of
-from fmx.sweeps.slurm_queue import is_job_id, slurm_folder
+from fmx.sweeps.slurm_queue import SUBMITTING, is_job_id, slurm_folder
 
 __all__ = [
     "ERROR",
@@ -103,7 +103,7 @@ class SharedStudy:
         self._space = space
         self._searcher = searcher
         self._on_cluster = on_cluster
-        self._left = set[str]()  # SLURM jobs that this command leaves to others
+        self._left = set[int]()  # runs of SLURM jobs that this command leaves to others
         wanted = settings_of(options, space, fixed)
         with self._locked():
             self._storage = open_journal(sweep_dir)
@@ -185,19 +185,22 @@ class SharedStudy:
         A run whose SLURM job may still be in the queue is claimed only if this command can wait for that. None if there
         is none at the moment, or, unless `has_more`, for good.
         """
-        ended = self._ended_jobs()  # before the lock: SLURM may take long to answer
+        ended, found = self._ended_jobs(), self._found_jobs()  # before the lock: SLURM may take long to answer
         with self._locked():
             trials = self.study.get_trials(deepcopy=False)
             running = [trial for trial in trials if trial.state == TrialState.RUNNING]
             for trial, index in self._abandoned(running):
                 job: str | None = trial.user_attrs.get(attribute(SLURM_JOB, index))
+                number = self._run_number(trial, index)
+                if job == SUBMITTING and self._on_cluster:
+                    job = (found if number in found else self._found_jobs()).get(number)  # it may have died just now
                 in_queue = None if job in ended else job
                 if in_queue is None or self._on_cluster:
                     return self._assign(self._trial(trial), index, begun=True, slurm_job=in_queue)
-                if in_queue not in self._left:
-                    self._left.add(in_queue)
-                    number = self._run_number(trial, index)
-                    log.info("#%d is left to a command with hydra/launcher=slurm: its job is %s", number, job)
+                if number not in self._left:
+                    self._left.add(number)
+                    what = "its command died while it submitted it" if job == SUBMITTING else f"its job is {job}"
+                    log.info("#%d is left to a command with hydra/launcher=slurm: %s", number, what)
             for trial in running:
                 if not self._conclude(trial) and (following := self._following(trial)) is not None:
                     return self._assign(self._trial(trial), following, begun=False)
@@ -276,10 +279,29 @@ class SharedStudy:
         jobs = {
             job
             for trial, index in self._abandoned(running)
-            if (job := trial.user_attrs.get(attribute(SLURM_JOB, index)))
+            if (job := trial.user_attrs.get(attribute(SLURM_JOB, index))) and job != SUBMITTING
         }
         states = queue.states(jobs, slurm_folder(self.sweep_dir)) if jobs else {}
         return {job for job, state in (states or {}).items() if state not in {queue.PENDING, queue.RUNNING}}
+
+    def _found_jobs(self) -> dict[int, str | None]:
+        """The SLURM jobs, by run, of commands that died before they recorded them; None if SLURM has none that can run.
+
+        DataError if SLURM does not answer.
+        """
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        lost = {
+            self._run_number(trial, index)
+            for trial, index in self._abandoned(running)
+            if trial.user_attrs.get(attribute(SLURM_JOB, index)) == SUBMITTING
+        }
+        if not lost or not self._on_cluster:
+            return {}
+        jobs = queue.in_queue(slurm_folder(self.sweep_dir))
+        if jobs is None:
+            raise DataError(queue.NO_ANSWER)
+        queue.cancel([job.name for number, job in jobs.items() if number in lost and not job.has_task])
+        return {number: job.name if (job := jobs.get(number)) and job.has_task else None for number in lost}
 
     def submitted(self, number: int, slurm_job: str) -> None:
         """Record the SLURM job of a run, by the run's number."""
@@ -293,8 +315,9 @@ class SharedStudy:
     def _assign(self, trial: Trial, index: int, *, begun: bool, slurm_job: str | None = None) -> AssignedTrial:
         """Make a trial this command's own and draw its values, except those that a killed command had drawn."""
         trial.set_user_attr(attribute(OWNER, index), self._searcher.name)
-        if slurm_job is None and attribute(SLURM_JOB, index) in trial.user_attrs:
-            trial.set_user_attr(attribute(SLURM_JOB, index), None)  # that job has ended
+        recorded = slurm_job or (SUBMITTING if self._on_cluster else None)
+        if trial.user_attrs.get(attribute(SLURM_JOB, index)) != recorded:
+            trial.set_user_attr(attribute(SLURM_JOB, index), recorded)
         values = self._space.draw(partial(draw_value, trial))
         return AssignedTrial(trial.number, values, begun, slurm_job, index)
 
@@ -493,7 +516,7 @@ def _is_valid(name: str, value: object, num_objectives: int) -> bool:
         is_list = isinstance(value, list) and len(value) == num_objectives
         return is_list and all(type(each) in {int, float} and math.isfinite(each) for each in value)  # type: ignore[attr-defined]
     if name == SLURM_JOB:
-        return value is None or is_job_id(value)
+        return value is None or value == SUBMITTING or is_job_id(value)
     return name not in {OWNER, ERROR} or isinstance(value, str)
 
 
