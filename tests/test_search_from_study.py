@@ -108,6 +108,18 @@ def test_values_that_do_not_compare_are_refused_by_name(command, earlier, typed)
     assert [part for part in REFUSED[typed] if part not in done.stderr] == [], done.stderr
 
 
+def test_an_earlier_search_of_several_seeds_is_refused(command, earlier, tmp_path):
+    shutil.copytree(earlier / "old", tmp_path / "old")
+    journal = tmp_path / "old/study.journal"
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    settings = next(line["user_attr"]["search"] for line in lines if "search" in line.get("user_attr", {}))
+    settings["seeds"] = 3
+    journal.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    done = command(*RUN, *NEW[:2], cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "hydra.sweeper.seeds was 3 and is 1 here. Leave hydra.sweeper.from_study out" in done.stderr
+
+
 def test_the_earlier_directory_is_data(command, earlier, tmp_path):
     shutil.copytree(earlier / "old", tmp_path / "old")
     for path in (tmp_path / "old").glob("*/.hydra/resolved.yaml"):

@@ -27,6 +27,8 @@ REFUSED = {
     "hydra.sweeper.folds=3 data.fold=0,1": ["leave out data.fold"],
     "hydra.sweeper.folds=3 data.validation=100": ["data.validation=100", "without effect"],
     "hydra.sweeper.rank=confidence_bound": ["needs several runs per trial", "hydra.sweeper.seeds=3"],
+    "hydra.sweeper.seeds=2 hydra.sweeper.from_study=earlier": ["takes over trials of a single run", "leave it out"],
+    "hydra.sweeper.folds=3 hydra.sweeper.from_study=earlier": ["takes over trials of a single run", "leave it out"],
     "hydra.sweeper.rank=best": ["there is no rank 'best'", "mean, confidence_bound"],
     "hydra.sweeper.rank=confidence_bound hydra.sweeper.seeds=2 hydra.sweeper.metric=[val/loss,params]": ["names 2"],
 }
