@@ -1,16 +1,23 @@
 """Hydra's on_multirun_end: the example of docs/sweeps.md posts a note to a local server, however the sweep ends."""
 
 import json
+import os
 import re
+import signal
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
+from test_sweep import here
+
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 PAGE = Path(__file__).parents[1] / "docs/sweeps.md"
 SMALL = ["data=digits", "model=mlp", "augment=none", "logger=none", "trainer=smoke", "--config-dir", "my"]
 BAD = "+callbacks.bad={_target_:bad.Bad,seed:${seed}}"
+HELD = "+callbacks.held={_target_:faults.Held}"
 FAILS = """\
 from pathlib import Path
 from pytorch_lightning import Callback
@@ -88,3 +95,33 @@ def test_the_note_of_the_page(command, notes, tmp_path):
         "hydra.sweep.dir=found",
     ]
     assert ends(*search, "hydra.sweeper.n_trials=1")[0] == ["found: {'completed': 1}"]
+
+
+@pytest.mark.parametrize("kind", ["sweep", "search"])
+def test_the_note_of_a_sweep_that_is_stopped(command, notes, tmp_path, kind):
+    texts, url = notes
+    example(tmp_path)
+    env = here() | {"NOTE_URL": url}
+    env["PYTHONPATH"] += f"{os.pathsep}{tmp_path}"
+    (tmp_path / "slow").touch()
+    jobs = {
+        "sweep": ["seed=1,2"],
+        "search": ["hydra/sweeper=search", "optim.lr=0.001,0.002", "hydra.sweeper.n_trials=2"],
+    }
+    begins = ["-m", *SMALL, *jobs[kind], "hydra/callbacks=note", HELD, "hydra.launcher.workers=1", "trainer=cpu"]
+    begins.append("trainer.max_epochs=2")
+
+    def stopped(signum, code):
+        texts.clear()
+        send = (tmp_path / signum.name / "0/history.csv", signum)
+        done = command(*begins, f"hydra.sweep.dir={signum.name}", cwd=tmp_path, env=env, send=send)
+        assert done.returncode == code, done.stdout + done.stderr
+        return [*texts]
+
+    assert stopped(signal.SIGINT, 130) == ["SIGINT: {'interrupted': 1}"]
+    assert stopped(signal.SIGTERM, 143) == ["SIGTERM: {'interrupted': 1}"]
+    assert stopped(signal.SIGKILL, -9) == []
+    (tmp_path / "slow").unlink()
+    done = command(*begins, "hydra.sweep.dir=SIGKILL", cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert texts == ["SIGKILL: {'completed': 2}"]
