@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from rich.filesize import decimal
+
+from fmx.sweeps.disk import REST_BYTES
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -95,8 +98,14 @@ def test_a_sweep_whose_parent_ends(command, tmp_path, how):
     assert "interrupted" in status(tmp_path / "sweep").values()
     (tmp_path / "sweep/leaderboard.md").unlink(missing_ok=True)
 
+    left = [each for each in json.loads((tmp_path / "sweep/sweep.json").read_text())["jobs"]
+            if status(tmp_path / "sweep").get(str(each["number"])) != "completed"]  # fmt: skip
+    takes = f"about {decimal(sum(each['checkpoint_bytes'] + REST_BYTES for each in left))} of disk, of which "
+    assert takes in command("--resume-sweep", "sweep", "--dry-run", cwd=tmp_path).stdout
     done = command("--resume-sweep", "sweep", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert takes in done.stdout
+    assert "of disk" not in command("--resume-sweep", "sweep", "--dry-run", cwd=tmp_path).stdout, "nothing is left"
     assert "resuming after step" in "".join(path.read_text() for path in tmp_path.glob("sweep/jobs/*.log"))
     jobs[-1] = "hydra.sweep.dir=whole"
     whole = command(*jobs, cwd=tmp_path)

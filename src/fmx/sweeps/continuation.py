@@ -6,6 +6,7 @@ from pathlib import Path
 from fmx.errors import ConfigError, DataError
 from fmx.process import detach, dry_run
 from fmx.runs.run_dir import check_latest
+from fmx.sweeps.disk import jobs_in_words
 from fmx.sweeps.ending import call_recorded_callbacks
 from fmx.sweeps.ledger import LEDGER, Ledger
 from fmx.sweeps.local import Sweep, checked_fingerprint, lock_unless_dry_run
@@ -47,18 +48,21 @@ def continue_sweep(sweep_dir: Path, allow: Collection[str] = (), root: str | Non
         warm_up()
         sweep = Sweep(ledger, allow)
     numbers = list(ledger.entries)
+    disk = jobs_in_words(ledger, [number for number, entry in ledger.entries.items() if entry.status != "completed"])
     if dry_run.is_asked():
-        sweep.preview(numbers)
+        sweep.preview(numbers, disk=disk)
         return []
     with call_recorded_callbacks(ledger, allow):
-        return sweep.run_all(numbers)
+        return sweep.run_all(numbers, disk=disk)
 
 
 def check_earlier_settings(ledger: Ledger, allow: Collection[str]) -> None:
     """DataError for settings of an earlier sweep that are invalid, or that hold shell lines the user does not trust."""
     settings, path = ledger.settings, ledger.sweep_dir / LEDGER
     settings.setdefault("fail_fast", False)  # absent from ledgers of earlier versions
-    keep = settings.get("keep_checkpoints")
+    keep, num_data = settings.get("keep_checkpoints"), settings.get("num_data_sets")
+    if num_data is not None and (type(num_data) is not int or not 0 < num_data <= len(ledger.entries)):
+        raise DataError(f"{path}: num_data_sets must be the number of its jobs' data sets, got {num_data!r}")
     if keep is not None and (type(keep) is not int or keep < 0):
         raise DataError(f"{path}: sweep.keep_checkpoints must be a whole number of at least 0 or null, got {keep!r}")
     try:

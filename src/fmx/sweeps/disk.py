@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 from rich.filesize import decimal
@@ -11,9 +11,21 @@ from rich.filesize import decimal
 from fmx.config.passed import Passed
 from fmx.config.quoting import escape_interpolations
 
-__all__ = ["REST_BYTES", "checkpoint_bytes", "in_words", "runs_in_words"]
+if TYPE_CHECKING:
+    from fmx.sweeps.ledger import Ledger
+
+__all__ = ["REST_BYTES", "checkpoint_bytes", "in_words", "jobs_in_words", "runs_in_words"]
 
 REST_BYTES = 3_000_000  # of a run, besides its checkpoints: 1.5 MB for digits, 3.0 MB for Fashion-MNIST
+
+
+def jobs_in_words(ledger: "Ledger", numbers: Sequence[int]) -> str | None:
+    """Describe the disk space that jobs of a sweep take; None for no job, and for a sweep of an earlier version."""
+    sizes = [size for number in numbers if (size := ledger.entries[number].checkpoint_bytes) is not None]
+    if not sizes or len(sizes) < len(numbers):
+        return None
+    keep, num_data = (ledger.settings.get(key) for key in ("keep_checkpoints", "num_data_sets"))
+    return runs_in_words(sizes, ledger.sweep_dir, keep=keep, of_each=num_data or 1)
 
 
 def runs_in_words(checkpoints: Sequence[int], folder: Path, *, keep: int | None, of_each: int = 1) -> str:

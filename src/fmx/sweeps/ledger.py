@@ -21,6 +21,7 @@ LEDGER = "sweep.json"
 MAX_BYTES = 256_000_000  # a job takes a few hundred
 MAX_PROCESSES = 100_000
 JOURNAL = "study.journal"  # Optuna's, which a search has instead of a ledger
+MAX_CHECKPOINT_BYTES = 2**60
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Entry:
     error: str | None = None
     seconds: float | None = None
     slurm_job: str | None = None  # SLURM's job ID
+    checkpoint_bytes: int | None = None  # estimated; None in sweeps of earlier versions
 
 
 def _entry(plain: dict[str, Any]) -> Entry:
@@ -48,6 +50,9 @@ def _entry(plain: dict[str, Any]) -> Entry:
         raise ValueError("a job's number and processes must be counts")
     if not (1 <= entry.processes <= MAX_PROCESSES and 1 <= entry.nodes <= entry.processes):
         raise ValueError(f"job {entry.number} has {entry.processes} processes on {entry.nodes} machines")
+    size = entry.checkpoint_bytes
+    if size is not None and not (type(size) is int and 0 <= size < MAX_CHECKPOINT_BYTES):
+        raise ValueError(f"job {entry.number} cannot take {printable(size)} bytes")
     entry.overrides = [printable(each) for each in entry.overrides]
     entry.fingerprint, entry.accelerator, entry.status = map(str, (entry.fingerprint, entry.accelerator, entry.status))
     entry.error = None if entry.error is None else printable(entry.error)

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from fmx.process import dry_run
 from fmx.process.exits import BEFORE_ANY_JOB, advice
-from fmx.sweeps.disk import runs_in_words
+from fmx.sweeps.disk import jobs_in_words
 from fmx.sweeps.ending import call_callbacks_after_errors
 from fmx.sweeps.local import Sweep, earlier_ledger
 from fmx.sweeps.plan import Plan
@@ -38,13 +38,15 @@ def run_multirun(
         known = {entry.fingerprint: entry.number for entry in ledger.entries.values()}
         plan = Plan(context, config, here=here)
         jobs = plan.jobs(overrides, known)
-        ledger.settings = {**settings, "keep_checkpoints": config.sweep.keep_checkpoints}
-        ledger.add([job for job in jobs if job.fingerprint not in known])
-        asked = dry_run.is_asked()
-        counted = [job for job in jobs if asked or ledger.entries[job.number].status != "completed"]
         keep = config.sweep.keep_checkpoints
-        sizes, num_data = plan.checkpoint_sizes(counted), plan.num_data_sets
-        disk = runs_in_words(sizes, sweep_dir, keep=keep, of_each=num_data) if counted else None
+        ledger.settings = {**settings, "keep_checkpoints": keep, "num_data_sets": plan.num_data_sets}
+        ledger.add([job for job in jobs if job.fingerprint not in known])
+        for job, size in zip(jobs, plan.checkpoint_sizes(jobs), strict=True):
+            ledger.entries[job.number].checkpoint_bytes = size
+        asked = dry_run.is_asked()
+        disk = jobs_in_words(
+            ledger, [job.number for job in jobs if asked or ledger.entries[job.number].status != "completed"]
+        )
         if asked:
             sweep(ledger).preview([job.number for job in jobs], num_equal=len(overrides) - len(jobs), disk=disk)
             return []
