@@ -21,6 +21,8 @@ HERE = Path(__file__).parent
 # The first module of each group that fmx.process.lean_imports defers together.
 GROUPS = [
     "torch._dynamo",
+    "torch.fx.experimental.symbolic_shapes",
+    "sympy",
     "scipy.signal",
     "scipy.stats",
     "matplotlib",
@@ -44,7 +46,7 @@ def first_step(left_out: list[str]) -> float:
         note = Path(folder) / "began"
         began = time.time()
         timed(
-            [sys.executable, "-c", COMMAND, ",".join(left_out), "data=digits", "trainer=smoke",
+            [sys.executable, "-c", COMMAND, ",".join(left_out), "data=digits", "model=resnet20", "trainer=smoke",
              f"hydra.run.dir={folder}/run", "+callbacks.first_step._target_=first_step.FirstStep",
              f"+callbacks.first_step.path={note}"],
             env={"PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}"},

@@ -1,4 +1,4 @@
-"""Defer imports until first use: torch's compiler, two parts of scipy, matplotlib.
+"""Defer imports until first use: torch's compiler and its symbolic algebra, two parts of scipy, matplotlib.
 
 Libraries import these modules only for small questions (was this network compiled?) or for later use. A stand-in
 module answers such questions, and is replaced by the real one on any other attribute access. Each is worth at least
@@ -9,7 +9,7 @@ import functools
 import importlib
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.machinery import ModuleSpec
 from types import FunctionType, ModuleType, SimpleNamespace
@@ -21,6 +21,18 @@ __all__ = ["defer_imports"]
 
 ALLOWED_CALLERS = {"torch", "torchvision", "pytorch_lightning", "lightning_fabric", "torchmetrics", "sklearn"}
 COMPILER = "torch._dynamo"
+# What torch's questions about symbolic sizes come to for numbers.
+ABOUT_SIZES: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys(("expect_true", "guard_or_false", "guard_or_true", "guard_size_oblivious"), bool),
+    "statically_known_true": bool,
+    "guarding_hint_or_throw": lambda size: size,
+    "has_guarding_hint": lambda _: True,
+    "sym_and": lambda *each: all(each),
+    "sym_or": lambda *each: any(each),
+    "sym_eq": lambda one, other: one == other if isinstance(one, int) else [*one] == [*other],
+    "is_nested_int": lambda _: False,
+    "guard_int": int,
+}
 
 
 def defer_imports() -> None:
@@ -34,6 +46,10 @@ def defer_imports() -> None:
         _DeferredModule("torch._inductor", config=config),
         config,
     )
+    # Imported on the meta device, where the sizes of a network's tensors are numbers.
+    shapes = "torch.fx.experimental.symbolic_shapes"
+    _defer(_DeferredModule(shapes, **{name: _of_numbers(shapes, name, rule) for name, rule in ABOUT_SIZES.items()}))
+    _defer(_DeferredModule("sympy", "Basic"))
     # Imported by scikit-learn; torchmetrics adds hamming to scipy.signal.
     _defer(_DeferredModule("scipy.signal", hamming=_stand_in("scipy.signal.windows", "hamming")))
     _defer(_DeferredModule("scipy.stats", "rankdata"))
@@ -124,6 +140,21 @@ class _StandIn(type):
 
 def _stand_in(module: str, name: str) -> type:
     return _StandIn(name, (), {"__module__": module})
+
+
+def _of_numbers(module: str, name: str, rule: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of a deferred module that follows a rule for numbers and shapes of them, and is itself otherwise."""
+
+    def function(*args: Any, **kwargs: Any) -> Any:
+        if not kwargs and all(map(_is_number_or_shape, args)):
+            return rule(*args)
+        return getattr(_import_real(module), name)(*args, **kwargs)
+
+    return function
+
+
+def _is_number_or_shape(value: object) -> bool:
+    return type(value) in {bool, int} or (isinstance(value, tuple | list) and all(map(_is_number_or_shape, value)))
 
 
 def _do_nothing(*_: object, **__: object) -> None:
