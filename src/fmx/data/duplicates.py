@@ -5,7 +5,7 @@ from hashlib import blake2b
 
 from fmx.data.arrays import ImageArrays
 
-__all__ = ["common_images"]
+__all__ = ["common_images", "hashes"]
 
 
 def common_images(train: ImageArrays, test: ImageArrays) -> tuple[int, int, int]:
@@ -13,13 +13,14 @@ def common_images(train: ImageArrays, test: ImageArrays) -> tuple[int, int, int]
 
     Two images are the same if all their bytes are equal.
     """
-    seen = [_hashes(part) for part in (train, test)]
+    seen = [hashes(part) for part in (train, test)]
     within = [len(part) - len(set(part)) for part in seen]
     trained_on = set(seen[0])
     both = sum(count for digest, count in Counter(seen[1]).items() if digest in trained_on)
     return within[0], within[1], both
 
 
-def _hashes(arrays: ImageArrays) -> list[bytes]:
+def hashes(arrays: ImageArrays) -> list[bytes]:
+    """A hash of each image's bytes: equal for equal images alone."""
     rows = arrays.images.flatten(1).contiguous().numpy()
     return [blake2b(row, digest_size=16).digest() for row in rows]

@@ -7,6 +7,9 @@ from math import fsum, inf, isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from fmx.data.paired_test_images import PairedTestImages
 from fmx.errors import DataError
 from fmx.reporting.intervals import Spread, share, student_t
 from fmx.reporting.outcomes import Outcome, Unfinished, by_configuration, environment_differences, read_outcomes
@@ -45,6 +48,7 @@ class Row:
     test_macro_f1: Spread | None
     test_ece: Spread | None  # None unless it was measured of every run
     calibrated_test_ece: Spread | None
+    test_accuracy_without_duplicates: Spread | None  # test accuracy; None if none are left out, or for another data set
     params: int | None
     train_seconds: Spread | None
     on_test: bool
@@ -89,6 +93,7 @@ class Leaderboard:
     columns: Sequence[Column]
     rows: Sequence[Row]
     unfinished: Sequence[Unfinished]
+    duplicates: PairedTestImages | None = None  # the test images that `Row.test_accuracy_without_duplicates` leaves out
 
     @cached_property
     def by_data(self) -> "list[Leaderboard]":
@@ -96,7 +101,7 @@ class Leaderboard:
         sets: dict[tuple[str, str], list[Row]] = {}
         for row in self.rows:
             sets.setdefault(row.data, []).append(row)
-        return [_of_one_data_set(rows) for rows in sets.values()]
+        return [replace(_of_one_data_set(rows), duplicates=self.duplicates) for rows in sets.values()]
 
     @property
     def data(self) -> list[str]:
@@ -120,10 +125,13 @@ def _of_one_data_set(rows: Sequence[Row]) -> Leaderboard:
     )
 
 
-def leaderboard(folders: Iterable[Path], *, below: Path | None = None) -> Leaderboard:
+def leaderboard(
+    folders: Iterable[Path], *, below: Path | None = None, duplicates: PairedTestImages | None = None
+) -> Leaderboard:
     """Read run directories and rank their configurations.
 
     below: the folder that the runs' names are relative to; None: they are named by the given paths.
+    duplicates: test images without which the test accuracy is computed as well, of runs on the same data set.
     """
     outcomes, unfinished = read_outcomes(folders, below=below)
     groups = by_configuration(outcomes)
@@ -131,8 +139,8 @@ def leaderboard(folders: Iterable[Path], *, below: Path | None = None) -> Leader
     attempts = {other.settings.fingerprint: other.settings for other in unfinished if other.settings}
     keys = differing([*configurations.values(), *attempts.values()])
     columns = _columns(keys, groups)
-    rows = [_row(group, columns) for group in groups]
-    return Leaderboard(columns, _ranked(rows), unfinished)
+    rows = [_row(group, columns, duplicates) for group in groups]
+    return Leaderboard(columns, _ranked(rows), unfinished, duplicates)
 
 
 def differing(configurations: Sequence[Settings]) -> list[str]:
@@ -178,7 +186,7 @@ def _columns(keys: Sequence[str], groups: Sequence[Sequence[Outcome]]) -> list[C
     return [Column(key, name if last.count(name) == 1 else key) for key, name in zip(keys, last, strict=True)]
 
 
-def _row(runs: Sequence[Outcome], columns: Sequence[Column]) -> Row:
+def _row(runs: Sequence[Outcome], columns: Sequence[Column], duplicates: PairedTestImages | None) -> Row:
     first = runs[0]
     return Row(
         rank=None,
@@ -190,6 +198,7 @@ def _row(runs: Sequence[Outcome], columns: Sequence[Column]) -> Row:
         test_macro_f1=_share(_values(runs, "test_macro_f1"), None, folds=_num_folds(runs)),
         test_ece=_spread(_values(runs, "test_ece")),
         calibrated_test_ece=_spread(_values(runs, "calibrated_test_ece")),
+        test_accuracy_without_duplicates=_without(runs, duplicates),
         params=first.params,
         train_seconds=_spread([run.train_seconds for run in runs]),
         on_test=any(run.on_test for run in runs),
@@ -228,11 +237,36 @@ def _num_folds(runs: Sequence[Outcome]) -> int:
 
 
 def _values(runs: Sequence[Outcome], name: str) -> list[float | None]:
-    """A metric of each seed, or of each fold, of which it is the mean over the seeds; None where a run lacks it."""
+    """A metric of each seed or fold, as `_replicates`."""
+    return _replicates(runs, [getattr(run, name) for run in runs])
+
+
+def _replicates(runs: Sequence[Outcome], values: Sequence[float | None]) -> list[float | None]:
+    """The value of each seed, or of each fold, of which it is the mean over the seeds; None where a run lacks it."""
     if not _num_folds(runs):
-        return [getattr(run, name) for run in runs]
-    by_fold = [[getattr(run, name) for run in runs if run.settings.fold == fold] for fold in _folds(runs)]
-    return [None if None in values else fsum(values) / len(values) for values in by_fold]
+        return [*values]
+    by_fold = [
+        [value for run, value in zip(runs, values, strict=True) if run.settings.fold == fold] for fold in _folds(runs)
+    ]
+    return [None if None in values else fsum(values) / len(values) for values in by_fold]  # type: ignore[arg-type]
+
+
+def _without(runs: Sequence[Outcome], duplicates: PairedTestImages | None) -> Spread | None:
+    """The test accuracy on the other test images; None for another data set, without predictions or other images."""
+    if duplicates is None or runs[0].data_fingerprint != duplicates.fingerprint:
+        return None
+    left_out = np.fromiter(duplicates.indices, np.int64, len(duplicates.indices))
+    accuracies, kept = [], np.zeros(0, dtype=np.bool_)
+    for run in runs:
+        try:
+            predictions = read_predictions(run.run.path)
+        except DataError:
+            return None
+        kept = ~np.isin(predictions.indices, left_out)
+        if not kept.any():
+            return None
+        accuracies.append(float(predictions.right[kept].mean()))
+    return share(_replicates(runs, accuracies), int(kept.sum()), folds=_num_folds(runs))  # type: ignore[arg-type]
 
 
 def _val_accuracy(runs: Sequence[Outcome]) -> Spread | None:

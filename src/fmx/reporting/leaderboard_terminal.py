@@ -5,7 +5,16 @@ from dataclasses import replace
 
 from fmx.process.table import fits, print_lines, print_table
 from fmx.reporting.leaderboard import Leaderboard
-from fmx.reporting.leaderboard_text import ACCURACIES, cells, headings, is_calibrated, is_word, notes, unfinished_table
+from fmx.reporting.leaderboard_text import (
+    ACCURACIES,
+    MIXED,
+    cells,
+    has_duplicates,
+    headings,
+    is_word,
+    notes,
+    unfinished_table,
+)
 from fmx.reporting.outcomes import Unfinished
 
 __all__ = ["print_leaderboard"]
@@ -13,6 +22,7 @@ __all__ = ["print_leaderboard"]
 SHORT = ["val %", "95 %", "test %", "95 %", "n"]
 DROP_ORDER = [2, -3, -2, -1, 4]  # columns in the order in which they are left out, as in _narrow
 MAX_ROWS = 100  # of a table on the terminal
+WITH_DUPLICATES = [2, -1, 4, -2]  # the same where the accuracy without duplicates comes before macro-F1
 LABEL_WIDTH = 34  # width of the column for the configuration
 
 
@@ -64,9 +74,10 @@ def _narrow(board: Leaderboard, rows: Sequence[Sequence[str]]) -> tuple[list[str
     numbers = [[*row[:before], *row[after : after + 3]] for row in rows]
     labels = [row.label + (f" (mixed: {', '.join(row.mixed)})" if row.mixed else "") for row in board.rows[: len(rows)]]
     names = ["", "val accuracy %", "interval of val", "test accuracy %", "interval of test", "n", *heads[before:]]
+    names = ["interval without duplicates" if at > before and n == "95 % interval" else n for at, n in enumerate(names)]
     kept = list(range(len(heads)))
-    lost = headings(board)[after + 3 : after + 5] if is_calibrated(board) else []
-    for place in (each % len(heads) for each in DROP_ORDER):
+    lost = [head for head in headings(board)[after + 3 :] if head != MIXED]
+    for place in (each % len(heads) for each in (WITH_DUPLICATES if has_duplicates(board) else DROP_ORDER)):
         if fits([*(heads[at] for at in kept), "x" * LABEL_WIDTH], [[row[at] for at in kept] + [""] for row in numbers]):
             break
         kept.remove(place)

@@ -17,8 +17,10 @@ from fmx.reporting.outcomes import ENOUGH_SEEDS, Unfinished, environment_differe
 
 __all__ = [
     "ACCURACIES",
+    "MIXED",
     "Cell",
     "cells",
+    "has_duplicates",
     "headings",
     "is_calibrated",
     "is_word",
@@ -32,6 +34,7 @@ __all__ = [
 ACCURACIES = ["val accuracy %", "95 % interval", "test accuracy %", "95 % interval", "n"]
 REST = ["macro-F1 %", "params", "train s"]
 CALIBRATION = ["ECE %", "ECE % calibrated"]
+WITHOUT_DUPLICATES = ["without duplicates %", "95 % interval"]
 MIXED = "mixed"
 MAX_LISTED = 20  # missing folds
 ON_TEST, ONE_MODEL, NOTHING = "†", "ʷ", "–"
@@ -50,7 +53,11 @@ class Cell(NamedTuple):
 
 def headings(board: Leaderboard) -> list[str]:
     """The column headings of every table for people."""
-    rest = [*REST, *(CALIBRATION if is_calibrated(board) else [])]
+    rest = [
+        *(WITHOUT_DUPLICATES if has_duplicates(board) else []),
+        *REST,
+        *(CALIBRATION if is_calibrated(board) else []),
+    ]
     return ["", *ACCURACIES, *(column.name for column in board.columns), *rest, *([MIXED] if _is_mixed(board) else [])]
 
 
@@ -62,10 +69,13 @@ def is_word(board: Leaderboard, position: int) -> bool:
 
 def cells(board: Leaderboard) -> list[list[Cell]]:
     """The rows of every table for people, with one cell for each of `headings`."""
-    mixed, calibrated = _is_mixed(board), is_calibrated(board)
+    mixed, calibrated, duplicates = _is_mixed(board), is_calibrated(board), has_duplicates(board)
     return [
         [
-            *_cells(row),
+            *_accuracies(row),
+            *(Cell(text, _number(text)) for text in row.settings.values()),
+            *(_mean_and_interval(row.test_accuracy_without_duplicates, row) if duplicates else []),
+            *_rest(row),
             *([_mean(row.test_ece, 100, 2), _mean(row.calibrated_test_ece, 100, 2)] if calibrated else []),
             *([Cell(", ".join(row.mixed))] if mixed else []),
         ]
@@ -76,6 +86,11 @@ def cells(board: Leaderboard) -> list[list[Cell]]:
 def is_calibrated(board: Leaderboard) -> bool:
     """Whether a table has columns of calibration: whether it was measured of every run of a row."""
     return any(row.test_ece for row in board.rows)
+
+
+def has_duplicates(board: Leaderboard) -> bool:
+    """Whether a table has columns of the test accuracy without duplicates."""
+    return board.duplicates is not None
 
 
 def _is_mixed(board: Leaderboard) -> bool:
@@ -112,11 +127,22 @@ def notes(board: Leaderboard) -> list[str]:
         lines.append("Configurations without a validation accuracy have no rank and come last.")
     if len(board.data) > 1:
         lines.append("Each data set has a ranking of its own.")
-    lines += [ON_CALIBRATION] if is_calibrated(board) else []
+    lines += _column_notes(board)
     lines += _environment_notes(board)
     if board.unfinished:
         counts = Counter(other.status for other in board.unfinished)
         lines.append(f"Not in the table: {', '.join(f'{count} {status}' for status, count in sorted(counts.items()))}.")
+    return lines
+
+
+def _column_notes(board: Leaderboard) -> list[str]:
+    """Sentences on the columns that not every board has."""
+    lines = [ON_CALIBRATION] if is_calibrated(board) else []
+    if board.duplicates is not None:
+        lines.append(
+            f"Without duplicates: test accuracy without the {len(board.duplicates.indices):,} test images that "
+            f"{board.duplicates.file} pairs with training images; {NOTHING} for other data, or without predictions.npz."
+        )
     return lines
 
 
@@ -199,6 +225,8 @@ def to_csv(board: Leaderboard) -> str:
     spreads = ["val_accuracy", "test_accuracy", "test_macro_f1"]
     if is_calibrated(board):
         spreads += ["test_ece", "calibrated_test_ece"]
+    if has_duplicates(board):
+        spreads.append("test_accuracy_without_duplicates")
     metrics = [f"{name}_{part}" for name in spreads for part in ("mean", "std", "low", "high")]
     tail = [
         "test_accuracy_interval",
@@ -272,20 +300,25 @@ def to_latex(board: Leaderboard) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cells(row: Row) -> list[Cell]:
-    mark = ON_TEST if row.on_test else ""
+def _accuracies(row: Row) -> list[Cell]:
     return [
         Cell(NOTHING if row.rank is None else str(row.rank), row.rank),
-        _mean(row.val_accuracy, 100, 2, mark),
-        _interval(row.val_accuracy),
-        _mean(row.test_accuracy, 100, 2, mark),
-        _interval(row.test_accuracy),
+        *_mean_and_interval(row.val_accuracy, row),
+        *_mean_and_interval(row.test_accuracy, row),
         Cell(row.count, len(row.runs)),
-        *(Cell(text, _number(text)) for text in row.settings.values()),
+    ]
+
+
+def _rest(row: Row) -> list[Cell]:
+    return [
         _mean(row.test_macro_f1, 100, 2),
         Cell(NOTHING if row.params is None else f"{row.params:,}", row.params),
         _mean(row.train_seconds, 1, 1),
     ]
+
+
+def _mean_and_interval(accuracy: Spread | None, row: Row) -> list[Cell]:
+    return [_mean(accuracy, 100, 2, ON_TEST if row.on_test else ""), _interval(accuracy)]
 
 
 def _number(text: str) -> float | None:
