@@ -24,12 +24,14 @@ from scipy import stats
 from conftest import module_of
 from fmx.commands.report import report
 from fmx.errors import ConfigError, DataError
+from fmx.reporting import outcomes
 from fmx.reporting.comparison import differences, read_side
 from fmx.reporting.intervals import share, student_t
 from fmx.reporting.leaderboard import leaderboard
 from fmx.reporting.leaderboard_files import write_leaderboard
 from fmx.reporting.leaderboard_terminal import MAX_ROWS
 from fmx.reporting.leaderboard_text import to_csv, to_latex, to_markdown
+from fmx.reporting.outcomes import KnownOutcomes
 from fmx.runs.settings import read_settings
 from run_directories import make_run, wrong_at
 
@@ -622,6 +624,42 @@ def test_an_unfinished_sweep_has_a_leaderboard_too(tmp_path):
     rows = table((tmp_path / "leaderboard.csv").read_text())
     assert [(row["runs"], row["status"]) for row in rows] == [("9", "running"), ("10", "failed")]
     assert "No run has completed" in (tmp_path / "leaderboard.html").read_text()
+
+
+def test_only_what_has_changed_is_read_anew(tmp_path, monkeypatch):
+    names = [make_run(tmp_path / str(number), seed=number).name for number in range(4)]
+    make_run(tmp_path / "4", seed=4, status="running")
+    known, opened = KnownOutcomes(), []
+    open_run = outcomes.open_run
+    monkeypatch.setattr(outcomes, "open_run", lambda path, **how: opened.append(path.name) or open_run(path, **how))
+
+    def read():
+        """The folders that are opened, and the written tables, which equal those of a process that knows nothing."""
+        write_leaderboard(tmp_path)
+        files = [tmp_path / f"leaderboard.{kind}" for kind in ("csv", "md", "html")]
+        anew = [file.read_bytes() for file in files]
+        opened.clear()
+        write_leaderboard(tmp_path, known)
+        assert [file.read_bytes() for file in files] == anew
+        return sorted(opened)
+
+    assert read() == [*names, "4"]
+    assert read() == ["4"], "it may end"
+    edit_json(tmp_path / "1/metrics.json", lambda metrics: metrics["test"].update(accuracy=0.5))
+    assert read() == ["1", "4"]
+    edit_json(tmp_path / "2/run.json", lambda record: record.update(status="failed", error="no luck"))
+    make_run(tmp_path / "4", seed=4)
+    assert read() == ["2", "4"]
+    assert read() == ["2"], "it may go on"
+    (tmp_path / "3/.hydra/resolved.yaml").write_text((tmp_path / "3/.hydra/resolved.yaml").read_text() + "more: 1\n")
+    shutil.rmtree(tmp_path / "0")
+    assert read() == ["2", "3"]
+
+
+def edit_json(path, change):
+    contents = json.loads(path.read_text())
+    change(contents)
+    path.write_text(json.dumps(contents))
 
 
 def test_refusals_are_the_projects_own_errors(tmp_path):

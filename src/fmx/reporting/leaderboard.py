@@ -12,7 +12,14 @@ import numpy as np
 from fmx.data.paired_test_images import PairedTestImages
 from fmx.errors import DataError
 from fmx.reporting.intervals import Spread, share, student_t
-from fmx.reporting.outcomes import Outcome, Unfinished, by_configuration, environment_differences, read_outcomes
+from fmx.reporting.outcomes import (
+    KnownOutcomes,
+    Outcome,
+    Unfinished,
+    by_configuration,
+    environment_differences,
+    read_outcomes,
+)
 from fmx.runs.predictions import read_predictions
 from fmx.runs.settings import ABSENT, Settings
 
@@ -126,14 +133,19 @@ def _of_one_data_set(rows: Sequence[Row]) -> Leaderboard:
 
 
 def leaderboard(
-    folders: Iterable[Path], *, below: Path | None = None, duplicates: PairedTestImages | None = None
+    folders: Iterable[Path],
+    *,
+    below: Path | None = None,
+    duplicates: PairedTestImages | None = None,
+    known: KnownOutcomes | None = None,
 ) -> Leaderboard:
     """Read run directories and rank their configurations.
 
     below: the folder that the runs' names are relative to; None: they are named by the given paths.
     duplicates: test images without which the test accuracy is computed as well, of runs on the same data set.
+    known: outcomes of an earlier call.
     """
-    outcomes, unfinished = read_outcomes(folders, below=below)
+    outcomes, unfinished = read_outcomes(folders, below=below, known=known)
     groups = by_configuration(outcomes)
     configurations = {group[0].configuration: group[0].settings for group in groups}
     attempts = {other.settings.fingerprint: other.settings for other in unfinished if other.settings}

@@ -1,6 +1,8 @@
 """The outcomes of runs: metrics of the completed ones, status and error of the others."""
 
+import pickle
 import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
@@ -8,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from fmx.errors import DataError
-from fmx.runs.calibration import read_calibration
+from fmx.runs.calibration import CALIBRATION, read_calibration
 from fmx.runs.run_dir import FINISHED, Run, instant, open_run
 from fmx.runs.settings import Settings, read_settings, show
 
 __all__ = [
     "ENOUGH_SEEDS",
+    "KnownOutcomes",
     "Outcome",
     "Unfinished",
     "by_configuration",
@@ -36,6 +39,7 @@ ENVIRONMENT = {  # what a run's metrics depend on besides its settings, by its n
     "split": ("data", "split_fingerprint"),
 }
 UNKNOWN = "unknown"
+FILES = ("run.json", "metrics.json", CALIBRATION, *(f".hydra/{name}.yaml" for name in ("resolved", "config", "hydra")))
 
 
 @dataclass(frozen=True)
@@ -99,17 +103,54 @@ def replicate(seed: str, settings: Settings | None) -> str:
     return seed if settings is None or settings.fold is None else f"{seed}, fold {settings.fold}"
 
 
-def read_outcomes(folders: Iterable[Path], *, below: Path | None = None) -> tuple[list[Outcome], list[Unfinished]]:
+class KnownOutcomes:
+    """Outcomes of completed runs, which are read anew only where one of their files has changed.
+
+    For one process that reads the same runs again and again. It keeps a few kilobytes per run.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[object, bytes]] = {}
+
+    def read(self, path: Path, name: str) -> Outcome | Unfinished:
+        """The outcome of a run directory, by its name in tables."""
+        state = (name, [_identity(path / file) for file in FILES])  # before the files are read: they may change
+        known = self._known.get(path)
+        if known is not None and known[0] == state:
+            kept: Outcome = pickle.loads(zlib.decompress(known[1]))  # noqa: S301 - this process made it
+            return kept
+        read = _read(path, name)
+        self._known.pop(path, None)
+        if isinstance(read, Outcome):
+            _ = read.configuration  # its fingerprint is kept too
+            self._known[path] = state, zlib.compress(pickle.dumps(read), level=1)
+        return read
+
+
+def _identity(file: Path) -> tuple[int, ...] | None:
+    """What changes with a file's contents; None for a file that is not there."""
+    try:
+        facts = file.stat()
+    except OSError:
+        return None
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def read_outcomes(
+    folders: Iterable[Path], *, below: Path | None = None, known: KnownOutcomes | None = None
+) -> tuple[list[Outcome], list[Unfinished]]:
     """Read run directories, each once; those that did not complete or cannot be read are returned separately.
 
-    below: the folder that the runs' names are relative to; None: they are named by the given paths.
+    below: the folder that the runs' names are relative to; None: they are named by the given paths. known: outcomes of
+    an earlier call.
     Of runs with the same configuration, seed and fold only the newest counts: repetitions would make the spread too
     small.
     """
     completed: list[Outcome] = []
     others: list[Unfinished] = []
     for path in {folder.resolve(): folder for folder in folders}.values():
-        read = _read(path, show(str(path.relative_to(below) if below else path)))
+        name = show(str(path.relative_to(below) if below else path))
+        read = _read(path, name) if known is None else known.read(path, name)
         if isinstance(read, Outcome):
             completed.append(read)
         else:

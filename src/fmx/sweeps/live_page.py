@@ -8,6 +8,7 @@ from typing import Any
 from fmx.errors import DataError
 from fmx.process.table import printable
 from fmx.reporting.offline_page import Live
+from fmx.reporting.outcomes import KnownOutcomes
 from fmx.reporting.page_server import PLOTLY
 from fmx.runs.run_dir import find_runs
 from fmx.sweeps.job_status import Status, in_time
@@ -31,6 +32,7 @@ class LivePage:
         self._folder = folder.resolve()  # outputs/latest may point elsewhere later
         self._reported: object = None  # what the jobs said when they were looked at last, …
         self._drawn: object = None  # … and when the page was drawn
+        self._known = KnownOutcomes()
         self._html, self._line, self._version = "", "", 0
         self._look_at = self._draw_at = 0.0
         self._asked_at = time.monotonic()
@@ -96,7 +98,7 @@ class LivePage:
         except DataError:  # no job has started yet
             runs = []
         below = None if (self._folder / "run.json").is_file() else self._folder
-        return html_report(leaderboard(runs, below=below), live=live)
+        return html_report(leaderboard(runs, below=below, known=self._known), live=live)
 
 
 def _line(status: Status) -> str:

@@ -17,6 +17,7 @@ from fmx.process.lock import is_locked, lock_folder
 from fmx.reporting.best_rows import print_best
 from fmx.reporting.leaderboard import leaderboard
 from fmx.reporting.leaderboard_files import write_leaderboard
+from fmx.reporting.outcomes import KnownOutcomes
 from fmx.runs.run_dir import SAVE_TIMEOUT_S, has_run_to_resume, open_run, wait_for_process
 from fmx.sweeps.checkpoints import keep_best
 from fmx.sweeps.display import Display, shared_overrides
@@ -80,6 +81,7 @@ class Sweep:
     def __init__(self, ledger: Ledger, allow: Collection[str] = ()) -> None:
         self.ledger = ledger
         self.allow = allow
+        self._known = KnownOutcomes()
         self._leaderboard_due = False
         self._leaderboard_wait_until = 0.0  # no new leaderboard before this time
 
@@ -247,7 +249,7 @@ class Sweep:
         if not self._leaderboard_due or (began < self._leaderboard_wait_until and not now):
             return
         try:
-            write_leaderboard(self.ledger.sweep_dir)
+            write_leaderboard(self.ledger.sweep_dir, self._known)
         except DataError as error:  # a table must not stop the jobs
             log.warning("%s", error)
         spent = time.monotonic() - began
@@ -256,7 +258,8 @@ class Sweep:
     def _print_table(self) -> None:
         """Print the best configurations."""
         try:
-            board = leaderboard(sorted(record.parent for record in self.ledger.sweep_dir.rglob("run.json")))
+            runs = sorted(record.parent for record in self.ledger.sweep_dir.rglob("run.json"))
+            board = leaderboard(runs, below=self.ledger.sweep_dir, known=self._known)
         except DataError as error:
             log.warning("%s", error)
             return

@@ -11,6 +11,7 @@ from typing import Any
 from fmx.errors import ConfigError, DataError
 from fmx.process.exits import Interrupted, last_signal
 from fmx.reporting.leaderboard_files import write_leaderboard
+from fmx.reporting.outcomes import KnownOutcomes
 from fmx.sweeps import slurm
 from fmx.sweeps.display import Display
 from fmx.sweeps.job import Job
@@ -133,6 +134,7 @@ class _Leaderboard:
 
     def __init__(self, sweep_dir: Path) -> None:
         self._sweep_dir = sweep_dir
+        self._known = KnownOutcomes()
         self._wait_until = 0.0
         self.due = False
 
@@ -143,7 +145,7 @@ class _Leaderboard:
             return
         try:
             with exclusive(self._sweep_dir):
-                write_leaderboard(self._sweep_dir)
+                write_leaderboard(self._sweep_dir, self._known)
         except (DataError, OSError) as error:  # a table must not stop the trials
             log.warning("the leaderboard was not written: %s", error)
         self.due = False
