@@ -194,6 +194,9 @@ def be_command(request: dict) -> None:
     os._exit(code)
 
 
+SEARCH = ("fmx.sweeps.search.study", "optuna.samplers", "optuna.visualization", "scipy.stats")  # more than a second
+
+
 def main() -> None:
     from fmx.sweeps import warm
 
@@ -204,6 +207,10 @@ def main() -> None:
     gc.freeze()  # a collection that looked through all of it would copy it into each command's process
     for line in sys.stdin:
         request = json.loads(line)
+        if any("sweeper=search" in each for each in request["arguments"]):
+            for name in SEARCH:
+                importlib.import_module(name)
+            gc.freeze()
         pid = os.fork()
         if pid == 0:
             child(request)
