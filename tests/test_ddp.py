@@ -71,9 +71,10 @@ def test_the_figures_are_those_of_one_device(alone, command):
 
 
 def test_a_multirun_trains_each_job_once(alone, command, tmp_path):
-    swept = command(
-        "-m", *DDP, FULL, SLOW, "trainer.max_epochs=4", "seed=1,2", "hydra.sweep.dir=sweep", cwd=tmp_path, env=here()
-    )
+    sweep = ["-m", *DDP, FULL, SLOW, "trainer.max_epochs=4", "seed=1,2", "hydra.sweep.dir=sweep"]
+    begun = tmp_path / "sweep/0/checkpoints/last.ckpt"
+    assert command(*sweep, cwd=tmp_path, env=here(), send=(begun, signal.SIGKILL)).returncode == -signal.SIGKILL
+    swept = command(*sweep, cwd=tmp_path, env=here())
     assert swept.returncode == 0, swept.stdout + swept.stderr
     assert_same_training(tmp_path / "sweep/1", alone)
     assert not history(tmp_path / "sweep/0").equals(history(alone)), "both seeds trained the same"

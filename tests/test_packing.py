@@ -10,6 +10,10 @@ import pytest
 import torch
 
 from fmx.sweeps import machine
+from fmx.sweeps.continuation import check_earlier_settings
+from fmx.sweeps.job import Job
+from fmx.sweeps.ledger import Ledger
+from fmx.sweeps.local import Sweep
 from fmx.training import hardware
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +38,21 @@ def test_jobs_divide_each_gpu_and_its_memory():
     ]
     distributed = machine.shares(None, jobs_per_gpu=4, **(ONE_EACH | {"processes": 2}))
     assert [each.env for each in distributed] == [{"FMX_GPU_SHARE": "0.2250"}] * 4  # each over both
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_sweep_that_goes_on_divides_them_again(tmp_path):
+    settings = {"workers": None, "threads": 1, "job_timeout_s": None, "fail_fast": False, "jobs_per_gpu": 2}
+    jobs = [Job(number, [], tmp_path, f"3-{number:032x}", accelerator="gpu") for number in range(8)]
+    ledger = Ledger(tmp_path, settings)
+    ledger.add(jobs)
+    ledger.write()  # and the command is killed
+    resumed = Ledger.read(tmp_path)
+    check_earlier_settings(resumed, allow=())
+    shares = Sweep(resumed).shares([resumed.job(entry) for entry in resumed.entries.values()])
+    assert [each.env for each in shares] == [
+        {"CUDA_VISIBLE_DEVICES": gpu, "FMX_GPU_SHARE": "0.4500"} for gpu in ("0", "GPU-5f", "0", "GPU-5f")
+    ]
 
 
 @pytest.mark.parametrize(("rank", "device"), [(None, 0), ("3", 1)])

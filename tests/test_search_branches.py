@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,6 +48,8 @@ KEYS = {
 
 def test_no_trial_has_a_key_of_another_branch_and_the_best_command_repeats_it(command, tmp_path):
     search = [*RUN, *BRANCHES, "hydra.sweeper.n_trials=3", "hydra.sweeper.startup=2"]
+    killed = command(*search, cwd=tmp_path, send=(tmp_path / "search/1/run.json", signal.SIGKILL))
+    assert killed.returncode == -signal.SIGKILL
     done = command(*search, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "in 4 of 4 branches" in done.stdout

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shlex
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -80,13 +81,22 @@ def test_what_fits_is_taken_over_once_and_the_rest_is_run(command, earlier):
     status = command("new", cwd=earlier, module="status")
     assert status.returncode == 0, status.stderr
 
-    # It goes on without another look at the earlier search, whose directory it has only read.
+    # It goes on without another look at the earlier search, whose directory it has only read, and after kill -9 too.
+    again = [*RUN, *NEW, "hydra.sweep.dir=killed"]
+    killed = command(*again, cwd=earlier, send=(earlier / "killed/1/run.json", signal.SIGKILL))
+    assert killed.returncode == -signal.SIGKILL
     assert contents(earlier / "old") == before
     (earlier / "old").rename(earlier / "moved")
-    resumed = command(*RUN, *NEW, cwd=earlier)
+    resumed, after_kill = command(*RUN, *NEW, cwd=earlier), command(*again, cwd=earlier)
     (earlier / "moved").rename(earlier / "old")
-    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    for each in (resumed, after_kill):
+        assert each.returncode == 0, each.stdout + each.stderr
     assert searched(earlier)["history"] == found["history"]
+    outcomes = [
+        [{key: trial.get(key) for key in ("params", "values", "from")} for trial in history]
+        for history in (found["history"], json.loads((earlier / "killed/search.json").read_text())["history"])
+    ]
+    assert outcomes[0] == outcomes[1]
 
 
 REFUSED = {

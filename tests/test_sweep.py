@@ -129,6 +129,19 @@ def test_a_sweep_that_is_killed_while_it_checks_its_jobs(tmp_path):
     wait_for(lambda: not alive(tmp_path), timeout_s=30)
 
 
+def test_a_sweep_that_is_killed_while_it_freezes_its_jobs(command, tmp_path):
+    """The same command goes on from what it has left, and the folder is no sweep until then."""
+    sweep = ["-m", "model=mlp", "seed=1,2,3", "data=digits", "trainer=smoke", "logger=none", "hydra.sweep.dir=sweep"]
+    assert command(*sweep, cwd=tmp_path, die_at_change=9).returncode == -signal.SIGKILL
+    frozen = [*(tmp_path / "sweep/jobs").iterdir()]
+    assert 0 < len(frozen) <= 3
+    assert not (tmp_path / "sweep/sweep.json").exists()
+    assert "is no sweep of fmx: it has no sweep.json" in command("--resume-sweep", "sweep", cwd=tmp_path).stderr
+    done = command(*sweep, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert status(tmp_path / "sweep") == dict.fromkeys("012", "completed")
+
+
 def test_a_signal_to_the_whole_process_group_of_a_sweep(tmp_path):
     """As `timeout` and service managers send it: every job saves its state all the same."""
     slow = "+callbacks.slow={_target_:faults.Slow}"
