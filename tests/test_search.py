@@ -293,8 +293,8 @@ import fmx.sweeps.search.report
 write_summary = fmx.sweeps.search.report.write_summary
 
 
-def interrupted(summary):
-    write_summary(summary)
+def interrupted(*arguments):
+    write_summary(*arguments)
     if not Path("sent").exists() and Path("search/0/metrics.json").exists():
         Path("sent").touch()
         while not Path("search/1/history.csv").exists():

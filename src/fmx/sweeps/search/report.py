@@ -1,5 +1,6 @@
 """What a search writes besides its trials: search.json, search.md, search.html; and which checkpoints it keeps."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from optuna.trial import TrialState
@@ -14,18 +15,23 @@ from fmx.sweeps.search.summary import Summary
 __all__ = ["keep_best", "write_page", "write_summary"]
 
 
-def write_summary(summary: Summary) -> None:
-    """Write search.json and search.md, under a lock: other commands of the study write them too."""
-    with exclusive(summary.sweep_dir):
-        write_json(summary.sweep_dir / "search.json", summary.plain())
-        _write(summary.sweep_dir / "search.md", _markdown(summary))
+def write_summary(sweep_dir: Path, current: Callable[[], Summary]) -> None:
+    """Write search.json and search.md of what `current` reads.
+
+    It reads under the lock under which all commands of the study write: none writes what another has made out of date.
+    """
+    with exclusive(sweep_dir):
+        summary = current()
+        write_json(sweep_dir / "search.json", summary.plain())
+        _write(sweep_dir / "search.md", _markdown(summary))
 
 
-def write_page(summary: Summary) -> None:
-    """Write search.html."""
-    page = html_page(summary)
-    with exclusive(summary.sweep_dir):
-        _write(summary.sweep_dir / "search.html", page)
+def write_page(sweep_dir: Path, current: Callable[[], Summary]) -> Summary:
+    """Write search.html of what `current` reads, and return that; see write_summary."""
+    with exclusive(sweep_dir):
+        summary = current()
+        _write(sweep_dir / "search.html", html_page(summary))
+        return summary
 
 
 def keep_best(summary: Summary, count: int | None) -> None:

@@ -219,7 +219,7 @@ def _run_trials(task: _Task, searcher: "Searcher", command: "Command") -> dict[i
     def summary() -> "Summary":
         return summarize(study.study, sweep_dir, options, command, wanted=study.num_trials)
 
-    write_summary(summary())  # from here on its command can be found
+    write_summary(sweep_dir, summary)  # from here on its command can be found
     log.info("search: %s by %s, %s · %s", ", ".join(space.distributions), options.sampler, options.goal, sweep_dir)
     log.info("%s", _disk(task))
     try:
@@ -235,11 +235,10 @@ def _run_trials(task: _Task, searcher: "Searcher", command: "Command") -> dict[i
         with closing(running):  # if the loop is left early, the trials save their states
             for ended in running:
                 trials.settle(ended)
-                write_summary(summary())
+                write_summary(sweep_dir, summary)
     finally:
-        last = summary()
-        write_summary(last)
-        write_page(last)
+        write_summary(sweep_dir, summary)
+        last = write_page(sweep_dir, summary)
         keep_best(last, task.config.sweep.keep_checkpoints)
     last.print_best()
     for line in last.lines():
