@@ -85,6 +85,7 @@ NOT_TYPED = {
     "sweeps/sweep_status.py:sweep_status": "test_status types it",
     "sweeps/search/study_status.py:command_to_go_on": "likewise",
     "runs/command_again.py:command_to_resume": "as runs/record.py:recording, which is typed here",
+    "sweeps/search/command.py:for_trial": "test_search_repeats and test_slurm_nodes type it",
     "sweeps/slurm.py:report_result": "test_slurm finds it",
     "commands/watch.py:watch": "ssh, to this machine",
     "sweeps/status.py:latest_sweep": "an example with what stands for a sweep",
@@ -287,7 +288,7 @@ def a_search(desk: Desk) -> None:
     search = ["-m", "hydra/sweeper=search", "hydra.sweeper.n_trials=1", "hydra.launcher.workers=1"]
     desk.run(*search, *SMALL, *choice, "hydra.sweep.dir=found")
     files = ["found/search.md", "found/search.html", "found/search.json"]
-    for place in ("sweeps/search/command.py:to_resume", "sweeps/search/command.py:for_trial"):
+    for place in ("sweeps/search/command.py:to_resume", "sweeps/search/command.py:_of_run"):
         desk.type(desk.shown(place, of=files))
 
 
@@ -352,7 +353,7 @@ SCENARIOS: dict[str, tuple[set[str], Callable[[Desk], None]]] = {
     ),
     "sweep": ({"sweeps/local.py:resume_command"}, a_sweep_that_failed),
     "foreign sweep": ({"sweeps/gate.py:_check_callbacks", "sweeps/gate.py:_check_config"}, a_sweep_from_elsewhere),
-    "search": ({"sweeps/search/command.py:to_resume", "sweeps/search/command.py:for_trial"}, a_search),
+    "search": ({"sweeps/search/command.py:to_resume", "sweeps/search/command.py:_of_run"}, a_search),
     "exported": ({"inference/export/model_card.py:model_card"}, an_exported_file),
     "refusals": (
         {

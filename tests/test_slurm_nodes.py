@@ -144,6 +144,31 @@ def test_a_trial_of_a_search_over_both_nodes_is_found_again_and_its_printed_comm
     assert "identical" in repeated.stdout, repeated.stdout + repeated.stderr
 
 
+CHOSEN_BY_FILE = """\
+# @package _global_
+defaults: [{override /hydra/sweeper: search}, {override /hydra/launcher: slurm}]
+hydra: {launcher: {poll_s: 0.5}, sweeper: {n_trials: 1, params: {optim.lr: "interval(0.001,0.01)"}}}
+"""
+
+
+def test_a_search_over_both_nodes_that_a_file_chooses_prints_a_command_with_srun(cluster, command, tmp_path):
+    (tmp_path / "my/experiment").mkdir(parents=True)
+    (tmp_path / "my/experiment/found.yaml").write_text(CHOSEN_BY_FILE)
+    trained = [*(word for word in DDP if word != SLOW), "trainer.num_nodes=2", "trainer.devices=1"]
+    search = ["-m", "--config-dir", "my", "experiment=found", "hydra.sweep.dir=sweep", *trained, "trainer.max_epochs=1"]
+    done = command(*search, cwd=tmp_path, env=cluster.env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    best = json.loads((tmp_path / "sweep/search.json").read_text())["best"][0]["command"]
+    tools = Path(sys.executable).parent
+    env = os.environ | cluster.env | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+    typed = subprocess.run(
+        best, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert typed.returncode == 0, best + typed.stdout + typed.stderr
+    (again,) = tmp_path.glob("sweep_*")
+    assert_same_training(again, tmp_path / "sweep/0")
+
+
 def test_a_search_that_srun_starts_on_both_nodes(cluster, tmp_path):
     search = [
         sys.executable, "-m", "fmx.run", "-m", "hydra/sweeper=search", *DIGITS, "trainer.max_epochs=1", "model=mlp",

@@ -36,9 +36,9 @@ def command_again(run: Run) -> str:
     typed = [each for each in overrides if not each.startswith((*START_OPTIONS, PRUNING))]
     trainer = trainer_of(run)
     sweep = _hydra(run.path.parent / "multirun.yaml") if trainer else {}
-    if str(sweep.get("launcher", {}).get("_target_")).endswith(SLURM):
-        sources = _source_options(run, in_a_sweep=True)
-        return printed_command("python", "-m", "fmx.run", "-m", *sources, *through_slurm(sweep), *typed)
+    launcher = through_slurm(sweep) if str(sweep.get("launcher", {}).get("_target_")).endswith(SLURM) else None
+    if launcher is not None:
+        return printed_command("python", "-m", "fmx.run", "-m", *_source_options(run), *launcher, *typed)
     start, needs_folder = start_on_machines(trainer, _host(run))
     folder = [override("hydra.run.dir", run.path.with_name(f"{run.path.name}_again"))] if needs_folder else []
     return printed_command(*start, *_source_options(run), *typed, *folder)
@@ -64,20 +64,28 @@ def trainer_of(run: Run) -> dict[str, Any]:
     return {"num_nodes": nodes, "devices": processes // nodes, "accelerator": str(trainer.get("accelerator"))}
 
 
-def through_slurm(hydra: Mapping[str, Any]) -> list[str]:
-    """The overrides by which SLURM runs a command's jobs as those of `hydra`: a sweep's, which started there."""
+def through_slurm(hydra: Mapping[str, Any]) -> list[str] | None:
+    """The overrides by which SLURM runs a command's jobs as those of `hydra`: of a sweep or search that started there.
+
+    None where an experiment file chose the search, whose settings no other sweeper takes.
+    """
     typed = [str(each) for each in hydra.get("overrides", {}).get("hydra", [])]
-    launcher = [each for each in typed if each.startswith(("hydra/launcher=", "hydra.launcher."))]
+    if _searches_by_file(hydra):
+        return None
+    return [each for each in typed if each.startswith(("hydra/launcher=", "hydra.launcher."))]
+
+
+def _searches_by_file(hydra: Mapping[str, Any]) -> bool:
+    typed = [str(each) for each in hydra.get("overrides", {}).get("hydra", [])]
     searches = str(hydra.get("sweeper", {}).get("_target_")).endswith(SEARCH)
-    of_file = searches and not any(each.startswith("hydra/sweeper=") for each in typed)
-    return [*(["hydra/sweeper=basic"] if of_file else []), *launcher]  # or the experiment file would search again
+    return searches and not any(each.startswith("hydra/sweeper=") for each in typed)
 
 
 def _host(run: Run) -> str:
     return printable(run.record.get("host") or "FIRST_HOST")
 
 
-def _source_options(run: Run, *, in_a_sweep: bool = False) -> Iterator[str]:
+def _source_options(run: Run) -> Iterator[str]:
     """The options that say where the configuration was composed from, besides fmx's own."""
     hydra = _hydra(run.path / ".hydra" / "hydra.yaml")
     name, folders = _name_and_folders(hydra)
@@ -93,9 +101,7 @@ def _source_options(run: Run, *, in_a_sweep: bool = False) -> Iterator[str]:
         yield from ("--config-dir", folder)
     hydra_overrides = [str(each) for each in hydra.get("overrides", {}).get("hydra", [])]
     yield from (each for each in hydra_overrides if each.startswith("hydra.searchpath="))
-    searches = str(hydra.get("sweeper", {}).get("_target_")).endswith(SEARCH)
-    typed = any(each.startswith("hydra/sweeper=") for each in hydra_overrides)
-    if searches and not typed and not in_a_sweep:
+    if _searches_by_file(hydra):
         yield "hydra.mode=RUN"  # or the experiment file would start a search again
 
 

@@ -191,7 +191,8 @@ def _run(task: _Task, searcher: "Searcher") -> dict[int, str]:
     """Run trials until there are enough, and report; returns the errors of the failed ones by number."""
     from fmx.sweeps.search.command import Command
 
-    on_nodes = any(each.resolved["trainer"].get("num_nodes", 1) > 1 for each in task.checked)
+    trainers = (each.resolved["trainer"] for each in task.checked)
+    on_nodes = next((each for each in trainers if each.get("num_nodes", 1) > 1), None)
     command = Command(task.config, list(task.fixed.values()), task.space, task.runs, on_nodes=on_nodes)
     with advice(lambda: f"to go on: {command.to_resume}"):
         return _run_trials(task, searcher, command)
