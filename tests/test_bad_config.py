@@ -1,9 +1,14 @@
 """Wrong commands and configurations: one plain line, exit code 2, and nothing written."""
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+
+from fmx.config.hydra_errors import likely_keys
+from fmx.config.layout import ROOT_KEYS
 
 LISTED = "three_conv, timm, two_conv"  # the end of the list of models
 
@@ -13,6 +18,8 @@ COMMAND_LINE = {
     "model=dilatd": ["model=dilatd", "did you mean 'dilated'?", LISTED],
     "experiment=mlp_sdg": ["no experiment 'mlp_sdg'", "did you mean 'mlp_sgd'?", "three_conv_adam"],
     "callbacks=[default,emaa]": ["no callbacks 'emaa'", "did you mean 'ema'?", "early_stopping"],
+    "seeds=3": ["no key 'seeds'", "did you mean 'hydra.sweeper.seeds' with hydra/sweeper=search?"],
+    "hydra.sweeper.n_trials=3": ["hydra.sweeper has no key 'n_trials'", "with hydra/sweeper=search?"],
     "modl=dilated": ["modl", "did you mean 'model'?"],
     "optm.lr=0.1": ["optm", "did you mean 'optim'?"],
     "optim.lrr=0.1": ["optim.lrr", "did you mean 'lr'?", "weight_decay", "+optim.KEY=VALUE"],
@@ -157,6 +164,10 @@ CODE = {
     "my_unreadable_net.py": "def Net(:\n",
     "my_nets.py": """
 import torch
+from omegaconf import OmegaConf
+
+from fmx.config.hydra_errors import likely_keys
+from fmx.config.layout import ROOT_KEYS
 from torch import nn
 
 DEPTH = 3
@@ -247,6 +258,16 @@ def test_on_the_command_line(command, tmp_path, line):
     data = "data=fashion_mnist" if "train.images" in line else "data=digits"
     said = refusal(command(data, "model=mlp", *line.split(" "), cwd=tmp_path), tmp_path)
     assert [part for part in COMMAND_LINE[line] if part not in said] == [], said
+
+
+def test_the_settings_of_launchers_and_sweepers_are_found_by_their_names_alone():
+    for name in ("pruning", "rank", "from_study", "n_trials", "trials", "timeout_min", "jobs_per_gpu", "partition"):
+        said = likely_keys(name, name, ROOT_KEYS, None)
+        assert re.match(r"; did you mean 'hydra\.(sweeper|launcher)\.\w+' with hydra/\1=\w+\?", said), said
+    assert "'data.folds'" in likely_keys("folds", "folds", ROOT_KEYS, OmegaConf.create({"data": {"folds": None}}))
+    assert "'hydra/sweeper'" in likely_keys("sweeper", "sweeper", ROOT_KEYS, None), "not sweep, which is a key"
+    of_local = likely_keys("hydra.launcher.jobs_per_gpu", "jobs_per_gpu", ["timeout_min"], None)
+    assert of_local == "; did you mean 'hydra.launcher.jobs_per_gpu' with hydra/launcher=local?"
 
 
 @pytest.mark.parametrize("line", USERS_OWN)

@@ -83,7 +83,7 @@ NOT_TYPED = {
     "sweeps/search/options.py:read_options": "likewise",
     "sweeps/slurm_queue.py:check_installed": "likewise",
     "sweeps/sweep_status.py:sweep_status": "test_status types it",
-    "sweeps/search/study_status.py:command_to_go_on": "likewise",
+    "sweeps/search/summary_file.py:command_to_go_on": "likewise",
     "runs/command_again.py:command_to_resume": "as runs/record.py:recording, which is typed here",
     "sweeps/search/command.py:for_trial": "test_search_repeats and test_slurm_nodes type it",
     "sweeps/slurm.py:report_result": "test_slurm finds it",

@@ -1,6 +1,7 @@
 """A search whose trials are several runs: with other seeds, or with other folds held out."""
 
 import json
+import re
 import shlex
 from math import fsum
 from statistics import mean
@@ -9,10 +10,13 @@ import pandas as pd
 import pytest
 from scipy.stats import t as student
 
+from fmx.runs.record import write_json
 from fmx.sweeps.search.heartbeat import Searcher
 from fmx.sweeps.search.options import Objective, Options
+from fmx.sweeps.search.recorded import recorded_summary
 from fmx.sweeps.search.repeats import interval
 from fmx.sweeps.search.study import RunningTrial, SharedStudy
+from fmx.sweeps.search.study_status import search_status
 from fmx.sweeps.search.summary import summarize
 from test_search import LR, OPTIONS, RUN, SPACE, records, searched, started, status_of, wait_until  # noqa: F401
 
@@ -73,6 +77,8 @@ def test_killed_and_resumed_no_seed_is_repeated_and_the_best_command_repeats_all
     done = command(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "search/0/run.json").read_text() == before
+    counted = re.findall(r"^\[(\d)/6\] #", done.stdout, re.MULTILINE)
+    assert [int(each) for each in counted] == [*range(7 - len(counted), 7)], done.stdout
     runs = records(tmp_path)
     assert [runs[number]["seed"] for number in range(6)] == [4, 5] * 3
     assert {run["status"] for run in runs.values()} == {"completed"}
@@ -88,6 +94,7 @@ def test_killed_and_resumed_no_seed_is_repeated_and_the_best_command_repeats_all
     assert [*board["n"]] == [2, 2, 2]
     assert max(board["val_accuracy_mean"]) == pytest.approx(best["values"]["val/accuracy"])
     assert f"{best['values']['val/accuracy']:.6g}, the mean of 2 runs (95 % interval" in done.stdout
+    assert re.search(r"^trial +val/accuracy +95 % interval +chosen$", done.stdout, re.MULTILINE)
     page = (tmp_path / "search/search.md").read_text()
     assert "| runs |" in page
 
@@ -127,7 +134,12 @@ def test_folds_and_what_pruning_spares(command, tmp_path):
     assert len(rows) == 3
     status = command("search", module="status", cwd=tmp_path)
     assert status.returncode == 0, status.stderr
-    assert f"{len(records(tmp_path))} completed" in status.stdout
+    title, counts, named = status.stdout.splitlines()
+    assert title.endswith("search, 3 of 3 trials begun, 3 runs each")
+    assert counts == f"{len(records(tmp_path))} completed"
+    assert f"(trial {found['best'][0]['trial']} " in named, "its runs are jobs with other numbers"
+    more = command(*RUN, *space, *prune, "hydra.sweeper.rank=confidence_bound", "--dry-run", cwd=tmp_path)
+    assert "about 0 bytes of disk" in more.stdout, "all is there"
 
 
 def run_trials(folder, values, **options):
@@ -177,6 +189,10 @@ def test_ranking_by_the_worse_end_of_the_interval(tmp_path):
     assert len(ran) == 6
     assert mean(losses[0]) < mean(losses[1])
     assert summary.best[0].number == 1
+    for written, number in (("confidence_bound", 1), ("mean", 0), ([1], 0), (None, 0)):
+        write_json(tmp_path / "search.json", {"rank": written} if written else {})
+        assert recorded_summary(tmp_path).best[0].number == number, "fmx watch names another one"
+        assert f"(trial {number} " in search_status(tmp_path).best
     expected = student.interval(0.95, 2, loc=0.16, scale=0.01 / 3**0.5)
     assert summary.interval(summary.best[0]) == pytest.approx(expected)
     folds = Options(**(OPTIONS | {"folds": 2, "seeds": 2} | rank))  # s² (1 / n + 1 / (folds - 1))

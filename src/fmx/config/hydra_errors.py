@@ -39,11 +39,15 @@ def likely_keys(key: str, last: str, siblings: Iterable[str], node: Container | 
     last: the unknown part of the key. siblings: the keys at its level. node: any node of the configuration.
     """
     names = list(siblings)
-    if key.startswith("hydra.") or difflib.get_close_matches(last, names, n=1, cutoff=VERY_CLOSE):
-        return nearest(last, names)
-    from fmx.config.key_names import suggest_keys  # reads all of conf/
+    from fmx.config.key_names import is_known_elsewhere, settings_of_members, suggest_keys  # read all of conf/
 
-    found = suggest_keys(key, root_of(node))
+    settings = settings_of_members(root_of(node))
+    same = [name for name in settings if name.rpartition(".")[2] == last]
+    in_hydra, is_alone = key.startswith("hydra."), last == key
+    is_known = bool(same) if in_hydra else is_alone and (bool(same) or is_known_elsewhere(last))
+    if not is_known and (in_hydra or difflib.get_close_matches(last, names, n=1, cutoff=VERY_CLOSE)):
+        return nearest(last, names)
+    found = suggest_keys(same[0] if in_hydra else key, root_of(node))
     quoted_names = [name if "'" in name else repr(name) for name in found]
     return f"; did you mean {' or '.join(quoted_names)}?" if quoted_names else nearest(last, names, cutoff=CLOSE)
 
@@ -131,11 +135,12 @@ def _bad_key(cause: OmegaConfBaseException, raised: BaseException) -> ConfigErro
         return _unresolved(key, cause)
     if key.startswith("hydra.sweeper.params."):
         return ConfigError("hydra.sweeper.params is for experiment files; here write KEY=A,B or 'KEY=interval(A,B)'")
-    if "is not in struct" in str(cause.msg):
+    of_hydra = key.startswith("hydra.") and re.match(r"Key '.*' not in '\w+'", str(cause.msg)) is not None
+    if of_hydra or "is not in struct" in str(cause.msg):
         where, _, last = key.rpartition(".")
         siblings = [str(name) for name in cause.parent_node or [] if name != "hydra" and not str(name).startswith("_")]
         keys = f" Keys: {', '.join(siblings)}" if siblings else ""
-        add = f" (+{where}.KEY=VALUE adds one that the YAML does not list)" if where else ""
+        add = f" (+{where}.KEY=VALUE adds one that the YAML does not list)" if where and not of_hydra else ""
         typed = re.match(r"Could not override '[+~]*([^']+)'", str(raised))
         full = typed[1] if typed and f"{typed[1]}.".startswith(f"{key}.") else key
         likely = likely_keys(full, last, siblings, cause.parent_node)

@@ -13,7 +13,15 @@ from fmx.config.bounded_files import read_yaml
 from fmx.config.conf_dir import CONF_DIR
 from fmx.errors import DataError
 
-__all__ = ["choices_named", "is_key", "members", "nearest_member", "suggest_keys"]
+__all__ = [
+    "choices_named",
+    "is_key",
+    "is_known_elsewhere",
+    "members",
+    "nearest_member",
+    "settings_of_members",
+    "suggest_keys",
+]
 
 # Names for these keys in other programs and tutorials, in lower case with underscores.
 KNOWN_AS = {
@@ -51,6 +59,12 @@ KNOWN_AS = {
     "hydra.run.dir": ["name", "run_name", "run_id", "exp_name", "experiment_name", "out", "output", "output_dir",
                       "outdir", "out_dir", "save_dir", "log_dir", "logdir", "work_dir", "dir"],
     "hydra.launcher.workers": ["jobs", "n_jobs", "num_jobs", "parallel"],
+    "hydra.sweeper.n_trials": ["trials", "num_trials", "max_trials"],
+    "hydra.sweeper.pruning": ["pruner", "prune"],
+    "hydra.launcher.timeout_min": ["walltime", "time_limit"],
+    "hydra/launcher": ["launcher"],
+    "hydra/sweeper": ["sweeper"],
+    "schedule.warmup_epochs": ["warmup"],
     "model": ["network", "net", "arch", "architecture", "backbone", "model_name"],
     "data": ["dataset", "datamodule", "dataset_name", "datasets"],
     "optim": ["optimizer", "optimiser", "opt", "solver"],
@@ -93,6 +107,8 @@ MEMBERS_KNOWN_AS = {
 SYNONYMS = {synonym: name for name, synonyms in KNOWN_AS.items() for synonym in synonyms}
 MANY = 3  # suggestions in one message
 LETTERS = 3  # minimum length of a meaningful part of a name
+NO_SETTINGS = {"mode", "params", "seed"}  # of launchers and sweepers: names that mean something else alone
+MISSING = object()
 CLOSE = 0.8  # difflib's cutoff: below it, words have little in common
 
 
@@ -106,18 +122,20 @@ def suggest_keys(key: str, config: Container | None = None) -> list[str]:
     plain: Any = OmegaConf.to_container(config, resolve=False) if config is not None else {}
     here = [name for name, _ in _leaves({each: plain[each] for each in plain if each != "hydra"})]
     elsewhere = {name: member for name, member in _keys_of_members().items() if name not in set(here)}
+    settings = settings_of_members(config)
     group, dot, rest = key.partition(".")
     last = key.rpartition(".")[2]
     if found := _exact_names(key, f"{SYNONYMS.get(group, group)}.{rest}" if dot else "", {*here, *elsewhere}):
-        return _with_members(found, elsewhere)
+        return _with_members(found, elsewhere | settings)
     for keys in (here, [*elsewhere]):
         same = [name for name in keys if name.rpartition(".")[2].lower() == last and name != key]
         if same:
             same.sort(key=lambda name: (name.partition(".")[0] != group, name.count("."), name))
-            return _with_members(same[:MANY], elsewhere)
-    names = {name.rpartition(".")[2]: name for name in [*elsewhere, *reversed(here), *_groups()]}
-    close = difflib.get_close_matches(last, [*SYNONYMS, *names], n=1, cutoff=CLOSE)
-    return _with_members([SYNONYMS.get(close[0]) or names[close[0]]], elsewhere) if close else []
+            also = [] if dot else [name for name in settings if name.rpartition(".")[2] == last]
+            return _with_members([*same[:MANY], *also], elsewhere | settings)
+    names = {name.rpartition(".")[2]: name for name in [*settings, *elsewhere, *reversed(here), *_groups()]}
+    close = [last] if last in names else difflib.get_close_matches(last, [*SYNONYMS, *names], n=1, cutoff=CLOSE)
+    return _with_members([SYNONYMS.get(close[0]) or names[close[0]]], elsewhere | settings) if close else []
 
 
 def _exact_names(key: str, renamed: str, keys: set[str]) -> list[str]:
@@ -132,6 +150,11 @@ def _exact_names(key: str, renamed: str, keys: set[str]) -> list[str]:
     if last in SYNONYMS:
         return [SYNONYMS[last]]
     return choices_named(key)[:MANY]
+
+
+def is_known_elsewhere(name: str) -> bool:
+    """Whether other programs have this name for a key or a group."""
+    return name in SYNONYMS
 
 
 def choices_named(name: str) -> list[str]:
@@ -172,7 +195,7 @@ def _choice(group: str, member: str) -> str:
 
 
 def _with_members(keys: list[str], elsewhere: Mapping[str, str]) -> list[str]:
-    return [f"{key!r} with {elsewhere[key]}" if key in elsewhere else key for key in keys]
+    return [f"{key!r} with {elsewhere[key]}" if elsewhere.get(key) else key for key in keys]
 
 
 @cache
@@ -194,6 +217,26 @@ def _keys_of_members() -> dict[str, str]:
         for key, _ in _leaves(values):
             choices[f"{group}.{key}"].append(_choice(group, name))
     return {key: " or ".join(members[:MANY]) for key, members in choices.items()}
+
+
+def settings_of_members(config: Container | None = None) -> dict[str, str]:
+    """Each key of a launcher or a sweeper, with the overrides that choose those that have it.
+
+    config: the composed configuration; what its own launcher and sweeper have has the empty text.
+    """
+    choices = defaultdict[str, list[str]](list)
+    for file in sorted(CONF_DIR.glob("hydra/*/*.yaml")):
+        group = file.parent.name
+        if group in {"launcher", "sweeper"}:
+            for name in read_yaml(file):
+                if not str(name).startswith("_") and name not in NO_SETTINGS:
+                    choices[f"hydra.{group}.{name}"].append(f"hydra/{group}={file.stem}")
+    chosen = {
+        name
+        for name in choices
+        if isinstance(config, Container) and OmegaConf.select(config, name, default=MISSING) is not MISSING
+    }
+    return {name: "" if name in chosen else " or ".join(members) for name, members in choices.items()}
 
 
 def _leaves(node: dict[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:

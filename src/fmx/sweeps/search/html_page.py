@@ -48,7 +48,8 @@ def html_page(summary: Summary, *, live: Live | None = None) -> str:
         best=[
             {
                 "trial": trial.number,
-                "metrics": ", ".join(f"{name} {value:.6g}" for name, value in summary.by_metric(trial.values).items()),
+                "metrics": ", ".join(f"{name} {value:.6g}" for name, value in summary.by_metric(trial.values).items())
+                + summary.spread(trial),
                 "command": summary.command.for_trial(trial.params),
             }
             for trial in summary.best

@@ -64,7 +64,8 @@ class Options:
     @property
     def goal(self) -> str:
         """The objectives in words."""
-        return ", ".join(f"{each.metric} {each.direction}d" for each in self.objectives)
+        ranked = "" if self.rank == "mean" else ", ranked by the worse end of its 95 % interval"
+        return ", ".join(f"{each.metric} {each.direction}d" for each in self.objectives) + ranked
 
 
 def require_optuna() -> None:

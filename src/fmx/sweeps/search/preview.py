@@ -25,19 +25,20 @@ def disk_in_words(
     space: Space,
     *,
     known: Sequence[FrozenTrial],
+    num_begun: int,
     largest: int,
     keep: int | None,
 ) -> str:
-    """Describe the disk space that all trials take.
+    """Describe the disk space that the trials take which have not begun yet.
 
-    known: trials of earlier studies, which are not run. largest: bytes of a run's checkpoints, at most. keep:
-    sweep.keep_checkpoints.
+    known: trials of earlier studies, which are not run. num_begun: trials that the study has already. largest: bytes
+    of a run's checkpoints, at most. keep: sweep.keep_checkpoints.
     """
     total = _num_trials(options, space, known)
     if total is None:
         return f"each run at most {in_words(largest + REST_BYTES, sweep_dir)}"
     each = options.runs_per_trial
-    return f"at most {runs_in_words([largest] * total * each, sweep_dir, keep=keep, of_each=each)}"
+    return f"at most {runs_in_words([largest] * max(0, total - num_begun) * each, sweep_dir, keep=keep, of_each=each)}"
 
 
 def _num_trials(options: Options, space: Space, known: Sequence[FrozenTrial]) -> int | None:

@@ -9,8 +9,8 @@ from fmx.runs.command_again import command_again
 from fmx.runs.run_dir import open_run
 from fmx.sweeps.search.options import PRUNINGS, RULES, SAMPLERS, Objective, Options
 from fmx.sweeps.search.study import SETTINGS, is_own, origin, recorded_study
-from fmx.sweeps.search.study_status import command_to_go_on
 from fmx.sweeps.search.summary import Summary, summarize
+from fmx.sweeps.search.summary_file import command_to_go_on, rank_of
 
 __all__ = ["recorded_summary"]
 
@@ -40,6 +40,7 @@ def recorded_summary(sweep_dir: Path) -> Summary:
         reduction=2,
         seeds=seeds,
         folds=folds,
+        rank=rank_of(sweep_dir),
     )
     command = _RecordedCommand(sweep_dir, study.get_trials(deepcopy=False), options.runs_per_trial)
     return summarize(study, sweep_dir, options, command)

@@ -171,20 +171,20 @@ def _preview(task: _Task) -> None:
     from fmx.sweeps.search.study import num_begun
 
     begun = num_begun(task.sweep_dir, task.options, task.space, fixed=task.fixed)
-    preview(
-        task.sweep_dir, task.options, task.space, known=_known(task), num_begun=begun, disk=_disk(task), runs=task.runs
-    )
+    disk = _disk(task, begun)
+    preview(task.sweep_dir, task.options, task.space, known=_known(task), num_begun=begun, disk=disk, runs=task.runs)
     log.info("dry run: nothing was started or written")
 
 
-def _disk(task: _Task) -> str:
-    """A text on the disk space that the trials take."""
+def _disk(task: _Task, num_begun: int) -> str:
+    """A text on the disk space that the trials take which have not begun yet."""
     from fmx.sweeps.disk import checkpoint_bytes
     from fmx.sweeps.search.preview import disk_in_words
 
     largest = max(checkpoint_bytes(each.resolved) for each in task.checked)
     keep = task.config.sweep.keep_checkpoints
-    return disk_in_words(task.sweep_dir, task.options, task.space, known=_known(task), largest=largest, keep=keep)
+    facts: dict[str, Any] = {"known": _known(task), "num_begun": num_begun, "largest": largest, "keep": keep}
+    return disk_in_words(task.sweep_dir, task.options, task.space, **facts)
 
 
 def _run(task: _Task, searcher: "Searcher") -> dict[int, str]:
@@ -222,13 +222,14 @@ def _run_trials(task: _Task, searcher: "Searcher", command: "Command") -> dict[i
 
     write_summary(sweep_dir, summary)  # from here on its command can be found
     log.info("search: %s by %s, %s · %s", ", ".join(space.distributions), options.sampler, options.goal, sweep_dir)
-    log.info("%s", _disk(task))
+    if study.num_trials is None or study.num_trials > study.num_begun:
+        log.info("%s", _disk(task, study.num_begun))
     try:
         running = run_trials(
             trials.claimed(),
             task.launcher,
             num_jobs=num_jobs,
-            num_begun=study.num_jobs_begun,
+            num_ended=study.num_jobs_ended,
             labelled=trials.labelled,
             in_queue=trials.in_queue,
             submitted=study.submitted,

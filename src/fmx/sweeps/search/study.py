@@ -167,9 +167,10 @@ class SharedStudy:
         return None if self.num_trials is None else self.num_trials * self._options.runs_per_trial
 
     @property
-    def num_jobs_begun(self) -> int:
-        """How many runs have been begun, by all commands."""
-        return sum(map(num_given, self._own()))
+    def num_jobs_ended(self) -> int:
+        """How many runs have ended, by all commands."""
+        running = TrialState.RUNNING
+        return sum(len(run_values(each)) if each.state == running else num_given(each) for each in self._own())
 
     @property
     def num_begun(self) -> int:

@@ -1,14 +1,11 @@
 """The state of a search, from its study, its run directories and its commands' heartbeats; nothing is written."""
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from fmx.config.bounded_files import read_json
-from fmx.config.printed_command import printed_command
 from fmx.errors import DataError
 from fmx.process.table import printable
 from fmx.runs.run_dir import open_run
@@ -16,6 +13,7 @@ from fmx.runs.settings import show
 from fmx.sweeps import slurm_queue as queue
 from fmx.sweeps.job_status import JobStatus, Status, estimate, run_state
 from fmx.sweeps.search.heartbeat import living
+from fmx.sweeps.search.recorded import recorded_summary
 from fmx.sweeps.search.space import by_key
 from fmx.sweeps.search.study import (
     ERROR,
@@ -30,13 +28,11 @@ from fmx.sweeps.search.study import (
     recorded_study,
     runs_per_trial,
 )
+from fmx.sweeps.search.summary_file import command_to_go_on, num_wanted, rank_of
 
-__all__ = ["command_to_go_on", "search_status"]
+__all__ = ["search_status"]
 
 ENDED = {TrialState.COMPLETE: "completed", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-MAX_BYTES = 256_000_000  # of search.json: some hundred per report of a trial
-STARTS = (["python", "-m", "fmx.run"], ["fmx"])
-MANY = 1_000_000
 
 
 def search_status(sweep_dir: Path) -> Status:
@@ -52,7 +48,7 @@ def search_status(sweep_dir: Path) -> Status:
     places = queue.places(submitted, queue.slurm_folder(sweep_dir))
     facts: dict[str, Any] = {"num_runs": num_runs, "sweep_dir": sweep_dir, "metrics": metrics, "commands": commands}
     jobs = [_job(trial, index, at=places or {}, **facts) for trial, index in given]
-    wanted = _wanted(sweep_dir)
+    wanted = num_wanted(sweep_dir)
     num_more = max(0, (wanted or 0) * num_runs - len(given)) if commands else 0
     num_running = sum(job.state == "running" for job in jobs)
     left_s, left_from = estimate(jobs, num_parallel=num_running, num_more=num_more)
@@ -63,41 +59,23 @@ def search_status(sweep_dir: Path) -> Status:
         notes.append(f"{len(commands)} commands share the study")
     complete = [trial for trial in everything if trial.state == TrialState.COMPLETE]
     best = study.best_trials if complete else []
-    best = best if len(metrics) > 1 else best[:1]
+    if len(metrics) == 1:
+        # The mean's own interval is read where it ranks.
+        best = best[:1] if rank_of(sweep_dir) == "mean" else [*recorded_summary(sweep_dir).best]
     is_done = wanted is not None and sum(trial.state in ENDED for trial in trials) >= wanted
     return Status(
         path=sweep_dir,
         kind="search",
-        title=f"search, {len(trials)}{f' of {wanted}' if wanted else ''} trials begun",
+        title=_title(len(trials), wanted, num_runs),
         jobs=jobs,
         is_alive=bool(commands),
-        best=_in_words(best, metrics),
+        best=_in_words(best, metrics, num_runs),
         best_jobs=[str(trial.number * num_runs) for trial in best if is_own(trial)],
         left_s=left_s,
         left_from=left_from,
         notes=notes,
         go_on=None if commands or is_done else command_to_go_on(sweep_dir),
     )
-
-
-def command_to_go_on(sweep_dir: Path) -> str | None:
-    """The recorded command of a search, each word quoted anew; None where none is recorded, or it is none of fmx."""
-    try:
-        words = shlex.split(str(read_json(sweep_dir / "search.json", at_most=MAX_BYTES)["command"]))
-    except (DataError, KeyError, ValueError):
-        return None
-    if not any(words[: len(start)] == start for start in STARTS):
-        return None
-    return printed_command(*map(printable, words))
-
-
-def _wanted(sweep_dir: Path) -> int | None:
-    """How many trials the newest command wanted in all; None where that is not recorded, or only time ends it."""
-    try:
-        wanted = read_json(sweep_dir / "search.json", at_most=MAX_BYTES)["wanted"]
-    except (DataError, KeyError, TypeError):
-        return None
-    return wanted if type(wanted) is int and 0 < wanted <= MANY else None
 
 
 def _slurm_job(trial: FrozenTrial, index: int) -> str | None:
@@ -150,16 +128,21 @@ def _job(
     return run_state(run, name, what, state=state, **slurm)
 
 
-def _in_words(best: list[FrozenTrial], metrics: list[str]) -> str:
+def _title(num_begun: int, wanted: int | None, num_runs: int) -> str:
+    begun = f"search, {num_begun}{f' of {wanted}' if wanted else ''} trials begun"
+    return begun if num_runs == 1 else f"{begun}, {num_runs} runs each"
+
+
+def _in_words(best: list[FrozenTrial], metrics: list[str], num_runs: int) -> str:
     """The best trial in words, or the number of those on the Pareto front."""
     if not best:
         return ""
+    mark = "#" if num_runs == 1 else "trial "  # jobs have other numbers than trials then
     if len(metrics) > 1:
-        return (
-            f"{len(best)} trials that no other beats in every metric: {', '.join(f'#{each.number}' for each in best)}"
-        )
+        numbers = ", ".join(f"{mark}{each.number}" for each in best)
+        return f"{len(best)} trials that no other beats in every metric: {numbers}"
     what = " ".join(f"{show(key)}={show(value)}" for key, value in by_key(best[0].params).items())
-    return f"{show(metrics[0])} {(best[0].values or [0.0])[0]:.6g} (#{best[0].number} {what}{_from(best[0])})"
+    return f"{show(metrics[0])} {(best[0].values or [0.0])[0]:.6g} ({mark}{best[0].number} {what}{_from(best[0])})"
 
 
 def _from(trial: FrozenTrial) -> str:

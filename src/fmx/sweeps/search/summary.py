@@ -87,6 +87,7 @@ class Summary:
             "direction": [each.direction for each in options.objectives],
             "sampler": options.sampler,
             "pruning": options.pruning,
+            "rank": options.rank,
             "command": self.command.to_resume,
             "wanted": self.wanted,
             "trials": {"begun": len(self.trials) - self.num_taken_over, **self.counts},
@@ -175,13 +176,20 @@ class Summary:
             cells = [str(trial.number), STATES[trial.state]]
             cells += [f"{values[metric]:.6g}" if values else "" for metric in metrics]
             if several:
-                ends = self.interval(trial)
-                cells.append(f"{ends.low:.6g} to {ends.high:.6g}" if ends else "")
+                cells += self._interval_cell(trial)
                 cells.append(" ".join(run_dir.name for run_dir in self.completed_runs(trial)))
             params = by_key(trial.params)
             cells += [show(params[key]) if key in params else "" for key in keys]
             rows.append([*cells, printable(self._note(trial))])
-        return ["trial", "state", *metrics, *(["95 % interval", "runs"] if several else []), *keys, "note"], rows
+        return ["trial", "state", *metrics, *self._interval_head, *(["runs"] if several else []), *keys, "note"], rows
+
+    @property
+    def _interval_head(self) -> list[str]:
+        return ["95 % interval"] if self.options.runs_per_trial > 1 else []
+
+    def _interval_cell(self, trial: FrozenTrial) -> list[str]:
+        ends = self.interval(trial)
+        return [f"{ends.low:.6g} to {ends.high:.6g}" if ends else "" for _ in self._interval_head]
 
     def _note(self, trial: FrozenTrial) -> str:
         """Where a trial is from, or why it has no values."""
@@ -214,9 +222,9 @@ class Summary:
         for trial in completed[:BEST]:
             chosen = " ".join(f"{key}={show(value)}" for key, value in by_key(trial.params).items())
             values = [f"{value:.6g}" for value in self.by_metric(trial.values).values()]
-            rows.append([str(trial.number), *values, chosen])
+            rows.append([str(trial.number), *values, *self._interval_cell(trial), chosen])
         print()
-        print_metrics(["trial", *metrics, "chosen"], rows)
+        print_metrics(["trial", *metrics, *self._interval_head, "chosen"], rows)
         print()
         sys.stdout.flush()
 

@@ -85,14 +85,14 @@ def run_trials(
     settings: Mapping[str, Any],
     *,
     num_jobs: int | None,
-    num_begun: int,
+    num_ended: int,
     labelled: Callable[[Job], Job],
     in_queue: Mapping[int, str],
     submitted: Callable[[int, str], None],
 ) -> Generator[Ended]:
     """Run jobs in parallel, each taken when a worker is free, and yield each as it ends.
 
-    settings: of hydra.launcher. num_jobs, num_begun: of the study; None if unknown. in_queue, submitted: as for
+    settings: of hydra.launcher. num_jobs, num_ended: of the study; None if unknown. in_queue, submitted: as for
     `make_pool`. Ctrl-C lets running jobs save their states, and so does SIGTERM, but for SLURM jobs, which go on.
     """
     first = next(jobs, None)
@@ -100,7 +100,7 @@ def run_trials(
         return
     pool, parallel = make_pool(settings, first[0], num_jobs=num_jobs, in_queue=in_queue, submitted=submitted)
     leaderboard = _Leaderboard(first[0].sweep_dir)
-    with Display(num_jobs, num_begun, parallel, log.info) as display, pool:
+    with Display(num_jobs, num_ended, parallel, log.info) as display, pool:
         try:
             for event in pool.run(chain([first], jobs)):
                 if isinstance(event, Started):
