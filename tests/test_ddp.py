@@ -235,7 +235,8 @@ def test_one_process_on_a_gpu_reduces_there(command, tmp_path):
     [
         ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "4"}, [], "srun started 4 tasks"),
         ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}, ["hydra.run.dir=run"], "--ntasks-per-node"),
-        ({}, ["trainer.num_nodes=2"], "hydra.run.dir=DIR"),
+        ({}, ["trainer.num_nodes=2"], "PORT of the first, and all with the same hydra.run.dir=DIR"),
+        ({}, ["trainer.num_nodes=2"], "(-m hydra/launcher=slurm)"),
         ({}, ["trainer.strategy=fsdp"], "trainer.strategy must be auto, ddp or a kind of it"),
         ({}, ["trainer.strategy=deepspeed_stage_2"], "needs no sharding"),
         ({}, ["trainer.strategy={_target_: pytorch_lightning.strategies.FSDPStrategy}"], "needs no sharding"),

@@ -92,6 +92,7 @@ NOT_TYPED = {
     "config/image_size.py:as_override": "an override alone, which test_image_shapes types",
     "data/class_folders.py:_remedy": "an override alone, which test_image_folders types",
     "data/class_folders.py:_without_test": "likewise",
+    "config/hydra_errors.py:_nested_distribution": "an override alone, as an example",
     "config/hydra_errors.py:_by_choice": "an override alone, with a word that stands for a choice",
     "sweeps/search/partial_keys.py:_messages": "an override alone, which test_search_branches reads",
     "training/fit.py:_plain_lost_connections": "as runs/record.py:recording, which is typed here; test_ddp finds it",

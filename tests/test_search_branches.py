@@ -214,6 +214,15 @@ def test_wrong_tags_are_refused_with_what_to_type(loaded, line):
     assert [part for part in REFUSED[line] if part not in str(error)] == [], error
 
 
+@pytest.mark.parametrize(
+    "value", [{}, [], {"interval": [0.1, 0.5]}, {"sgd": {"a": 1}}, {"sgd": "interval(0.1"}, "loguniform(1,2)"], ids=str
+)
+def test_what_is_no_distribution_in_a_file_is_named_with_what_to_write(loaded, value):
+    with pytest.raises(ConfigError) as refused:
+        read(loaded, params={"optim": ["adam", "sgd"], "optim.lr": value})
+    assert str(refused.value).startswith(f"hydra.sweeper.params: cannot read optim.lr: {value!r}. Write a list")
+
+
 def test_a_fixed_value_that_one_choice_has_and_tags_in_a_plain_sweep_are_refused(command, tmp_path):
     for search, typed, part in (
         (RUN, "optim.momentum=0.9", "'optim.momentum=tag(CHOICE,choice(0.9))'"),

@@ -21,6 +21,7 @@ RUN = ["-m", "hydra/sweeper=search", "data=digits", "augment=none", "logger=none
 RUN += ["hydra.launcher.workers=1", "hydra.launcher.threads=1", "hydra.sweeper.sampler=grid"]
 RUN += ["hydra.sweeper.n_trials=null", "hydra.sweep.dir=new", "hydra.sweeper.from_study=old"]
 OLD = ["hydra.sweep.dir=old", "hydra.sweeper.from_study=null", "model=mlp,lenet", "optim.weight_decay=0.0,0.1"]
+OLD += ["optim=choice(adam)"]  # a group, of which a key is drawn too
 NEW = [
     "model=mlp,avgpool",
     "optim.weight_decay=0.1",

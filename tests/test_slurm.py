@@ -188,10 +188,12 @@ def test_jobs_outlive_the_launching_process_and_are_found_again(slurm, tmp_path)
 @pytest.mark.slurm
 def test_detach_submits_and_ends_and_status_says_where_the_jobs_are(slurm, command, tmp_path):
     (tmp_path / "slow").touch()
+    sweep = tmp_path / "outputs/sweeps/mine"
     sent = command(*SLURM, *DIGITS, "model=mlp", "seed=range(1,6)", "trainer.max_epochs=1", SLOW, "--detach",
+                   f"hydra.sweep.dir={sweep}",
                    cwd=tmp_path, env=slurm)  # fmt: skip
     assert sent.returncode == 0, sent.stdout + sent.stderr
-    sweep = tmp_path / "sweep"
+    assert (tmp_path / "outputs/latest").resolve() == sweep, "no job has begun, but it is the newest sweep"
     *_, look, go_on = sent.stdout.splitlines()
     assert look == f"to look: fmx status {sweep}"
     assert go_on.endswith(f": fmx run --resume-sweep {sweep} --allow faults")
@@ -209,11 +211,11 @@ def test_detach_submits_and_ends_and_status_says_where_the_jobs_are(slurm, comma
     (tmp_path / "slow").unlink()
     wait_for(lambda: told().splitlines()[1:2] == ["5 completed"])
     assert not (sweep / "leaderboard.csv").exists()
-    done = command("--resume-sweep", "sweep", "--allow", "faults", cwd=tmp_path, env=slurm)
+    done = command("--resume-sweep", str(sweep), "--allow", "faults", cwd=tmp_path, env=slurm)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(board(sweep)) == 1
     (sweep / "2/run.json").unlink()
-    again = command("--resume-sweep", "sweep", "--allow", "faults", "--detach", cwd=tmp_path, env=slurm)
+    again = command("--resume-sweep", str(sweep), "--allow", "faults", "--detach", cwd=tmp_path, env=slurm)
     assert "1 jobs are with SLURM" in again.stdout, again.stdout + again.stderr
     wait_for(lambda: "5 completed" in told())
 

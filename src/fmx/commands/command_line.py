@@ -40,6 +40,7 @@ def in_hydra_order(arguments: list[str]) -> list[str]:
     Raises ConfigError for an unknown option or one without its value.
     """
     arguments = [*_with_info_named(arguments)]
+    _refuse_two_folders(arguments)
     parser = make_parser()
     parser.error = _refuse  # type: ignore[method-assign]
     known, rest = parser.parse_known_args(arguments)
@@ -51,6 +52,14 @@ def in_hydra_order(arguments: list[str]) -> list[str]:
         flags = [name if value is True else f"{name}={value}" for name, value in given.items() if value]
         arguments = [*known.overrides, *flags]
     return arguments
+
+
+def _refuse_two_folders(arguments: list[str]) -> None:
+    """ConfigError where --config-dir is given twice, of which Hydra would take the last."""
+    names = next(names for names in WITH_VALUE if "--config-dir" in names)
+    given = [word for word in arguments if word.partition("=")[0] in names]
+    if len(given) > 1:
+        raise ConfigError(f"--config-dir is given {len(given)} times, and only one counts: put all into one folder")
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -58,7 +58,7 @@ def translate(raised: BaseException) -> FmxError | None:
         (FmxError, lambda error: error),  # raised by one of fmx's resolvers
         (MissingConfigException, _missing_member),
         (OverrideParseException, _unreadable_override),
-        (OmegaConfBaseException, lambda cause: _bad_key(cause, raised)),
+        (OmegaConfBaseException, lambda cause: _nested_distribution(cause) or _bad_key(cause, raised)),
         (MarkedYAMLError, _bad_yaml),
     ]
     for kind, to_error in kinds:
@@ -112,6 +112,12 @@ def _unreadable_override(raised: OverrideParseException) -> ConfigError:
             "choice(A,B), range(A,B) or interval(A,B)"
         )
     key, equals, value = str(raised.override).partition("=")
+    if function := re.match(r"(\w+)\(", value):
+        return ConfigError(
+            f"cannot read the override {raised.override!r}: {function[1]}(…) is not written so. For sweeps and "
+            "searches there are choice(A,B), range(A,B), interval(A,B) and tag(log,interval(A,B)); "
+            f"a text is quoted twice: {printed_command(f'{key}={quoted(value)}')}"
+        )
     if not reason and equals and value and value[0] not in "[{" and KEY.fullmatch(key):
         twice = printed_command(f"{key}={quoted(value)}")
         return ConfigError(f"cannot read the override {raised.override!r}: quote a text twice: {twice}")
@@ -122,6 +128,16 @@ def _bad_yaml(raised: MarkedYAMLError) -> ConfigError:
     mark = raised.problem_mark or raised.context_mark
     where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
     return ConfigError(f"{where}{raised.problem}")
+
+
+def _nested_distribution(cause: OmegaConfBaseException) -> ConfigError | None:
+    """The error for `optim.lr={sgd:interval(1,2)}`, of which OmegaConf says that it cannot hold such an object."""
+    if "Unexpected type annotation" not in str(cause):
+        return None
+    return ConfigError(
+        "a mapping or a list on the command line cannot hold distributions: write one for each choice, as in "
+        f"{printed_command('optim.lr=tag(sgd,log,interval(1e-2,1))')}"
+    )
 
 
 def _bad_key(cause: OmegaConfBaseException, raised: BaseException) -> ConfigError:
@@ -179,8 +195,8 @@ def _leads_nowhere(key: str, cause: InterpolationKeyError) -> ConfigError:
 def _unresolved(key: str, cause: InterpolationResolutionError) -> ConfigError:
     if variable := re.search(r"Environment variable '(.+)' not found", str(cause)):
         return ConfigError(
-            f"{key} needs the environment variable {variable[1]}, which is not set: set it, or give it a default: "
-            f"${{oc.env:{variable[1]},DEFAULT}}"
+            f"{key or 'a value of hydra'} needs the environment variable {variable[1]}, which is not set: set it, or "
+            f"give it a default: ${{oc.env:{variable[1]},DEFAULT}}"
         )
     return ConfigError(f"{key}: {' '.join(str(cause).partition('full_key')[0].split())}")
 
@@ -188,6 +204,13 @@ def _unresolved(key: str, cause: InterpolationResolutionError) -> ConfigError:
 def _failed_target(raised: InstantiationException) -> ConfigError:
     """The error for a constructor that raised an unexpected exception, which may be a bug in it."""
     message, _, key = str(raised).partition("full_key: ")
+    if target := re.match(r"Error locating target '([^']+)'", message):
+        from fmx.config.targets import locate
+
+        try:
+            locate(target[1], key.strip())  # it raises for the same reason, and names it
+        except ConfigError as error:
+            return error
     return ConfigError(
         f"{f'{key.strip()}: ' if key else ''}{' '.join(message.split())} (HYDRA_FULL_ERROR=1 shows the traceback)"
     )

@@ -6,6 +6,7 @@ import os
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any
 
@@ -58,13 +59,20 @@ def locate(path: str, key: str) -> Callable[..., Any]:
             found = importlib.import_module(module)
         except Exception as error:  # importing a module may raise anything
             head = f"{'.'.join(parts[:length]) or 'PYTHONPATH'} has no {parts[length]!r}"
-            near = nearest(parts[length], dir(found)) if length else "; is the folder that holds it on PYTHONPATH?"
+            near = nearest(parts[length], dir(found)) if length else _is_it_on_path(parts[0])
             if not isinstance(error, ModuleNotFoundError) or error.name not in {module, ".".join(parts[:length])}:
                 head, near = f"importing {module} raised {type(error).__name__}: {error}", ""
             raise ConfigError(f"{key}: cannot import _target_ {path!r}: {head}{near}") from error
     if not callable(found):
         raise ConfigError(f"{key}: _target_ {path!r} is {type(found).__name__}, not a class or a function")
     return typing.cast("Callable[..., Any]", found)
+
+
+def _is_it_on_path(package: str) -> str:
+    """What to type for a package that cannot be found."""
+    if Path(f"{package}.py").is_file() or Path(package).is_dir():
+        return "; it is in this folder: type PYTHONPATH=. before the command"
+    return "; is the folder that holds it on PYTHONPATH? PYTHONPATH=FOLDER before the command puts it there"
 
 
 def check_keys(config: Mapping[str, Any]) -> None:

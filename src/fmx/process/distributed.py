@@ -160,12 +160,13 @@ def check_started(trainer: Mapping[str, Any], *, names_folder: bool, resume: str
         )
     if starter == "srun" and "SLURM_NTASKS_PER_NODE" not in os.environ:
         raise ConfigError("give srun the number of tasks as --ntasks-per-node=N, with N as trainer.devices")
+    if starter == "hand":
+        _check_by_hand(nodes, names_folder=names_folder)
     if starter != "nobody" and not names_folder:
         raise ConfigError(
             "the processes of this run are started one by one: give each of them the same hydra.run.dir=DIR"
         )
     if starter == "hand":
-        _check_by_hand(nodes)
         _check_stray_variables(["LOCAL_RANK"], [name for name in SIZES if _number(name) not in {0, processes}])
     elif starter == "nobody":
         _check_stray_variables(["LOCAL_RANK", "RANK"], [name for name in SIZES if _number(name) > 1])
@@ -193,12 +194,14 @@ def _check_torchrun(trainer: Mapping[str, Any]) -> None:
     )
 
 
-def _check_by_hand(nodes: int) -> None:
+def _check_by_hand(nodes: int, *, names_folder: bool) -> None:
     missing = [name for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if missing:
+        folder = "" if names_folder else ", and all with the same hydra.run.dir=DIR"
         raise ConfigError(
-            f"trainer.num_nodes={nodes} without {', '.join(missing)}: start it with srun or torchrun, or on each "
-            f"machine with NODE_RANK=0 (to {nodes - 1}), and MASTER_ADDR=HOST and MASTER_PORT=PORT of the first"
+            f"trainer.num_nodes={nodes} without {', '.join(missing)}: start it with srun or torchrun, as jobs of "
+            "SLURM (-m hydra/launcher=slurm), or on each "
+            f"machine with NODE_RANK=0 (to {nodes - 1}), and MASTER_ADDR=HOST and MASTER_PORT=PORT of the first{folder}"
         )
     if not os.environ["NODE_RANK"].isdigit() or _number("NODE_RANK") >= nodes:
         raise ConfigError(f"NODE_RANK must be from 0 to {nodes - 1}, got {os.environ['NODE_RANK']!r}")

@@ -29,6 +29,7 @@ from fmx.process.distributed import is_first_process, num_processes
 from fmx.process.exits import Interrupted, Pruned, expected_error, interruption, plain_message
 from fmx.process.lock import exclusive
 from fmx.runs.data_root import without_root
+from fmx.runs.latest_link import link_latest
 from fmx.runs.run_dir import Run, open_run
 
 __all__ = [
@@ -200,27 +201,10 @@ class Record:
             raise DataError(f"the data is not what {run_dir} was trained on: {changed} changed; start a new run{hint}")
 
     def link_latest(self) -> None:
-        """Point outputs/latest to this run, or to its sweep.
-
-        Only in outputs/ of the working directory, and where such a link exists already: no link appears in other
-        folders of the user's choice.
-        """
-        homes = [parent for parent in self.run_dir.parents if parent.name in {"runs", "sweeps"}]
-        if not homes or not self.writes:
-            return
-        home = homes[0]
-        link, temporary = home.parent / "latest", home.parent / f".latest.{os.getpid()}"
-        usual = home.parent == Path(HydraConfig.get().runtime.cwd, "outputs")
-        newest = self.run_dir.parent if (self.run_dir.parent / "jobs").is_dir() else self.run_dir
-        try:  # a link that fails must not end the run
-            ours = link.is_symlink() and link.readlink().parts[0] in {"runs", "sweeps"}
-            if ours or (usual and not (link.is_symlink() or link.exists())):
-                temporary.symlink_to(newest.relative_to(home.parent))
-                temporary.replace(link)
-            elif usual:
-                log.warning("%s is no link of fmx, as after a copy, so it does not lead to this run: remove it", link)
-        except OSError as error:
-            log.warning("%s does not lead to this run, for it cannot be changed: %s", link, error.strerror)
+        """Point outputs/latest to this run, or to its sweep."""
+        if self.writes and HydraConfig.initialized():
+            newest = self.run_dir.parent if (self.run_dir.parent / "jobs").is_dir() else self.run_dir
+            link_latest(newest, Path(HydraConfig.get().runtime.cwd))
 
 
 @contextmanager

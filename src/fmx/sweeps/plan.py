@@ -23,7 +23,7 @@ from fmx.sweeps.parts_check import PartsCheck, as_fmx_error
 from fmx.sweeps.preparation import Preparation
 from fmx.training.check import is_bounded
 
-__all__ = ["Plan", "check_multirun", "check_one_machine"]
+__all__ = ["Plan", "check_multirun", "check_sweep_config"]
 
 log = logging.getLogger(__name__)
 SUBDIR = "${hydra.job.num}"  # as in conf/config.yaml
@@ -149,7 +149,7 @@ class Plan:
             with open_dict(config):
                 config.hydra.job.id = config.hydra.job.num = position
             checked = check_config(config)
-            _check_sweep_config(checked.resolved, here=self._here)
+            check_sweep_config(checked.resolved, here=self._here)
         except Exception as error:
             plain = as_fmx_error(error)
             if plain is None:
@@ -202,18 +202,13 @@ def refuse_another_run(run_dir: Path, fingerprint: str) -> None:
         )
 
 
-def _check_sweep_config(resolved: Mapping[str, Any], *, here: bool) -> None:
+def check_sweep_config(resolved: Mapping[str, Any], *, here: bool) -> None:
+    """ConfigError for settings that no job of a sweep can have. here: whether jobs run on this machine."""
     if resolved["resume"] is not None:
         raise ConfigError(f"resume={resolved['resume']} is for a single run; a sweep is resumed with {RESUME_OPTIONS}")
     if here and isinstance(resolved["trainer"].get("devices"), list):
         raise ConfigError("trainer.devices=LIST is for a single run; a sweep divides CUDA_VISIBLE_DEVICES itself")
-    if here:
-        check_one_machine(resolved)
-
-
-def check_one_machine(resolved: Mapping[str, Any]) -> None:
-    """ConfigError for a job on several machines, of a sweep or search that runs its jobs on this one."""
-    if (nodes := resolved["trainer"].get("num_nodes", 1)) > 1:
+    if here and (nodes := resolved["trainer"].get("num_nodes", 1)) > 1:
         raise ConfigError(
             f"trainer.num_nodes={nodes}: only SLURM starts the jobs of a sweep on several machines; add "
             "hydra/launcher=slurm, or leave out trainer.num_nodes"

@@ -17,6 +17,7 @@ from fmx.config.printed_command import printed_command
 from fmx.errors import ConfigError, DataError
 from fmx.process import detach
 from fmx.process.exits import Interrupted, last_signal
+from fmx.runs.latest_link import link_latest
 from fmx.runs.run_dir import open_run
 from fmx.sweeps import slurm_queue as queue
 from fmx.sweeps.array_task import ArrayTask
@@ -259,6 +260,7 @@ class ClusterPool:
         """Submit one array for each group of jobs with the same resources."""
         if jobs and not self._has_submitted:
             queue.remove_stale_tasks(self._folder)
+            link_latest(jobs[0][0].sweep_dir, Path.cwd())  # jobs may be queued for hours before they do so themselves
             self._has_submitted = True
         groups: dict[tuple[tuple[str, Any], ...], list[tuple[Job, list[str]]]] = {}
         for job, extra in jobs:

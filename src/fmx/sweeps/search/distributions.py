@@ -8,6 +8,7 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import (
     BaseDistribution,
@@ -26,6 +27,7 @@ __all__ = ["choices", "choices_of_groups", "read_space", "split"]
 EXAMPLE = "'optim.lr=tag(log,interval(1e-4,1e-1))' or model=mlp,lenet"
 WHOLE = re.compile(r"interval\(\s*(?:start\s*=\s*)?[+-]?\d+\s*,\s*(?:end\s*=\s*)?[+-]?\d+\s*\)")
 NOT_YET_READ = CategoricalDistribution([""])  # stands for an interval or a range, which needs a composed configuration
+FUNCTIONS = {"interval", "range", "choice"}  # of Hydra, which are written in a text
 Compose = Callable[[list[str]], DictConfig]
 
 
@@ -37,11 +39,14 @@ def split(
     params: of hydra.sweeper. arguments: of the command line, which replace params of the same key.
     """
     parser = OverridesParser.create(config_loader=loader)
-    written = [
-        read_swept(parser.parse_override(text), tags)
-        for key, value in params.items()
-        for text, tags in _texts(key, value)
-    ]
+    written = []
+    for key, value in params.items():
+        for text, tags in _texts(key, value):
+            try:
+                parsed = parser.parse_override(text)
+            except HydraException:
+                raise _unreadable(key, value) from None
+            written.append(read_swept(parsed, tags))
     typed = [read_swept(each, ()) for each in parser.parse_overrides([*arguments])]
     effective = {(each.key, each.tags): each for each in written}
     of_file = {each.key for each in written}
@@ -63,6 +68,8 @@ def split(
 
 def _texts(key: str, value: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
     """An entry of hydra.sweeper.params as overrides, each with its tags; a YAML mapping has a value for each choice."""
+    if isinstance(value, Mapping) and (not value or FUNCTIONS & {*value} or any(map(_is_mapping, value.values()))):
+        raise _unreadable(key, value)
     if not isinstance(value, Mapping):
         yield _as_override(str(key), value), ()
         return
@@ -77,6 +84,17 @@ def _as_override(key: str, value: Any) -> str:
         choices = ",".join(_text(each) for each in value)
         return f"{key}={choices}" if len(value) > 1 else f"{key}=choice({choices})"  # choice() takes no null
     return f"{key}={_text(value)}"
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _unreadable(key: str, value: Any) -> ConfigError:
+    return ConfigError(
+        f"hydra.sweeper.params: cannot read {key}: {value!r}. Write a list of values, a text such as "
+        "'interval(0.1,0.5)' or 'tag(log,interval(1e-4,1e-1))', or a mapping from choices to these"
+    )
 
 
 def _text(value: Any) -> str:

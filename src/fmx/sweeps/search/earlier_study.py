@@ -186,9 +186,11 @@ def _check_same(
         key for key in dict.fromkeys([*now, *was]) if was.get(key) != now.get(key) and not key.startswith(FREE_KEYS)
     ]
     chosen = config.hydra.runtime.choices
-    for key, value in drawn.items():
-        is_other = str(chosen.get(key)) != value if "." not in key and key in chosen else False
-        if is_other or any(each == key or each.startswith(f"{key}.") for each in differing):
+    other = [key for key, value in drawn.items() if "." not in key and key in chosen and str(chosen[key]) != value]
+    longest_first = sorted(drawn, key=len, reverse=True)  # model.net.width before model
+    below = (next((key for key in longest_first if f"{each}.".startswith(f"{key}.")), None) for each in differing)
+    for key in [*other, *below]:
+        if key is not None:
             raise _UnfitError(f"{printable(key)[:80]} was drawn there, and has another value here")
     if differing:
         named = [f"{printable(key)[:80]} was {_shown(was, key)} and is {_shown(now, key)}" for key in differing[:NAMED]]

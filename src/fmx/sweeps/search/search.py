@@ -81,7 +81,7 @@ class _Task:
 def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) -> _Task:
     """Read and check everything; writes nothing."""
     from fmx.sweeps.gate import check_sweep_dir
-    from fmx.sweeps.plan import check_multirun, check_one_machine
+    from fmx.sweeps.plan import check_multirun, check_sweep_config
     from fmx.sweeps.search.conditions import conditions
     from fmx.sweeps.search.distributions import choices_of_groups, read_space, split
     from fmx.sweeps.search.partial_keys import naming_partial_keys
@@ -129,8 +129,7 @@ def _prepare(context: HydraContext, config: DictConfig, arguments: list[str]) ->
         checked = []
         for each in configs:
             checked.append(check_config(each))
-            if here:
-                check_one_machine(checked[-1].resolved)
+            check_sweep_config(checked[-1].resolved, here=here)
             check_resolved_parts(checked[-1], here=here, bounded=is_bounded(each))
             preparation.advance()
     return _Task(context, config, sweep_dir, launcher, options, space, fixed, runs, checked, earlier)
