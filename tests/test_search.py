@@ -57,7 +57,6 @@ REFUSED = {
     "hydra.sweeper.metric=val/acuracy": ["no metric 'val/acuracy'", "did you mean 'val/accuracy'?", "params, seconds"],
     "hydra.sweeper.direction=up": ["must be maximize, minimize or auto, got 'up'"],
     "hydra.sweeper.direction=[maximize,minimize]": ["one entry for each of the 1 metrics, got 2"],
-    "trainer.num_nodes=2": ["only SLURM starts the jobs", "add hydra/launcher=slurm"],
     "trainer.devices=[0]": ["is for a single run"],
     "hydra.sweeper.n_trials=0": ["hydra.sweeper.n_trials must be a whole number of at least 1 or null, got 0"],
     "hydra.sweeper.n_trials=null": ["would never end", "hydra.sweeper.timeout_s=SECONDS"],
