@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import GrammarParseError
+from pytorch_lightning import Trainer
 
 from fmx import compat
 from fmx.commands.command_line import make_parser, options
@@ -231,6 +234,37 @@ def defined_names(tree):
 
 def is_private(name):
     return name.startswith("_") and not name.endswith("_")  # _target_ is Hydra's key, and __name__ Python's
+
+
+def test_references_are_resolved_anew_though_parsed_once():
+    cfg = OmegaConf.create({"a": "${b} and ${.c}", "b": 1, "c": 2})
+    with compat.parse_references_once():
+        assert cfg.a == "1 and 2"
+        cfg.b = 3
+        assert cfg.a == "3 and 2"
+        for _ in range(2):
+            with pytest.raises(GrammarParseError):
+                OmegaConf.create({"wrong": "${b"})
+    assert cfg.a == "3 and 2"
+
+
+@pytest.mark.parametrize("switch", OFF_ON)
+def test_callbacks_of_installed_packages_come_to_every_trainer(tmp_path, monkeypatch, switch):
+    package = tmp_path / "theirs-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Name: theirs\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[pytorch_lightning.callbacks_factory]\ntheirs = theirs:made\n")
+    (tmp_path / "theirs.py").write_text("from pytorch_lightning.callbacks import Timer\nmade = lambda: [Timer()]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv(compat.SWITCH, switch)
+    compat._has_entry_points.cache_clear()
+    try:
+        for _ in range(2):
+            with compat.look_up_callbacks_once():
+                trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
+            assert "Timer" in {type(each).__name__ for each in trainer.callbacks}
+    finally:
+        compat._has_entry_points.cache_clear()
 
 
 def test_private_names_stand_in_one_file():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from pytorch_lightning.loggers import TensorBoardLogger
 
 import fmx
 from fmx.config.image_size import as_override, height_and_width, shortest_form
@@ -16,7 +17,8 @@ from fmx.data.csv_images import load_csv
 from fmx.data.digits import load_digits
 from fmx.data.in_memory import in_memory
 from fmx.errors import ConfigError, DataError
-from fmx.reporting.tensorboard_views import _sprite
+from fmx.inference.scoring import Predictions
+from fmx.reporting.tensorboard_views import _sprites, show_embedding
 from fmx.training.build import make
 from test_models import MODELS, SIZED, build
 
@@ -147,10 +149,38 @@ def test_oblong_models_are_exported_and_predict(oblong, command, tmp_path):
 
 
 def test_a_picture_of_the_embedding_keeps_its_proportions():
-    sprite = _sprite(torch.full((1, 10, 40), 255, dtype=torch.uint8))
+    (sprite,) = _sprites([torch.full((1, 10, 40), 255, dtype=torch.uint8)])
     assert sprite.shape == (1, 28, 28)
     assert sprite.sum(2)[0].ne(0).sum() == 7
-    assert _sprite(torch.full((3, 9, 9), 255, dtype=torch.uint8)).eq(1).all()
+    assert _sprites([torch.full((3, 9, 9), 255, dtype=torch.uint8)]).eq(1).all()
+
+
+@pytest.mark.parametrize(("num", "shape"), [(7, (1, 9, 40)), (50, (3, 32, 32)), (1200, (4, 8, 8))])
+@pytest.mark.filterwarnings("ignore")  # of TensorBoard's own writer
+def test_the_embedding_is_what_tensorboards_own_writer_writes(tmp_path, num, shape):
+    pictures = torch.randint(0, 256, (num, *shape), dtype=torch.uint8)
+    test = Predictions(labels=torch.arange(num) % 3, logits=torch.randn(num, 3), indices=torch.arange(num))
+    names = ["T恤", "b c", "d"]
+    shown = torch.linspace(0, num - 1, min(num, 1000)).long()
+    ours, theirs = (TensorBoardLogger(tmp_path, name="", version=version) for version in ("ours", "theirs"))
+    for logger in (ours, theirs):  # a callback's own comes first
+        logger.experiment.add_embedding(torch.eye(3), global_step=1, tag="own")
+    show_embedding(ours, test, pictures, names, step=40)
+    theirs.experiment.add_embedding(
+        test.logits[shown],
+        metadata=[names[label] for label in test.labels[shown].tolist()],
+        label_img=_sprites([pictures[int(position)] for position in shown]),
+        global_step=40,
+        tag="test",
+    )
+    written = {path for path in (tmp_path / "theirs").rglob("*") if path.is_file() and "events" not in path.name}
+    assert len(written) == 5
+    for path in written:
+        own = tmp_path / "ours" / path.relative_to(tmp_path / "theirs")
+        if path.suffix == ".png":
+            assert np.array_equal(np.asarray(Image.open(own)), np.asarray(Image.open(path)))
+        else:
+            assert own.read_bytes() == path.read_bytes()
 
 
 def test_sizes_from_elsewhere_are_bounded():

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from fmx.commands.command_line import in_hydra_order, resumed_sweep
 from fmx.commands.completion import complete, is_query
 from fmx.commands.verbs import verbs_in_help
-from fmx.compat import compose_once, list_groups_uncopied, own_files_first
+from fmx.compat import compose_once, list_groups_uncopied, own_files_first, parse_references_once
 from fmx.config.conf_dir import CONF_DIR
 from fmx.config.typed_values import check_typed, quote_texts
 from fmx.errors import ConfigError
@@ -74,6 +74,7 @@ def _continue_sweep(folder: Path, allow: list[str], root: str | None) -> None:
 def _compose_and_run(arguments: list[str]) -> None:
     """Let Hydra compose the configuration and call `run`."""
     with ExitStack() as contexts:
+        contexts.enter_context(parse_references_once())
         contexts.enter_context(compose_once())
         contexts.enter_context(own_files_first())
         contexts.enter_context(list_groups_uncopied())

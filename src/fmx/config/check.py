@@ -42,8 +42,7 @@ def _checked(config: DictConfig, plain: dict[str, Any]) -> Checked:
     check_augment(plain["augment"], config)
     _check_model_keys(plain["model"])
     try:
-        # A copy without the hydra node takes as long as all the rest, and makes a difference to such references alone.
-        resolved, stored = resolved_and_stored(_without_hydra(config) if "hydra." in str(plain) else config)
+        resolved, stored = resolved_and_stored(config, plain)
     except InterpolationKeyError:
         from fmx.config.targets import check_keys
 
@@ -186,11 +185,6 @@ def _check_clipping(trainer: Mapping[str, Any], optim: Mapping[str, Any]) -> Non
             "trainer.gradient_clip_val does not go with trainer.precision=16-mixed and a fused optimizer; set "
             "optim.fused=false"
         )
-
-
-def _without_hydra(config: DictConfig) -> DictConfig:
-    """A composed configuration without its `hydra` node."""
-    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
 def _check_root(config: Mapping[str, Any]) -> None:

@@ -33,8 +33,8 @@ __all__ = [
     "reference_of",
     "references",
     "resolved_and_stored",
+    "stored_and_variables",
     "to_stored",
-    "variables",
     "why_unresolved",
     "with_references",
 ]
@@ -43,6 +43,7 @@ STORED_REFERENCE = re.compile(r"(?s)(.*\$\{.*) \(digest [0-9a-f]{16}\)")
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 VARIABLE = re.compile(r"oc\.env:\s*(\w+)")
 REPEATABLE = re.compile(rf"(?:[^$]*(?:\$\{{[\w.]+\}}|{ENVIRONMENT}))+[^$]*")  # needs no custom resolver
+OF_HYDRA = re.compile(r"hydra[.\[]")  # in a reference to a value of the hydra node
 ROUNDS = 50_000  # of the digest, which makes each guess of a value expensive
 SHORT = 4  # values below this length may occur in a text by chance
 Place = tuple[str | int, ...]
@@ -78,20 +79,43 @@ def to_stored(config: DictConfig) -> dict[str, Any]:
 
     Such a value is stored as its reference, with a digest of the value.
     """
-    with hydra_values(config):
-        return resolved_and_stored(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))[1]
+    return stored_and_variables(config)[0]
 
 
-def resolved_and_stored(config: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The values of a configuration but for its hydra node: resolved, and as to_stored has them."""
+def stored_and_variables(config: DictConfig) -> tuple[dict[str, Any], dict[str, str]]:
+    """What to_stored returns, and the environment variables that the configuration reads, with their values.
+
+    Those of its paths are left out, and short values, which may occur in a text by chance.
+    """
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    with hydra_values(config, plain):
+        _, stored, names = _resolved_and_stored(config, plain)
+    return stored, {name: os.environ[name] for name in names if len(os.environ[name]) >= SHORT}
+
+
+def resolved_and_stored(config: DictConfig, written: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of a configuration but for its hydra node: resolved, and as to_stored has them.
+
+    written: the configuration as OmegaConf.to_container gives it unresolved.
+    """
+    return _resolved_and_stored(config, written)[:2]
+
+
+def _resolved_and_stored(
+    config: DictConfig, written: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], set[str]]:
+    """As resolved_and_stored, with the names of the environment variables that are not those of paths."""
     keys = [str(key) for key in config if key != "hydra"]
+    # A copy without the hydra node takes as long as all the rest, and makes a difference to such references alone.
+    if "hydra" in config and OF_HYDRA.search(str([written[key] for key in keys])):
+        config = OmegaConf.masked_copy(config, keys)
     with _record_reads() as read:
         plain = {key: _resolved(config, key) for key in keys}
     stored: Any = plain
-    if names := read - _location_variables(config):
-        written: Any = OmegaConf.to_container(config, resolve=False)
+    names = read - _location_variables(config) if read else set()
+    if names:
         stored = _store({key: written[key] for key in keys}, config, plain, names)
-    return plain, stored
+    return plain, stored, names
 
 
 def _resolved(config: DictConfig, key: str) -> Any:
@@ -245,10 +269,3 @@ def _variables_of(text: str, stored: Mapping[str, str]) -> list[str]:
     for each in texts:
         texts += [other for key in REFERENCE.findall(each) if (other := stored.get(key)) and other not in texts]
     return list(dict.fromkeys(name for each in texts for name in VARIABLE.findall(each)))
-
-
-def variables(config: DictConfig) -> dict[str, str]:
-    """The environment variables that a configuration reads, with their values, except those of its paths."""
-    with _record_reads() as read:
-        OmegaConf.to_container(config, resolve=True)
-    return {name: os.environ[name] for name in read - _location_variables(config) if len(os.environ[name]) >= SHORT}

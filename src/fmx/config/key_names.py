@@ -253,4 +253,6 @@ def _leaves(node: dict[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
 
 def is_key(name: str) -> bool:
     """Whether conf/config.yaml or a group member has a full key."""
-    return name in _keys_of_members() or name in dict(_leaves(read_yaml(CONF_DIR / "config.yaml")))
+    group = name.partition(".")[0]
+    of_member = group in _groups() and name in _keys_of_members()  # which reads all files
+    return of_member or name in dict(_leaves(read_yaml(CONF_DIR / "config.yaml")))

@@ -61,6 +61,8 @@ def later_keys(target: object) -> Mapping[str, Any]:
 
 def with_later_keys(config: DictConfig) -> DictConfig:
     """A composed configuration with the root keys that it lacks, as one whose main file is a user's own may."""
+    if all(key in config for key in LATER_ROOT_KEYS):
+        return config
     completed = config.copy()
     with open_dict(completed):
         for key, value in LATER_ROOT_KEYS.items():

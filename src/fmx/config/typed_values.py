@@ -47,10 +47,11 @@ def check_typed(arguments: Sequence[str]) -> None:
     """ConfigError for an empty argument, a group written as a key, or a working directory that Hydra cannot handle."""
     if "${" in (folder := str(Path.cwd())):
         raise ConfigError(f"the current folder is {folder}: Hydra takes ${{ in a path for a reference; work in another")
-    # Hydra's error for unknown names has suggestions.
-    known = [word for word in arguments if not _is_unknown(word.strip().rstrip("="))]
-    if message := empty_argument(known):
-        raise ConfigError(message)
+    if empty_argument(arguments) is not None:
+        # Hydra's error for unknown names has suggestions.
+        known = [word for word in arguments if not _is_unknown(word.strip().rstrip("="))]
+        if message := empty_argument(known):
+            raise ConfigError(message)
     for word in arguments:
         key, _, value = word.partition("=")
         if "/" in key and is_key(dotted := key.replace("/", ".")):

@@ -12,6 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 from torch import Tensor
 
+from fmx.compat import look_up_callbacks_once
 from fmx.data.module import ImageDataModule, Part
 from fmx.errors import first_line
 from fmx.process.exits import expected_error, interruption
@@ -146,17 +147,18 @@ def _predictions(collected: CollectPredictions, indices: Tensor) -> Predictions:
 
 def _one_process(device: torch.device, **options: Any) -> Trainer:
     """A Trainer of one process on one device in float32, even within a distributed job."""
-    return Trainer(
-        accelerator="gpu" if device.type == "cuda" else device.type,
-        devices=[device.index or 0] if device.type != "cpu" else 1,
-        precision="32-true",
-        plugins=[cluster_environment({})],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        **options,
-    )
+    with look_up_callbacks_once():
+        return Trainer(
+            accelerator="gpu" if device.type == "cuda" else device.type,
+            devices=[device.index or 0] if device.type != "cpu" else 1,
+            precision="32-true",
+            plugins=[cluster_environment({})],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            **options,
+        )
 
 
 def predict(

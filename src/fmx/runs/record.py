@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from fmx.config.bounded_files import read_json, read_yaml
-from fmx.config.from_environment import to_stored, variables
+from fmx.config.from_environment import stored_and_variables
 from fmx.config.frozen import relocated
 from fmx.config.printed_command import printed_command
 from fmx.config.quoting import as_typed, override
@@ -72,6 +72,8 @@ class Record:
         self.contents: dict[str, Any] = {}
         self._is_written = False
         self.at_end: list[tuple[str, Callable[[str], None]]] = []  # called with the status, by name
+        self.stored: dict[str, Any] = {}  # the configuration as to_stored has it
+        self.yaml = ""  # the same as text
         self.variables: dict[str, str] = {}  # that the configuration reads; their values must not be written
 
     @property
@@ -249,16 +251,17 @@ def recording(cfg: DictConfig, *, started: float) -> Iterator[Record]:
 def _start_record(cfg: DictConfig, *, started: float) -> Record:
     """The record of a new or resumed run."""
     run_dir = Path(cfg.run_dir)
-    stored = to_stored(cfg)
+    stored, read = stored_and_variables(cfg)
     trainer: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
     record = Record(run_dir, writes=is_first_process(trainer), shared=num_processes(trainer) > 1)
-    record.variables = variables(cfg)
+    record.stored, record.variables = stored, read
+    record.yaml = OmegaConf.to_yaml(OmegaConf.create(stored))
     if cfg.resume is not None and (run_dir / "run.json").is_file():
         record.continue_from(open_run(run_dir, finished=False).record)
     if record.writes:
         (run_dir / ".hydra").mkdir(exist_ok=True)
         # Before run.json: a folder that has one can be resumed.
-        write_atomically(run_dir / ".hydra" / "resolved.yaml", OmegaConf.to_yaml(OmegaConf.create(stored)))
+        write_atomically(run_dir / ".hydra" / "resolved.yaml", record.yaml)
     else:
         logging.getLogger("fmx").setLevel(logging.ERROR)  # the first process logs it
     record.contents.pop("pruned", None)  # from before the run was resumed

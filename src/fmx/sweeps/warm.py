@@ -26,7 +26,11 @@ __all__ = ["context", "in_subprocess", "subprocess", "unblock_signals", "warm_up
 # Imports of every run, also those that libraries make at first use; a job imports further modules itself.
 PRELOADED = [
     "fmx.sweeps.quick_start",
+    "fmx.commands.command_line",
+    "fmx.commands.completion",
     "fmx.commands.hydra_callback",
+    "fmx.commands.verbs",
+    "fmx.config.typed_values",
     "fmx.data.digits",
     "fmx.process.console_handler",
     "fmx.training.callbacks.lean_steps",
@@ -49,6 +53,11 @@ PRELOADED = [
     "fmx.training.dry_run",
     "fmx.training.fit",
     "fmx.reporting.results",
+    "fmx.runs.composition",
+    "fmx.runs.extension",
+    "pyarrow.pandas_compat",
+    "torch.utils.serialization.config",
+    "fmx.sweeps.quick_hydra",
     "fmx.sweeps.quick_end",
 ]
 Given = ParamSpec("Given")

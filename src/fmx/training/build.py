@@ -18,7 +18,7 @@ from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
-from fmx.compat import full_key
+from fmx.compat import full_key, look_up_callbacks_once
 from fmx.config.from_environment import to_stored
 from fmx.config.image_size import height_and_width
 from fmx.config.quoting import escape_interpolations
@@ -94,11 +94,11 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
 
     Raises ConfigError for values that do not fit together, DataError for data that is missing or damaged.
     """
-    cfg = with_later_keys(cfg)
+    given, cfg = cfg, with_later_keys(cfg)
     seed_everything(cfg.seed, workers=True, verbose=False)
     classifier = build_classifier(cfg)
     begins = cfg.resume is None or not has_checkpoint(record.run_dir)
-    stored = to_stored(cfg)
+    stored = record.stored if cfg is given else to_stored(cfg)
     extension = None
     if cfg.extend is not None:
         extension = extension_of(stored) if begins else Extension.from_record(record.contents)
@@ -166,9 +166,9 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
         seed=cfg.seed,
         resumes=cfg.resume is not None,
         extension=extension if begins else None,
-        hparams=_hparams(OmegaConf.create(escape_interpolations(stored)), record.contents["overrides"]),
+        hparams=_hparams(stored, record.contents["overrides"]),
         settings=_settings(stored),
-        yaml=OmegaConf.to_yaml(OmegaConf.create(stored)),
+        yaml=record.yaml if cfg is given else OmegaConf.to_yaml(OmegaConf.create(stored)),
     )
 
 
@@ -413,28 +413,32 @@ def _refused_logger(name: str, node: DictConfig) -> Iterator[None]:
 
 
 def _trainer(cfg: DictConfig, net: nn.Module, loggers: list[Logger], callbacks: list[Callback]) -> Trainer:
-    trainer = make(
-        without_own_keys(cfg.trainer),
-        precision=resolve_precision(cfg.trainer.precision, accelerator=cfg.trainer.accelerator, net=net),
-        callbacks=callbacks,
-        logger=loggers,
-        plugins=[CheckpointFiles(), cluster_environment(cfg.trainer)],
-        default_root_dir=cfg.run_dir,
-    )
+    with look_up_callbacks_once():
+        trainer = make(
+            without_own_keys(cfg.trainer),
+            precision=resolve_precision(cfg.trainer.precision, accelerator=cfg.trainer.accelerator, net=net),
+            callbacks=callbacks,
+            logger=loggers,
+            plugins=[CheckpointFiles(), cluster_environment(cfg.trainer)],
+            default_root_dir=cfg.run_dir,
+        )
     assert isinstance(trainer, Trainer)
     return trainer
 
 
-def _hparams(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
+def _hparams(stored: Mapping[str, Any], overrides: list[str]) -> dict[str, Any]:
     """The main settings, and all that the command line set."""
-    held_out = {FOLD: ["data.folds", "data.fold"], OWN: []}.get(str(validation_of(cfg.data)), ["data.validation"])
+    data = stored["data"]
+    held_out = {FOLD: ["data.folds", "data.fold"], OWN: []}.get(str(validation_of(data)), ["data.validation"])
     keys = ["optim.lr", "data.batch_size", *held_out, "trainer.max_epochs", "seed"]
     keys += [key for key in (text.lstrip("+").partition("=")[0] for text in overrides) if "." in key]
     hparams: dict[str, Any] = {
-        "model": cfg.model.name,
-        "data": cfg.data.name,
-        "optim": cfg.optim._target_.rpartition(".")[2],
+        "model": stored["model"]["name"],
+        "data": data["name"],
+        "optim": stored["optim"]["_target_"].rpartition(".")[2],
     }
+    named = {key.partition(".")[0] for key in keys} & stored.keys()  # the other groups take time
+    cfg = OmegaConf.create(escape_interpolations({key: stored[key] for key in named}))
     return hparams | {key: value for key in keys if (value := OmegaConf.select(cfg, key)) is not None}
 
 
