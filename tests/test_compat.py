@@ -13,6 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import GrammarParseError
 from pytorch_lightning import Trainer
+from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from fmx import compat
 from fmx.commands.command_line import make_parser, options
@@ -257,14 +258,14 @@ def test_callbacks_of_installed_packages_come_to_every_trainer(tmp_path, monkeyp
     (tmp_path / "theirs.py").write_text("from pytorch_lightning.callbacks import Timer\nmade = lambda: [Timer()]\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv(compat.SWITCH, switch)
-    compat._has_entry_points.cache_clear()
+    compat.has_entry_points.cache_clear()
     try:
         for _ in range(2):
             with compat.look_up_callbacks_once():
-                trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
+                trainer = Trainer(logger=False, enable_checkpointing=False, plugins=[LightningEnvironment()])
             assert "Timer" in {type(each).__name__ for each in trainer.callbacks}
     finally:
-        compat._has_entry_points.cache_clear()
+        compat.has_entry_points.cache_clear()
 
 
 def test_private_names_stand_in_one_file():

@@ -36,6 +36,7 @@ __all__ = [
     "ends_at_once",
     "full_key",
     "gradient_order",
+    "has_entry_points",
     "has_step_hooks",
     "is_tested",
     "join_threads",
@@ -379,7 +380,7 @@ def look_up_callbacks_once() -> Iterator[None]:
 
     connector: Any = callback_connector
     load = connector._load_external_callbacks
-    connector._load_external_callbacks = lambda group: load(group) if _has_entry_points(group) else []
+    connector._load_external_callbacks = lambda group: load(group) if has_entry_points(group) else []
     try:
         yield
     finally:
@@ -387,7 +388,8 @@ def look_up_callbacks_once() -> Iterator[None]:
 
 
 @cache
-def _has_entry_points(group: str) -> bool:
+def has_entry_points(group: str) -> bool:
+    """Whether an installed package has entry points of a group, as of this process's first look."""
     return bool(entry_points(group=group))
 
 

@@ -57,7 +57,7 @@ PRELOADED = [
     "fmx.runs.extension",
     "pyarrow.pandas_compat",
     "torch.utils.serialization.config",
-    "fmx.sweeps.quick_hydra",
+    "fmx.sweeps.quick_look_up",
     "fmx.sweeps.quick_end",
 ]
 Given = ParamSpec("Given")

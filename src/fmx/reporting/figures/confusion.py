@@ -25,6 +25,8 @@ MIN_SIDE, MAX_SIDE = 2.4, 11.5
 NAME_WIDTH, NAME_HEIGHT = 2.3, 0.13
 PAD, AXIS_LABEL, BAR, BAR_LABELS = 0.1, 0.2, 0.13, 0.5
 UPRIGHT = 90  # degrees
+LEVELS = 256  # of colour
+TICK = 3.5 / 72  # inches: as long as matplotlib's
 TICKS = [0, 0.01, 0.05, 0.1, 0.25, 0.5, 1]
 DARK = 0.35  # share above which a cell is too dark for dark text
 
@@ -54,11 +56,11 @@ def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, class_names: Seque
         subtitle += f"; the {num_classes} of {len(class_names):,} classes that are confused most often"
     figure, axes, bar = _layout(lettering, subtitle)
     extent = (-0.5, num_classes - 0.5, num_classes - 0.5, -0.5)
-    heat = sharp_image(axes, shares, extent, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))
+    colors: dict[str, Any] = {"cmap": "Blues", "norm": PowerNorm(0.5, vmin=0, vmax=1)}
+    sharp_image(axes, shares, extent, **colors)
     if num_classes <= MAX_NUMBERED:
         _write_numbers(axes, counts, shares, lettering)
-    figure.colorbar(heat, cax=bar, ticks=TICKS, format=lambda share, _: f"{100 * share:.0f} %")
-    bar.tick_params(labelsize=SMALL, labelcolor=INK, color=PALE)
+    _draw_scale(bar, colors, lettering)
     for spine in [*axes.spines.values(), *bar.spines.values()]:
         spine.set(color=PALE, linewidth=0.5)
     return figure
@@ -94,7 +96,7 @@ def _layout(lettering: Lettering, subtitle: str) -> tuple[Figure, Axes, Axes]:
     lettering.write(sheet, left + side / 2, height - MARGIN, "predicted", color=GREY, ha="center")
     width, bottom = figure.get_figwidth(), (height - HEADER - side) / height
     axes = figure.add_axes((left / width, bottom, side / width, side / height), xticks=[], yticks=[])
-    bar = figure.add_axes(((left + side + PAD) / width, bottom, BAR / width, side / height))
+    bar = figure.add_axes(((left + side + PAD) / width, bottom, BAR / width, side / height), xticks=[], yticks=[])
     _write_names(axes, names, lettering, size=size, slant=slant, gap=PAD / 2 * num_classes / side)
     return figure, axes, bar
 
@@ -111,6 +113,17 @@ def _write_names(
     for label in range(0, len(names), ceil(len(names) / MAX_NAMED)):
         lettering.write(axes, -0.5 - gap, label, names[label], size=size, ha="right", va="center")
         lettering.write(axes, label, len(names) - 0.5 + gap, names[label], size=size, **below)
+
+
+def _draw_scale(bar: Axes, colors: dict[str, Any], lettering: Lettering) -> None:
+    """Draw the colours of the shares with ticks at their right; a colorbar of matplotlib takes 20 ms more."""
+    norm = colors["norm"]
+    levels = norm.inverse(np.arange(LEVELS - 0.5, 0, -1) / LEVELS)  # the largest at the top
+    sharp_image(bar, levels[:, None], (0, 1, 0, 1), **colors)
+    end = 1 + TICK / BAR
+    bar.hlines(norm(TICKS), 1, end, color=PALE, linewidth=0.8, clip_on=False)
+    for share, place in zip(TICKS, norm(TICKS), strict=True):
+        lettering.write(bar, end + TICK / BAR, place, f"{100 * share:.0f} %", size=SMALL, va="center")
 
 
 def _write_numbers(axes: Axes, counts: NDArray[np.int64], shares: NDArray[np.float64], lettering: Lettering) -> None:

@@ -2,16 +2,17 @@
 
 import unicodedata
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backend_bases import RendererBase
+from matplotlib.backend_bases import GraphicsContextBase, RendererBase
 from matplotlib.colors import to_rgb
 from matplotlib.font_manager import FontProperties, findfont
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
+from numpy.typing import NDArray
 from PIL import ImageFont
 
 from fmx.reporting.figures.fonts import BASE_FAMILY, family_for, lacks
@@ -22,6 +23,7 @@ __all__ = ["Lettering"]
 POINTS_PER_INCH = 72
 MEASURED_AT = 100  # points
 SLACK = 1.03  # glyphs move to whole pixels, which makes some texts a little wider
+CACHED = 500  # texts that are drawn more than once, such as names and small numbers
 BREAKS_AFTER = frozenset(" -_/")
 
 
@@ -115,25 +117,46 @@ class _Line(Text):
         text = self.get_text()
         if not text.strip():
             return
-        if self.get_rotation() or "\n" in text or lacks(BASE_FAMILY, frozenset(text)):
+        if self.get_rotation() or not _is_plain(text):
             super().draw(renderer)
             return
-        font = _pillow_font(float(renderer.points_to_pixels(self.get_fontsize())))  # type: ignore[arg-type]
+        size = float(renderer.points_to_pixels(self.get_fontsize()))  # type: ignore[arg-type]
         x, y = self.get_transform().transform(self.get_unitless_position())
-        mask, (left, top) = font.getmask2(text, mode="L", anchor="ls")
-        shares = np.array(mask, np.uint8).reshape(mask.size[::-1])  # (H, W)
-        above, below = _heights(font)
-        x -= {"left": 0.0, "center": 0.5, "right": 1.0}[self.get_horizontalalignment()] * font.getlength(text)
+        pixels, left, top, length = _drawn(text, size, to_rgb(self.get_color()))
+        above, below = _heights(_pillow_font(size))
+        x -= {"left": 0.0, "center": 0.5, "right": 1.0}[self.get_horizontalalignment()] * length
         y += {"baseline": 0, "bottom": below, "top": -above, "center": (below - above) / 2}[
             self.get_verticalalignment()
         ]
-        pixels = np.empty((*shares.shape, 4), np.uint8)
-        pixels[..., :3] = np.rint(255 * np.array(to_rgb(self.get_color())))
-        pixels[..., 3] = shares
-        gc = renderer.new_gc()
-        renderer.draw_image(gc, round(x) + left, round(y) - top - len(shares), pixels[::-1])
-        gc.restore()
+        renderer.draw_image(_context(), round(x) + left, round(y) - top - len(pixels), pixels)
         self.stale = False
+
+    def set_clip_path(self, *_: Any) -> None:
+        """Do nothing: no text of a figure is clipped."""
+
+
+@lru_cache(maxsize=CACHED)
+def _is_plain(text: str) -> bool:
+    """Whether a text is a single line that the base font has all characters of."""
+    return "\n" not in text and not lacks(BASE_FAMILY, frozenset(text))
+
+
+@lru_cache(maxsize=CACHED)
+def _drawn(text: str, size: float, color: tuple[float, ...]) -> tuple[NDArray[np.uint8], int, int, float]:
+    """A text in pixels (H, W, 4), the last row first, where it begins and ends, and its length."""
+    font = _pillow_font(size)
+    mask, (left, top) = font.getmask2(text, mode="L", anchor="ls")
+    shares = np.array(mask, np.uint8).reshape(mask.size[::-1])  # (H, W)
+    pixels = np.empty((*shares.shape, 4), np.uint8)
+    pixels[..., :3] = np.rint(255 * np.array(color))
+    pixels[..., 3] = shares
+    return pixels[::-1], left, top, font.getlength(text)
+
+
+@cache
+def _context() -> GraphicsContextBase:
+    """How images are drawn: as they are."""
+    return GraphicsContextBase()
 
 
 @cache
