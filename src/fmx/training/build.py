@@ -98,7 +98,8 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
     seed_everything(cfg.seed, workers=True, verbose=False)
     classifier = build_classifier(cfg)
     begins = cfg.resume is None or not has_checkpoint(record.run_dir)
-    stored = record.stored if cfg is given else to_stored(cfg)
+    is_recorded = cfg is given and bool(record.stored)
+    stored = record.stored if is_recorded else to_stored(cfg)
     extension = None
     if cfg.extend is not None:
         extension = extension_of(stored) if begins else Extension.from_record(record.contents)
@@ -168,7 +169,7 @@ def build(cfg: DictConfig, record: Record) -> Experiment:
         extension=extension if begins else None,
         hparams=_hparams(stored, record.contents["overrides"]),
         settings=_settings(stored),
-        yaml=record.yaml if cfg is given else OmegaConf.to_yaml(OmegaConf.create(stored)),
+        yaml=record.yaml if is_recorded else OmegaConf.to_yaml(OmegaConf.create(stored)),
     )
 
 
