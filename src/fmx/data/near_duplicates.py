@@ -162,7 +162,7 @@ def _too_many(threshold: float) -> DataError:
 
 
 class _Part:
-    """The pixels of images that a change leaves in common with the others, and their sums.
+    """The pixels of images that a change leaves in common with the others.
 
     Where the second image is moved down by a pixel, its rows 0 to H - 2 lie on the first one's rows 1 to H - 1.
     """
