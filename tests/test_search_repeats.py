@@ -3,18 +3,22 @@
 import json
 import re
 import shlex
+from dataclasses import replace
 from math import fsum
 from statistics import mean
 
 import pandas as pd
 import pytest
+from optuna.distributions import FloatDistribution
 from scipy.stats import t as student
 
+from fmx.errors import ConfigError
 from fmx.runs.record import write_json
 from fmx.sweeps.search.heartbeat import Searcher
 from fmx.sweeps.search.options import Objective, Options
 from fmx.sweeps.search.recorded import recorded_summary
 from fmx.sweeps.search.repeats import interval
+from fmx.sweeps.search.space import Space
 from fmx.sweeps.search.study import RunningTrial, SharedStudy
 from fmx.sweeps.search.study_status import search_status
 from fmx.sweeps.search.summary import summarize
@@ -200,6 +204,30 @@ def test_ranking_by_the_worse_end_of_the_interval(tmp_path):
     assert interval([0.8, 0.9, 0.82, 0.92], folds) == pytest.approx(expected)
     low, high = interval([0.66, 0.78], Options(**(OPTIONS | {"seeds": 2})))
     assert 0 <= low < 0.72 < high <= 1, "an accuracy"
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_another_space_is_refused_with_what_takes_the_trials_over(tmp_path, seeds):
+    options = Options(**(OPTIONS | {"seeds": seeds}))
+    with Searcher(tmp_path) as searcher:
+        SharedStudy(tmp_path, options, SPACE, searcher, fixed={})
+        other = Space((replace(SPACE.parameters[0], distribution=FloatDistribution(0.25, 0.5)), *SPACE.parameters[1:]))
+        with pytest.raises(ConfigError, match="is another one") as refused:
+            SharedStudy(tmp_path, options, other, searcher, fixed={})
+    assert (f"hydra.sweeper.from_study={tmp_path}" in str(refused.value)) == (seeds == 1), "it takes over single runs"
+
+
+def test_all_runs_of_a_trial_that_failed_are_failed(tmp_path):
+    with Searcher(tmp_path) as searcher:
+        study = SharedStudy(tmp_path, Options(**(OPTIONS | {"seeds": 2})), SPACE, searcher, fixed={})
+        for number in range(2):
+            study.claim()
+            (tmp_path / str(number)).mkdir()
+            write_json(tmp_path / f"{number}/run.json", {"status": "failed", "error": f"boom {number}", "format": 1})
+        study.fail(0, "run 0: boom 0")
+    status = search_status(tmp_path)
+    assert status.counts == {"failed": 2}, "an interrupted run would be resumed"
+    assert [job.error for job in status.jobs] == ["boom 0", "run 0: boom 0"]
 
 
 def test_the_runs_of_a_command_that_is_gone_are_continued_once(tmp_path):

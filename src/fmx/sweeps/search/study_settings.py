@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fmx.config.quoting import override
 from fmx.errors import ConfigError, DataError
 from fmx.runs.data_root import KEY
 from fmx.sweeps.ledger import JOURNAL
@@ -45,10 +46,15 @@ def _difference(sweep_dir: Path, known: Mapping[str, Any], wanted: Mapping[str, 
     """Describe the first difference between the study in a directory and the wanted settings."""
     then, now = _flatten(_without_root(known)), _flatten(wanted)
     key = next(key for key in [*now, *then] if then.get(key) != now.get(key))
+    is_space = key in wanted["distribution"]
+    single = known.get("seeds", 1) == 1 and known.get("folds") is None  # hydra.sweeper.from_study takes no others over
+    taken_over = (
+        f", and take its trials over: {override('hydra.sweeper.from_study', sweep_dir)}" if is_space and single else ""
+    )
     was, is_now = (flat.get(key, "not given") for flat in (then, now))
     return (
         f"the search in {sweep_dir} is another one, so its trials do not compare: {key} was {was} and is {is_now} now. "
-        "Repeat its command, or name another folder with hydra.sweep.dir=DIR"
+        f"Repeat its command, or name another folder with hydra.sweep.dir=DIR{taken_over}"
     )
 
 

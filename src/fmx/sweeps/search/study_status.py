@@ -122,7 +122,8 @@ def _job(
         return JobStatus(name, "unreadable", what, error.strerror)
     except DataError:
         return JobStatus(name, in_queue or ("queued" if is_owned else "interrupted"), what, **slurm)
-    if run.status == "completed" or run.pruned:  # its command has not recorded it yet, or died before
+    has_failed = run.status == "failed" and trial.state in ENDED  # as another run of its trial did
+    if run.status == "completed" or run.pruned or has_failed:  # its command has not recorded it yet, or died before
         return run_state(run, name, what, **slurm)
     state = in_queue or ("running" if run.status == "running" else "interrupted")
     return run_state(run, name, what, state=state, **slurm)
