@@ -1,10 +1,11 @@
 """The outcomes of runs: metrics of the completed ones, status and error of the others."""
 
-import pickle
+import json
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -117,14 +118,22 @@ class KnownOutcomes:
         state = (name, [_identity(path / file) for file in FILES])  # before the files are read: they may change
         known = self._known.get(path)
         if known is not None and known[0] == state:
-            kept: Outcome = pickle.loads(zlib.decompress(known[1]))  # noqa: S301 - this process made it
-            return kept
+            return _from_plain(path, json.loads(zlib.decompress(known[1])))
         read = _read(path, name)
         self._known.pop(path, None)
         if isinstance(read, Outcome):
-            _ = read.configuration  # its fingerprint is kept too
-            self._known[path] = state, zlib.compress(pickle.dumps(read), level=1)
+            with suppress(TypeError):  # of a value that JSON does not have, such as a date
+                self._known[path] = state, zlib.compress(json.dumps(_as_plain(read)).encode(), level=1)
         return read
+
+
+def _as_plain(read: Outcome) -> dict[str, Any]:
+    return vars(read) | {"run": vars(read.run) | {"path": None}, "settings": asdict(read.settings)}
+
+
+def _from_plain(path: Path, plain: dict[str, Any]) -> Outcome:
+    run, settings = Run(**plain["run"] | {"path": path}), Settings(**plain["settings"])
+    return Outcome(**plain | {"run": run, "settings": settings})
 
 
 def _identity(file: Path) -> tuple[int, ...] | None:
