@@ -62,7 +62,7 @@ def example(folder):
 def test_the_note_of_the_page(command, notes, tmp_path):
     texts, url = notes
     example(tmp_path)
-    env = {"NOTE_URL": url, "PYTHONPATH": str(tmp_path)}
+    env = {"NOTE_URL": url, "PYTHONPATH": os.pathsep.join([str(tmp_path / "code"), str(tmp_path)])}
     (tmp_path / "bad.py").write_text(FAILS)
     (tmp_path / "bad").touch()
     sweep = ["-m", *SMALL, "hydra/callbacks=note", BAD, "seed=1,2", "hydra.sweep.dir=sweep"]
@@ -102,7 +102,7 @@ def test_the_note_of_a_sweep_that_is_stopped(command, notes, tmp_path, kind):
     texts, url = notes
     example(tmp_path)
     env = here() | {"NOTE_URL": url}
-    env["PYTHONPATH"] += f"{os.pathsep}{tmp_path}"
+    env["PYTHONPATH"] += f"{os.pathsep}{tmp_path / 'code'}{os.pathsep}{tmp_path}"
     (tmp_path / "slow").touch()
     jobs = {
         "sweep": ["seed=1,2"],
