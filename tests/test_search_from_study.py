@@ -134,10 +134,10 @@ def test_an_earlier_search_of_several_seeds_is_refused(command, earlier, tmp_pat
 def test_the_earlier_directory_is_data(command, earlier, tmp_path):
     shutil.copytree(earlier / "old", tmp_path / "old")
     for path in (tmp_path / "old").glob("*/.hydra/resolved.yaml"):
-        path.write_text(path.read_text().replace("torch.optim.Adam", f"os.mkdir.{tmp_path.name}"))
+        path.write_text(path.read_text().replace("fmx.training.losses.CrossEntropy", f"os.mkdir.{tmp_path.name}"))
     done = command(*RUN, *NEW, cwd=tmp_path)
     assert done.returncode == 2
-    assert "optim._target_ was os.mkdir" in done.stderr
+    assert "loss._target_ was os.mkdir" in done.stderr
     with (tmp_path / "old/study.journal").open("ab") as journal:
         journal.truncate(2**28)
     done = command(*RUN, *NEW, cwd=tmp_path)
