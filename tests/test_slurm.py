@@ -155,7 +155,7 @@ def test_jobs_outlive_the_launching_process_and_are_found_again(slurm, tmp_path)
             cwd=tmp_path, env=os.environ | slurm, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
-    killed = start(*SLURM, *DIGITS, "model=lenet", "seed=1,2", "trainer.max_epochs=4", SLOW)
+    killed = start(*SLURM, *DIGITS, "model=lenet", "seed=1,2", "trainer.max_epochs=20", SLOW)
     runs = [tmp_path / "sweep/0", tmp_path / "sweep/1"]
     wait_for(lambda: all(begun(run) for run in runs))
     killed.kill()
