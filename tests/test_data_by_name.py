@@ -19,6 +19,8 @@ from fmx.process.exits import raised_errors
 from fmx.runs.composition import compose_config
 from fmx.training.build import make_data
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 SHORT = ["model=mlp", "model.net.hidden_sizes=[16]", "trainer.max_epochs=1", "logger=none", "data.num_workers=0"]
 
 

@@ -24,6 +24,8 @@ from fmx.runs.composition import compose_config
 from fmx.sweeps.checkpoints import check_can_rank
 from run_directories import make_run, wrong_at
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 FAST = ["data=digits", "model=mlp", "model.net.hidden_sizes=[16]", "logger=none", "trainer.max_epochs=1"]
 LABELS = torch.tensor([0] * 61 + [1] * 23 + [2] * 7)[torch.randperm(91, generator=torch.Generator().manual_seed(0))]
 

@@ -18,6 +18,8 @@ from fmx.training.losses import NLL, CrossEntropy
 from run_directories import make_run
 from same_runs import assert_same
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 RARE = """
 import os
 import signal

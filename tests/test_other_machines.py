@@ -14,6 +14,8 @@ from fmx.errors import DataError
 from fmx.process.own_files import check_own_files
 from run_directories import make_run
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 SMALL = ["data=digits", "model=mlp", "trainer=smoke", "logger=none"]
 
 

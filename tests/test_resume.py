@@ -18,6 +18,9 @@ from fmx.errors import DataError
 from fmx.process.exits import plain_exits
 from fmx.runs.checkpoint_files import newest_checkpoint
 from same_runs import assert_same, points
+from warm_process import NO_FIGURES
+
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 DIGITS = ["data=digits", "data.batch_size=64", "trainer.checkpoint_every_s=0.2"]
 ALL_AT_ONCE = ["model=dropout_cnn", "augment=erasing", "optim=adamw", "schedule=onecycle", "callbacks=[default,ema]"]
@@ -115,11 +118,12 @@ def test_killed_runs_on_the_real_data(command, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_killed_at_each_change_to_its_files(command, tmp_path):
+def test_killed_at_each_change_to_its_files(command, tmp_path, monkeypatch):
     """At every second until training begins, then at every tenth, where most are checkpoints'; every other run twice.
 
     FMX_LONG=1: at each one, then at every fifth.
     """
+    monkeypatch.setenv(NO_FIGURES, "")  # it is killed among them too
     sparse = 1 if os.environ.get("FMX_LONG") else 2
     run = ["data=digits", "model=mlp", "trainer.max_epochs=2", "trainer.limit_train_batches=4", "logger=none"]
     whole = command(*run, "hydra.run.dir=whole", cwd=tmp_path)

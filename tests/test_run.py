@@ -16,6 +16,7 @@ import torch
 from sklearn import metrics
 
 from test_extension import OVERRIDES, write_parts
+from warm_process import NO_FIGURES
 
 CONTRACT = """
 .hydra/config.yaml .hydra/overrides.yaml run.json metrics.json history.csv predictions.npz checkpoints/best.ckpt
@@ -258,6 +259,7 @@ def test_all_parts_run_with_each_other(command, tmp_path, sweep):
         "logger=none",
         "hydra.sweep.dir=sweep",
         cwd=tmp_path,
+        env={NO_FIGURES: "1"},
         timeout_s=900,
     )
     assert done.returncode == 0, done.stderr[-2000:]

@@ -24,6 +24,8 @@ from fmx.sweeps.search.study_status import search_status
 from fmx.sweeps.search.summary import summarize
 from test_search import LR, OPTIONS, RUN, SPACE, records, searched, started, status_of, wait_until  # noqa: F401
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 REFUSED = {
     "hydra.sweeper.seeds=0": ["hydra.sweeper.seeds must be a whole number from 1 to 1000, got 0"],
     "hydra.sweeper.folds=1": ["hydra.sweeper.folds must be a whole number from 2 to 1000 or null, got 1"],

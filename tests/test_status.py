@@ -15,6 +15,8 @@ import pytest
 from test_sweep import here, wait_for
 from watched_page import asked, watched
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 SMALL = ["data=digits", "model=mlp", "augment=none", "logger=none", "trainer.max_epochs=3", "hydra.launcher.workers=1"]
 SLOW = "+callbacks.slow={{_target_:faults.Slow,file:{}}}"
 
