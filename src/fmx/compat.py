@@ -551,16 +551,9 @@ def ends_at_once() -> bool:
 
 
 def run_exit_functions() -> None:
-    """Run the functions that are registered with atexit; see ends_at_once.
-
-    The libraries of operators that torch takes apart there, in 20 ms, end with the process.
-    """
+    """Run the functions that are registered with atexit; see ends_at_once."""
     import atexit
-    import weakref
 
-    for each in list(weakref.finalize._registry):  # type: ignore[attr-defined]
-        if (known := each.peek()) and known[1].__module__ == "torch.library":
-            each.atexit = False
     atexit._run_exitfuncs()
 
 

@@ -4,6 +4,8 @@ A mixture takes normalised images (B, C, H, W) and integer labels (B,), and give
 (B, K), the share of each class. The partner of an image is the one before it in the batch, which is in random order.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Beta
@@ -11,12 +13,12 @@ from torch.distributions import Beta
 __all__ = ["CutMix", "MixUp", "MixUpOrCutMix"]
 
 
-class Mixture(nn.Module):
+class Mixture(nn.Module, ABC):
     """Mixes each image with the one before it, by a share for each pixel that a subclass draws."""
 
+    @abstractmethod
     def shares(self, images: Tensor) -> Tensor:
         """Draw which share of each pixel an image keeps, (B, 1, H, W) or (B, 1, 1, 1)."""
-        raise NotImplementedError
 
     def forward(self, images: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
         """Return mixed images and labels float32 (B, K)."""

@@ -27,9 +27,8 @@ class _Parts(NamedTuple):
     bounded: bool
 
 
-_Added = tuple[
-    str, _Parts, Callable[[str], str]
-]  # what identifies the parts, these, and what names the job in an error
+# What identifies the parts, these, and what names the job in an error.
+_Added = tuple[str, _Parts, Callable[[str], str]]
 
 
 class PartsCheck:
