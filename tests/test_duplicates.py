@@ -2,6 +2,7 @@
 
 import csv
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from fmx.data.paired_test_images import read_paired_test_images
 from fmx.errors import DataError
 from fmx.reporting.intervals import share
 from run_directories import make_run, wrong_at
+from terminal import Terminal
 
 FINGERPRINT = "f" * 32
 HEADER = "first_part,first_index,second_part,second_index,data_fingerprint"
@@ -140,6 +142,14 @@ def arrays_file(tmp_path_factory):
 
 
 COPIES = {(3, 0), (5, 1), (7, 2), (8, 3), (9, 4), (10, 5), (11, 6)}
+
+
+def test_words_stay_whole_on_a_narrow_terminal(tmp_path):
+    shown = Terminal([sys.executable, "-m", "fmx", "data", "digits", "--duplicates"], cwd=tmp_path, columns=70)
+    assert shown.read() == 0, shown.text
+    table = shown.text.partition("exact pairs")[2].partition("the nearest")[0]
+    assert {*table.split()} > {"within", "training", "test", "and"}, shown.text
+    assert not {"with", "trai", "ning"} & {*table.split()}, shown.text
 
 
 def test_planted_copies_are_found_counted_listed_written_and_drawn(command, arrays_file, tmp_path):

@@ -172,7 +172,7 @@ def _print_duplicates(data: "ImageDataModule", parts: "Sequence[PairedPart]", ar
     how = f"near pairs have a correlation of at least {threshold:g}, also mirrored or moved by a pixel"
     print_lines([f"comparing all images as training reads them, {shape}: {how} …"])
     found = find_duplicates(parts, threshold=threshold)
-    print_table(*count_rows(found))
+    print_table(*count_rows(found), left=[4])
     if flat := sum(num_flat(part.arrays) for part in parts):
         print_lines([f"{flat:,} images of a single value have no correlation: of these only equal ones are pairs"])
     between = next(each for each in found if each.is_of_test())
