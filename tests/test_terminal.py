@@ -56,7 +56,8 @@ def wait_for(condition, timeout_s=100):
 
 
 def without_figures(text):
-    return re.sub(r"\d+ s\b|\[\d+/\d+\]", "N", text)
+    """A text without what differs from moment to moment: seconds, a place in an order, the free part of a disk."""
+    return re.sub(r"\d+ s\b|\[\d+/\d+\]|[\d.]+ [kMGT]?B(?=\s+are\s+free)", "N", text)
 
 
 @pytest.mark.parametrize(
