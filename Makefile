@@ -36,7 +36,12 @@ check: setup  ## formatting, lint, types, the order of imports, and all tests; F
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -n auto --dist worksteal; tests=$$?; wait $$types && exit $$tests
+	$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -n auto --dist worksteal; tests=$$?; \
+	if [ $$tests = 1 ]; then \
+	  echo "What failed beside other tests runs once more, alone: it is red if it fails again."; \
+	  $(BIN)/python -m pytest --last-failed --last-failed-no-failures none; tests=$$?; \
+	fi; \
+	wait $$types && exit $$tests
 
 tensorboard: setup  ## look at all runs in the browser, from this machine alone
 	$(BIN)/fmx tensorboard
