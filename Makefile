@@ -53,7 +53,7 @@ docs: setup  ## write the generated pages and build the site into site/
 bench: setup  ## measure what docs/benchmarks.md claims
 	$(BIN)/python benchmarks/run_all.py
 
-recipes: setup  ## the published recipes, three seeds each, and the table of them in docs/recipes.md
+recipes: setup  ## all recipes, five seeds each, and their tables in docs/recipes.md
 	$(BIN)/python benchmarks/recipes.py
 
 clean:  ## remove .venv and caches; outputs/ stays
