@@ -63,8 +63,11 @@ class Slow(Callback):
 class Held(Callback):
     """Waits after the first epoch until that file is gone, or a signal has asked the run to stop."""
 
+    def __init__(self, *, file="slow"):
+        self.file = Path(file)
+
     def on_train_batch_end(self, trainer, *_):
-        while trainer.current_epoch and Path("slow").exists():
+        while trainer.current_epoch and self.file.exists():
             if any(getattr(each, "asked", False) for each in trainer.callbacks):
                 return
             time.sleep(0.1)

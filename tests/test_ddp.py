@@ -86,6 +86,33 @@ def test_a_multirun_trains_each_job_once(alone, command, tmp_path):
         assert "identical to metrics.json" in evaluated.stdout, evaluated.stdout + evaluated.stderr
 
 
+def test_a_search_of_such_trials_that_is_killed_goes_on(alone, command, tmp_path):
+    """In the middle of its first trial; the same command ends it, and leaves no process behind."""
+    search = ["-m", "hydra/sweeper=search", *DDP, FULL, SLOW, "trainer.max_epochs=4", "seed=2,1"]
+    search += ["hydra.sweeper.sampler=grid", "hydra.sweeper.n_trials=2", "hydra.launcher.workers=1"]
+    search.append("hydra.sweep.dir=search")
+    (tmp_path / "slow").touch()
+    begun = tmp_path / "search/0/checkpoints/last.ckpt"
+    assert command(*search, cwd=tmp_path, env=here(), send=(begun, signal.SIGKILL)).returncode == -signal.SIGKILL
+    wait_for(lambda: not alive(tmp_path))
+    (tmp_path / "slow").unlink()
+
+    done = command(*search, cwd=tmp_path, env=here())
+    assert done.returncode == 0, done.stdout + done.stderr
+    wait_for(lambda: not alive(tmp_path))
+    assert "resuming after step" in (tmp_path / "search/jobs/0.log").read_text()
+    trials = json.loads((tmp_path / "search/search.json").read_text())["history"]
+    assert [(trial["trial"], trial["state"]) for trial in trials] == [(0, "completed"), (1, "completed")]
+    assert [trial["params"]["seed"] for trial in trials] == ["2", "1"]
+    for trial in trials:
+        run = tmp_path / "search" / str(trial["trial"])
+        assert json.loads((run / "run.json").read_text())["device"]["processes"] == 2
+        scores = json.loads((run / "metrics.json").read_text())["val"]
+        assert trial["values"] == {"val/accuracy": scores["accuracy"]}
+    assert {path.parent.name for path in tmp_path.glob("search/*/run.json")} == {"0", "1"}
+    assert_same_training(tmp_path / "search/0", alone)
+
+
 def test_a_run_that_is_stopped_goes_on_to_the_same_end(alone, tmp_path):
     (tmp_path / "slow").touch()
     run = start(tmp_path, "hydra.run.dir=run")

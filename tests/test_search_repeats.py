@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import signal
 from dataclasses import replace
 from math import fsum
 from statistics import mean
@@ -23,6 +24,7 @@ from fmx.sweeps.search.study import RunningTrial, SharedStudy
 from fmx.sweeps.search.study_status import search_status
 from fmx.sweeps.search.summary import summarize
 from test_search import LR, OPTIONS, RUN, SPACE, records, searched, started, status_of, wait_until  # noqa: F401
+from test_sweep import alive, here, wait_for
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -113,6 +115,38 @@ def test_killed_and_resumed_no_seed_is_repeated_and_the_best_command_repeats_all
     other = command(*arguments, "hydra.sweeper.seeds=3", cwd=tmp_path)
     assert other.returncode == 2
     assert "hydra.sweeper.seeds was 2 and is 3 now" in other.stderr
+
+
+def test_folds_of_two_trials_that_a_kill_cuts_short_are_resumed(command, tmp_path):
+    """The second fold of each waits after its first epoch: one worker at that of trial 0, the other at that of 1."""
+    held = "+callbacks.held={_target_:faults.Held,file:'held-${data.fold}'}"
+    search = [*RUN, "hydra.launcher.workers=2", LR, held, "hydra.sweeper.folds=2"]
+    search += ["hydra.sweeper.sampler=random", "hydra.sweeper.n_trials=3"]
+    (tmp_path / "held-1").touch()
+    begun = tmp_path / "search/3/checkpoints/last.ckpt"
+    assert command(*search, cwd=tmp_path, env=here(), send=(begun, signal.SIGKILL)).returncode == -signal.SIGKILL
+    wait_for(lambda: not alive(tmp_path))
+    assert [status_of(tmp_path, number) for number in range(4)] == ["completed", "interrupted"] * 2
+    (tmp_path / "held-1").unlink()
+    before = {number: (tmp_path / f"search/{number}/run.json").read_text() for number in (0, 2)}
+
+    done = command(*search, cwd=tmp_path, env=here())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert before == {number: (tmp_path / f"search/{number}/run.json").read_text() for number in before}
+    logs = [(tmp_path / f"search/jobs/{number}.log").read_text() for number in range(6)]
+    assert ["resuming after step" in log for log in logs] == [False, True, False, True, False, False]
+    found = assert_means(tmp_path, 2)
+    assert found["trials"]["completed"] == len(found["history"]) == 3
+    assert sorted(records(tmp_path)) == list(range(6))
+
+    whole = command(*search, "hydra.sweep.dir=whole/search", cwd=tmp_path, env=here())
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    undisturbed = searched(tmp_path / "whole")["history"]
+    assert [told(trial) for trial in found["history"]] == [told(trial) for trial in undisturbed]
+
+
+def told(trial):
+    return trial["params"], trial["values"], trial["reports"]
 
 
 def test_folds_and_what_pruning_spares(command, tmp_path):
