@@ -10,7 +10,7 @@ import pytest
 
 from chromium import chromium_page
 from test_status import begin, kill
-from test_sweep import wait_for
+from test_sweep import alive, status, wait_for
 from watched_page import asked, watched
 
 FMX = [sys.executable, "-m", "fmx"]
@@ -81,6 +81,46 @@ def test_rows_appear_as_jobs_end_and_the_page_outlives_command_files_and_folder(
         assert {url.removeprefix(address) for url in tab.requests} >= {"", "state", "plotly.js"}
         server.send_signal(signal.SIGINT)
         sees(tab, f"{LINE}.includes('fmx watch has ended')")
+
+
+@pytest.mark.browser
+def test_killed_and_started_again_it_serves_the_open_page_and_the_sweep_goes_on(tmp_path):
+    held = "+callbacks.held={_target_:faults.Held,file:'held-${seed}'}"
+    for seed in (1, 2):
+        (tmp_path / f"held-{seed}").touch()
+    running = begin(tmp_path, "seed=1,2", "hydra.sweep.dir=sweep", held, file="none")
+    sweep = tmp_path / "sweep"
+    wait_for((sweep / "0/history.csv").exists)
+    with chromium_page() as tab:
+        with watched(tmp_path, "sweep", code=-signal.SIGKILL) as (server, address):
+            tab.open(address)
+            sees(tab, f"{LINE}.includes('1 running · 1 queued')")
+            tab.evaluate("window.loaded = 'once'")
+            kill(server)
+            sees(tab, f"{LINE}.includes('cannot be reached')")
+        (tmp_path / "held-1").unlink()
+        wait_for((sweep / "1/history.csv").exists)
+        assert tab.evaluate(ROWS) == 0
+        port = address.rpartition(":")[2].strip("/")
+        with watched(tmp_path, "sweep", "--port", port) as (_, again):
+            assert again == address
+            sees(tab, f"{LINE}.includes('1 running · 1 completed') && {ROWS} === 1")
+            (tmp_path / "held-2").unlink()
+            sees(tab, f"{ROWS} === 1 && {LINE}.includes(' 2 completed')")
+            assert tab.evaluate("window.loaded") == "once", "the page was loaded anew"
+    assert running.wait() == 0
+    wait_for(lambda: not alive(tmp_path))
+    assert status(sweep) == {"0": "completed", "1": "completed"}
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
+    tables = {"leaderboard.csv", "leaderboard.md", "leaderboard.html"}
+    assert {path.name for path in sweep.iterdir()} == {
+        "0",
+        "1",
+        "jobs",
+        "sweep.json",
+        "multirun.yaml",
+        ".lock",
+    } | tables
 
 
 def test_only_the_page_is_served_and_only_under_its_own_name(command, digits_run, tmp_path):

@@ -13,7 +13,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Live:
-    """What makes a page renew itself: its version, a line on the state of things, the address of plotly.js."""
+    """What makes a page renew itself: its version, a line on the state of things, the address of plotly.js.
+
+    version: of no other page that was served at the address; at most 2⁵³, as JavaScript's numbers are exact to there.
+    """
 
     version: int
     line: str

@@ -76,7 +76,9 @@ class LivePage:
         self._look_at = ended + max(LOOK_EVERY_S, LOOK_SHARE * (ended - began))
 
     def _draw(self) -> None:
-        began, version = time.monotonic(), self._version + 1
+        began = time.monotonic()
+        # The moment, in ms: a browser may still show a page of an earlier `fmx watch` on this port.
+        version = max(time.time_ns() // 1_000_000, self._version + 1)
         html = self._rendered(Live(version, self._line, PLOTLY))
         with self._changing:
             self._html, self._version = html, version
