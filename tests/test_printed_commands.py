@@ -87,6 +87,7 @@ NOT_TYPED = {
     "runs/command_again.py:command_to_resume": "as runs/record.py:recording, which is typed here",
     "sweeps/search/command.py:for_trial": "test_search_repeats and test_slurm_nodes type it",
     "sweeps/slurm.py:report_result": "test_slurm finds it",
+    "runs/run_dir.py:find_runs": "test_report finds it",
     "commands/watch.py:watch": "ssh, to this machine",
     "sweeps/status.py:latest_sweep": "an example with what stands for a sweep",
     "config/image_size.py:as_override": "an override alone, which test_image_shapes types",

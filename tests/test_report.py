@@ -597,10 +597,14 @@ def test_it_refuses_politely(tmp_path, command):
     make_run(tmp_path / "good")
     make_run(tmp_path / "bad" / "0", status="failed", error="no luck")
     (tmp_path / "t.csv").write_text("mine")
-    (tmp_path / "empty").mkdir()
+    for name, file in (("empty", "x"), ("waits", "sweep.json"), ("searches", "study.journal")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).touch()
     for arguments, code, words in [
         (["nowhere"], 1, "holds no run directory"),
         (["empty"], 1, "holds no run directory"),
+        (["waits"], 1, "no job of waits has started yet: fmx status waits says more"),
+        (["searches"], 1, "no job of searches has started yet: fmx status searches says more"),
         (["bad"], 1, "none of these runs has completed"),
         (["good", "--csv", "t.csv"], 2, "--force"),
         (["good", "--csv", "empty"], 2, "is a folder"),

@@ -169,6 +169,7 @@ def test_grid_finds_the_pareto_front_and_says_which_trial_failed(command, tmp_pa
     assert {tuple(each["values"].values()) for each in found["best"]} == front
     page = (tmp_path / "search/search.html").read_text()
     assert "Pareto front" in page
+    assert "; drawn by grid.</p>" in page
     assert "Content-Security-Policy\" content=\"default-src 'none'" in page
 
 
@@ -441,7 +442,10 @@ def test_what_another_command_told_meanwhile_stands(tmp_path):
 
 
 def told_search(folder: Path, trials: list[tuple[dict, list[float], bool]], **options) -> dict:
-    """The charts of search.html by title: of trials with these values and reports, pruned or completed."""
+    """The charts of search.html by title: of trials with these values and reports, pruned or completed.
+
+    Those without a report have failed.
+    """
     options = Options(**(OPTIONS | {"n_trials": 99, "pruning": "median"} | options))
     folder.mkdir(exist_ok=True)
     with Searcher(folder) as searcher:
@@ -451,7 +455,12 @@ def told_search(folder: Path, trials: list[tuple[dict, list[float], bool]], **op
             number = shared.claim().number
             for step, value in enumerate(reports, 1):
                 RunningTrial.of_run(folder / str(number)).report(step, value)
-            shared.prune(number) if pruned else shared.complete(number, [reports[-1]])
+            if not reports:
+                shared.fail(number, "boom")
+            elif pruned:
+                shared.prune(number)
+            else:
+                shared.complete(number, [reports[-1]])
         summary = summarize(shared.study, folder, options, SimpleNamespace(for_trial=lambda _: "", to_resume=""))
     page = html_page(summary)
     figures = json.loads(page.partition('id="charts">')[2].partition("</script>")[0])
@@ -499,13 +508,15 @@ def test_few_trials_say_nothing_of_importance_and_the_page_says_why(tmp_path, tr
         ("maximize", [0.95, 0.1, 0.94, 0.96, 0.95], [1]),
         ("minimize", [0.31, 0.3, 4e9, 0.29, 7.0], [2, 4]),
         ("maximize", [0.9, 0.9, 0.9, 0.2], [3]),
+        ("maximize", [None, 0.95, 0.1, None, 0.94, 0.96, 0.95], [2]),  # two have failed
         ("maximize", [0.3, 0.32, 0.31, 0.9, 0.33], []),  # a good one is never off the axis
         ("maximize", [0.2, 0.9, 0.3, 0.8, 0.5, 0.6], []),
         ("maximize", [0.1], []),
     ],
 )
 def test_a_poor_trial_does_not_set_the_axis_and_is_named(tmp_path, direction, figures, far):
-    trials = [({"optim.lr": 0.25 * (place % 5)}, [figure], False) for place, figure in enumerate(figures)]
+    reports = [[] if figure is None else [figure] for figure in figures]
+    trials = [({"optim.lr": 0.25 * (place % 5)}, reported, False) for place, reported in enumerate(reports)]
     charts = told_search(tmp_path / "far", trials, objectives=(Objective("val/accuracy", direction),))
     for title in ("History of val/accuracy", "val/accuracy by parameter"):
         note, figure = charts[title]
@@ -515,7 +526,7 @@ def test_a_poor_trial_does_not_set_the_axis_and_is_named(tmp_path, direction, fi
             assert "Beyond the axis" not in note
             continue
         low, high = axis["range"]
-        assert [place for place, value in enumerate(figures) if not low <= value <= high] == far
+        assert [place for place, reported in enumerate(reports) if reported and not low <= reported[0] <= high] == far
         for place in far:
             assert f"{place} ({figures[place]:.4g})" in note
 

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fmx.config.bounded_files import get_nested, read_json, read_yaml, read_yaml_or_empty
 from fmx.config.from_environment import Place, from_stored, references
+from fmx.config.printed_command import printed_command
 from fmx.config.quoting import escape_interpolations
 from fmx.config.renamed_targets import with_present_names
 from fmx.errors import DataError
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 FINISHED = "completed"
+WITH_JOBS = ("sweep.json", "study.journal")  # the files of a sweep and of a search
 SAVE_TIMEOUT_S = 30.0  # how long a run may take to save its state after its command was killed
 PAUSE_S = 0.2  # between two checks of its process
 Value = TypeVar("Value")
@@ -223,6 +225,9 @@ def find_runs(patterns: Iterable[str]) -> list[Path]:
             ):
                 found[record.parent] = None
         if len(found) == before and not any((Path(f) / "run.json").is_file() for f in folders):
+            if any((Path(pattern) / name).is_file() for name in WITH_JOBS):
+                status = printed_command("fmx", "status", pattern)
+                raise DataError(f"no job of {pattern} has started yet: {status} says more")
             raise DataError(f"{pattern} holds no run directory; runs are in outputs/runs/, sweeps in outputs/sweeps/")
     return list(found)
 

@@ -79,7 +79,7 @@ def _charts(summary: Summary) -> Iterator[dict[str, Any]]:
         yield _importance(name, counted, of, also, maximize=each.direction == "maximize")
         by_parameter = partial(visualization.plot_slice, **of)
         note = f"Each completed trial; darker ones came later.{also}"
-        values = {trial.number: trial.values[place] for trial in counted.trials}
+        values = {trial.number: trial.values[place] for trial in _valued(counted)}
         axis_range = _axis_range(values, maximize=each.direction == "maximize")
         yield _chart(f"{name} by parameter", note, by_parameter, counted, axis_range)
     if any(trial.intermediate_values for trial in summary.trials):
@@ -95,16 +95,17 @@ def _charts(summary: Summary) -> Iterator[dict[str, Any]]:
             "Reports", reports, _reports, study, _axis_range(values, maximize=objectives[0].direction == "maximize")
         )
     if len(objectives) == 1:
-        missing = " None: not sought in that trial." if _has_branches(counted.trials) else ""
+        missing = " None: not sought in that trial." if _has_branches(_valued(counted)) else ""
         lines = f"One line per completed trial. Point at a line to see its values.{missing}{also}"
         parallel = partial(visualization.plot_parallel_coordinate, target_name=objectives[0].metric)
         yield _chart("Parallel coordinates", lines, parallel, counted)
 
 
 def _with_last_values(summary: Summary) -> tuple[Study, int]:
-    """The completed trials and the pruned ones, with their last value; returns the number of these as well.
+    """The trials, of which the pruned ones are completed with their last value; returns the number of these as well.
 
-    Without the pruned trials, the parameter that decides most would seem to matter least.
+    Without the pruned trials, the parameter that decides most would seem to matter least. Trials without a value have
+    failed: they are left out of charts, and the others keep their numbers.
     """
     study = optuna.create_study(directions=[each.direction for each in summary.options.objectives])
     pruned = 0
@@ -116,15 +117,21 @@ def _with_last_values(summary: Summary) -> tuple[Study, int]:
             pruned += values is not None
         elif trial.state != TrialState.COMPLETE:
             values = None
-        if values is not None:
-            study.add_trial(create_trial(values=values, params=trial.params, distributions=trial.distributions))
+        state = TrialState.FAIL if values is None else TrialState.COMPLETE
+        study.add_trial(
+            create_trial(state=state, values=values, params=trial.params, distributions=trial.distributions)
+        )
     return study, pruned
+
+
+def _valued(study: Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
 
 
 def _importance(metric: str, counted: Study, of: Mapping[str, Any], also: str, *, maximize: bool) -> dict[str, Any]:
     """The chart of the parameters' importance, or the reason why there is none."""
     title = f"Importance for {metric}"
-    trials = counted.trials
+    trials = _valued(counted)
     varied = {key for trial in trials for key in trial.params if len({repr(t.params.get(key)) for t in trials}) > 1}
     needed = max(LEAST_TRIALS, 2 * len(varied))
     if len(trials) < needed:
@@ -140,8 +147,12 @@ def _importance(metric: str, counted: Study, of: Mapping[str, Any], also: str, *
         note = f"What decides whether a trial is among the {best} best, each where it is sought (PED-ANOVA).{also}"
         if (target := of["target"]) is not None and maximize:  # PED-ANOVA takes the least values of a target as best
             of = {**of, "target": lambda trial: -target(trial)}
-    draw = partial(visualization.plot_param_importances, evaluator=evaluator, **of)
-    return _chart(title, note, draw, counted)
+    return _chart(title, note, partial(_importances, evaluator=evaluator, **of), counted)
+
+
+def _importances(study: Study, **options: Any) -> Any:
+    figure = visualization.plot_param_importances(study, **options)
+    return figure.update_layout(xaxis_title=None, yaxis_title=None)  # which would lie over long names of parameters
 
 
 def _has_branches(trials: Sequence[FrozenTrial]) -> bool:
