@@ -122,10 +122,10 @@ def measure_single(repeats: int, data: str, batch_size: int, device: str) -> dic
     return measured
 
 
-def claims(measured: dict[str, Any]) -> list[Claim]:
+def claims(results: dict[str, Any]) -> list[Claim]:
     return [
         at_most(f"60,000 images, `augment={augment}`", 1000 * whole_path_s(entry), entry["target_ms"], "{:.0f} ms")
-        for augment, entry in measured.items()
+        for augment, entry in results["measured"].items()
         if entry["target_ms"]
     ]
 

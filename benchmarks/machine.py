@@ -5,7 +5,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["describe", "in_words", "kind"]
+__all__ = ["describe", "has_bf16_units", "in_words", "kind"]
 
 PACKAGES = ["torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core"]
 
@@ -35,13 +35,19 @@ def kind(machine: dict[str, object]) -> str:
     return "amx" if machine["amx_bf16"] else "avx512_bf16" if machine["avx512_bf16"] else "float32"
 
 
+def has_bf16_units(machine: dict[str, object]) -> bool:
+    """Whether it multiplies bf16 natively, as the GPUs of these tables do."""
+    return bool(machine["gpu"] or machine["amx_bf16"] or machine["avx512_bf16"])
+
+
 def in_words(machine: dict[str, object]) -> str:
-    """One clause for the caption of a table."""
+    """One clause for the caption of a table, with the `date` that result_file adds."""
     units = "AMX" if machine["amx_bf16"] else "AVX512-BF16" if machine["avx512_bf16"] else "no bf16 units"
     gpu = f"{machine['gpu']}, " if machine["gpu"] else ""
     versions = machine["versions"]
     assert isinstance(versions, dict)
-    return f"{gpu}{machine['processor']}, {machine['cores']} cores, {units}, torch {versions['torch']}"
+    day = f", {machine['date']}" if "date" in machine else ""
+    return f"{gpu}{machine['processor']}, {machine['cores']} cores, {units}, torch {versions['torch']}{day}"
 
 
 def _processor() -> str:

@@ -105,8 +105,8 @@ def folder_larger_than_memory(limit_mb: int, device: str) -> dict[str, Any]:
             "added_mb": peaks["large"] - peaks["small"]}  # fmt: skip
 
 
-def claims(measured: dict[str, Any]) -> list[Claim]:
-    run, folder = measured["run"], measured["folder"]
+def claims(results: dict[str, Any]) -> list[Claim]:
+    run, folder = results["measured"]["run"], results["measured"]["folder"]
     return [
         at_most("peak memory of a run", median(run["peaks_mb"]["run"]), run["allowed_mb"], "{:.0f} MiB"),
         at_most("more memory for ten times the image files", folder["added_mb"], folder["limit_mb"], "{:.0f} MiB"),

@@ -58,18 +58,15 @@ def difference(runs: dict[str, list[float]]) -> str:
     return f"{mean:+.2f} ({mean - half:+.2f} … {mean + half:+.2f})"
 
 
-def claims(measured: dict[str, Any]) -> list[Claim]:
+def claims(results: dict[str, Any]) -> list[Claim]:
+    measured = results["measured"]
     differences = [pairs(entry["accuracy"]) for entry in measured.values()]
     enough = len(measured) == len(RECIPES) and all(len(each) >= SEEDS for each in differences)
     worse = sum(len(each) > 1 and statistics.mean(each) + interval(each) < 0 for each in differences)
     what = "recipes that bf16 makes less accurate (95 % interval below 0)"
     target, count = f"0 of {len(RECIPES)}, {SEEDS} seeds", f"{worse} of {len(measured)}"
-    return [Claim(what, target, count, enough and not worse)]
-
-
-def unmeasured() -> list[Claim]:
-    """The target of a GPU, where no file has its figures."""
-    return [claims({})[0]._replace(measured="no file")]
+    oldest = min((entry["date"] for entry in measured.values() if "date" in entry), default=None)
+    return [Claim(what, target, count, enough and not worse, oldest)]
 
 
 def write(results: dict[str, Any]) -> None:

@@ -26,14 +26,14 @@ SHOWN = {"cpu": "amx", "cuda": "gpu"}  # the kind whose table stands for a devic
 
 
 def save(name: str, machine: dict[str, object], measured: dict[str, Any]) -> dict[str, Any]:
-    """Write NAME.json of this kind of machine, and return what it holds."""
+    """Write NAME.json of this kind of machine, and return what `load` does."""
     path = _path(name, kind(machine))
     path.parent.mkdir(parents=True, exist_ok=True)
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     contents = {"command": command, "date": time.strftime("%Y-%m-%d"), "machine": machine, "measured": measured}
     path.write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{path} written", flush=True)
-    return contents
+    return _read(path)
 
 
 def load(name: str, device: str = "cpu") -> dict[str, Any]:
@@ -41,8 +41,11 @@ def load(name: str, device: str = "cpu") -> dict[str, Any]:
     return _read(_path(name, SHOWN[device]))
 
 
-def measured_before(name: str, machine: dict[str, object]) -> dict[str, Any]:
-    """The rows of an earlier go on such a machine, beside which new ones may stand; none where it was another one."""
+def measured_before(name: str, machine: dict[str, object], *, under: str | None = None) -> dict[str, Any]:
+    """The rows of an earlier go on such a machine, beside which new ones may stand; none where it was another one.
+
+    Each row, all of which are `under` one key where it is given, keeps the `date` at which it was measured.
+    """
     path = _path(name, kind(machine))
     if not path.exists():
         return {}
@@ -52,6 +55,8 @@ def measured_before(name: str, machine: dict[str, object]) -> dict[str, Any]:
         print(f"{path} is of another machine ({', '.join(unlike)} differ): its rows will go", flush=True)
         return {}
     measured: dict[str, Any] = before["measured"]
+    for row in (measured[under] if under else measured).values():
+        row.setdefault("date", before["date"])
     return measured
 
 
@@ -63,7 +68,7 @@ def of_kind(name: str, kind_of_machine: str) -> dict[str, Any] | None:
 
 def _read(path: Path) -> dict[str, Any]:
     contents: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return contents
+    return contents | {"machine": contents["machine"] | {"date": contents["date"]}}
 
 
 def _path(name: str, kind_of_machine: str) -> Path:

@@ -20,9 +20,11 @@ SHORT = {
     "scoring": ["--repeats", "1"],
     "inference": [],
     "overhead": ["--repeats", "1", "--epochs", "4"],
+    "steps": ["--rounds", "4"],
+    "plain_lightning": ["--rounds", "1"],
     "time_to_accuracy": ["--only", "92.04", "--turns", "4"],
-    "vs_tutorial": ["--seeds", "1", "--epochs", "1"],
 }
+ON_CPU_ALONE = {"steps"}
 
 
 def main() -> None:
@@ -31,9 +33,12 @@ def main() -> None:
     arguments = parser.parse_args()
     failed = []
     for name, options in SHORT.items():
+        if arguments.device == "cuda" and name in ON_CPU_ALONE:
+            continue
         print(f"== {name}", flush=True)
         began = time.perf_counter()
-        command = [sys.executable, str(HERE / f"{name}.py"), *options, "--device", arguments.device]
+        device = [] if name in ON_CPU_ALONE else ["--device", arguments.device]
+        command = [sys.executable, str(HERE / f"{name}.py"), *options, *device]
         if subprocess.run(command, check=False).returncode:
             failed.append(name)
         print(f"== {name}: {time.perf_counter() - began:.0f} s\n", flush=True)

@@ -2,57 +2,64 @@
 
     python benchmarks/targets.py
 
-Measures nothing: it reads the results of the other benchmarks, of every kind of machine that has some.
+Measures nothing: it reads the results of the other benchmarks, of every kind of machine that has some. A column whose
+results are all of earlier days than the newest of another column is marked as older.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import loader
 import memory
 import overhead
+import plain_lightning
 import precision
 import startup
+import steps
 import time_to_accuracy
-import vs_tutorial
 from claim import Claim
 from machine import in_words
 from page_table import write_table
 from result_file import KINDS, of_kind
 
-SOURCES: list[Any] = [vs_tutorial, overhead, startup, time_to_accuracy, precision, memory, loader]
+SOURCES: list[Any] = [overhead, steps, time_to_accuracy, startup, plain_lightning, precision, memory, loader]
 
 
-def cell(claim: Claim, target: str) -> str:
-    """What was measured, with the target where another machine's is another, and a cross where it is missed."""
+def cell(claim: Claim, target: str, date: str, newest: str) -> str:
+    """What was measured, with the target where that of other machines differs, a cross where it is missed, its day."""
     text = claim.measured if claim.target == target else f"{claim.measured} ({claim.target})"
-    return text if claim.holds else f"{text} ✗"
+    day = claim.date or date
+    return f"{text}{'' if claim.holds else ' ✗'}{'' if day == newest else f' [{day[5:]}]'}"
 
 
-def where_and_when(results: list[dict[str, Any]]) -> str:
-    """The machine, and the days of its results: what was measured long ago was measured of an older fmx."""
-    days = sorted({result["date"] for result in results})
-    return f"{in_words(results[0]['machine'])}, {' to '.join(dict.fromkeys([days[0], days[-1]]))}"
+def newest_day(results: Iterable[dict[str, Any]]) -> str:
+    return max(str(result["date"]) for result in results)
 
 
 def main() -> None:
-    names = [source.__name__ for source in SOURCES]
-    results = {kind: {name: of_kind(name, kind) for name in names} for kind in KINDS}
-    kinds = [kind for kind in KINDS if any(results[kind].values())]
+    results = {
+        kind: {source: result for source in SOURCES if (result := of_kind(source.__name__, kind))} for kind in KINDS
+    }
+    days = {kind: newest_day(of.values()) for kind, of in results.items() if of}
     targets: dict[str, str] = {}
     cells: dict[tuple[str, str], str] = {}
     for source in SOURCES:
-        for kind in kinds:
-            result = results[kind][source.__name__]
-            claims = source.claims(result["measured"]) if result else []
-            if kind == "gpu" and not result and source in (overhead, precision):
-                claims = source.unmeasured()
-            for claim in claims:
+        for kind, newest in days.items():
+            result = results[kind].get(source)
+            for claim in source.claims(result) if result else []:
                 target = targets.setdefault(claim.what, claim.target)
-                cells[claim.what, kind] = cell(claim, target)
-    rows = [[what, target, *(cells.get((what, kind), "—") for kind in kinds)] for what, target in targets.items()]
-    machines = [f"{KINDS[kind]}: {where_and_when(list(filter(None, results[kind].values())))}" for kind in kinds]
-    caption = f"✗: missed, or not measured. {'; '.join(machines)}."
-    write_table("targets", ["what", "target", *(KINDS[kind] for kind in kinds)], rows, caption)
+                cells[claim.what, kind] = cell(claim, target, result["date"], newest)
+    rows = [[what, target, *(cells.get((what, kind), "—") for kind in days)] for what, target in targets.items()]
+    names = {kind: KINDS[kind] if day == max(days.values()) else f"{KINDS[kind]} (older)" for kind, day in days.items()}
+    machines = [
+        f"{names[kind]}: {in_words(next(iter(results[kind].values()))['machine'] | {'date': day})}"
+        for kind, day in days.items()
+    ]
+    caption = (
+        "✗: missed. —: no result of this kind of machine, or no target for it. [month-day]: measured on that day, not "
+        f"on the one that is named here. {'; '.join(machines)}."
+    )
+    write_table("targets", ["what", "target", *names.values()], rows, caption)
 
 
 if __name__ == "__main__":

@@ -51,3 +51,33 @@ for name in NETS:
 def test_stacked_networks_of_the_prototype_train_as_separate_ones():
     done = subprocess.run([sys.executable, "-c", STACKED], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+NEWER = """
+import json, sys
+sys.path.insert(0, "benchmarks")
+from pathlib import Path
+import targets
+from result_file import measured_before
+overhead = json.loads(Path("benchmarks/results/float32/overhead.json").read_text())
+print({row["date"] for row in measured_before("overhead", overhead["machine"]).values()} == {overhead["date"]})
+for name, date in ("memory", "2099-12-31"), ("startup", "2099-12-30"):
+    path = Path(f"benchmarks/results/float32/{name}.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"date": date}))
+targets.main()
+"""
+
+
+def test_targets_mark_results_that_are_older_than_others(tmp_path):
+    """Columns without a result of the newest day, and in the column that has one, cells of earlier days."""
+    shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    done = subprocess.run([sys.executable, "-c", NEWER], cwd=tmp_path, check=True, capture_output=True, text=True)
+    kept, header, _, *rows = done.stdout.splitlines()
+    assert kept == "True"
+    columns = [cell.strip() for cell in header.strip("|").split("|")][2:]
+    (current,) = [number for number, name in enumerate(columns) if not name.endswith("(older)")]
+    assert "neither" in columns[current]
+    cells = {row.split("|")[1].strip(): row.split("|")[3 + current].strip() for row in rows if row.startswith("|")}
+    assert not cells["peak memory of a run"].endswith("]")
+    assert cells["`--help`"].endswith("s [12-30]")
