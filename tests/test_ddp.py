@@ -86,6 +86,7 @@ def test_a_multirun_trains_each_job_once(alone, command, tmp_path):
         assert "identical to metrics.json" in evaluated.stdout, evaluated.stdout + evaluated.stderr
 
 
+@pytest.mark.timeout(1200)  # two processes that wait for one another, on a machine that others use
 def test_a_search_of_such_trials_that_is_killed_goes_on(alone, command, tmp_path):
     """In the middle of its first trial; the same command ends it, and leaves no process behind."""
     search = ["-m", "hydra/sweeper=search", *DDP, FULL, SLOW, "trainer.max_epochs=4", "seed=2,1"]
