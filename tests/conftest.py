@@ -51,8 +51,8 @@ ELSEWHERE = {"browser", "data", "gpu", "long", "nodes", "slow", "slurm"}
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """How many tests `-n auto` runs at once: half of their time they wait, for a process that ends or a cluster."""
-    return 2 * (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    """How many tests `-n auto` runs at once: much of their time they wait, for a process that ends or a cluster."""
+    return 3 * (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -54,7 +54,7 @@ def outcome(
         env=env,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     output = done.stdout.partition("Profiling information")[0] + done.stderr

@@ -233,7 +233,7 @@ def test_validation_by_steps_writes_a_row_each_time_and_keeps_every_step(command
 @pytest.mark.parametrize(
     "sweep",
     [
-        ["model=glob(*)", "optim=glob(*)"],
+        pytest.param(["model=glob(*)", "optim=glob(*)"], marks=pytest.mark.long),
         ["optim=glob(*)", "schedule=glob(*)"],
         ["augment=glob(*,exclude=color)", "loss=glob(*,exclude=distill)"],
         pytest.param(
