@@ -21,7 +21,7 @@ from alternate import alternate, median
 from copied_sweep import copied_sweep
 from machine import describe, in_words
 from page_table import write_table
-from result_file import KINDS, of_kind, save
+from result_file import load, save
 
 HERE = Path(__file__).resolve().parents[1]
 JOB = ["data=digits", "model=lenet", "trainer=smoke"]
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     if arguments.table:
-        write(next(filter(None, (of_kind("many_jobs", kind) for kind in KINDS))))
+        write(load("many_jobs"))
         return
     if arguments.checkout is None:
         parser.error("name the other checkout")
