@@ -1,6 +1,6 @@
 """Train every recipe with five seeds on the real data; write tables into docs/recipes.md and a figure into each header.
 
-    python benchmarks/recipes.py [--seeds 1,2,3,4,5] [--only three_conv_adam,strong] [--table]
+    python benchmarks/recipes.py [--seeds 1,2,3,4,5] [--only three_conv_adam,lenet_mnist] [--table]
 
 One run a core, one thread a run: small models do not repay a second thread. A run that was interrupted goes on. What a
 run measured goes into benchmarks/results/recipes/RECIPE.json, with the test images on which it is wrong, and is not
@@ -19,8 +19,10 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -40,11 +42,10 @@ PUBLISHED = {
     "three_conv_adam": "loss 0.2453, 92.04 %",
     "dropout_cnn_adam": "loss 0.1975, 92.83 %",
     DEFAULT: "fmx's own",
-    "strong": "fmx's own",
     "lenet_mnist": "about 99 % after 4 epochs",
-    "strong_mnist": "fmx's own",
 }
 DATA_SETS = {"fashion_mnist": "Fashion-MNIST", "mnist": "MNIST"}
+WRITING = Lock()  # two seeds of a recipe may end at once
 NUM_IMAGES = 10_000  # of each of their test sets
 HEADER = [
     *("recipe", "published", "n", "test accuracy %", "95 % interval", "without near-duplicates %", "test loss"),
@@ -75,6 +76,7 @@ def fmx(*arguments: str) -> str:
     return done.stdout
 
 
+@cache
 def fingerprint(recipe: str) -> str:
     """A hash of the configuration that the recipe composes."""
     return hashlib.sha256(fmx(*typed(recipe).split()[2:], "run_dir=null", "--cfg", "job").encode()).hexdigest()[:16]
@@ -85,6 +87,13 @@ def stored(recipe: str) -> dict[str, Any]:
     path = RESULTS / f"{recipe}.json"
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"seeds": {}}
     return found
+
+
+def keep(recipe: str, seeds: dict[str, Any]) -> None:
+    """Write the file of a recipe: a line a seed."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"configuration": fingerprint(recipe), "seeds": seeds}, ensure_ascii=False)
+    (RESULTS / f"{recipe}.json").write_text(text.replace('}, "', '},\n"') + "\n", encoding="utf-8")
 
 
 def run_or_go_on(recipe: str, seed: int) -> Path:
@@ -121,26 +130,19 @@ def measure(job: tuple[str, int]) -> None:
     recipe, seed = job
     began = time.perf_counter()
     found = figures(run_or_go_on(recipe, seed))
-    results = stored(recipe)  # read again: the other thread may have written another seed meanwhile
-    results["seeds"][str(seed)] = found
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    in_order = dict(sorted(results["seeds"].items(), key=lambda item: int(item[0])))
-    text = json.dumps(results | {"seeds": in_order}, ensure_ascii=False)
-    (RESULTS / f"{recipe}.json").write_text(text.replace('}, "', '},\n"') + "\n", encoding="utf-8")
+    with WRITING:
+        seeds = stored(recipe)["seeds"] | {str(seed): found}
+        keep(recipe, dict(sorted(seeds.items(), key=lambda item: int(item[0]))))
     accuracy = 100 - 100 * len(found["wrong"]) / NUM_IMAGES
     print(f"{recipe} seed {seed}: {accuracy:.2f} % after {time.perf_counter() - began:.0f} s", flush=True)
 
 
-def outdated(recipe: str) -> bool:
-    """Whether the file of a recipe is of another configuration than today's; if so, it starts anew."""
-    now, results = fingerprint(recipe), stored(recipe)
-    if results.get("configuration") == now:
-        return False
-    if results["seeds"]:
-        print(f"{recipe} has changed: its stored seeds go")
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{recipe}.json").write_text(json.dumps({"configuration": now, "seeds": {}}) + "\n", encoding="utf-8")
-    return bool(results["seeds"])
+def drop_what_is_outdated(recipe: str) -> None:
+    """Begin the file of a recipe anew where its seeds are of another configuration than today's."""
+    if stored(recipe).get("configuration") != fingerprint(recipe):
+        if stored(recipe)["seeds"]:
+            print(f"{recipe} has changed: its stored seeds go", flush=True)
+        keep(recipe, {})
 
 
 def duplicated(data: str) -> list[int]:
@@ -168,6 +170,11 @@ def right(of_seeds: Iterable[dict[str, Any]]) -> NDArray[np.bool_]:
     return found
 
 
+def shown(recipe: str) -> str:
+    """The name of a recipe in a table."""
+    return "no recipe" if recipe == DEFAULT else f"`{recipe}`"
+
+
 def accuracy_and_interval(verdicts: NDArray[np.bool_]) -> tuple[str, str]:
     """Mean ± standard deviation of a (seeds, images) array, and the 95 % interval for other seeds and images."""
     spread = share([float(each) for each in verdicts.mean(axis=1)], verdicts.shape[1])
@@ -183,7 +190,7 @@ def row(recipe: str, seeds: list[dict[str, Any]]) -> list[str]:
     loss = student_t([each["loss"] for each in seeds])
     deviation = "" if loss.std is None else f" ± {loss.std:.4f}"
     return [
-        f"`{recipe}`" if recipe != DEFAULT else "no recipe",
+        shown(recipe),
         PUBLISHED[recipe],
         str(len(seeds)),
         *accuracy_and_interval(verdicts),
@@ -199,7 +206,7 @@ def against_neighbour(worse: str, better: str) -> list[str]:
     common = [seed for seed in of_both[0] if seed in of_both[1]]
     a, b = (right(seeds[seed] for seed in common) for seeds in of_both)
     only_a, only_b = int((a[0] & ~b[0]).sum()), int((b[0] & ~a[0]).sum())
-    found = [f"`{worse}`", f"`{better}`", str(len(common))]
+    found = [shown(worse), shown(better), str(len(common))]
     if len(common) > 1:
         over = crossed(a, b, paired=True)
         ends = " – ".join(f"{100 * end:+.2f}" for end in over.interval)
@@ -264,7 +271,7 @@ def main() -> None:
         parser.error(f"unknown recipes: {', '.join(sorted(unknown))}; there are {', '.join(PUBLISHED)}")
     if not arguments.table:
         for recipe in recipes:
-            outdated(recipe)
+            drop_what_is_outdated(recipe)
         jobs = [(recipe, seed) for seed in seeds for recipe in recipes if str(seed) not in stored(recipe)["seeds"]]
         with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
             list(pool.map(measure, jobs))

@@ -205,7 +205,7 @@ def test_what_comes_after_needs_the_file_only_to_begin_anew(command, home, tmp_p
 @pytest.mark.data
 def test_mnist_helps_the_digits(command, tmp_path):
     """Trained on MNIST, the network knows the digits after an epoch better than one from random weights."""
-    run = [*PARTS, "data.batch_size=32", "trainer.max_epochs=1"]
+    run = [*PARTS, "data.batch_size=32", "trainer.max_epochs=1", "trainer.precision=32-true"]  # alike on each processor
     succeeds(
         command, *run, "data=mnist", "trainer.limit_train_batches=400", "trainer.limit_val_batches=4",
         "trainer.limit_test_batches=4", "hydra.run.dir=mnist", cwd=tmp_path,
@@ -213,5 +213,5 @@ def test_mnist_helps_the_digits(command, tmp_path):
     weights = "model.net.weights=mnist/checkpoints/best.ckpt"
     for name, choice in {"scratch": [], "tuned": [weights], "frozen": [weights, "model.net.freeze=true"]}.items():
         succeeds(command, *run, "data=digits", *choice, f"hydra.run.dir={name}", cwd=tmp_path)
-    assert accuracy(tmp_path / "tuned") > accuracy(tmp_path / "scratch") + 0.1
-    assert accuracy(tmp_path / "frozen") > accuracy(tmp_path / "scratch") + 0.1
+    assert accuracy(tmp_path / "tuned") > accuracy(tmp_path / "scratch") + 0.2
+    assert accuracy(tmp_path / "frozen") > accuracy(tmp_path / "scratch") + 0.2

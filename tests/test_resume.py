@@ -85,9 +85,9 @@ def processes_on_record(record):
 def test_killed_runs_on_the_real_data(command, tmp_path):
     """SIGKILL and SIGTERM at random moments from the start to the test; every fourth run is killed again.
 
-    Five runs, or with FMX_LONG=1 twenty.
+    Eight runs, or with FMX_LONG=1 twenty.
     """
-    count = 20 if os.environ.get("FMX_LONG") else 5
+    count = 20 if os.environ.get("FMX_LONG") else 8
     run = ["data=fashion_mnist", "data.batch_size=64", *ALL_AT_ONCE, "trainer.max_epochs=3", "logger=none"]
     run += ["trainer.limit_train_batches=20", "trainer.limit_val_batches=4", "trainer.limit_test_batches=4"]
     run += ["trainer.checkpoint_every_s=0.2"]
@@ -119,12 +119,12 @@ def test_killed_runs_on_the_real_data(command, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_killed_at_each_change_to_its_files(command, tmp_path, monkeypatch):
-    """At every third until training begins, then at every fifteenth, where most are checkpoints'; every other twice.
+    """At every second until training begins, then at every tenth, where most are checkpoints'; every other run twice.
 
     FMX_LONG=1: at each one, then at every fifth.
     """
     monkeypatch.setenv(NO_FIGURES, "")  # it is killed among them too
-    sparse = 1 if os.environ.get("FMX_LONG") else 3
+    sparse = 1 if os.environ.get("FMX_LONG") else 2
     run = ["data=digits", "model=mlp", "trainer.max_epochs=2", "trainer.limit_train_batches=4", "logger=none"]
     whole = command(*run, "hydra.run.dir=whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stdout + whole.stderr

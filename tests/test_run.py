@@ -233,7 +233,7 @@ def test_validation_by_steps_writes_a_row_each_time_and_keeps_every_step(command
 @pytest.mark.parametrize(
     "sweep",
     [
-        pytest.param(["model=glob(*)", "optim=glob(*)"], marks=pytest.mark.long),
+        ["model=glob(*)", "optim=glob(*)"],
         ["optim=glob(*)", "schedule=glob(*)"],
         ["augment=glob(*,exclude=color)", "loss=glob(*,exclude=distill)"],
         pytest.param(
