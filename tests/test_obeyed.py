@@ -127,7 +127,7 @@ def test_the_users_own_file_goes_before_that_of_fmx(command, tmp_path):
     for name in ("model/mlp", "optim/adamw", "_loader"):
         assert f"my/{name}.yaml is used in place of fmx's own {name}\n" in done.stderr
     assert "lenet" not in done.stderr
-    by_path = command(*SHORT, f"hydra.searchpath=[file://{tmp_path}/my]", "--cfg", "job", cwd=tmp_path)
+    by_path = command(*SHORT, f"hydra.searchpath=['file://{tmp_path}/my']", "--cfg", "job", cwd=tmp_path)
     assert "lr: 0.5" in by_path.stdout
     looked = command("digits", "--config-dir", "my", module="data", cwd=tmp_path)
     assert looked.returncode == 0, looked.stdout + looked.stderr

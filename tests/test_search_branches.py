@@ -91,7 +91,7 @@ def loaded(tmp_path_factory) -> Iterator[tuple[ConfigLoader, DictConfig]]:
     register_resolvers()
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         loader = GlobalHydra.instance().hydra.config_loader
-        own = ["hydra/sweeper=search", f"hydra.searchpath=[file://{folder}]"]
+        own = ["hydra/sweeper=search", f"hydra.searchpath=['file://{folder}']"]
         yield loader, loader.load_configuration("config", own, RunMode.MULTIRUN)
 
 
