@@ -86,6 +86,7 @@ NOT_TYPED = {
     "sweeps/search/summary_file.py:command_to_go_on": "likewise",
     "runs/command_again.py:command_to_resume": "as runs/record.py:recording, which is typed here",
     "sweeps/search/command.py:for_trial": "test_search_repeats and test_slurm_nodes type it",
+    "sweeps/search/study_settings.py:_difference": "an override alone, which test_search_repeats parses",
     "sweeps/slurm.py:report_result": "test_slurm finds it",
     "runs/run_dir.py:find_runs": "test_report finds it",
     "commands/watch.py:watch": "ssh, to this machine",

@@ -10,6 +10,7 @@ from statistics import mean
 
 import pandas as pd
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import FloatDistribution
 from scipy.stats import t as student
 
@@ -244,13 +245,21 @@ def test_ranking_by_the_worse_end_of_the_interval(tmp_path):
 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_another_space_is_refused_with_what_takes_the_trials_over(tmp_path, seeds):
+    folder = tmp_path / "my folder, ä"
+    folder.mkdir()
     options = Options(**(OPTIONS | {"seeds": seeds}))
-    with Searcher(tmp_path) as searcher:
-        SharedStudy(tmp_path, options, SPACE, searcher, fixed={})
+    with Searcher(folder) as searcher:
+        SharedStudy(folder, options, SPACE, searcher, fixed={})
         other = Space((replace(SPACE.parameters[0], distribution=FloatDistribution(0.25, 0.5)), *SPACE.parameters[1:]))
         with pytest.raises(ConfigError, match="is another one") as refused:
-            SharedStudy(tmp_path, options, other, searcher, fixed={})
-    assert (f"hydra.sweeper.from_study={tmp_path}" in str(refused.value)) == (seeds == 1), "it takes over single runs"
+            SharedStudy(folder, options, other, searcher, fixed={})
+    said, _, line = str(refused.value).partition("take its trials over: ")
+    assert bool(line) == (seeds == 1), "it takes over single runs"
+    assert str(folder) in said
+    if line:
+        (word,) = shlex.split(line)
+        parsed = OverridesParser.create().parse_override(word)
+        assert (parsed.key_or_group, parsed.value()) == ("hydra.sweeper.from_study", str(folder))
 
 
 def test_all_runs_of_a_trial_that_failed_are_failed(tmp_path):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fmx.config.printed_command import printed_command
 from fmx.config.quoting import override
 from fmx.errors import ConfigError, DataError
 from fmx.runs.data_root import KEY
@@ -48,9 +49,8 @@ def _difference(sweep_dir: Path, known: Mapping[str, Any], wanted: Mapping[str, 
     key = next(key for key in [*now, *then] if then.get(key) != now.get(key))
     is_space = key in wanted["distribution"]
     single = known.get("seeds", 1) == 1 and known.get("folds") is None  # hydra.sweeper.from_study takes no others over
-    taken_over = (
-        f", and take its trials over: {override('hydra.sweeper.from_study', sweep_dir)}" if is_space and single else ""
-    )
+    from_study = printed_command(override("hydra.sweeper.from_study", sweep_dir))
+    taken_over = f", and take its trials over: {from_study}" if is_space and single else ""
     was, is_now = (flat.get(key, "not given") for flat in (then, now))
     return (
         f"the search in {sweep_dir} is another one, so its trials do not compare: {key} was {was} and is {is_now} now. "
