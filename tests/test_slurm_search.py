@@ -85,6 +85,7 @@ def assert_status_says_where(said, job):
 
 
 @pytest.mark.nodes
+@pytest.mark.timeout(2400)
 def test_killed_preempted_and_on_a_node_that_fails_it_repeats_no_trial(command, tmp_path):
     trials = 24 if os.environ.get("FMX_LONG") else 6
     sweep = tmp_path / "sweep"
@@ -126,7 +127,7 @@ def test_killed_preempted_and_on_a_node_that_fails_it_repeats_no_trial(command, 
             (tmp_path / "slow").unlink()
             for name in again:
                 slurm_cluster.start_requeued(name, env=env)
-            output, _ = resumed.communicate(timeout=400)
+            output, _ = resumed.communicate(timeout=70 * trials)
     assert resumed.returncode == 0, said + output
     assert {number: slurm_jobs(sweep)[number] for number in before} == before, "submitted twice"
     assert_told_once(sweep, trials)
